@@ -1,0 +1,131 @@
+"""What a stage is: a frozen dataclass whose fields are its options, its fingerprint and its row in the report.
+
+Two shapes, told apart by which method they have:
+
+    UnitStage   rows of unit n in, rows of unit n out; the engine owns resume, order and commits
+    Job         one long piece of work with its own checkpoints (training, measuring, a page)
+
+A field called ``speed`` holds what may change without changing the result (batch size, workers) and is left out of
+the fingerprint. ``run`` sees only this file; stages never import ``run``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+Worker = Callable[[pa.Table], pa.Table]
+"""Rows of one unit in, rows of the same unit out. Source stages get rows of ``unit`` and ``position`` only."""
+
+Report = Callable[..., None]
+"""``report(kind, **facts)``: one line of the run's event log, and of the progress display."""
+
+
+def _silent(kind: str, **facts: object) -> None:
+    """Facts nobody asked for."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step works: the run folder, its own name, the steps it reads, the device, and whom to tell."""
+
+    folder: Path  # the run folder
+    step: str  # name of this step in the plan
+    of: tuple[str, ...] = ()  # names of the steps it reads
+    seed: int = 0  # the run seed
+    device: str = "cpu"
+    report: Report = field(default=_silent, compare=False)
+
+    @property
+    def captions(self) -> Path:
+        """Table of captions."""
+        return self.folder / "captions.lance"
+
+    @property
+    def pairs(self) -> Path:
+        """Table of pairs."""
+        return self.folder / "pairs.lance"
+
+    def columns(self, step: str | None = None) -> Path:
+        """Table of the columns that a step made, before they are joined to the pairs."""
+        return self.folder / "columns" / f"{step or self.step}.lance"
+
+    def weights(self, step: str | None = None) -> Path:
+        """Folder of the finished weights of a learning step."""
+        return self.folder / "weights" / (step or self.step)
+
+    def checkpoints(self, step: str | None = None) -> Path:
+        """Folder of the checkpoints of a learning step."""
+        return self.folder / "checkpoints" / (step or self.step)
+
+    @property
+    def results(self) -> Path:
+        """JSON lines of measured numbers: one object a line, see evaluate/results.py."""
+        return self.folder / "results.jsonl"
+
+
+@runtime_checkable
+class UnitStage(Protocol):
+    """Rows of a unit in, rows of the same unit out.
+
+    ``writes`` says which table: ``captions``, ``pairs``, or ``columns`` (pair_id, unit and new columns, joined to the
+    pairs when every unit is done). ``count`` exists on source stages only: how many captions they will make.
+    """
+
+    writes: ClassVar[Literal["captions", "pairs", "columns"]]
+
+    def open(self, place: Place) -> Worker:
+        """Load what the work needs (weights, files), once a process, and return the worker."""
+        ...
+
+
+@runtime_checkable
+class Job(Protocol):
+    """One long piece of work that resumes by itself and leaves finished files under their final names last."""
+
+    def run(self, place: Place) -> None:
+        """Do the work, or the rest of it."""
+        ...
+
+
+def options(stage: object) -> dict[str, Any]:
+    """All fields of a stage as plain JSON values, ``speed`` included."""
+    return {item.name: _plain(getattr(stage, item.name)) for item in dataclasses.fields(stage)}  # type: ignore[arg-type]
+
+
+def settings(stage: object) -> dict[str, Any]:
+    """The fields that change the result: everything but ``speed``, at any depth. Starts with the stage's class name."""
+    return {"stage": type(stage).__name__, **_without_speed(options(stage))}
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """16 hex digits that name a set of plain settings."""
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"class": type(value).__name__, **{f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _without_speed(facts: Any) -> Any:
+    if isinstance(facts, dict):
+        return {key: _without_speed(value) for key, value in facts.items() if key != "speed"}
+    if isinstance(facts, list):
+        return [_without_speed(item) for item in facts]
+    return facts
