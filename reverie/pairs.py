@@ -74,4 +74,7 @@ def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     unknown = {key for row in rows for key in row} - set(schema.names)
     if unknown:
         raise ValueError(f"columns not in the schema: {sorted(unknown)}")
-    return pa.table({name: pa.array([row.get(name) for row in rows], schema.field(name).type) for name in schema.names}, schema=schema)
+    return pa.table(
+        {name: pa.array([row.get(name) for row in rows], schema.field(name).type) for name in schema.names},
+        schema=schema,
+    )
