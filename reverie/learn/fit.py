@@ -1,0 +1,415 @@
+"""The one training loop: a learner, a stream of batches, and settings in; trained weights and a curve out.
+
+The same loop runs on a CPU, on one GPU, and on several under ``accelerate launch``. Everything random in step s is
+seeded from (seed, s, rank), and batches are asked for by position, so a checkpoint holds tensors and a few numbers, no
+generator state, and a run that was killed goes on along the same curve.
+
+    folder/latest/       net, optimiser and EMA as safetensors, state.json; replaced whole
+    folder/curve.jsonl   {"step": steps done, "lr": ..., "loss": ..., and what else the learner returns}
+    folder/nonfinite-*   the batch on which the loss stopped being a number
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from reverie import seeds, stage
+from reverie.errors import InputError, MissingExtra, SettingsChanged, TrainingError
+
+Batch = dict[str, Any]
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class Batches(Protocol):
+    """Where batches come from. ``start`` counts the batches of this process already consumed."""
+
+    def iterate(self, start: int) -> Iterator[Batch]: ...
+
+
+class Learner(Protocol):
+    """What is learned: a frozen dataclass. May also have ``after_step(net)``, called after every optimiser step."""
+
+    def build(self) -> nn.Module:
+        """The untrained net; called under a fixed seed. Parameters without ``requires_grad`` stay as they are."""
+        ...
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Scalars to log; ``"loss"`` is minimised. Calls ``net(...)`` exactly once, because DDP hooks in there."""
+        ...
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """Write the trained net as folders that the public classes open."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitSpeed:
+    """What may change between a run and its resumption."""
+
+    checkpoint_every_s: float = 300.0  # seconds between checkpoints; 0 = after every step
+    log_every: int = 1  # steps between two rows of curve.jsonl
+    trackers: tuple[str, ...] = ()  # "tensorboard", "wandb", ...: any that accelerate knows
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How to train: AdamW, linear warm-up from 0, then half a cosine to 0 or a constant rate."""
+
+    steps: int = 1000
+    lr: float = 1e-3  # peak
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float | None = None  # largest norm of the whole gradient
+    ema: float | None = None  # decay of the average of weights, e.g. 0.999; the averaged net is then the result
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    speed: FitSpeed = field(default_factory=FitSpeed)
+
+
+class Fitted(NamedTuple):
+    """The trained net (the EMA one when EMA is on; on the training device) and the losses of the last step."""
+
+    net: nn.Module
+    losses: dict[str, float]
+
+
+def _quiet(kind: str, **facts: object) -> None:
+    """Nobody listens."""
+
+
+def fit(
+    learner: Learner,
+    batches: Batches,
+    settings: Fit,
+    folder: Path,
+    *,
+    seed: int,
+    device: str = "cpu",
+    report: stage.Report = _quiet,
+) -> Fitted:
+    """Train, or go on training from ``folder/latest``, for ``settings.steps`` steps in all.
+
+    Args:
+        batches: of this process only; equal sizes on every process.
+        device: "cpu", "cuda" or "cuda:N"; under ``accelerate launch`` each process takes its own GPU.
+        report: gets ``("progress", done=, total=, loss=, rate=)`` about once a second; rate in steps per second.
+    Raises:
+        SettingsChanged: the folder holds a checkpoint of another learner, Fit, seed or number of processes.
+        TrainingError: a loss is not finite; the batch is saved and named.
+        InputError: the batches ran out, or the device cannot do what is asked.
+    """
+    accelerator = _accelerator(settings, device, folder)
+    main, rank = accelerator.is_main_process, accelerator.process_index
+    facts = {
+        "learner": stage.settings(learner),
+        "fit": stage.settings(settings),
+        "seed": seed,
+        "processes": accelerator.num_processes,
+    }
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        _finish_swap(folder)
+    accelerator.wait_for_everyone()
+
+    torch.manual_seed(seeds.derive("build", seed))
+    net = learner.build().to(accelerator.device)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+    groups = decay_groups(net, settings.weight_decay)
+    plain_optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    ema = AveragedModel(net, multi_avg_fn=_ema_rule(settings.ema)) if settings.ema else None
+    done, losses, scaler_state = _load(folder / "latest", net, plain_optimizer, ema, facts)
+    wrapped, optimizer = accelerator.prepare(net, plain_optimizer)
+    if accelerator.scaler is not None and scaler_state:
+        accelerator.scaler.load_state_dict(scaler_state)
+
+    def checkpoint(step: int) -> None:
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        state = {"step": step, "losses": losses, "scaler": scaler, "settings": facts}
+        _save(folder, net, plain_optimizer, ema, state)
+
+    after_step: Callable[[nn.Module], None] | None = getattr(learner, "after_step", None)
+    trained = [weight for weight in net.parameters() if weight.requires_grad]
+    wrapped.train()
+    with _Curve(folder, done, settings, accelerator, report) as curve:
+        unread: _Unread | None = None  # the step before: reading it late lets a GPU run on while we prepare the next
+        last_save = time.monotonic()
+        stream = batches.iterate(done) if done < settings.steps else iter(())
+        for step in range(done, settings.steps):
+            batch = next(stream, None)
+            if batch is None:
+                raise InputError(
+                    f"the batches ran out after {step} of {settings.steps} steps; give more, or fewer steps"
+                )
+            batch = _to(batch, accelerator.device)
+            torch.manual_seed(seeds.step_seed(seed, step, rank))
+            rate = learning_rate(settings, step)
+            for group in plain_optimizer.param_groups:
+                group["lr"] = rate
+            named = learner.losses(wrapped, batch)
+            accelerator.backward(named["loss"])
+            if settings.clip is not None:
+                accelerator.clip_grad_norm_(trained, settings.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            if after_step is not None:
+                after_step(net)
+            if ema is not None:
+                ema.update_parameters(net)
+
+            if unread is not None:
+                losses = curve.read(unread)
+            values = torch.stack([value.detach().float() for value in named.values()])
+            unread = _Unread(step, rate, list(named), accelerator.reduce(values, "mean"), batch)
+            finished = step + 1 == settings.steps
+            if finished or time.monotonic() - last_save >= settings.speed.checkpoint_every_s:
+                losses, unread = curve.read(unread), None
+                if main:
+                    curve.flush()
+                    checkpoint(step + 1)
+                last_save = time.monotonic()
+    accelerator.wait_for_everyone()
+    if settings.speed.trackers:
+        accelerator.end_training()
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # takes the autocast wrapper off net.forward
+    result = net if ema is None else ema.module
+    return Fitted(result.eval(), losses)
+
+
+def learning_rate(settings: Fit, step: int) -> float:
+    """Rate of optimiser step ``step`` (from 0): linear from 0 over the warm-up, then half a cosine to 0, or constant."""
+    if step < settings.warmup_steps:
+        return settings.lr * step / settings.warmup_steps
+    if settings.schedule == "constant":
+        return settings.lr
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters in two groups: with and without weight decay.
+
+    Not decayed: fewer than 2 dimensions, or a name with the word bias, ln or bn. Words are what dots, underscores and
+    digits separate (``ln_1``, ``bn2``, ``in_proj_bias``), so that "kernel.n" or "fullname" do not count. Position and
+    class tokens have 3 dimensions and are decayed. Source: StableRep code, which tests for substrings.
+    """
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, weight in net.named_parameters():
+        if weight.requires_grad:
+            words = set(re.split(r"[._\d]+", name))
+            (spared if weight.ndim < 2 or words & {"bias", "ln", "bn"} else decayed).append(weight)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def _ema_rule(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Average with decay min(decay, (1 + n) / (10 + n)) at update n: a short memory at first, to forget the start."""
+
+    @torch.no_grad()
+    def average(kept: Tensors, new: Tensors, count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(kept, new, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return average
+
+
+class _Unread(NamedTuple):
+    """Losses of a step, still on the device, and the batch to save if they turn out not to be numbers."""
+
+    step: int
+    lr: float
+    names: list[str]
+    values: Tensor
+    batch: Batch
+
+
+class _Curve:
+    """Reads losses, stops at the first that is not finite, and tells curve.jsonl, the report and the trackers."""
+
+    def __init__(self, folder: Path, done: int, settings: Fit, accelerator: Any, report: stage.Report) -> None:
+        self.folder, self.settings, self.accelerator, self.report = folder, settings, accelerator, report
+        self.file = None
+        self.since, self.since_step = time.monotonic(), done
+        if accelerator.is_main_process:
+            path = folder / "curve.jsonl"
+            _drop_after(path, done)
+            self.file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> _Curve:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def read(self, unread: _Unread) -> dict[str, float]:
+        done, total = unread.step + 1, self.settings.steps
+        losses = dict(zip(unread.names, unread.values.tolist(), strict=True))
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            name = f"nonfinite-step{unread.step:07d}-rank{self.accelerator.process_index}"
+            saved = _save_batch(self.folder / name, unread.batch, {"step": unread.step, "lr": unread.lr, **losses})
+            raise TrainingError(
+                f"{' and '.join(bad)} became {losses[bad[0]]} at step {unread.step}; the batch is saved in {saved}; "
+                "try a lower learning rate, a longer warm-up, clipping, or fp32"
+            )
+        if self.file is None:
+            return losses
+        if done % self.settings.speed.log_every == 0 or done == total:
+            self.file.write(json.dumps({"step": done, "lr": unread.lr, **losses}) + "\n")
+            if self.settings.speed.trackers:
+                self.accelerator.log({"lr": unread.lr, **losses}, step=done)
+        elapsed = time.monotonic() - self.since
+        if elapsed >= 1 or done == total:
+            rate = (done - self.since_step) / max(elapsed, 1e-9)
+            self.since, self.since_step = time.monotonic(), done
+            self.file.flush()
+            self.report("progress", done=done, total=total, loss=losses["loss"], rate=rate)
+        return losses
+
+    def flush(self) -> None:
+        """Everything up to the checkpoint is on disk before the checkpoint is."""
+        assert self.file is not None
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def _drop_after(path: Path, done: int) -> None:
+    """Keep the rows of a curve up to the checkpoint; a row cut short by a kill is past it anyway."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["step"] > done:
+            break
+        kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _accelerator(settings: Fit, device: str, folder: Path) -> Any:
+    """Accelerate for this device and precision; its process-wide state forgets the fit before."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} is not there (torch sees no CUDA); use --device cpu")
+    if settings.precision == "fp16" and device == "cpu":
+        raise InputError("precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    for tracker in settings.speed.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise MissingExtra(f"tracker {tracker!r}", "track")
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        mixed_precision="no" if settings.precision == "fp32" else settings.precision,
+        cpu=device == "cpu",
+        log_with=list(settings.speed.trackers) or None,
+        project_dir=str(folder),
+    )
+    if settings.speed.trackers:
+        accelerator.init_trackers("reverie")
+    return accelerator
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _save_batch(path: Path, batch: Batch, facts: Mapping[str, Any]) -> Path:
+    """Tensors of a batch to ``path``.safetensors, the rest to ``path``.json."""
+    tensors = {key: value.contiguous().cpu() for key, value in batch.items() if isinstance(value, Tensor)}
+    others = {key: value for key, value in batch.items() if not isinstance(value, Tensor)}
+    path.with_suffix(".json").write_text(json.dumps({**facts, **others}, default=repr), encoding="utf-8")
+    file = path.with_suffix(".safetensors")
+    save_file(tensors, file)
+    return file
+
+
+def _save(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, state: Any) -> None:
+    """Replace ``folder/latest``. Killed at any point, ``_finish_swap`` finds the old or the new one whole."""
+    new, latest, previous = folder / "latest.tmp", folder / "latest", folder / "previous"
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
+    new.mkdir()
+    save_model(net, str(new / "net.safetensors"))
+    if ema is not None:
+        save_model(ema, str(new / "ema.safetensors"))
+    moments = optimizer.state_dict()["state"]
+    save_file(
+        {f"{index}.{key}": value for index, kept in moments.items() for key, value in kept.items()},
+        new / "optimizer.safetensors",
+    )
+    (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for path in (*new.iterdir(), new):
+        _flush_to_disk(path)
+    if latest.exists():
+        latest.rename(previous)
+    new.rename(latest)
+    _flush_to_disk(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _finish_swap(folder: Path) -> None:
+    """Put the previous checkpoint back if a kill fell between the two renames of ``_save``."""
+    latest, previous = folder / "latest", folder / "previous"
+    if previous.exists() and not latest.exists():
+        previous.rename(latest)
+
+
+def _flush_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _load(
+    latest: Path, net: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, facts: Mapping[str, Any]
+) -> tuple[int, dict[str, float], Any]:
+    """Fill net, optimiser and EMA from a checkpoint. Returns steps done, last losses, scaler state."""
+    if not latest.exists():
+        return 0, {}, None
+    state = json.loads((latest / "state.json").read_text(encoding="utf-8"))
+    old, new = _flat(state["settings"]), _flat(json.loads(json.dumps(facts)))
+    difference = {key: (old.get(key), new.get(key)) for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    if difference:
+        raise SettingsChanged(str(latest.parent), difference)
+    load_model(net, str(latest / "net.safetensors"))
+    if ema is not None:
+        load_model(ema, str(latest / "ema.safetensors"))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(latest / "optimizer.safetensors").items():
+        index, key = name.split(".")
+        moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state["step"], state["losses"], state["scaler"]
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
