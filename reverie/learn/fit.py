@@ -129,22 +129,17 @@ def fit(
         _finish_swap(folder)
     accelerator.wait_for_everyone()
 
-    torch.manual_seed(seeds.derive("build", seed))
+    _seed(seeds.derive("build", seed), accelerator.device)
     net = learner.build().to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
     groups = decay_groups(net, settings.weight_decay)
-    plain_optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "fp16")
     ema = AveragedModel(net, multi_avg_fn=_ema_rule(settings.ema)) if settings.ema else None
-    done, losses, scaler_state = _load(folder / "latest", net, plain_optimizer, ema, facts)
-    wrapped, optimizer = accelerator.prepare(net, plain_optimizer)
-    if accelerator.scaler is not None and scaler_state:
-        accelerator.scaler.load_state_dict(scaler_state)
-
-    def checkpoint(step: int) -> None:
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        state = {"step": step, "losses": losses, "scaler": scaler, "settings": facts}
-        _save(folder, net, plain_optimizer, ema, state)
+    done, losses = _load(folder / "latest", net, optimizer, scaler, ema, facts)
+    # The net only: accelerate's wrapped optimiser looks for optional packages on disk at every step.
+    wrapped = accelerator.prepare_model(net)
 
     after_step: Callable[[nn.Module], None] | None = getattr(learner, "after_step", None)
     trained = [weight for weight in net.parameters() if weight.requires_grad]
@@ -160,15 +155,17 @@ def fit(
                     f"the batches ran out after {step} of {settings.steps} steps; give more, or fewer steps"
                 )
             batch = _to(batch, accelerator.device)
-            torch.manual_seed(seeds.step_seed(seed, step, rank))
+            _seed(seeds.step_seed(seed, step, rank), accelerator.device)
             rate = learning_rate(settings, step)
-            for group in plain_optimizer.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = rate
             named = learner.losses(wrapped, batch)
-            accelerator.backward(named["loss"])
+            scaler.scale(named["loss"]).backward()
             if settings.clip is not None:
-                accelerator.clip_grad_norm_(trained, settings.clip)
-            optimizer.step()
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(trained, settings.clip)
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
             if after_step is not None:
                 after_step(net)
@@ -184,7 +181,8 @@ def fit(
                 losses, unread = curve.read(unread), None
                 if main:
                     curve.flush()
-                    checkpoint(step + 1)
+                    state = {"step": step + 1, "losses": losses, "scaler": scaler.state_dict(), "settings": facts}
+                    _save(folder, net, optimizer, ema, state)
                 last_save = time.monotonic()
     accelerator.wait_for_everyone()
     if settings.speed.trackers:
@@ -333,6 +331,13 @@ def _accelerator(settings: Fit, device: str, folder: Path) -> Any:
     return accelerator
 
 
+def _seed(value: int, device: torch.device) -> None:
+    """Seed torch on the CPU and on this device. torch.manual_seed costs a millisecond where CUDA is not started yet."""
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
+
+
 def _to(batch: Batch, device: torch.device) -> Batch:
     return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
@@ -387,11 +392,16 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _load(
-    latest: Path, net: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, facts: Mapping[str, Any]
-) -> tuple[int, dict[str, float], Any]:
-    """Fill net, optimiser and EMA from a checkpoint. Returns steps done, last losses, scaler state."""
+    latest: Path,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    ema: nn.Module | None,
+    facts: Mapping[str, Any],
+) -> tuple[int, dict[str, float]]:
+    """Fill net, optimiser, scaler and EMA from a checkpoint. Returns steps done and the last losses."""
     if not latest.exists():
-        return 0, {}, None
+        return 0, {}
     state = json.loads((latest / "state.json").read_text(encoding="utf-8"))
     old, new = _flat(state["settings"]), _flat(json.loads(json.dumps(facts)))
     difference = {key: (old.get(key), new.get(key)) for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
@@ -405,7 +415,9 @@ def _load(
         index, key = name.split(".")
         moments.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return state["step"], state["losses"], state["scaler"]
+    if state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    return state["step"], state["losses"]
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
