@@ -160,7 +160,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             named = learner.losses(wrapped, batch)
-            scaler.scale(named["loss"]).backward()
+            torch.autograd.backward(scaler.scale(named["loss"]))
             if settings.clip is not None:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(trained, settings.clip)
