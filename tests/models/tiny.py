@@ -1,0 +1,125 @@
+"""Tiny models with random weights, saved as the ordinary folders that `from_pretrained` reads. Built in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tokenizers
+import torch
+import transformers
+from tokenizers import models, pre_tokenizers, processors
+
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "red",
+    "green",
+    "blue",
+    "circle",
+    "square",
+    "triangle",
+    "large",
+    "small",
+    "on",
+    "grey",
+    "white",
+    "class",
+    ":",
+    ".",
+    ",",
+    "cat",
+    "dog",
+    "two",
+    "s",
+]
+TEXT_LIMIT = 12
+
+
+def word_tokenizer(end: bool, limit: int) -> transformers.PreTrainedTokenizerFast:
+    """One token a word; ``end`` adds start and end tokens around a text, as CLIP does."""
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", "<start>", "<end>", *WORDS])}
+    core = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    if end:
+        core.post_processor = processors.TemplateProcessing(
+            "<start> $A <end>", special_tokens=[("<start>", 2), ("<end>", 3)]
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<start>",
+        eos_token="<end>",
+        model_max_length=limit,
+    )
+
+
+def image_processor(size: int = 16) -> transformers.CLIPImageProcessorPil:
+    return transformers.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+def save_clip(folder: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer(end=True, limit=TEXT_LIMIT)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        text_config={
+            **tower,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": TEXT_LIMIT,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        },
+        vision_config={**tower, "image_size": 16, "patch_size": 8},
+        projection_dim=8,
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+    return folder
+
+
+def save_siglip(folder: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer(end=True, limit=TEXT_LIMIT)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.SiglipConfig(
+        text_config={**tower, "vocab_size": len(tokenizer), "max_position_embeddings": TEXT_LIMIT},
+        vision_config={**tower, "image_size": 16, "patch_size": 8},
+    )
+    transformers.SiglipModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+    return folder
+
+
+def save_writer(folder: Path, chat_template: str | None = None) -> Path:
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer(end=False, limit=64)
+    tokenizer.chat_template = chat_template
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=2, eos_token_id=3
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_vit(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+    return folder
+
+
+def save_resnet(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    transformers.ResNetModel(config).save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+    return folder
