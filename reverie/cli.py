@@ -1,0 +1,358 @@
+"""Words to calls: each command is a function whose signature is its flags. Heavy libraries are imported where called.
+
+A ReverieError ends as one line on stderr and exit code 2; Ctrl-C as a hint how to go on and 130; anything else is a bug
+and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import statistics
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Column, Table
+
+from reverie.errors import InputError, ReverieError, UnknownName
+
+if typing.TYPE_CHECKING:
+    from reverie.run.plan import Plan
+
+Folder = Annotated[Path, tyro.conf.Positional]
+
+USAGE = """reverie: synthetic image-text data, the models trained on it, and the numbers that say what it was worth.
+
+  reverie demo                             the whole way in minutes on a CPU: words, images, training, a page
+  reverie make --captions captions.txt     captions and images in bulk; run it again to go on
+  reverie run RECIPE ...                   a recipe by name, or your own recipe file
+  reverie status FOLDER                    how far a run is, with rate and time left
+  reverie verify FOLDER                    check that the tables are whole
+  reverie retry FOLDER                     make failed rows again
+  reverie repaint FOLDER PAIR_ID           make one image again, alone
+  reverie report FOLDER                    write report.html again
+  reverie import SOURCE --out FOLDER       image folders, COCO, CSV, parquet, WebDataset, Hugging Face -> tables
+  reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder
+  reverie models [list | check]            the builtin models; measure them
+
+'reverie COMMAND --help' shows the flags of a command and an example."""
+
+
+def main(words: list[str] | None = None) -> None:
+    """The ``reverie`` command. Ends with SystemExit: 0, 2 (the user's to mend) or 130 (stopped)."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        sys.exit(_dispatch(words))
+    except ReverieError as error:
+        print(f"reverie: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        again = shlex.join(["reverie", *words])
+        print(f"\nreverie: stopped; finished units are kept. To go on, run the same command: {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `reverie status x | head`
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("reverie"))
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        raise UnknownName("command", name, COMMANDS)
+    return COMMANDS[name](rest)
+
+
+# Recipes
+
+
+def _run(words: list[str]) -> int:
+    from reverie.run.plan import known_recipes
+
+    if not words or words[0] in ("-h", "--help"):
+        print(
+            f"usage: reverie run RECIPE [flags]\n\nRecipes: {', '.join(known_recipes())}, or your own file RECIPE.py with one"
+        )
+        print("function annotated '-> Plan'; its keyword arguments are the flags.\n\nExample:")
+        print("  reverie run stablerep --scale tiny --guidance 3 --out runs/guidance3")
+        print("  reverie run my_recipe.py --help")
+        return 0 if words else 2
+    return _recipe("run", words[0], words[1:])
+
+
+def _make(words: list[str]) -> int:
+    return _recipe("make", "make", words)
+
+
+def _demo(words: list[str]) -> int:
+    return _recipe("demo", "stablerep", words, out=Path("runs/demo"))
+
+
+def _recipe(command: str, name: str, words: list[str], out: Path | None = None) -> int:
+    from reverie.run.plan import call_recipe, find_recipe
+
+    def work(
+        out: Path = out or Path("runs") / Path(name).stem, device: str = "", part: str = "1/1", until: str | None = None
+    ) -> None:
+        """Flags that every recipe has.
+
+        Args:
+            out: the run folder; the same command with the same folder goes on where it stopped.
+            device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+            part: k/n does the k-th of n slices of the units: one number of a job array.
+            until: stop after this step.
+        """
+
+    prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
+    arguments, flags = tyro.cli(_joined(find_recipe(name), work), prog=prog, args=words)
+    plan = call_recipe(name, arguments)
+    return _work(plan, flags["out"], flags["device"] or _best_device(), _part(flags["part"]), flags["until"])
+
+
+def _joined(
+    recipe: Callable[..., Plan], work: Callable[..., None]
+) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
+    """A function with the parameters of both, for tyro to read; called, it gives them back apart."""
+    own, general = inspect.signature(recipe).parameters, inspect.signature(work).parameters
+    if clash := sorted(own.keys() & general.keys()):
+        raise InputError(f"the recipe has parameters that every run has: {', '.join(clash)}; rename them")
+    if loose := [name for name, item in own.items() if item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD)]:
+        raise InputError(f"a recipe names its parameters one by one, so that they can be flags; not *{loose[0]}")
+
+    def both(**values: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {key: values[key] for key in own}, {key: values[key] for key in general}
+
+    keyword = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in (*own.values(), *general.values())]
+    both.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    both.__annotations__ = _hints(recipe) | _hints(work)
+    text, flags = inspect.getdoc(recipe) or "", (inspect.getdoc(work) or "").partition("Args:\n")[2]
+    both.__doc__ = f"{text}\n{flags}" if "Args:" in text else f"{text}\n\nArgs:\n{flags}"
+    return both
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(function, include_extras=True)
+    hints.pop("return", None)
+    return hints
+
+
+def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str | None) -> int:
+    from reverie.run.local import run
+
+    whole = run(plan, out, device, part, until)
+    _print_results(out)
+    page = out / "report.html"
+    if whole and page.exists():
+        print(page.resolve())
+    else:
+        print(f"{out}: {'done' if whole else 'not whole yet'}; see: reverie status {shlex.quote(str(out))}")
+    return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise InputError(f"--part {text}: give k/n with k from 1 to n, for example --part 1/16")
+    return int(k), int(n)
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# Everything about a run folder
+
+
+def status(folder: Folder) -> None:
+    """How far a run is: per step rows done, dropped, failed and left, the rate and the time it still takes.
+
+    Reads the folder beside whoever works there.
+
+    Example: reverie status runs/demo
+
+    Args:
+        folder: the run folder.
+    """
+    from reverie.run.events import duration
+    from reverie.run.local import status as read
+
+    table = Table("step", "", *(Column(name, justify="right") for name in NUMBERS), box=None, header_style="bold")
+    for step in read(folder):
+        numbers = [step.done, step.ok, step.dropped, step.failed, step.left]
+        rate = f"{step.rate_per_s:.3g}/s" if step.rate_per_s and not step.whole else ""
+        left = duration(step.eta_s) if step.eta_s and not step.whole else ""
+        state = "done" if step.whole else "begun" if step.done else ""
+        table.add_row(step.name, state, *("" if number is None else f"{number:,}" for number in numbers), rate, left)
+    _console().print(table)
+
+
+NUMBERS = ("made", "ok", "dropped", "failed", "left", "rate", "time left")
+
+
+def verify(folder: Folder) -> int:
+    """Check the tables of a run: counts add up, no key twice, every caption has its copies or a reason, images decode.
+
+    Example: reverie verify runs/demo
+
+    Args:
+        folder: the run folder. Exit code 1 if something is wrong.
+    """
+    from reverie.run.plan import read_plan
+    from reverie.store import tables
+
+    per_caption = next((step["per_caption"] for step in read_plan(folder)["steps"] if step["kind"] == "pairs"), None)
+    problems = tables.verify(folder, per_caption=per_caption)
+    print("\n".join(problems) or f"{folder}: whole")
+    return 1 if problems else 0
+
+
+def retry(folder: Folder, device: str = "") -> None:
+    """Make failed rows again, and what was left out because of them. Rows that are ok or dropped stay as they are.
+
+    Example: reverie retry runs/demo
+
+    Args:
+        folder: the run folder.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+    """
+    from reverie.run.local import retry as again
+    from reverie.run.plan import plan_again
+
+    for step, mended in again(plan_again(folder), folder, device or _best_device()).items():
+        print(f"{step}: {mended} rows mended")
+
+
+def repaint(
+    folder: Folder, pair_id: Annotated[str, tyro.conf.Positional], out: Path | None = None, device: str = ""
+) -> None:
+    """Make one image again, alone, from its seed, and compare it with the stored one.
+
+    Example: reverie repaint runs/demo 8f3a0c52d1e97b64-002 --out again.png
+
+    Args:
+        folder: the run folder.
+        pair_id: the key of the pair: caption id, a dash, and the number of the copy.
+        out: where to write the picture; PAIR_ID.png when left out.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+    """
+    from reverie.run.local import repaint as paint
+    from reverie.run.plan import plan_again
+
+    image, stored = paint(plan_again(folder), folder, pair_id, device or _best_device())
+    path = out or Path(f"{pair_id}.png")
+    path.write_bytes(image)
+    print(
+        f"{path}: {'the same bytes as the stored image' if image == stored else 'not the same bytes as the stored image'}"
+    )
+
+
+def report(folder: Folder) -> None:
+    """Write report.html of a run again, one page that needs no other file.
+
+    Example: reverie report runs/demo
+
+    Args:
+        folder: the run folder; it may still be at work.
+    """
+    from reverie.report.page import write
+    from reverie.run.plan import read_plan
+
+    read_plan(folder)
+    print(write(folder).resolve())
+
+
+def models(
+    what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
+) -> int:
+    """The models that come with the package, or (check) how well they do what the small world needs of them.
+
+    Example: reverie models check --num 100
+
+    Args:
+        what: list them, or measure them.
+        num: fresh captions to measure on.
+        seed: of those captions.
+    """
+    if what == "check":
+        from reverie.smallworld.check import check
+
+        rows = check(seed=seed, num=num)
+        print(rows)
+        return 0
+    from reverie.models.names import builtin_folder, builtin_names
+
+    table = Table("name", "size", "licence", "what it is", box=None, header_style="bold")
+    for name in builtin_names():
+        size = sum(path.stat().st_size for path in builtin_folder(name).rglob("*.safetensors"))
+        table.add_row(f"builtin:{name}", f"{size / 1e6:.1f} MB", "Apache-2.0", BUILTIN_IS.get(name, ""))
+    _console().print(table)
+    return 0
+
+
+BUILTIN_IS = {
+    "painter": "text-to-image, 64x64 (StableDiffusionPipeline), trained on the small world",
+    "clip": "image-text encoder (CLIPModel), trained on the small world",
+    "writer": "captions from a class name (causal LM), trained on small-world captions",
+}
+
+
+def _command(name: str, function: Callable[..., int | None]) -> Callable[[list[str]], int]:
+    return lambda words: tyro.cli(function, prog=f"reverie {name}", args=words) or 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "make": _make,
+    "demo": _demo,
+    **{
+        name: _command(name, function)
+        for name, function in (
+            ("status", status),
+            ("verify", verify),
+            ("retry", retry),
+            ("repaint", repaint),
+            ("report", report),
+            ("models", models),
+        )
+    },
+}
+
+
+def _print_results(folder: Path) -> None:
+    """The measured numbers of a run: one row an arm, mean and spread over seeds."""
+    from reverie.evaluate.results import read
+
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for record in read(folder / "results.jsonl"):
+        groups.setdefault((record["name"], record["metric"], record["split"]), []).append(float(record["value"]))
+    if not groups:
+        return
+    table = Table("what", "metric", "split", "mean", "spread", "seeds", box=None, header_style="bold")
+    for (name, metric, split), values in groups.items():
+        spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
+        table.add_row(name, metric, split, f"{statistics.fmean(values):.4f}", spread, str(len(values)))
+    Console(width=120).print(table)
+
+
+def _console() -> Console:
+    """Tables are cut to the terminal, never to the 80 columns that rich assumes of a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+if __name__ == "__main__":
+    main()

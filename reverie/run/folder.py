@@ -1,0 +1,84 @@
+"""The run folder: new, empty or ours; and who works where in it.
+
+Locks are POSIX byte ranges: byte n of ``.lock`` is unit n. Two processes may share a folder as long as their units
+differ; a second one on the same units is told so at once. A run of all units holds them all to the end of its jobs. The
+kernel frees the locks when a process dies, and they work on NFS with a lock service; on a file system without locks,
+the store still refuses a unit that is already there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reverie.errors import FolderInUse, InputError, StoreFull
+
+
+def claim(folder: Path) -> None:
+    """Make the folder, or make sure that it is empty or a run of ours.
+
+    Raises FolderInUse if it holds something else, InputError if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FolderInUse(f"{folder} is a file, not a folder; give another --out") from error
+    except OSError as error:
+        raise InputError(f"cannot use {folder} for the run: {error.strerror}; give another --out") from error
+    if strangers and "plan.json" not in strangers:
+        shown = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
+        raise FolderInUse(f"{folder} holds something that reverie did not write ({shown}); give a new or empty --out")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the whole new one, whenever the machine stops."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(f"no space left to write {path}; free some and run the same command again") from error
+        raise
+
+
+@contextmanager
+def units_held(folder: Path, units: range) -> Iterator[None]:
+    """Hold these units as long as the block lasts. Raises FolderInUse if another process holds one of them."""
+    with _held(folder / ".lock", units.start, len(units), wait=False):
+        yield
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process does what is done once (joining columns), then keep them out."""
+    with _held(folder / ".lock-once", 0, 1, wait=True):
+        yield
+
+
+@contextmanager
+def _held(path: Path, start: int, length: int, *, wait: bool) -> Iterator[None]:
+    with path.open("ab") as file:
+        try:
+            if length:  # 0 would mean "up to the end"
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise FolderInUse(
+                    f"another process is at work on the same units of {path.parent}; wait for it or stop it"
+                ) from error
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                raise
+        yield

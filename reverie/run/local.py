@@ -1,0 +1,432 @@
+"""Run a plan in this process: what is left is a set difference of unit numbers, whoever did the rest.
+
+Unit stages go in order, each over all its units; one thread commits finished units while the next is made. Jobs run once,
+when everything before them is whole, and then leave ``done/<step>.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reverie.errors import InputError
+from reverie.pairs import FAILED, OK
+from reverie.run.events import Events, read_events
+from reverie.run.folder import alone, claim, units_held, write_whole
+from reverie.run.plan import Plan, Step, read_plan
+from reverie.stage import Job, Place, UnitStage, Worker
+from reverie.store import tables
+
+AHEAD = 2  # finished units that may wait for the writer; more would only fill memory
+RATE_WINDOW_S = 600.0  # how far back `status` looks for the rate
+
+
+def run(
+    plan: Plan, folder: Path, device: str = "cpu", part: tuple[int, int] = (1, 1), until: str | None = None
+) -> bool:
+    """Do what is left of a plan in ``folder``, and say whether it is whole now (up to ``until``).
+
+    Args:
+        part: (k, n) does the k-th of n equal slices of the units, k from 1. Columns are joined by whoever finishes
+            last; a part stops before the first step that needs the other parts.
+        until: name of the last step to do.
+    Raises: FolderInUse, SettingsChanged, and whatever ReverieError a stage raises; units finished before it are kept.
+    """
+    claim(folder)
+    if until is not None:
+        plan.step(until)
+    with Events(folder) as events, alone(folder):
+        plan.settle(folder)
+    with units_held(folder, part_of(plan.num_units, part)), Events(folder) as events:
+        events.report("run", part=list(part), device=device)
+        for step in plan.steps:
+            work = _Work(plan, step, folder, device, events)
+            if not work.is_done():
+                if part != (1, 1) and (others := work.waits_for()):
+                    events.say(
+                        f"{step.name}: waits for the other parts of {', '.join(others)}; then run again without --part"
+                    )
+                    return False
+                work.do(part_of(plan.num_units, part))
+            if step.name == until:
+                return work.is_done()
+    return all(_Work(plan, step, folder, device, events).is_done() for step in plan.steps)
+
+
+def part_of(num_units: int, part: tuple[int, int]) -> range:
+    """The units of slice k of n. Raises InputError unless 1 <= k <= n."""
+    k, n = part
+    if not 1 <= k <= n:
+        raise InputError(f"part {k}/{n}: give k/n with k from 1 to n")
+    return range((k - 1) * num_units // n, k * num_units // n)
+
+
+class _Work:
+    """One step of a run: what it reads, what is left, and doing it."""
+
+    def __init__(self, plan: Plan, step: Step, folder: Path, device: str, events: Events) -> None:
+        self.plan, self.step, self.events, self.folder = plan, step, events, folder
+        self.place = Place(folder, step.name, step.of, plan.seed, device, events.of(step.name))
+        self.table = {"captions": self.place.captions, "pairs": self.place.pairs}.get(step.kind, self.place.columns())
+        self.source = {"pairs": self.place.captions, "columns": self.place.pairs}.get(step.kind)
+        self.mark = folder / "done" / f"{step.name}.json"
+
+    def is_done(self) -> bool:
+        return self.mark.exists()
+
+    def waits_for(self) -> list[str]:
+        """Earlier steps that must be whole before this one may touch a single unit."""
+        before = self.plan.steps[: self.plan.steps.index(self.step)]
+        if self.step.kind != "job":  # units follow units; only joined columns are needed whole
+            before = tuple(step for step in before if step.name in self.step.of and step.kind in ("columns", "job"))
+        return [step.name for step in before if not (self.folder / "done" / f"{step.name}.json").exists()]
+
+    def do(self, mine: range) -> None:
+        began = time.monotonic()
+        self.events.report("step", step=self.step.name, stage=self.step.kind)
+        if self.step.kind == "job":
+            with self.events.progress(self.step.name, 0, 0, "steps"):
+                cast(Job, self.step.stage).run(self.place)
+            self.finish(time.monotonic() - began)
+            return
+        self.make(mine)
+        with alone(self.folder):
+            if not self.is_done() and self.is_whole():
+                if self.step.kind == "columns":
+                    self.join()
+                self.finish(time.monotonic() - began)
+
+    def finish(self, seconds: float) -> None:
+        self.events.report("done", step=self.step.name, seconds=round(seconds, 3))
+        self.mark.parent.mkdir(exist_ok=True)
+        facts = {
+            "step": self.step.name,
+            "fingerprint": self.plan.fingerprints()[self.step.name],
+            "finished": round(time.time(), 3),
+        }
+        write_whole(self.mark, json.dumps(facts))
+
+    # What is left
+
+    def due(self) -> set[int]:
+        """Units that have something to work on, as far as the input is there."""
+        if self.source is None:
+            return set(range(self.plan.num_units))
+        return _units(self.source, f"status = '{OK}'")
+
+    def made(self) -> set[int]:
+        return tables.done_units(self.table) if tables.exists(self.table) else set()
+
+    def is_whole(self) -> bool:
+        if self.source is not None:
+            kind = "captions" if self.step.kind == "pairs" else "pairs"
+            (before,) = (step.name for step in self.plan.steps if step.kind == kind)
+            if not (self.folder / "done" / f"{before}.json").exists():
+                return False
+        return self.due() <= self.made()
+
+    # Doing it
+
+    def make(self, mine: range) -> None:
+        """Make what is left of these units and commit each, the commit of one beside the making of the next."""
+        due = self.due() & set(mine)
+        todo = sorted(due - self.made())
+        if not todo:
+            return
+        total, done = len(due), len(due) - len(todo)
+        with self.events.progress(self.step.name, done, total, "units"):
+            worker = cast(UnitStage, self.step.stage).open(self.place)
+            with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
+                waiting: deque[Future[None]] = deque()
+                for number, unit in enumerate(todo, start=done + 1):
+                    began = time.monotonic()
+                    rows = self.unit(worker, unit)
+                    seconds = time.monotonic() - began
+                    waiting.append(writer.submit(self.commit, unit, rows, seconds, number, total))
+                    if len(waiting) > AHEAD:
+                        waiting.popleft().result()
+                for commit in waiting:
+                    commit.result()
+
+    def unit(self, worker: Worker, unit: int) -> pa.Table:
+        """The finished rows of one unit, checked against what the stage promises."""
+        given = self.given(unit)
+        rows = worker(given)
+        _check(self.step, unit, given, rows)
+        return rows
+
+    def given(self, unit: int) -> pa.Table:
+        """What the worker of this step gets to see for one unit."""
+        if self.source is None:
+            first = unit * self.plan.unit_size
+            positions = range(first, min(first + self.plan.unit_size, self.plan.num_captions))
+            return pa.table(
+                {"unit": pa.array([unit] * len(positions), pa.int64()), "position": pa.array(positions, pa.int64())}
+            )
+        if self.step.kind == "pairs":
+            return tables.read_unit(self.source, unit, only=OK)
+        columns = ["pair_id", "unit", *(name for name in self.step.stage.reads if name not in ("pair_id", "unit"))]  # type: ignore[attr-defined]
+        return tables.read_unit(self.source, unit, columns=columns, only=OK)
+
+    def commit(self, unit: int, rows: pa.Table, seconds: float, done: int, total: int) -> None:
+        tables.append_unit(self.table, unit, rows)
+        counts = _counts(rows)
+        self.events.report(
+            "unit",
+            step=self.step.name,
+            unit=unit,
+            rows=len(rows),
+            **counts,
+            seconds=round(seconds, 4),
+            done=done,
+            total=total,
+        )
+
+    def join(self) -> None:
+        """Put the finished columns beside the pairs. Done again after a kill or a retry, so they may be there."""
+        if tables.exists(self.table):
+            tables.add_columns(self.place.pairs, self.table, key="pair_id", replace=True)
+            self.events.report("joined", step=self.step.name)
+
+    # Doing it again
+
+    def again(self) -> int:
+        """Make failed rows again, and rows that are missing because what they come from failed before.
+
+        Returns: how many rows are no longer failed.
+        """
+        units = sorted(self.due() & self.made())
+        worker: Worker | None = None
+        mended = 0
+        with self.events.progress(self.step.name, 0, len(units), "units"):
+            for number, unit in enumerate(units, start=1):
+                given, known, key = self.failed(unit)
+                if len(given):
+                    worker = worker or cast(UnitStage, self.step.stage).open(self.place)
+                    rows = worker(given)
+                    rows = rows.filter(pc.invert(pc.is_in(rows[key], known)))
+                    tables.replace_rows(self.table, rows, key=key)
+                    counts = _counts(rows)
+                    mended += counts.get(OK, len(rows) if self.step.kind == "columns" else 0)
+                    self.events.report("retried", step=self.step.name, unit=unit, **counts)
+                self.events.report("progress", step=self.step.name, done=number, total=len(units))
+        if self.step.kind == "columns" and mended and self.is_done():
+            self.join()
+        return mended
+
+    def failed(self, unit: int) -> tuple[pa.Table, pa.Array, str]:
+        """What to give the worker once more, the keys to keep as they are, and the name of the key."""
+        key = "caption_id" if self.step.kind == "captions" else "pair_id"
+        given = self.given(unit)
+        if self.step.kind == "columns":
+            known = tables.read_unit(self.table, unit, columns=["pair_id"])["pair_id"]
+            return given.filter(pc.invert(pc.is_in(given["pair_id"], known))), _array(known), key
+        rows = tables.read_unit(self.table, unit, columns=sorted({key, "caption_id", "status"}))
+        good = rows.filter(pc.not_equal(rows["status"], FAILED))
+        if self.step.kind == "captions":  # a source sees positions only: it makes the unit again, and one part is used
+            return (given if len(good) < len(rows) else given.slice(0, 0)), _array(good[key]), key
+        bad = rows.filter(pc.equal(rows["status"], FAILED))["caption_id"]
+        missing = pc.invert(pc.is_in(given["caption_id"], _array(rows["caption_id"])))
+        return given.filter(pc.or_(missing, pc.is_in(given["caption_id"], _array(bad)))), _array(good[key]), key
+
+
+def retry(plan: Plan, folder: Path, device: str = "cpu") -> dict[str, int]:
+    """Make failed rows again, and what was left out because of them. Jobs that are done stay as they are.
+
+    Returns: step -> rows that failed before and no longer do.
+    """
+    with units_held(folder, range(plan.num_units)), Events(folder) as events, alone(folder):
+        work = [_Work(plan, step, folder, device, events) for step in plan.steps]
+        mended = {
+            item.step.name: item.again() for item in work if item.step.kind != "job" and tables.exists(item.table)
+        }
+        if any(mended.values()):
+            for item in work:
+                if item.step.kind == "job" and item.is_done():
+                    events.say(f"{item.step.name}: was done before and does not know the new rows")
+        return mended
+
+
+def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tuple[bytes, bytes | None]:
+    """Make one image again, from its caption and seed, without its neighbours.
+
+    Returns: the image as encoded bytes, and the stored one. On the machine and dtype that made it, they show the same picture;
+        to the last bit only if the batch was as large.
+    Raises: InputError if there is no such pair, or it is not an image that a step of this plan made.
+    """
+    columns = ["caption_id", "unit", "copy", "image"]
+    found = [] if "'" in pair_id else list(_rows(Place(folder, "repaint").pairs, columns, f"pair_id = '{pair_id}'"))
+    step = next((step for step in plan.steps if step.kind == "pairs"), None)
+    if not found or step is None:
+        raise InputError(
+            f"{folder} has no pair {pair_id!r}; the ids are in the report and in the pair_id column of the table"
+        )
+    with Events(folder) as events:
+        work = _Work(plan, step, folder, device, events)
+        captions = work.given(found[0]["unit"])
+        caption = captions.filter(pc.equal(captions["caption_id"], found[0]["caption_id"]))
+        rows = cast(UnitStage, step.stage).open(work.place)(caption)
+    (image,) = rows.filter(pc.equal(rows["pair_id"], pair_id))["image"].to_pylist()
+    if image is None:
+        raise InputError(f"pair {pair_id} has no image; it could not be painted")
+    return image, found[0]["image"]
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """How far a step is. Rows for unit stages, the stage's own steps for jobs; None is "not known yet"."""
+
+    name: str
+    kind: str
+    done: int
+    ok: int | None
+    dropped: int | None
+    failed: int | None
+    left: int | None
+    rate_per_s: float | None
+    eta_s: float | None
+    whole: bool
+
+
+def status(folder: Path) -> list[StepStatus]:
+    """How far each step of a run is, read from disk beside whoever works there. Raises InputError if it is not a run."""
+    record = read_plan(folder)
+    place = Place(folder, "status")
+    recent = _recent(folder)
+    counts = {"captions": _statuses(place.captions), "pairs": _statuses(place.pairs)}
+    found = []
+    for step in record["steps"]:
+        name, kind = step["name"], step["kind"]
+        whole = (folder / "done" / f"{name}.json").exists()
+        rows: dict[str, int] = counts.get(kind, {})
+        left: int | None
+        if kind == "captions":
+            done = rows.get("ok", 0) + rows.get("failed", 0)
+            left = record["num_captions"] - done
+        elif kind == "pairs":
+            done = sum(rows.values())
+            captions = record["num_captions"] - counts["captions"].get("failed", 0)
+            left = captions * step["per_caption"] - done if step["per_caption"] else None
+        elif kind == "columns":
+            done = tables.count(place.columns(name)) if tables.exists(place.columns(name)) else 0
+            left = counts["pairs"].get("ok", 0) - done if counts["pairs"] else None
+        else:
+            last = recent[name][-1] if recent.get(name) else {}
+            done, left = last.get("done", 0), last["total"] - last["done"] if "total" in last else None
+        left = 0 if whole else left
+        rate = _rate(recent.get(name, []), kind)
+        known = kind in counts
+        found.append(
+            StepStatus(
+                name=name,
+                kind=kind,
+                done=done,
+                ok=rows.get("ok", 0) if known else None,
+                dropped=rows.get("dropped", 0) if known else None,
+                failed=rows.get("failed", 0) if known else None,
+                left=left,
+                rate_per_s=rate,
+                eta_s=left / rate if rate and left is not None else None,
+                whole=whole,
+            )
+        )
+    return found
+
+
+def _recent(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The last events of each step that say how far it is."""
+    recent: dict[str, deque[dict[str, Any]]] = {}
+    for event in read_events(folder):
+        if "done" in event and "step" in event:
+            line = recent.setdefault(event["step"], deque())
+            line.append(event)
+            while line[0]["time"] < event["time"] - RATE_WINDOW_S:
+                line.popleft()
+    return {name: list(line) for name, line in recent.items()}
+
+
+def _rate(events: list[dict[str, Any]], kind: str) -> float | None:
+    """Per second, over the recent events: rows of unit stages, steps of jobs."""
+    if len(events) < 2 or (seconds := events[-1]["time"] - events[0]["time"]) <= 0:
+        return None
+    done = (
+        events[-1]["done"] - events[0]["done"] if kind == "job" else sum(event.get("rows", 0) for event in events[1:])
+    )
+    return done / seconds if done > 0 else None
+
+
+def _statuses(path: Path) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    if tables.exists(path):
+        for batch in tables.scan(path, columns=["status"]):
+            for status_, number in _counts(batch).items():
+                counts[status_] = counts.get(status_, 0) + number
+    return counts
+
+
+def _counts(rows: pa.Table) -> dict[str, int]:
+    if "status" not in rows.column_names:
+        return {}
+    return {item["values"]: item["counts"] for item in pc.value_counts(rows["status"]).to_pylist()}
+
+
+def _units(path: Path, where: str) -> set[int]:
+    """Units that have a row for which this holds."""
+    if not tables.exists(path):
+        return set()
+    found: set[int] = set()
+    for batch in tables.scan(path, columns=["unit"], where=where):
+        found.update(pc.unique(batch["unit"]).to_pylist())
+    return found
+
+
+def _rows(path: Path, columns: list[str], where: str) -> Iterator[dict[str, Any]]:
+    if tables.exists(path):
+        for batch in tables.scan(path, columns=columns, where=where):
+            yield from batch.to_pylist()
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()
+
+
+def _check(step: Step, unit: int, given: pa.Table, rows: pa.Table) -> None:
+    """A stage keeps its promises, or it is a bug in the stage: then stop before anything is written."""
+
+    def promise(kept: bool, what: str) -> None:
+        if not kept:
+            raise ValueError(f"step {step.name!r} ({type(step.stage).__name__}), unit {unit}: {what}")
+
+    promise(set(pc.unique(rows["unit"]).to_pylist()) <= {unit}, "rows of another unit")
+    key = "caption_id" if step.kind == "captions" else "pair_id"
+    promise(len(pc.unique(rows[key])) == len(rows), f"two rows with one {key}")
+    if step.kind == "columns":
+        promise(
+            pc.unique(rows[key]).to_pylist() == pc.unique(given[key]).to_pylist(), "not one row for each pair given"
+        )
+        return
+    counts = _counts(rows)
+    promise(counts.keys() <= {"ok", "dropped", "failed"}, f"statuses {sorted(counts)}")
+    if step.kind == "captions":
+        promise(
+            counts.get("ok", 0) + counts.get("failed", 0) == len(given), "not one ok or failed row for each position"
+        )
+    else:
+        promise(
+            set(rows["caption_id"].to_pylist()) <= set(given["caption_id"].to_pylist()),
+            "rows of captions it was not given",
+        )
+        if per_caption := getattr(step.stage, "per_caption", None):
+            promise(
+                len(rows) == per_caption * len(given),
+                f"{len(rows)} rows for {len(given)} captions of {per_caption} each",
+            )

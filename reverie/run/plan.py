@@ -1,0 +1,274 @@
+"""What a recipe returns: named steps, each a stage and the names of the steps it reads.
+
+``plan.json`` in the run folder is the resolved plan, written whole before any work:
+
+    recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null)
+    seed, unit_size, num_captions, num_units
+    steps                     [{name, of, kind: captions | pairs | columns | job, per_caption, settings, fingerprint}]
+    versions, made            library versions, and when (UTC)
+
+A step's fingerprint covers its own settings and those of every step it reads, so that it names a result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import inspect
+import json
+import platform
+import re
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, metadata, util
+from pathlib import Path
+from typing import Any, Literal
+
+from reverie import stage as stages
+from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.run.folder import write_whole
+
+Kind = Literal["captions", "pairs", "columns", "job"]
+RECIPES = Path(__file__).parent.parent / "recipes"
+LIBRARIES = (
+    "reverie",
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "kornia",
+    "pylance",
+    "pyarrow",
+    "numpy",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage at work in a plan. ``of`` names the earlier steps whose results it reads."""
+
+    name: str
+    stage: object  # UnitStage or Job
+    of: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """Which table the stage writes, or that it is a job."""
+        return typing.cast(Kind, getattr(self.stage, "writes", "job"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do, in order. Raises InputError for steps that cannot follow each other."""
+
+    recipe: str
+    steps: tuple[Step, ...]
+    seed: int = 0
+    unit_size: int = 100  # captions in a unit of work, which is also what one commit holds
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # what the recipe was called with
+    file: str | None = None  # the user's own recipe file
+
+    def __post_init__(self) -> None:
+        seen: dict[str, Kind] = {}
+        for step in self.steps:
+            if not re.fullmatch(r"[\w.-]+", step.name):
+                raise InputError(f"step name {step.name!r}: letters, digits, '_', '-' and '.' only, it names files")
+            if step.name in seen:
+                raise InputError(f"two steps of the plan are called {step.name!r}")
+            for name in step.of:
+                if name not in seen:
+                    raise InputError(f"step {step.name!r} reads {name!r}, which is not an earlier step")
+            if step.kind in ("captions", "pairs") and step.kind in seen.values():
+                raise InputError(f"step {step.name!r}: a run has one table of {step.kind}, and another step writes it")
+            if step.kind == "columns" and "pairs" not in seen.values():
+                raise InputError(f"step {step.name!r} adds columns to pairs, but no earlier step makes pairs")
+            seen[step.name] = step.kind
+        if self.steps and not hasattr(self.steps[0].stage, "count"):
+            raise InputError(f"the first step, {self.steps[0].name!r}, must be a source of captions")
+        if self.unit_size < 1:
+            raise InputError(f"unit_size is {self.unit_size}; it must be 1 or more")
+
+    @property
+    def num_captions(self) -> int:
+        """How many captions the source was asked for."""
+        return int(self.steps[0].stage.count) if self.steps else 0  # type: ignore[attr-defined]
+
+    @property
+    def num_units(self) -> int:
+        """How many units of work these are."""
+        return -(-self.num_captions // self.unit_size)
+
+    def step(self, name: str) -> Step:
+        """The step of this name. Raises UnknownName."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise UnknownName("step", name, [step.name for step in self.steps])
+
+    def fingerprints(self) -> dict[str, str]:
+        """16 hex digits a step; equal digits mean equal results."""
+        prints: dict[str, str] = {}
+        for step in self.steps:
+            facts = {
+                "settings": stages.settings(step.stage),
+                "seed": self.seed,
+                "of": [prints[name] for name in step.of],
+            }
+            prints[step.name] = stages.fingerprint(facts | {"unit_size": self.unit_size})
+        return prints
+
+    def record(self) -> dict[str, Any]:
+        """The plan as plain JSON values: what plan.json holds."""
+        prints = self.fingerprints()
+        return {
+            "recipe": self.recipe,
+            "file": self.file,
+            "arguments": json.loads(json.dumps(dict(self.arguments), default=str)),
+            "seed": self.seed,
+            "unit_size": self.unit_size,
+            "num_captions": self.num_captions,
+            "num_units": self.num_units,
+            "steps": [
+                {
+                    "name": step.name,
+                    "of": list(step.of),
+                    "kind": step.kind,
+                    "per_caption": getattr(step.stage, "per_caption", None) if step.kind == "pairs" else None,
+                    "settings": {"stage": type(step.stage).__name__, **stages.options(step.stage)},
+                    "fingerprint": prints[step.name],
+                }
+                for step in self.steps
+            ],
+            "versions": versions(),
+            "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+
+    def settle(self, folder: Path) -> None:
+        """Write plan.json, or make sure that the one there asks for the same results.
+
+        Raises SettingsChanged with every setting that differs. ``speed`` fields, device and versions may differ.
+        """
+        path = folder / "plan.json"
+        if not path.exists():
+            write_whole(path, json.dumps(self.record(), indent=1, ensure_ascii=False))
+            return
+        if changed := difference(read_plan(folder), self.record()):
+            raise SettingsChanged(str(folder), changed)
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """The plan.json of a run folder. Raises InputError if the folder is not a run."""
+    path = folder / "plan.json"
+    if not path.exists():
+        what = "is not a run folder (no plan.json in it)" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {what}; give the folder that a run was told with --out")
+    try:
+        return typing.cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); delete the folder and run again") from error
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
+    """Settings that change results and differ between two plan records: {"paint.guidance": (2.0, 3.0)}."""
+
+    def flat(record: Mapping[str, Any]) -> dict[str, object]:
+        facts: dict[str, object] = {"seed": record["seed"], "unit_size": record["unit_size"]}
+        for step in record["steps"]:
+            facts |= _flat(step["name"], {**step["settings"], "reads": ", ".join(step["of"])})
+        return facts
+
+    before, now = flat(old), flat(new)
+    return {
+        key: (before.get(key), now.get(key)) for key in before.keys() | now.keys() if before.get(key) != now.get(key)
+    }
+
+
+def _flat(prefix: str, value: object) -> dict[str, object]:
+    if isinstance(value, Mapping):
+        parts = [_flat(f"{prefix}.{key}", item) for key, item in value.items() if key != "speed"]
+        return {key: item for part in parts for key, item in part.items()}
+    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+        return _flat(prefix, {str(number): item for number, item in enumerate(value)})
+    return {prefix: value}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what comes out, without importing them."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # an absent library decides nothing
+    return found
+
+
+def known_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__")
+
+
+def find_recipe(name: str) -> Callable[..., Plan]:
+    """The recipe of this name, or the one defined in this ``.py`` file.
+
+    A user's file defines one function that returns a ``Plan`` (annotated ``-> Plan``, or called like the file).
+    Raises UnknownName for a name, InputError for a file that is missing or defines none or several.
+    """
+    if not name.endswith(".py"):
+        if name not in known_recipes():
+            raise UnknownName("recipe", name, known_recipes())
+        return _only_recipe(vars(import_module(f"reverie.recipes.{name}")), name, f"recipe {name}")
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"there is no recipe file {name}")
+    spec = util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, "a path that ends in .py has both"  # noqa: PT018
+    module = util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise InputError(f"recipe file {name} cannot be read: {error}") from error
+    return _only_recipe(vars(module), path.stem, f"recipe file {name}")
+
+
+def _only_recipe(names: Mapping[str, Any], stem: str, what: str) -> Callable[..., Plan]:
+    own = [item for item in names.values() if inspect.isfunction(item) and item.__module__ == names["__name__"]]
+    named = [item for item in own if item.__name__ == stem]
+    found = named or [item for item in own if str(item.__annotations__.get("return")).endswith(("Plan", "Plan'>"))]
+    if len(found) != 1:
+        names_found = ", ".join(item.__name__ for item in found) or "none"
+        raise InputError(
+            f"{what} must define one function annotated '-> Plan', or named {stem!r}; it has: {names_found}"
+        )
+    return typing.cast(Callable[..., Plan], found[0])
+
+
+def call_recipe(name: str, arguments: Mapping[str, Any]) -> Plan:
+    """Call a recipe, by name or file, and note in the plan how it was called."""
+    recipe = find_recipe(name)
+    plan = recipe(**arguments)
+    if not isinstance(plan, Plan):
+        raise InputError(f"recipe {name} returned {type(plan).__name__}, not a Plan")
+    given = {item.name: item.default for item in inspect.signature(recipe).parameters.values()} | dict(arguments)
+    return dataclasses.replace(plan, arguments=given, file=str(Path(name).resolve()) if name.endswith(".py") else None)
+
+
+def plan_again(folder: Path) -> Plan:
+    """The plan of a run folder, from the recipe it was made with. Raises SettingsChanged if the recipe changed since."""
+    record = read_plan(folder)
+    name = record["file"] or record["recipe"]
+    hints = typing.get_type_hints(find_recipe(name))
+    plan = call_recipe(name, {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()})
+    plan.settle(folder)
+    return plan
+
+
+def _typed(value: object, hint: object) -> object:
+    """JSON knows no tuples and no paths."""
+    if isinstance(value, list):
+        return tuple(_typed(item, None) for item in value)
+    return Path(value) if isinstance(value, str) and hint in (Path, Path | None) else value
