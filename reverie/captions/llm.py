@@ -1,0 +1,164 @@
+"""Ask a language model for captions, and ask again for those that are not usable."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import pyarrow as pa
+
+from reverie import pairs
+from reverie.captions.checks import check, same
+from reverie.captions.classes import read_classes
+from reverie.errors import InputError
+from reverie.seeds import derive
+from reverie.stage import Place, Worker
+
+if TYPE_CHECKING:  # torch is loaded when the stage is opened, not when its options are read
+    from reverie.models.writer import Writer
+
+HOLE = "{class}"
+
+
+@dataclass(frozen=True)
+class WriterSpeed:
+    """What changes the time, not the text."""
+
+    batch_size: int = 64  # prompts at once, in this process
+    parallel: int = 8  # requests at once, to a server
+
+
+@dataclass(frozen=True)
+class FromWriter:
+    """Captions sampled from a transformers causal language model, or from an OpenAI-compatible server.
+
+    Every caption must pass captions/checks.py, name its class, and differ from the others of its unit. Those that do not
+    are kept as dropped rows with the reason, and the model is asked again with the next seed.
+    """
+
+    writes: ClassVar[Literal["captions"]] = "captions"
+
+    writer: str = "builtin:writer"  # builtin:NAME, a folder, a Hub id, or openai:MODEL@URL
+    classes: tuple[str, ...] | Path = ()  # names, or a file of them; without any, captions carry no label
+    per_class: int = 1  # captions for each class (in all, when there are no classes)
+    prompt: str = "class: {class}"
+    names_class: bool = True  # refuse captions in which a word of the class name is missing
+    temperature: float = 1.0  # divides the logits; 0 takes the likeliest token
+    top_p: float = 0.95  # sample from the likeliest tokens that hold this much probability
+    max_tokens: int = 48
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of a local model
+    max_chars: int = 300
+    max_words: int = 60
+    max_tries: int = 8  # draws for one caption before it is given up as failed
+    speed: WriterSpeed = field(default_factory=WriterSpeed)
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1 or self.max_tries < 1 or self.max_tokens < 1:
+            raise InputError("per_class, max_tries and max_tokens must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise InputError("temperature must not be negative, and top_p must lie in (0, 1]")
+        if (HOLE in self.prompt) != bool(self.classes):
+            need = f"has no {HOLE} for the class names" if self.classes else f"holds {HOLE}, but no classes are given"
+            raise InputError(f"the prompt {self.prompt!r} {need}")
+
+    @property
+    def count(self) -> int:
+        """Captions that will be made."""
+        return max(1, len(self._classes)) * self.per_class
+
+    def open(self, place: Place) -> Worker:
+        """Load the model. Raises ModelError, UnknownName, InputError."""
+        from reverie.models.writer import open_writer
+
+        writer = open_writer(
+            self.writer,
+            place.device,
+            dtype=self.dtype,
+            cache=place.folder / "requests.sqlite",
+            batch_size=self.speed.batch_size,
+            parallel=self.speed.parallel,
+        )
+        return self.worker(writer, place)
+
+    def worker(self, writer: Writer, place: Place) -> Worker:
+        """The work with an open writer. Position p is about class p modulo the number of classes."""
+
+        def write(wanted: pa.Table) -> pa.Table:
+            asked = [self._asked(unit, position, place.seed) for unit, position in _places(wanted)]
+            rows = self._rows(asked, writer, place.seed)
+            return pairs.table(rows, pairs.CAPTIONS)
+
+        return write
+
+    def _rows(self, asked: list[dict[str, Any]], writer: Writer, run_seed: int) -> list[dict[str, Any]]:
+        taken: set[str] = set()
+        rows: list[dict[str, Any]] = []
+        left = asked
+        for attempt in range(self.max_tries):
+            seeds = [derive("caption", run_seed, row["caption_id"], attempt) for row in left]
+            texts = writer.write([row["prompt"] for row in left], seeds, self.max_tokens, self.temperature, self.top_p)
+            refused = []
+            for row, seed, text in zip(left, seeds, texts, strict=True):
+                caption, reason = self._judged(text, row["label"], taken)
+                made = {**row, "text": caption, "seed": seed, "writer": writer.revision, "reason": reason}
+                if reason is None:
+                    taken.add(same(caption))
+                    rows.append({**made, "status": pairs.OK})
+                else:
+                    name = pairs.caption_id(run_seed, "llm", f"{row['caption_id']}/{attempt}")
+                    rows.append({**made, "caption_id": name, "status": pairs.DROPPED})
+                    refused.append((row, reason))
+            left = [row for row, _ in refused]
+            if not left:
+                return rows
+        for row, reason in refused:
+            why = f"no usable caption in {self.max_tries} tries, the last one: {reason}"
+            rows.append({**row, "writer": writer.revision, "status": pairs.FAILED, "reason": why})
+        return rows
+
+    def _asked(self, unit: int, position: int, run_seed: int) -> dict[str, Any]:
+        label = self._classes[position % len(self._classes)] if self._classes else None
+        return {
+            "caption_id": pairs.caption_id(run_seed, "llm", position),
+            "unit": unit,
+            "label": label,
+            "source": "llm",
+            "prompt": self.prompt.replace(HOLE, label or ""),
+        }
+
+    def _judged(self, text: str, label: str | None, taken: set[str]) -> tuple[str, str | None]:
+        # A model that goes on after the caption does so on the next line; chat models like to quote.
+        lines = [line for line in text.splitlines() if line.strip()]
+        caption, reason = check(lines[0].strip().strip('"“”') if lines else "", self.max_chars, self.max_words)
+        if reason is None and label and self.names_class and (missing := words_missing(caption, label)):
+            reason = f"does not name its class: {' '.join(missing)} is missing"
+        if reason is None and same(caption) in taken:
+            reason = "duplicate within its unit"
+        return caption, reason
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        return read_classes(self.classes) if self.classes else ()
+
+
+def words_missing(caption: str, label: str) -> list[str]:
+    """Words of a class name that a caption does not hold, in any order, singular or regular plural, any case.
+
+    In scripts without spaces a word counts as held wherever its characters stand together.
+    """
+    low = caption.casefold()
+    return [word for word in re.split(r"[\s_-]+", label.casefold()) if word and not _holds(low, word)]
+
+
+def _holds(text: str, word: str) -> bool:
+    if not word.isascii():
+        return word in text
+    stem = re.escape(word[:-1]) + "(y|ies)" if word.endswith("y") else re.escape(word) + "(s|es)?"
+    return re.search(rf"(?<![a-z0-9]){stem}(?![a-z0-9])", text) is not None
+
+
+def _places(wanted: pa.Table) -> list[tuple[int, int]]:
+    return list(zip(wanted["unit"].to_pylist(), wanted["position"].to_pylist(), strict=True))

@@ -1,0 +1,83 @@
+"""Class names and sentence templates -> captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pyarrow as pa
+
+from reverie import pairs
+from reverie.captions.checks import check
+from reverie.captions.classes import read_classes, read_list
+from reverie.errors import InputError
+from reverie.stage import Place, Worker
+
+HOLE = "{class}"
+
+
+@dataclass(frozen=True)
+class FromTemplates:
+    """Every class in distinct templates, in turns: caption n is about class n modulo the number of classes."""
+
+    writes: ClassVar[Literal["captions"]] = "captions"
+
+    classes: tuple[str, ...] | Path  # names, or a file with one a line or a JSON list
+    templates: tuple[str, ...] | Path = ("a photo of a {class}.",)  # each holds {class}
+    per_class: int = 1  # captions wanted of each class; at most one for each template
+
+    @property
+    def count(self) -> int:
+        """Captions that will be made: per_class for each class, or as many as there are templates."""
+        return len(self._classes) * min(self.per_class, len(self._templates))
+
+    def open(self, place: Place) -> Worker:
+        """Read and check the lists. Raises InputError."""
+        classes, templates = self._classes, self._templates
+        if self.per_class > len(templates):
+            place.report(
+                "warning",
+                text=f"{self.per_class} captions for each class were asked, but {len(templates)} templates make only "
+                f"{len(templates)} distinct ones; making {self.count} captions in all",
+            )
+
+        def write(wanted: pa.Table) -> pa.Table:
+            rows = []
+            for unit, position in zip(wanted["unit"].to_pylist(), wanted["position"].to_pylist(), strict=True):
+                turn, number = divmod(position, len(classes))
+                # Shifted by the class, so that a short run does not use one template for all.
+                template = templates[(turn + number) % len(templates)]
+                text, reason = check(template.replace(HOLE, classes[number]))
+                rows.append(
+                    {
+                        "caption_id": pairs.caption_id(place.seed, "template", position),
+                        "unit": unit,
+                        "text": text,
+                        "label": classes[number],
+                        "source": "template",
+                        "prompt": template,
+                        "status": pairs.FAILED if reason else pairs.OK,
+                        "reason": reason,
+                    }
+                )
+            return pairs.table(rows, pairs.CAPTIONS)
+
+        return write
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        return read_classes(self.classes)
+
+    @cached_property
+    def _templates(self) -> tuple[str, ...]:
+        templates = read_list(self.templates, "templates") if isinstance(self.templates, Path) else list(self.templates)
+        if not templates:
+            raise InputError("no templates; give at least one sentence that holds {class}")
+        for template in templates:
+            if HOLE not in template:
+                raise InputError(f"the template {template!r} has no {HOLE} in it")
+            if templates.count(template) > 1:
+                raise InputError(f"the template {template!r} is given twice")
+        return tuple(templates)

@@ -1,0 +1,285 @@
+"""Prompts -> texts: any transformers causal language model, or an OpenAI-compatible server.
+
+One seed a text. The local writer draws the numbers of a text from its own generator, so they do not depend on which
+other prompts share the batch. (The last bits of the logits may; a text then differs only when a draw falls within that
+rounding error of the border between two tokens.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from torch import Tensor
+
+from reverie.errors import InputError, MissingExtra, ModelError
+from reverie.models.load import load_net, load_tokenizer
+from reverie.models.memory import Batching
+from reverie.models.names import Located, locate
+
+
+class Writer(Protocol):
+    """Texts from prompts."""
+
+    revision: str
+
+    def write(
+        self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
+    ) -> list[str]:
+        """One text a prompt, the prompt not repeated.
+
+        Args:
+            seeds: one a prompt; the same prompt and seed give the same text (a server may keep this promise or not).
+            max_tokens: where a text is cut.
+            temperature: divides the logits; 0 takes the likeliest token.
+            top_p: in (0, 1]; sample from the likeliest tokens that together hold this probability.
+        """
+        ...
+
+
+def open_writer(
+    name: str,
+    device: str = "cpu",
+    *,
+    dtype: str = "float32",
+    cache: Path | None = None,
+    batch_size: int = 64,
+    parallel: int = 8,
+) -> Writer:
+    """Open a language model by name (see models/names.py).
+
+    Args:
+        dtype: float32, bfloat16 or float16, of a local model's weights and computation.
+        cache: sqlite file in which a server's answers are kept; a request that was answered once is not sent again.
+        batch_size: prompts at once, local models; halves by itself when memory is short.
+        parallel: requests at once, servers.
+    Raises: ModelError, UnknownName, MissingExtra.
+    """
+    place = locate(name)
+    if place.kind == "openai":
+        return ServerWriter(place, cache, parallel)
+    net = load_net(transformers.AutoModelForCausalLM, place, device, getattr(torch, dtype))
+    return LocalWriter(net, load_tokenizer(place, padding_side="left"), str(place), device, batch_size)
+
+
+class LocalWriter:
+    """A causal language model in this process."""
+
+    def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
+        self.net, self.revision, self.device = net, revision, device
+        self._tokenizer = tokenizer
+        self._in_batches = Batching(batch_size)
+        ends = (
+            net.generation_config.eos_token_id
+            if net.generation_config.eos_token_id is not None
+            else tokenizer.eos_token_id
+        )
+        self._ends = torch.tensor([] if ends is None else ends, device=device, dtype=torch.long).reshape(-1)
+        self._pad = (
+            tokenizer.pad_token_id
+            if tokenizer.pad_token_id is not None
+            else int(self._ends[0])
+            if len(self._ends)
+            else 0
+        )
+        self._limit = getattr(net.config.get_text_config(), "max_position_embeddings", None)
+        accepted = inspect.signature(net.forward).parameters
+        self._numbers_places = "position_ids" in accepted  # the others count places themselves, from the mask
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    def write(
+        self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
+    ) -> list[str]:
+        """See ``Writer``. Raises InputError when prompt and text do not fit into the model's context."""
+        asked = list(zip([self._tokens(prompt) for prompt in prompts], seeds, strict=True))
+        longest = max((len(ids) for ids, _ in asked), default=0)
+        if self._limit and longest + max_tokens > self._limit:
+            raise InputError(
+                f"a prompt of {longest} tokens and {max_tokens} new ones exceed the {self._limit} tokens of {self.revision}; "
+                "use a shorter prompt or fewer max_tokens"
+            )
+        sample = partial(self._sample, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        made = [ids for batch in self._in_batches(sample, asked) for ids in batch]
+        return [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
+
+    def _tokens(self, prompt: str) -> list[int]:
+        if self._tokenizer.chat_template:
+            messages = [{"role": "user", "content": prompt}]
+            # Templates that know no "thinking" ignore the word; the others would spend all tokens on it.
+            return list(
+                self._tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=True, tokenize=True, return_dict=False, enable_thinking=False
+                )
+            )
+        ids = list(self._tokenizer(prompt)["input_ids"])
+        if ids and ids[-1] == self._tokenizer.eos_token_id:
+            ids.pop()  # a text that is to be continued has not ended
+        return ids or [self._pad]
+
+    @torch.inference_mode()
+    def _sample(
+        self, asked: Sequence[tuple[list[int], int]], max_tokens: int, temperature: float, top_p: float
+    ) -> list[list[int]]:
+        width = max(len(ids) for ids, _ in asked)
+        tokens = torch.tensor([[self._pad] * (width - len(ids)) + ids for ids, _ in asked], device=self.device)
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _ in asked], device=self.device)
+        draws = torch.stack(
+            [
+                torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+                for _, seed in asked
+            ]
+        ).to(self.device)
+        past, ended, made = None, torch.zeros(len(asked), dtype=torch.bool, device=self.device), []
+        for step in range(max_tokens):
+            options: dict[str, Any] = dict(self._last_only)
+            if self._numbers_places:
+                options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+            output = self.net(input_ids=tokens, attention_mask=mask, past_key_values=past, use_cache=True, **options)
+            past = output.past_key_values
+            chosen = draw(output.logits[:, -1].float(), draws[:, step], temperature, top_p)
+            ended |= torch.isin(chosen, self._ends)
+            chosen = chosen.masked_fill(ended, self._pad)
+            made.append(torch.where(ended, -1, chosen))
+            if ended.all():
+                break
+            tokens = chosen[:, None]
+            mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+        return [[token for token in row if token >= 0] for row in torch.stack(made, dim=1).tolist()]
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+    """One token a row, by the inverse of the cumulated probability.
+
+    Args:
+        logits: (B, V). uniform: (B,), in [0, 1), float64.
+        temperature: 0 takes the likeliest token.
+        top_p: the nucleus is the smallest set of likeliest tokens that holds at least this probability.
+    Returns: (B,) int64.
+
+    Cumulated in the order of the vocabulary, not of the probability, so that two almost equally likely tokens that
+    change places through rounding do not change what is drawn.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=1)
+    chances = (logits.double() / temperature).softmax(dim=1)
+    if top_p < 1:
+        ordered, order = chances.sort(dim=1, descending=True, stable=True)
+        outside = ordered.cumsum(dim=1) - ordered >= top_p
+        chances = chances.masked_fill(outside.scatter(1, order, outside), 0.0)
+    cumulated = chances.cumsum(dim=1)
+    token = torch.searchsorted(cumulated, (uniform * cumulated[:, -1])[:, None], right=True)[:, 0]
+    return token.clamp(max=logits.shape[1] - 1)
+
+
+class ServerWriter:
+    """Chat completions of an OpenAI-compatible server (vLLM, Ollama, llama.cpp, a paid one).
+
+    The ``openai`` client retries by itself on 408, 409, 429, 5xx, time-outs and broken connections, with exponential
+    back-off and jitter, and waits as long as the server's Retry-After says. The key comes from the environment variable
+    OPENAI_API_KEY and goes nowhere but into the request's header.
+    """
+
+    max_retries = 8  # 0.5 s, 1 s, 2 s, ... at most 8 s each: about 40 s in all before giving up
+    timeout_s = 120.0
+
+    def __init__(self, place: Located, cache: Path | None, parallel: int) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise MissingExtra("a model behind a server", "openai") from error
+        self.revision = str(place)
+        self._model, self._url, self._parallel = place.path_or_id, place.url, parallel
+        self._openai = openai
+        self._key = os.environ.get("OPENAI_API_KEY", "")
+        self._client = openai.OpenAI(
+            base_url=place.url, api_key=self._key or "none", max_retries=self.max_retries, timeout=self.timeout_s
+        )
+        self._cache = _Answers(cache) if cache else None
+
+    def write(
+        self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
+    ) -> list[str]:
+        """See ``Writer``. Raises ModelError when the server refuses, or stays away after all retries.
+
+        What was answered until then is in the cache, so the next run goes on from there.
+        """
+        requests = [
+            {
+                "model": self._model,
+                "messages": [{"role": "user", "content": prompt}],
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "top_p": top_p,
+                "seed": seed % 2**31,  # some servers read a 32-bit number
+            }
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        keys = [hashlib.sha256(json.dumps([self._url, request]).encode()).hexdigest() for request in requests]
+        answers = self._cache.find(keys) if self._cache else {}
+        waiting = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
+        with ThreadPoolExecutor(max(1, min(self._parallel, len(waiting)))) as threads:
+            futures = {threads.submit(self._ask, request): key for key, request in waiting.items()}
+            try:
+                for future in as_completed(futures):
+                    key = futures[future]
+                    answers[key] = future.result()
+                    if self._cache:
+                        self._cache.keep(key, waiting[key], answers[key])
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [answers[key].strip() for key in keys]
+
+    def _ask(self, request: dict[str, Any]) -> str:
+        try:
+            reply = self._client.chat.completions.create(**request)
+        except self._openai.APIStatusError as error:
+            raise ModelError(
+                f"{self._url} answered {error.status_code} for {self._model}: {self._told(error)}"
+            ) from None
+        except self._openai.APIConnectionError as error:
+            raise ModelError(
+                f"{self._url} cannot be reached ({self._told(error)}); start the server, then run again"
+            ) from None
+        except (self._openai.OpenAIError, ValueError) as error:
+            raise ModelError(f"{self._url} gave an answer that cannot be read: {self._told(error)}") from None
+        if not getattr(reply, "choices", None):
+            raise ModelError(f"{self._url} answered without a text; is it an OpenAI-compatible address, ending in /v1?")
+        return reply.choices[0].message.content or ""
+
+    def _told(self, error: Exception) -> str:
+        text = " ".join(str(getattr(error, "message", error)).split())[:200]
+        return text.replace(self._key, "(key)") if self._key else text
+
+
+class _Answers:
+    """Answers on disk, by the hash of the whole request. One row is one transaction, so a kill loses none that was kept."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        with closing(self._open()) as file, file:
+            file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)")
+
+    def find(self, keys: Sequence[str]) -> dict[str, str]:
+        with closing(self._open()) as file:
+            rows = (file.execute("SELECT key, answer FROM answers WHERE key = ?", (key,)).fetchone() for key in keys)
+            return {row[0]: row[1] for row in rows if row}
+
+    def keep(self, key: str, request: dict[str, Any], answer: str) -> None:
+        with closing(self._open()) as file, file:
+            file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, json.dumps(request), answer))
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=60)
