@@ -1,0 +1,337 @@
+"""Captions -> RGB images, several for each caption.
+
+The batches of a unit depend on its rows only: captions in order, copies in order, cut at a fixed size, then one more
+round for images that came out blank. So after a restart, or in any part of the work, every bit of an image is the same
+(on the same machine, in the same dtype, with no batch halved for memory); the noise is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from reverie import pairs, seeds
+from reverie.errors import InputError, ModelError, ReverieError
+from reverie.stage import Place
+
+if TYPE_CHECKING:
+    from reverie.models.painter import Embeddings, Painter  # imports torch, which the command line must not wait for
+
+BLANK_LEVELS = 1  # an image whose channels each span at most this many of 255 levels shows nothing
+
+
+@dataclass(frozen=True)
+class PaintSpeed:
+    """What changes the speed only."""
+
+    batch: int = 16  # images painted together; halved when memory runs out
+    encode_threads: int = 2  # threads that compress images while the next batch is painted
+
+
+@dataclass(frozen=True)
+class PaintPixels:
+    """Captions -> RGB images with any diffusers text-to-image pipeline."""
+
+    writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
+
+    model: str = "builtin:painter"  # builtin:NAME, a diffusers folder, or a Hub id
+    per_caption: int = 4  # images of each caption (l in the StableRep paper)
+    guidance: float = 2.0  # w in eps_u + w (eps_c - eps_u); 1 = no guidance
+    steps: int = 20
+    scheduler: str | None = (
+        None  # ddim, ddpm, dpm-solver++, euler, pndm, unipc, flow-match; default: ddim or the model's own
+    )
+    size_px: int | None = None  # side of the painted image; default: what the model was made for
+    store_px: int | None = None  # side of the stored image (bicubic); default: as painted
+    negative_prompt: str = ""
+    image_format: Literal["png", "jpeg", "webp"] = "png"
+    quality: int = 95  # of jpeg and webp, 1 to 100
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    speed: PaintSpeed = field(default_factory=PaintSpeed)
+
+    def __post_init__(self) -> None:
+        if self.guidance < 1:
+            raise InputError(f"guidance {self.guidance} is below 1; 1 means no guidance")
+        if self.image_format not in ("png", "jpeg", "webp"):
+            raise InputError(f"image format {self.image_format!r} is not png, jpeg or webp")
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"quality {self.quality} is not between 1 and 100")
+        counts = {
+            "per_caption": self.per_caption,
+            "steps": self.steps,
+            "batch": self.speed.batch,
+            "encode_threads": self.speed.encode_threads,
+            "store_px": self.store_px if self.store_px is not None else 1,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+
+    def open(self, place: Place) -> PaintWorker:
+        """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""
+        from reverie.models.painter import open_painter
+
+        painter = open_painter(self.model, place.device, self.scheduler, self.negative_prompt, self.dtype)
+        painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
+        return PaintWorker(self, painter, place)
+
+
+def repaint(row: Mapping[str, Any], stage: PaintPixels, device: str = "cpu") -> bytes:
+    """Make one image again, alone, from its pair row and the stage that made it.
+
+    The noise is the same; the last bits of a pixel may not be, because the image was first painted in a larger batch.
+
+    Returns: the encoded image.
+    Raises: InputError if the row was not painted, or with another painter, scheduler, number of steps or guidance.
+    """
+    if row["origin"] != "painted" or row["seed"] is None:
+        raise InputError(f"{row['pair_id']} was not painted; only painted pairs can be made again")
+    worker = stage.open(Place(Path(), step="repaint", device=device))
+    now = worker.made_with
+    changed = [f"{key}: {row[key]!r} -> {now[key]!r}" for key in now if now[key] != row[key]]
+    if changed:
+        raise InputError(f"{row['pair_id']} was painted with other settings ({', '.join(changed)})")
+    (image,) = worker.paint(worker.painter.encode([row["text"]]), [0], [row["seed"]])
+    if isinstance(image, Exception):
+        raise image
+    if image is None:
+        raise ModelError(f"the image of {row['pair_id']} is not finite and cannot be stored")
+    return _encoded(image, stage)
+
+
+@dataclass
+class _Wanted:
+    """One image to make, and what has become of it."""
+
+    caption: dict[str, Any]
+    copy: int
+    text: int  # row of the embeddings, or -1
+    status: pairs.Status = pairs.FAILED
+    reason: str | None = None
+    seed: int | None = None
+    encoded: Future[bytes] | None = None
+
+
+class PaintWorker:
+    """Paints the captions of a unit. ``batch`` is the largest number of images that fits the memory, as far as known."""
+
+    def __init__(self, stage: PaintPixels, painter: Painter, place: Place) -> None:
+        self.stage = stage
+        self.painter = painter
+        self.place = place
+        self.size_px = stage.size_px or painter.size_px
+        self.batch = stage.speed.batch
+        self._words_told: set[str] = set()
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """The columns that say how an image was made; equal in all rows."""
+        return {
+            "painter": self.painter.revision,
+            "scheduler": self.painter.scheduler,
+            "steps": self.stage.steps,
+            "guidance": float(np.float32(self.stage.guidance)),  # as the table stores it
+        }
+
+    def __call__(self, captions: pa.Table) -> pa.Table:
+        """Caption rows of one unit -> pair rows, ``per_caption`` for each caption, in order.
+
+        An image that cannot be made or is not finite becomes a `failed` row, a black or constant one a `dropped` row;
+        the blank and the not finite ones were tried with two seeds. No caption takes others with it.
+
+        Raises: ModelError when not even one image fits the memory; what the painter raises if it does so for every caption.
+        """
+        rows = captions.select(["caption_id", "unit", "text", "label"]).to_pylist()
+        embeddings, found = self._encode([row["text"] for row in rows])
+        wanted = []
+        for row, text in zip(rows, found, strict=True):
+            number, reason = (text, None) if isinstance(text, int) else (-1, text)
+            wanted += [_Wanted(row, copy, number, reason=reason) for copy in range(self.stage.per_caption)]
+        left = [item for item in wanted if item.text >= 0]
+        with ThreadPoolExecutor(self.stage.speed.encode_threads) as threads:
+            blank, errors = self._round(left, 0, embeddings, threads)
+            _raise_if_all(errors, len(left), {item.text for item in left})
+            self._round(blank, 1, embeddings, threads)
+            return pairs.table([self._row(item) for item in wanted], pairs.PAIRS)
+
+    def paint(
+        self, embeddings: Embeddings, texts: Sequence[int], noise: Sequence[int]
+    ) -> Iterator[np.ndarray | Exception | None]:
+        """Paint row ``texts[i]`` of the embeddings with seed ``noise[i]`` for all i, in batches that fit the memory.
+
+        Yields: uint8 (H, W, 3), or None when it is not finite, or what the painter raised for this image alone.
+        Raises: ModelError when one image does not fit the memory.
+        """
+        from reverie.models.painter import pick, to_bytes
+
+        start = 0
+        while start < len(texts):
+            part, seed = texts[start : start + self.batch], noise[start : start + self.batch]
+            error: Exception | None = None
+            try:
+                floats = self.painter.sample(
+                    pick(embeddings, part), seed, self.stage.guidance, self.stage.steps, self.size_px
+                )
+                images, finite = to_bytes(floats)
+            except ReverieError:
+                raise
+            except Exception as raised:
+                traceback.clear_frames(raised.__traceback__)  # the frames hold the tensors that filled the memory
+                error = raised
+            if error is None:
+                yield from (image if whole else None for image, whole in zip(images, finite, strict=True))
+            elif _out_of_memory(error):
+                self._halve(len(part), error)
+                continue
+            elif len(part) == 1:
+                yield error
+            else:
+                for index in range(len(part)):
+                    yield from self.paint(embeddings, part[index : index + 1], seed[index : index + 1])
+            start += len(part)
+
+    def _round(
+        self, wanted: list[_Wanted], attempt: int, embeddings: Embeddings, threads: ThreadPoolExecutor
+    ) -> tuple[list[_Wanted], list[Exception]]:
+        """Paint, and compress in threads while the next batch is painted. Returns the blank ones, and what was raised."""
+        blank, errors = [], []
+        noise = [seeds.image_seed(self.place.seed, item.caption["caption_id"], item.copy, attempt) for item in wanted]
+        painted = self.paint(embeddings, [item.text for item in wanted], noise)
+        for item, seed, image in zip(wanted, noise, painted, strict=True):
+            item.seed = seed
+            if isinstance(image, Exception):
+                item.status, item.reason = pairs.FAILED, _said(image)
+                errors.append(image)
+                continue
+            item.status, item.reason = _judged(image)
+            if item.status != pairs.OK:
+                blank.append(item)
+            if image is not None and (item.status == pairs.OK or attempt > 0):
+                item.encoded = threads.submit(_encoded, image, self.stage)
+        return blank, errors
+
+    def _encode(self, texts: Sequence[str | None]) -> tuple[Embeddings, list[int | str]]:
+        """Encode each text once. Returns the embeddings and, for each text, its row there or why it has none."""
+        from reverie.models.painter import join
+
+        found: list[int | str] = ["the caption has no text"] * len(texts)
+        usable = {index: text for index, text in enumerate(texts) if text and text.strip()}
+        cut_before = self.painter.num_cut
+        parts: list[Embeddings] = []
+        readable: list[int] = []
+        errors = []
+        for indices, encoded in self._encode_apart(usable) if usable else ():
+            if isinstance(encoded, Exception):
+                found[indices[0]] = _said(encoded)
+                errors.append(encoded)
+            else:
+                parts.append(encoded)
+                readable += indices
+        _raise_if_all(errors, len(usable), usable)
+        for row, index in enumerate(readable):
+            found[index] = row
+        self._tell([usable[index] for index in readable], self.painter.num_cut - cut_before)
+        return (join(parts) if parts else {}), found
+
+    def _encode_apart(self, texts: dict[int, str]) -> Iterator[tuple[list[int], Embeddings | Exception]]:
+        """All texts at once, or one by one where that fails, so that the others are not lost."""
+        try:
+            yield list(texts), self.painter.encode(list(texts.values()))
+        except ReverieError:
+            raise
+        except Exception as error:
+            if len(texts) == 1:
+                yield list(texts), error
+                return
+            for index, text in texts.items():
+                yield from self._encode_apart({index: text})
+
+    def _tell(self, texts: Sequence[str], num_cut: int) -> None:
+        """Report what the painter cannot read: words without a token, and the ends of long texts."""
+        words = [word for word in self.painter.words_unknown(texts) if word not in self._words_told]
+        if words:
+            self._words_told.update(words)
+            text = f"{self.painter.revision} has no token for these words and cannot paint them: {', '.join(words)}"
+            self.place.report("warning", text=text, words=words)
+        if num_cut:
+            limit = self.painter.text_limit
+            self.place.report("text_cut", captions=num_cut, limit=limit)
+            self.place.report("warning", text=f"captions of more than {limit} tokens are cut, with the end token kept")
+
+    def _halve(self, batch: int, error: Exception) -> None:
+        """Go on with half the batch that did not fit."""
+        import torch
+
+        if batch == 1:
+            place = f"the memory of {self.place.device}"
+            raise ModelError(
+                f"one image of {self.size_px} px does not fit {place}; use a smaller size_px, or dtype bf16"
+            ) from error
+        self.batch = batch // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.place.report("warning", text=f"out of memory; from here on {self.batch} images are painted at once")
+
+    def _row(self, item: _Wanted) -> dict[str, Any]:
+        encoded = item.encoded.result() if item.encoded else None
+        side = (self.stage.store_px or self.size_px) if encoded else None
+        return {
+            "pair_id": pairs.pair_id(item.caption["caption_id"], item.copy),
+            **item.caption,
+            "copy": item.copy,
+            "image": encoded,
+            "width": side,
+            "height": side,
+            "origin": "painted",
+            **self.made_with,
+            "seed": item.seed,
+            "status": item.status,
+            "reason": item.reason,
+        }
+
+
+def _encoded(image: np.ndarray, stage: PaintPixels) -> bytes:
+    """Compress an image, uint8 (H, W, 3), at the size to be stored."""
+    picture = Image.fromarray(image)
+    if stage.store_px:
+        picture = picture.resize((stage.store_px, stage.store_px), Image.Resampling.BICUBIC)
+    settings: dict[str, Any] = {} if stage.image_format == "png" else {"quality": stage.quality}
+    if stage.image_format == "jpeg":
+        settings["subsampling"] = 0  # the coloured edges of small pictures matter more than a few bytes
+    buffer = io.BytesIO()
+    picture.save(buffer, stage.image_format, **settings)
+    return buffer.getvalue()
+
+
+def _judged(image: np.ndarray | None) -> tuple[pairs.Status, str | None]:
+    if image is None:
+        return pairs.FAILED, "the image is not finite, with two seeds"
+    low, high = image.min((0, 1)).astype(int), image.max((0, 1)).astype(int)
+    if (high - low > BLANK_LEVELS).any():
+        return pairs.OK, None
+    return pairs.DROPPED, f"the image is {'black' if high.max() <= BLANK_LEVELS else 'of one colour'}, with two seeds"
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _raise_if_all(errors: Sequence[Exception], tries: int, captions: Any) -> None:
+    """When nothing works for several captions it is not the captions: let the bug be seen."""
+    if errors and len(errors) == tries and len(captions) > 1:
+        raise errors[0]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text.lower() or "DefaultCPUAllocator" in text

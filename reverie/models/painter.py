@@ -1,0 +1,303 @@
+"""Any diffusers text-to-image pipeline behind two verbs: encode a text once, paint it as often as wanted.
+
+Guidance is eps_u + w (eps_c - eps_u) (StableRep, arXiv:2306.00984, section 2); w = 1 means none, and costs one pass of
+the network instead of two. Flux models distilled for guidance ("dev") take w as an input instead and need no second pass.
+
+Every image has its own generator on the CPU, so its noise is the same on every device and in every batch.
+
+Letters in shapes: n texts, B images, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from reverie.errors import InputError, ModelError, UnknownName
+from reverie.models.names import locate
+
+Embeddings = dict[str, Any]
+"""What a pipeline wants to know about n texts: tensors or lists whose first dimension is n, by argument name."""
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpm-solver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # as Stable Diffusion uses it: one pass a step
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "flow-match": ("FlowMatchEulerDiscreteScheduler", {}),
+}
+
+# What `encode_prompt` returns, in order. Other pipelines get the text itself, once an image.
+_WITH_POOLED = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+_WITH_MASK = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+ENCODED = {
+    "StableDiffusionPipeline": ("prompt_embeds", "negative_prompt_embeds"),
+    "StableDiffusionXLPipeline": _WITH_POOLED,
+    "StableDiffusion3Pipeline": _WITH_POOLED,
+    "PixArtAlphaPipeline": _WITH_MASK,
+    "PixArtSigmaPipeline": _WITH_MASK,
+    "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds"),
+}
+DDIM_BY_DEFAULT = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")  # eta 0, as in StableRep section 2.1
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TEXTS_AT_ONCE = 32
+
+
+def open_painter(
+    name: str, device: str = "cpu", scheduler: str | None = None, negative_prompt: str = "", dtype: str = "fp32"
+) -> Painter:
+    """Load a text-to-image pipeline by builtin name, folder or Hub id.
+
+    Args:
+        scheduler: a key of SCHEDULERS; None is DDIM for Stable Diffusion and SDXL, else the pipeline's own.
+        negative_prompt: what guidance leads away from; empty is what the pipeline does when none is given.
+        dtype: fp32, bf16 or fp16; fp16 needs a GPU.
+
+    Raises: ModelError, UnknownName (model, scheduler, dtype), InputError.
+    """
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+    if dtype == "fp16" and torch.device(device).type == "cpu":
+        raise InputError("fp16 needs a GPU; use dtype fp32 or bf16 on the CPU")
+    located = locate(name)
+    if located.kind == "openai":
+        raise ModelError(f"{name} is a language model on a server and cannot paint; use a diffusers folder or Hub id")
+    diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()  # cut texts are counted here, not printed by each batch
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # image processors of parts that are not used
+    try:
+        parts = diffusers.DiffusionPipeline.load_config(located.path_or_id)
+        # A safety checker would turn pictures black without a word; what is kept is decided by filters.
+        unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+        pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
+            located.path_or_id, use_safetensors=True, dtype=DTYPES[dtype], **unchecked
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot paint with {name}: {str(error).strip().splitlines()[0]}") from error
+    # A Hub model knows its commit only once it is here.
+    return Painter(pipe.to(device), str(locate(name)), scheduler, negative_prompt)
+
+
+class Painter:
+    """A pipeline, its scheduler, and the count of texts it had to cut.
+
+    Attributes:
+        revision: name and version of the model, as rows record it.
+        scheduler: name of the scheduler in use.
+        num_cut: texts encoded so far that were longer than every text encoder takes; cut with the end token kept.
+        text_limit: tokens that the longest text encoder takes, or None.
+        size_px: side of the images the model was made for.
+    """
+
+    def __init__(self, pipe: Any, revision: str = "", scheduler: str | None = None, negative_prompt: str = "") -> None:
+        self.pipe = pipe
+        self.revision = revision
+        self.negative_prompt = negative_prompt
+        self.num_cut = 0
+        self.family = type(pipe).__name__
+        pipe.set_progress_bar_config(disable=True)
+        if scheduler is None and self.family in DDIM_BY_DEFAULT:
+            scheduler = "ddim"
+        if scheduler is not None:
+            pipe.scheduler = _scheduler(scheduler, pipe)
+        self.scheduler = _scheduler_name(pipe.scheduler)
+        self._takes = set(inspect.signature(pipe.__call__).parameters)
+        self._tokenizers = _tokenizers(pipe)
+        self.text_limit = max((limit for _, limit in self._tokenizers), default=None)
+
+    @property
+    def size_px(self) -> int:
+        """Side of the images the model was made for."""
+        net = getattr(self.pipe, "unet", None) or self.pipe.transformer
+        side = getattr(self.pipe, "default_sample_size", None) or net.config.sample_size
+        return int(side if isinstance(side, int) else side[0]) * int(self.pipe.vae_scale_factor)
+
+    def check(self, guidance: float, steps: int, size_px: int) -> None:
+        """Raise InputError for settings that this pipeline would refuse, or quietly take for others."""
+        if guidance < 1:
+            raise InputError(f"guidance {guidance} is below 1; 1 means no guidance, 2 and more follow the text closer")
+        most = self.pipe.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= most:
+            raise InputError(f"steps must be from 1 to {most} for this model, not {steps}")
+        net = getattr(self.pipe, "unet", None) or self.pipe.transformer
+        patch = getattr(net.config, "patch_size", None) or 1
+        multiple = max(8, self.pipe.image_processor.config.vae_scale_factor * patch)
+        if size_px < 1 or size_px % multiple:
+            raise InputError(f"size {size_px} px does not fit {self.family}; use a multiple of {multiple}")
+
+    def words_unknown(self, texts: Sequence[str]) -> list[str]:
+        """Words that a tokenizer has no token for and the painter thus cannot see, in order of appearance."""
+        found: dict[str, None] = {}
+        for tokenizer, _ in self._tokenizers:
+            if tokenizer.unk_token_id is None:
+                continue
+            batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            for text, ids, spans in zip(texts, batch["input_ids"], batch["offset_mapping"], strict=True):
+                unknown = (span for token, span in zip(ids, spans, strict=True) if token == tokenizer.unk_token_id)
+                found.update((text[start:end], None) for start, end in unknown)
+        return list(found)
+
+    def encode(self, texts: Sequence[str]) -> Embeddings:
+        """Run the text encoders once a text; longer texts are cut with the end token kept, and counted.
+
+        Returns: what `pick` takes rows from; first dimension n, at least 1.
+        """
+        self.num_cut += self._count_cut(texts)
+        return self._encode(texts)
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> Embeddings:
+        names = ENCODED.get(self.family)
+        if names is None:
+            return {"prompt": list(texts)}
+        takes = inspect.signature(self.pipe.encode_prompt).parameters
+        settings = {"device": self.pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        settings = {
+            key: value for key, value in (settings | {"prompt_2": None, "prompt_3": None}).items() if key in takes
+        }
+        parts = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            outputs = self.pipe.encode_prompt(prompt=list(texts[start : start + TEXTS_AT_ONCE]), **settings)
+            parts.append({key: out for key, out in zip(names, outputs, strict=False) if not key.startswith("negative")})
+        return join(parts)
+
+    def _count_cut(self, texts: Sequence[str]) -> int:
+        if self.text_limit is None:
+            return 0
+        limit = self.text_limit
+        tokenizer = next(tokenizer for tokenizer, most in self._tokenizers if most == limit)
+        return sum(len(ids) > limit for ids in tokenizer(list(texts), verbose=False)["input_ids"])
+
+    @functools.cached_property
+    def _negative(self) -> Embeddings:
+        empty = not self.negative_prompt
+        encoded = self._encode([self.negative_prompt])
+        if empty and self.pipe.config.get("force_zeros_for_empty_prompt"):  # SDXL was trained so
+            encoded = {key: torch.zeros_like(value) for key, value in encoded.items()}
+        return {f"negative_{key}": value for key, value in encoded.items()}
+
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], guidance: float, steps: int, size_px: int) -> Tensor:
+        """Paint one image for every row of the embeddings.
+
+        Args:
+            embeddings: B rows (see `pick`), one image each.
+            seeds: B seeds of the start noise (and of the noise in between, for schedulers that add some).
+            guidance: w, at least 1.
+
+        Returns: (B, 3, H, W) in 0..1 on the device; NaN where the network overflowed.
+        Raises: InputError, torch.OutOfMemoryError.
+        """
+        self.check(guidance, steps, size_px)
+        arguments: dict[str, Any] = {
+            **embeddings,
+            **self._guided(guidance, len(seeds)),
+            "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            "num_inference_steps": steps,
+            "height": size_px,
+            "width": size_px,
+            "output_type": "pt",
+        }
+        if "use_resolution_binning" in self._takes:
+            arguments["use_resolution_binning"] = False  # paint the size asked for, not a nearby one
+        images: Tensor = self.pipe(**arguments).images
+        return images
+
+    def paint(
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        guidance: float = 2.0,
+        steps: int = 20,
+        size_px: int | None = None,
+    ) -> np.ndarray:
+        """Like `sample`, as uint8 (B, H, W, 3).
+
+        Raises: ModelError when an image is not finite.
+        """
+        images, finite = to_bytes(self.sample(embeddings, seeds, guidance, steps, size_px or self.size_px))
+        if not finite.all():
+            raise ModelError(f"{(~finite).sum()} of {len(finite)} images are not finite; try dtype fp32 or bf16")
+        return images
+
+    def _guided(self, guidance: float, count: int) -> dict[str, Any]:
+        if self.family == "FluxPipeline":
+            if self.pipe.transformer.config.guidance_embeds:
+                return {"guidance_scale": guidance}
+            scale = {"true_cfg_scale": guidance}
+        else:
+            scale = {"guidance_scale": guidance}
+        # Some pipelines have a default negative text, which would clash with embeddings.
+        negative = {"negative_prompt": None}
+        if guidance > 1:
+            negative |= {key: pick(value, [0] * count) for key, value in self._negative.items()}
+        return scale | {key: value for key, value in negative.items() if key in self._takes}
+
+
+def pick(rows: Any, wanted: Sequence[int]) -> Any:
+    """Rows of a tensor, a list, or of every entry of Embeddings."""
+    if isinstance(rows, dict):
+        return {key: pick(value, wanted) for key, value in rows.items()}
+    if isinstance(rows, Tensor):
+        return rows[torch.as_tensor(wanted, device=rows.device)]
+    return [rows[index] for index in wanted]
+
+
+def join(parts: Sequence[Embeddings]) -> Embeddings:
+    """Embeddings of several groups of texts as one, in order."""
+    columns = {key: [part[key] for part in parts] for key in parts[0]}
+    return {
+        key: torch.cat(some) if isinstance(some[0], Tensor) else list(itertools.chain(*some))
+        for key, some in columns.items()
+    }
+
+
+def to_bytes(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Images in 0..1, (B, 3, H, W) -> uint8 (B, H, W, 3), and which of the B were finite (others come out with holes)."""
+    finite = torch.isfinite(images).flatten(1).all(1)
+    levels = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), finite.cpu().numpy()
+
+
+def _scheduler(name: str, pipe: Any) -> Any:
+    if name not in SCHEDULERS:
+        raise UnknownName("scheduler", name, SCHEDULERS)
+    class_name, settings = SCHEDULERS[name]
+    flow = isinstance(pipe.scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
+    if flow != (name == "flow-match"):
+        fitting = ["flow-match"] if flow else [key for key in SCHEDULERS if key != "flow-match"]
+        raise InputError(f"scheduler {name} does not fit {type(pipe).__name__}; use {' or '.join(fitting)}")
+    # Latents are not bounded by 1: DDIM and DDPM must not clip them, whatever another scheduler's file leaves out.
+    unbounded = {"clip_sample": False} if hasattr(pipe, "vae") else {}
+    return getattr(diffusers, class_name).from_config(pipe.scheduler.config, **settings, **unbounded)
+
+
+def _scheduler_name(scheduler: Any) -> str:
+    class_name = type(scheduler).__name__
+    return next((name for name, (known, _) in SCHEDULERS.items() if known == class_name), class_name)
+
+
+def _tokenizers(pipe: Any) -> list[tuple[Any, int]]:
+    """Tokenizers of a pipeline, each with the number of tokens that its text encoder gets."""
+    takes = inspect.signature(pipe.encode_prompt).parameters if hasattr(pipe, "encode_prompt") else {}
+    longest = takes["max_sequence_length"].default if "max_sequence_length" in takes else None
+    found = []
+    for suffix in ("", "_2", "_3"):
+        tokenizer, encoder = (getattr(pipe, part + suffix, None) for part in ("tokenizer", "text_encoder"))
+        if tokenizer is None or encoder is None:
+            continue
+        # CLIP has a table of positions; T5 has none, and the pipeline itself says where it cuts.
+        fixed = getattr(encoder.config, "max_position_embeddings", None)
+        found.append((tokenizer, tokenizer.model_max_length if fixed or longest is None else longest))
+    return found
