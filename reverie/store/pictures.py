@@ -1,0 +1,75 @@
+"""Image bytes <-> pictures, with the care that bytes from elsewhere need."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from reverie.errors import BrokenImage
+
+MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a decompression bomb or a mistake
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # what the store keeps, and the file names it gives them
+
+# Our own limit above is stricter and names the culprit, so Pillow's warning about the same thing would be noise.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = None) -> Image.Image:
+    """Encoded bytes -> decoded RGB picture.
+
+    Args:
+        data: JPEG, PNG, WebP or anything else Pillow knows.
+        name: what to call it in an error.
+        at_least_px: when given, a JPEG may be decoded at a half, quarter or eighth of its size as long as no side falls below.
+    Raises: BrokenImage for no bytes, bytes that are not a picture, and more than ``MAX_PIXELS`` pixels.
+    """
+    picture = look(data, name)
+    try:
+        if at_least_px is not None and picture.format == "JPEG":
+            picture.draft("RGB", (at_least_px, at_least_px))
+        return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as error:  # what Pillow's plugins raise
+        raise BrokenImage(f"{name}: cannot decode the image ({_short(error)})") from error
+
+
+def look(data: bytes | None, name: str) -> Image.Image:
+    """Read the header only: ``.size`` and ``.format`` are known, no pixel is decoded. Raises as ``open_picture``."""
+    if not data:
+        raise BrokenImage(f"{name}: no image bytes")
+    try:
+        picture = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(f"{name}: too large to open safely ({_short(error)})") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, IndexError) as error:
+        raise BrokenImage(f"{name}: these {len(data)} bytes are not an image") from error
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise BrokenImage(f"{name}: {width}x{height} pixels are too many to open safely (limit {MAX_PIXELS:,})")
+    return picture
+
+
+def suffix(data: bytes, name: str) -> str:
+    """File name ending of encoded bytes: jpg, png or webp. Raises BrokenImage for anything else."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    raise BrokenImage(f"{name}: neither JPEG, PNG nor WebP")
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """Encode without loss."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+assert not ImageFile.LOAD_TRUNCATED_IMAGES  # a truncated image must fail, not come back half grey

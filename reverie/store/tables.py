@@ -1,0 +1,655 @@
+"""Lance tables on disk: one unit is one commit, and what is committed is whole.
+
+A table lists its finished units by itself: a unit is done if it has rows, or if it is noted in the table's configuration
+as finished without rows. Both are part of the commit, so nothing beside the table can disagree with it.
+
+Paths may be local folders or Lance addresses (s3://...); give those as str.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from lance import LanceDataset, LanceOperation
+from lance.commit import CommitConflictError
+from lance.fragment import write_fragments
+
+from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, StoreFull, UnitExists
+from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS
+from reverie.store.pictures import open_picture
+
+TablePath = str | Path
+
+IDENTITY = b"reverie.table"  # schema metadata: a random name of the table, given when it is made
+EMPTY_UNIT = "reverie.empty."  # configuration key: a unit that is done and has no rows
+LANCE_FOLDERS = {"_versions", "_transactions", "data", "_deletions", "_indices", "_refs"}
+TRIES = 100  # how often a commit is tried against rivals before giving up
+BATCH_ROWS = 1024
+BUFFER_BYTES = 64 << 20  # Lance's own default reads 2 GB ahead
+FULL = re.compile(r"os error (28|122|27)\b|No space left|quota exceeded|File too large", re.IGNORECASE)
+CONFLICT = "Retryable commit conflict"
+
+
+# Reading
+
+
+def open_table(path: TablePath) -> LanceDataset:
+    """The newest version of a table. What is read from it later stays at this version. Raises StoreError."""
+    try:
+        return lance.dataset(str(path))
+    except (ValueError, OSError) as error:
+        if "was not found" not in str(error):
+            raise StoreError(f"{path} is not a readable table: {_short(error)}") from error
+        if "://" not in str(path) and Path(path).exists():
+            raise StoreError(
+                f"{path} exists but is not a table of reverie; give a folder that ends in .lance"
+            ) from error
+        raise StoreError(f"there is no table at {path}; has the step that makes it run?") from error
+
+
+def exists(path: TablePath) -> bool:
+    """Whether a table was begun here. It may have no finished unit yet."""
+    if "://" not in str(path) and not (Path(path) / "_versions").is_dir():
+        return False
+    try:
+        open_table(path)
+    except StoreError as error:
+        if isinstance(error.__cause__, ValueError) and "was not found" in str(error.__cause__):
+            return False
+        raise
+    return True
+
+
+def column_names(path: TablePath) -> list[str]:
+    """Names of all columns, joined ones last."""
+    return list(open_table(path).schema.names)
+
+
+def count(path: TablePath, where: str | None = None) -> int:
+    """Number of rows that fit a Lance SQL filter such as ``status = 'ok' and clip_score > 0.2``."""
+    with _asked(path, where):
+        return int(open_table(path).count_rows(where))
+
+
+def scan(path: TablePath, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[pa.Table]:
+    """Rows in stored order, a thousand at a time, in flat memory. Raises InputError for a filter or column that does not fit."""
+    table = open_table(path)
+    with _asked(path, where, columns):
+        scanner = _scanner(table, columns, where)
+        for batch in scanner.to_batches():
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+
+
+def take(path: TablePath, row_numbers: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows by their number in stored order, in the order asked for. A later commit may renumber rows."""
+    with _asked(path, None, columns):
+        rows = open_table(path).take(np.asarray(row_numbers, dtype=np.uint64), columns=_list(columns))
+        return rows.replace_schema_metadata(None)
+
+
+def done_units(path: TablePath) -> set[int]:
+    """Units that are committed, with or without rows. A table that is not there yet has none."""
+    return _done(open_table(path)) if exists(path) else set()
+
+
+def read_unit(
+    path: TablePath, unit: int, columns: Sequence[str] | None = None, only: str | None = None, where: str | None = None
+) -> pa.Table:
+    """All rows of one unit.
+
+    Args:
+        columns: names in the order wanted; all when None.
+        only: a status word (ok, dropped, failed); other rows are left out.
+        where: a Lance SQL filter on top.
+    Raises: StoreError if the unit is not committed; InputError for a filter or column that does not fit.
+    """
+    table = open_table(path)
+    units = _units_by_fragment(table)
+    found = [number for number, inside in units.items() if unit in inside]
+    if not found and unit not in _empty_units(table):
+        raise StoreError(f"unit {unit} is not in {path} yet")
+    filters = [f"unit = {unit}", f"status = '{only}'" if only else "", f"({where})" if where else ""]
+    with _asked(path, where, columns):
+        if not found:
+            return _scanner(table, columns, "false").to_table().replace_schema_metadata(None)
+        # Naming the fragments keeps this independent of how many other units there are.
+        scanner = _scanner(table, columns, " and ".join(filter(None, filters)), [table.get_fragment(i) for i in found])
+        return scanner.to_table().replace_schema_metadata(None)
+
+
+# Writing
+
+
+def append_unit(path: TablePath, unit: int, rows: pa.Table) -> None:
+    """Commit all rows of one unit at once; make the table if it is not there.
+
+    Readers see all of the unit or nothing, and so does whoever comes after a kill at any moment. No rows is fine: the unit
+    is then done and empty. Joined columns that the rows lack become null.
+    Raises: UnitExists if the unit is committed, also when another process was a moment faster; StoreFull with the table as
+        before; FolderInUse if the folder holds something else; ValueError for rows that are not of this unit, or a key twice.
+    """
+    _check_unit(unit, rows)
+    if not exists(path):
+        _create(path, rows.schema)
+    table = open_table(path)
+    _refuse_done(table, unit, path)
+    with _commits(path):
+        if rows.num_rows == 0:
+            _note_empty(path, unit)
+            return
+        new = list(write_fragments(_fit(rows, table.schema, path), table, mode="append"))
+    for wait_s in _waits():
+        with _commits(path):
+            if _swap(table, new):
+                return
+        time.sleep(wait_s)
+        table = open_table(path)
+        try:
+            _refuse_done(table, unit, path)
+        except UnitExists:
+            files = table.new_file_session()
+            for file in (file for fragment in new for file in fragment.files):
+                files.delete_file(f"data/{file.path}")
+            raise
+    raise StoreError(
+        f"could not commit unit {unit} to {path}: other writers were faster {TRIES} times; use fewer of them"
+    )
+
+
+def _swap(table: LanceDataset, new: list[Any]) -> bool:
+    """Commit the fragments if nobody else committed rows since ``table`` was opened; False if somebody did.
+
+    Lance lets plain appends pass each other, so an append cannot notice a rival that commits the same unit. This commit is an
+    Update that also names the oldest fragment, unchanged: two Updates of one fragment from the same version conflict, and the
+    slower of them learns it before anything is visible. (A table without rows has no fragment to name; there a Merge, which
+    conflicts with everything, does the same.) The caller looks again at what is done, and tries again.
+    """
+    oldest = next(iter(table.fragment_ids()), None)
+    if oldest is None:
+        for number, fragment in enumerate(new):
+            fragment.id = number
+        operation = LanceOperation.Merge(new, table.lance_schema)
+    else:
+        operation = LanceOperation.Update(new_fragments=new, updated_fragments=[table.get_fragment(oldest).metadata])
+    try:
+        LanceDataset.commit(table, operation, read_version=table.version)
+    except CommitConflictError as error:
+        if not error.retryable:
+            raise
+        return False
+    return True
+
+
+def replace_rows(path: TablePath, rows: pa.Table, key: str) -> None:
+    """Put these rows in the place of those with the same key, in one commit; rows with a new key are added to their unit.
+
+    Joined columns that the rows lack become null, since they were computed from what is replaced.
+    Raises: StoreError if a row belongs to a unit that is not committed; StoreFull with the table as before.
+    """
+    if rows.num_rows == 0:
+        return
+    table = open_table(path)
+    if early := set(pc.unique(rows["unit"]).to_pylist()) - _done(table):
+        raise StoreError(f"cannot replace rows of unit {min(early)} in {path}: it is not committed")
+    if pc.count_distinct(rows[key]).as_py() != rows.num_rows:
+        raise ValueError(f"{key} is not unique in the new rows")
+    with _commits(path):
+        whole = _fit(rows, table.schema, path)
+        table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all().execute(whole)
+
+
+def add_columns(path: TablePath, from_path: TablePath, key: str = "pair_id", replace: bool = False) -> None:
+    """Join the columns of a finished table to another one by key, in one commit, without rewriting what is there.
+
+    Rows of ``path`` without a partner get null; rows of ``from_path`` without one are not used.
+    Args:
+        replace: put columns of the same name anew instead of refusing. The columns of the record itself are never replaced.
+    Raises: StoreError for a name that is there, a key twice, or no common key at all; StoreFull with the table as before.
+    """
+    for wait_s in _waits():
+        table, extra = open_table(path), open_table(from_path)
+        fields = [field.with_nullable(True) for field in extra.schema if field.name not in (key, "unit")]
+        taken = {field.name for field in fields} & set(table.schema.names)
+        if own := taken & {*PAIRS.names, *CAPTIONS.names}:
+            raise StoreError(
+                f"{from_path} would overwrite {', '.join(sorted(own))} of {path}; name its columns otherwise"
+            )
+        if taken and not replace:
+            raise StoreError(f"{path} has {', '.join(sorted(taken))} already; join with replace to put them anew")
+        if not table.fragment_ids():
+            if new := [field for field in fields if field.name not in taken]:
+                table.add_columns(pa.schema(new))
+            return
+        partners = _partners(table, extra, key, path, from_path)
+        with _commits(path):
+            base = _without(table, taken) if taken else table
+            fragments, schema, start = [], None, 0
+            for fragment in base.get_fragments():
+                stop = start + fragment.count_rows()
+                reader = pa.RecordBatchReader.from_batches(
+                    pa.schema(fields), _taken(extra, fields, partners[start:stop])
+                )
+                metadata, schema = fragment.merge_columns(reader)
+                fragments.append(metadata)
+                start = stop
+            try:
+                LanceDataset.commit(table, LanceOperation.Merge(fragments, schema), read_version=table.version)
+                return
+            except CommitConflictError as error:
+                if not error.retryable:
+                    raise
+        time.sleep(wait_s)
+    raise StoreError(
+        f"could not join {from_path} to {path}: other writers were faster {TRIES} times; let them finish first"
+    )
+
+
+def compact(path: TablePath, keep_s: float = 3600) -> None:
+    """Gather small commits into large files, drop replaced rows, and delete versions older than ``keep_s`` seconds.
+
+    Who reads an old version meanwhile (a training run, say) can go on if that version is younger than ``keep_s``.
+    Raises: StoreFull with the table as before.
+    """
+    for wait_s in _waits():
+        table = open_table(path)
+        with _commits(path):
+            try:
+                table.optimize.compact_files(batch_size=BATCH_ROWS)
+                break
+            except OSError as error:
+                if CONFLICT not in str(error):
+                    raise
+        time.sleep(wait_s)
+    open_table(path).cleanup_old_versions(older_than=timedelta(seconds=keep_s))
+
+
+# Checking
+
+
+def verify(
+    folder: TablePath,
+    per_caption: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 2,
+) -> list[str]:
+    """Check the tables of a folder against each other and against what a record must be.
+
+    Args:
+        folder: holds captions.lance, and perhaps pairs.lance and columns/*.lance.
+        per_caption: how many copies an ok caption must have, ok or with a reason; when None, at least one in a unit that is done.
+        progress: called with images decoded so far and in all.
+    Returns: what is wrong, one sentence each; empty if all is well.
+    Raises: StoreError if there is no table of captions, or a table cannot be read.
+    """
+    folder = Path(folder)
+    problems: list[str] = []
+    captions = _load(folder / "captions.lance", ["caption_id", "unit", "text", "status", "reason"], problems)
+    if captions is None:
+        raise StoreError(f"there is no captions.lance in {folder}")
+    problems += _check_rows("captions", captions, "caption_id", r"^[0-9a-f]{16}$")
+    _tell(
+        problems, "captions are ok but have no text", captions, "caption_id", _ok(captions) & ~_filled(captions["text"])
+    )
+    names = ["pair_id", "caption_id", "copy", "unit", "status", "reason", "width", "height", "grid"]
+    pairs = _load(folder / "pairs.lance", names, problems)
+    if pairs is not None:
+        problems += _check_rows("pairs", pairs, "pair_id", r"^[0-9a-f]{16}-[0-9]{3,}$")
+        problems += _check_family(captions, pairs, done_units(folder / "pairs.lance"), per_caption)
+        problems += _check_content(folder / "pairs.lance", progress, threads)
+        for path in sorted(folder.glob("columns/*.lance")):
+            extra = _load(path, ["pair_id"], problems)
+            if extra is not None:
+                _tell(problems, f"keys are in {path.name} twice", extra, "pair_id", _repeated(extra["pair_id"]))
+                stray = _not(pc.is_in(extra["pair_id"], value_set=pairs["pair_id"].combine_chunks()))
+                _tell(problems, f"keys of {path.name} are not in pairs", extra, "pair_id", stray)
+    return problems
+
+
+def _load(path: Path, columns: list[str], problems: list[str]) -> pa.Table | None:
+    if not exists(path):
+        return None
+    table = open_table(path)
+    if missing := [name for name in columns if name not in table.schema.names]:
+        raise StoreError(f"{path} lacks the columns {', '.join(missing)}")
+    return table.to_table(columns=columns)
+
+
+def _check_rows(what: str, rows: pa.Table, key: str, form: str) -> list[str]:
+    """Keys well-formed and unique, status words known, and every row that is not ok with a reason. Counts add up by that."""
+    problems: list[str] = []
+    _tell(problems, f"{what} have a malformed {key}", rows, key, _not(pc.match_substring_regex(rows[key], form)))
+    _tell(problems, f"{what} share their {key} with another row", rows, key, _repeated(rows[key]))
+    known = pc.is_in(rows["status"], value_set=pa.array([OK, DROPPED, FAILED]))
+    _tell(problems, f"{what} have an unknown status", rows, key, _not(known))
+    silent = ~_ok(rows) & ~_filled(rows["reason"])
+    _tell(problems, f"{what} are dropped or failed without a reason", rows, key, silent)
+    return problems
+
+
+def _check_family(captions: pa.Table, pairs: pa.Table, done: set[int], per_caption: int | None) -> list[str]:
+    """Every pair belongs to a caption of its unit, and every ok caption has its copies."""
+    problems: list[str] = []
+    parent = pc.index_in(pairs["caption_id"], value_set=captions["caption_id"].combine_chunks())
+    _tell(problems, "pairs belong to no caption", pairs, "pair_id", np.asarray(parent.is_null()))
+    unit = captions["unit"].take(parent)
+    _tell(
+        problems,
+        "pairs are in another unit than their caption",
+        pairs,
+        "pair_id",
+        _yes(pc.not_equal(unit, pairs["unit"])),
+    )
+    copy = pc.utf8_lpad(pairs["copy"].cast(pa.string()), 3, "0")
+    named = pc.binary_join_element_wise(pairs["caption_id"].cast(pa.string()), copy, "-")
+    _tell(
+        problems,
+        "pairs have an id that is not their caption and copy",
+        pairs,
+        "pair_id",
+        _not(pc.equal(named, pairs["pair_id"])),
+    )
+
+    planned = captions.filter(pa.array(_ok(captions)))
+    reached = np.asarray(pc.is_in(planned["unit"], value_set=pa.array(sorted(done), pa.int64())))
+    if per_caption is not None and (num_open := len(set(planned.filter(pa.array(~reached))["unit"].to_pylist()))):
+        problems.append(f"{num_open} units of captions have no pairs yet; run the same command again to finish")
+    planned = planned.filter(pa.array(reached))
+    copies = pairs.group_by("caption_id").aggregate([("copy", "count_distinct"), ("copy", "min"), ("copy", "max")])
+    row = pc.index_in(planned["caption_id"], value_set=copies["caption_id"].combine_chunks())
+    number = np.asarray(pc.fill_null(copies["copy_count_distinct"].take(row), 0))
+    if per_caption is None:
+        _tell(problems, "ok captions have no pair and no reason", planned, "caption_id", number == 0)
+    else:
+        last = np.asarray(pc.fill_null(copies["copy_max"].take(row), -1))
+        first = np.asarray(pc.fill_null(copies["copy_min"].take(row), -1))
+        wrong = (number != per_caption) | (first != 0) | (last != per_caption - 1)
+        _tell(problems, f"ok captions do not have copies 0 to {per_caption - 1}", planned, "caption_id", wrong)
+    return problems
+
+
+def _check_content(path: Path, progress: Callable[[int, int], None] | None, threads: int) -> list[str]:
+    """Every ok pair has tokens that fill their grid, or an image that decodes to its width and height."""
+    found: dict[str, list[str]] = {}
+    total, done = count(path, "status = 'ok'"), 0
+    columns = ["pair_id", "image", "tokens", "grid", "width", "height"]
+    with ThreadPoolExecutor(threads) as pool:
+        for rows in scan(path, columns, "status = 'ok'"):
+            for name, problem in zip(rows["pair_id"].to_pylist(), pool.map(_look, rows.to_pylist()), strict=True):
+                if problem:
+                    found.setdefault(problem, []).append(name)
+            done += rows.num_rows
+            if progress:
+                progress(done, total)
+    return [f"{len(names)} {problem}: {_some(names)}" for problem, names in found.items()]
+
+
+def _look(row: dict[str, Any]) -> str | None:
+    if row["image"] is None and row["tokens"] is None:
+        return "pairs are ok but have neither image nor tokens"
+    if row["tokens"] is not None and len(row["grid"] or ()) != 2:
+        return "pairs have tokens without a grid of two numbers"
+    if row["tokens"] is not None and row["grid"][0] * row["grid"][1] != len(row["tokens"]):
+        return "pairs have tokens that do not fill their grid"
+    if row["image"] is not None:
+        try:
+            size = open_picture(row["image"], row["pair_id"]).size
+        except BrokenImage:
+            return "images do not decode"
+        if size != (row["width"], row["height"]):
+            return "images are not as wide and high as their row says"
+    return None
+
+
+def _tell(problems: list[str], what: str, rows: pa.Table, key: str, wrong: np.ndarray) -> None:
+    """Add a sentence with the number and the first few keys of the rows that are wrong."""
+    if wrong.any():
+        problems.append(f"{int(wrong.sum())} {what}: {_some(rows[key].filter(pa.array(wrong)).to_pylist())}")
+
+
+def _some(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+def _ok(rows: pa.Table) -> np.ndarray:
+    return _yes(pc.equal(rows["status"], OK))
+
+
+def _filled(column: pa.ChunkedArray) -> np.ndarray:
+    return _yes(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0))
+
+
+def _yes(mask: Any) -> np.ndarray:
+    return np.asarray(pc.fill_null(mask, False), dtype=bool)
+
+
+def _not(mask: Any) -> np.ndarray:
+    return ~_yes(mask)
+
+
+def _repeated(column: pa.ChunkedArray) -> np.ndarray:
+    """True at the second and later rows of a value."""
+    counts = pc.value_counts(column)
+    values = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    mask = _yes(pc.is_in(column, value_set=values))
+    seen: set[object] = set()
+    for index, value in zip(np.flatnonzero(mask), column.filter(pa.array(mask)).to_pylist(), strict=True):
+        mask[index] = value in seen
+        seen.add(value)
+    return mask
+
+
+# What is done
+
+_units_seen: dict[bytes, dict[int, frozenset[int]]] = {}  # table identity -> fragment -> its units; see below
+
+
+def _done(table: LanceDataset) -> set[int]:
+    return _empty_units(table).union(*_units_by_fragment(table).values())
+
+
+def _empty_units(table: LanceDataset) -> set[int]:
+    return {int(name.removeprefix(EMPTY_UNIT)) for name in table.config() if name.startswith(EMPTY_UNIT)}
+
+
+def _units_by_fragment(table: LanceDataset) -> dict[int, frozenset[int]]:
+    """Which units the rows of each fragment belong to.
+
+    A fragment keeps its units for life and its number is never used again, so what was read once is remembered, and a
+    process that watches a growing table reads only what is new.
+    """
+    identity = (table.schema.metadata or {}).get(IDENTITY, b"")
+    known = _units_seen.get(identity, {}) if identity else {}
+    numbers = list(table.fragment_ids())
+    units: dict[int, set[int]] = {number: set() for number in numbers if number not in known}
+    if units:
+        fragments = [table.get_fragment(number) for number in units]
+        for batch in table.scanner(columns=["unit"], with_row_address=True, fragments=fragments).to_batches():
+            both = np.stack([batch["_rowaddr"].to_numpy() >> 32, batch["unit"].to_numpy().astype(np.uint64)])
+            for number, unit in np.unique(both, axis=1).T.tolist():
+                units[number].add(unit)
+    whole = {number: known[number] if number in known else frozenset(units[number]) for number in numbers}
+    if identity:
+        _units_seen[identity] = whole
+    return whole
+
+
+def _refuse_done(table: LanceDataset, unit: int, path: TablePath) -> None:
+    if unit in _empty_units(table) or any(unit in inside for inside in _units_by_fragment(table).values()):
+        raise UnitExists(f"unit {unit} is already in {path}")
+
+
+def _note_empty(path: TablePath, unit: int) -> None:
+    """Commit that a unit is done without rows.
+
+    Two processes that note the same unit set the same key, which Lance refuses to the slower one.
+    """
+    for wait_s in _waits():
+        table = open_table(path)
+        _refuse_done(table, unit, path)
+        try:
+            table.update_config({f"{EMPTY_UNIT}{unit}": "1"})
+            return
+        except OSError as error:
+            if "onflict" not in str(error):
+                raise
+        time.sleep(wait_s)
+    raise StoreError(
+        f"could not commit unit {unit} to {path}: other writers were faster {TRIES} times; use fewer of them"
+    )
+
+
+# Small parts
+
+
+def _create(path: TablePath, schema: pa.Schema) -> None:
+    """Make the table without rows; fine if another process just did."""
+    place = Path(path)
+    if place.is_file() or (place.is_dir() and {item.name for item in place.iterdir()} - LANCE_FOLDERS):
+        raise FolderInUse(f"{path} holds something that is not a table; give another folder")
+    # Each commit writes a list of all fragments. Old lists are deleted on the way, or they would come to outweigh the images.
+    cleanup = {"interval": 50, "older_than_seconds": 600}
+    schema = schema.with_metadata({IDENTITY: uuid.uuid4().hex.encode()})
+    with _commits(path):
+        try:
+            lance.write_dataset(schema.empty_table(), str(path), mode="create", auto_cleanup_options=cleanup)
+        except OSError as error:
+            if "already exists" not in str(error):
+                raise
+
+
+def _check_unit(unit: int, rows: pa.Table) -> None:
+    if unit < 0 or "unit" not in rows.column_names or pc.any(pc.not_equal(rows["unit"], unit)).as_py():
+        raise ValueError(f"these are not the rows of unit {unit}")
+    for key in ("pair_id", "caption_id"):
+        if key in rows.column_names:  # the first of the two that is there is the key of the table
+            if pc.count_distinct(rows[key]).as_py() != rows.num_rows:
+                raise ValueError(f"{key} is not unique within unit {unit}")
+            break
+
+
+def _fit(rows: pa.Table, schema: pa.Schema, path: TablePath) -> pa.Table:
+    """The rows with exactly the columns of the table; those that were joined later are null."""
+    if unknown := set(rows.column_names) - set(schema.names):
+        raise StoreError(f"{path} has no column {', '.join(sorted(unknown))}")
+    if missing := {field.name for field in schema if not field.nullable} - set(rows.column_names):
+        raise StoreError(f"rows for {path} lack {', '.join(sorted(missing))}")
+    columns = [
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _partners(table: LanceDataset, extra: LanceDataset, key: str, path: TablePath, from_path: TablePath) -> np.ndarray:
+    """For each row of ``table``, in stored order, the row number in ``extra`` with the same key, or -1."""
+    if key not in extra.schema.names or key not in table.schema.names:
+        raise StoreError(f"cannot join {from_path} to {path}: both need a column {key}")
+    mine, theirs = (side.to_table(columns=[key])[key].combine_chunks() for side in (table, extra))
+    if pc.count_distinct(theirs).as_py() != len(theirs):
+        raise StoreError(f"{from_path} has the same {key} twice; nothing was joined")
+    partners = np.asarray(pc.fill_null(pc.index_in(mine, value_set=theirs), -1))
+    if len(theirs) and (partners < 0).all():
+        raise StoreError(f"no {key} of {from_path} is in {path}; nothing was joined")
+    return partners
+
+
+def _taken(extra: LanceDataset, fields: list[pa.Field], partners: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The rows of ``extra`` at these numbers, null where there is none."""
+    for start in range(0, len(partners), BATCH_ROWS):
+        wanted = partners[start : start + BATCH_ROWS]
+        here = wanted >= 0
+        if here.any():
+            rows = extra.take(wanted[here].astype(np.uint64), columns=[field.name for field in fields])
+        else:
+            rows = pa.schema(fields).empty_table()
+        places = pa.array(np.cumsum(here) - 1, mask=~here)
+        rows = rows.select([field.name for field in fields]).take(places).combine_chunks().cast(pa.schema(fields))
+        yield from rows.to_batches()
+
+
+def _without(table: LanceDataset, names: Iterable[str]) -> LanceDataset:
+    """A version of the table that lacks these columns and that nobody sees: new ones can be put in their place in one commit."""
+    rebuild, (metadata, *parts) = (
+        table.lance_schema.__reduce__()
+    )  # the only way to keep the numbers of the other fields
+    kept: list[bytes] = []
+    start = 0
+    for field in table.lance_schema.fields():
+        stop = start + _size(field)
+        kept += [] if field.name() in names else parts[start:stop]
+        start = stop
+    operation = LanceOperation.Project(rebuild(metadata, *kept))
+    return LanceDataset.commit(table, operation, read_version=table.version, detached=True)
+
+
+def _size(field: Any) -> int:
+    """How many parts a field has, its children counted in."""
+    return 1 + sum(_size(child) for child in field.children())
+
+
+def _scanner(
+    table: LanceDataset, columns: Sequence[str] | None, where: str | None, fragments: list[Any] | None = None
+) -> Any:
+    return table.scanner(
+        columns=_list(columns),
+        filter=where,
+        fragments=fragments,
+        batch_size=BATCH_ROWS,
+        batch_readahead=2,
+        fragment_readahead=2,
+        io_buffer_size=BUFFER_BYTES,
+        scan_in_order=True,
+    )
+
+
+def _list(columns: Sequence[str] | None) -> list[str] | None:
+    return None if columns is None else list(columns)
+
+
+def _waits() -> Iterator[float]:
+    """How long to wait after each lost race: a little, at random, so that rivals do not meet again."""
+    for number in range(TRIES):
+        yield random.uniform(0, min(0.01 * 2**number, 0.5))
+
+
+@contextmanager
+def _asked(path: TablePath, where: str | None, columns: Sequence[str] | None = None) -> Iterator[None]:
+    """Turn Lance's complaint about a filter or a column into one line."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if "Invalid user input" not in str(error):
+            raise StoreError(f"cannot read {path}: {_short(error)}") from error
+        asked = f"filter {where!r}" if where else f"columns {', '.join(columns or ())}"
+        raise InputError(f"{asked} does not fit {path}: {_short(error)}") from error
+
+
+@contextmanager
+def _commits(path: TablePath) -> Iterator[None]:
+    """Turn "disk full" in any of its words into StoreFull. Lance shows a commit only when all of its files are written."""
+    try:
+        yield
+    except OSError as error:
+        if FULL.search(str(error)) or error.errno in (27, 28, 122):
+            raise StoreFull(f"no space left for {path}; free some and run the same command again") from error
+        raise
+
+
+def _short(error: BaseException) -> str:
+    """The first line of Lance's message without the place in its source."""
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line).removeprefix("Invalid user input: ")[:300]
