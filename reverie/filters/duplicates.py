@@ -1,0 +1,173 @@
+"""The same picture again: exactly, or nearly.
+
+Two steps. ``ImageHash`` looks at each image once and writes three small columns; ``Duplicates`` compares those of all images
+at once and says of which earlier image a picture is the copy.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import scipy.fft
+from PIL import Image
+
+from reverie.errors import InputError
+from reverie.filters.pictures import Speed, decoded
+from reverie.filters.select import join_columns
+from reverie.stage import Place, Worker
+from reverie.store import tables
+
+BITS = 64
+HASH_SIDE = 32  # pixels of the grey picture that is transformed
+THUMB_SIDE = 4  # pixels of the coloured one
+MAX_DISTANCE = 7  # 8 bands of 8 bits; more bits apart is no near duplicate any more
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ImageHash:
+    """Columns ``pixels`` (sha256 of size and pixels, hex), ``hash`` (64 bits as int64) and ``thumbnail`` (48 bytes).
+
+    Null where there is no readable image.
+    """
+
+    writes: ClassVar[Literal["columns"]] = "columns"
+    reads: ClassVar[tuple[str, ...]] = ("image",)
+
+    speed: Speed = field(default_factory=Speed)
+
+    def open(self, place: Place) -> Worker:
+        """Nothing to load."""
+
+        def look(rows: pa.Table) -> pa.Table:
+            found: dict[str, list[Any]] = {name: [None] * len(rows) for name in ("pixels", "hash", "thumbnail")}
+            for numbers, pictures in decoded(rows, self.speed.batch_size):
+                for number, picture, bits in zip(numbers, pictures, perceptual_hashes(pictures), strict=True):
+                    found["pixels"][number] = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+                    found["hash"][number] = int(bits)
+                    found["thumbnail"][number] = _shrunk(picture, THUMB_SIDE).tobytes()
+            return pa.table(
+                {
+                    "pair_id": rows["pair_id"],
+                    "unit": rows["unit"],
+                    "pixels": pa.array(found["pixels"], pa.string()),
+                    "hash": pa.array(found["hash"], pa.int64()),
+                    "thumbnail": pa.array(found["thumbnail"], pa.binary()),
+                }
+            )
+
+        return look
+
+
+def perceptual_hashes(pictures: Sequence[Image.Image]) -> Array:
+    """One 64-bit hash a picture, int64 (B,), alike for pictures that look alike in shape and shading.
+
+    The picture is shrunk to 32x32 grey; of its discrete cosine transform the 64 lowest frequencies after the mean are kept, in
+    order of rising frequency; a bit is set where the coefficient is above their median. So brightness and contrast do not
+    matter, noise and re-encoding little, and 32 bits are set in every hash.
+    """
+    grey = np.stack([_shrunk(picture.convert("L"), HASH_SIDE) for picture in pictures]).astype(np.float64)
+    rows, columns = _low_frequencies()
+    coefficients = scipy.fft.dctn(grey, axes=(1, 2), norm="ortho")[:, rows, columns]
+    bits = coefficients > np.median(coefficients, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(np.int64)[:, 0]
+
+
+@functools.cache
+def _low_frequencies() -> tuple[Array, Array]:
+    places = [(row, column) for row in range(HASH_SIDE) for column in range(HASH_SIDE) if row or column]
+    places.sort(key=lambda place: (sum(place), place))
+    rows, columns = np.array(places[:BITS]).T
+    return rows, columns
+
+
+def _shrunk(picture: Image.Image, side: int) -> Array:
+    return np.asarray(picture.resize((side, side), Image.Resampling.BOX))
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Column ``duplicate_of``: pair_id of the earlier image that this one repeats, or null for originals.
+
+    Exact: equal size and pixels. Near: hashes at most ``max_distance`` bits apart and thumbnails at most ``max_colour`` apart
+    (the hash sees no colour, and a red circle is no copy of a green one). Every copy points at an original, never at another
+    copy; earlier means unit, then pair_id. Reads the columns of ImageHash.
+    """
+
+    max_distance: int = 4  # bits of 64; 0 takes only equal hashes
+    max_colour: int = 24  # largest difference of a thumbnail's pixel, of 255
+    near: bool = True  # False: exact copies only
+
+    def run(self, place: Place) -> None:
+        """Compare all ok pairs and join the column to them. Raises InputError."""
+        if not 0 <= self.max_distance <= MAX_DISTANCE:
+            raise InputError(f"max_distance must lie between 0 and {MAX_DISTANCE} bits, not {self.max_distance}")
+        needed = ["pair_id", "unit", "pixels", "hash", "thumbnail"]
+        if missing := set(needed) - set(tables.column_names(place.pairs)):
+            raise InputError(
+                f"the pairs have no column {', '.join(sorted(missing))}; put an ImageHash step before Duplicates"
+            )
+        parts = list(tables.scan(place.pairs, needed, "status = 'ok' and pixels is not null"))
+        if not parts:
+            raise InputError("no image to compare: no ok pair has a hash")
+        rows = pa.concat_tables(parts).sort_by([("unit", "ascending"), ("pair_id", "ascending")])
+        original = exact_copies(rows["pixels"].to_pylist())
+        num_exact = int((original != np.arange(len(rows))).sum())
+        if self.near:
+            thumbnails = np.frombuffer(b"".join(rows["thumbnail"].to_pylist()), dtype=np.uint8).reshape(len(rows), -1)
+            original = near_copies(original, rows["hash"].to_numpy(), thumbnails, self.max_distance, self.max_colour)
+        is_copy = original != np.arange(len(rows))
+        names = rows["pair_id"].combine_chunks().take(pa.array(original))
+        found = pa.array(names.to_pylist(), pa.string(), mask=~is_copy)
+        join_columns(place, pa.table({"pair_id": rows["pair_id"], "duplicate_of": found}))
+        place.report("duplicates", num_images=len(rows), num_exact=num_exact, num_near=int(is_copy.sum()) - num_exact)
+
+
+def exact_copies(digests: Iterable[str]) -> Array:
+    """For each row the number of the first row with the same digest: its own for originals."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(digest, number) for number, digest in enumerate(digests)], dtype=np.int64)
+
+
+def near_copies(original: Array, hashes: Array, thumbnails: Array, max_distance: int, max_colour: int) -> Array:
+    """Point near copies at the first original that they resemble.
+
+    Args:
+        original: (N,) from ``exact_copies``. hashes: (N,) int64. thumbnails: (N, 48) uint8.
+    Returns: (N,) row numbers; copies of a near copy point at its original.
+
+    Two hashes that differ in d bits agree whole in at least one of d + 1 bands of bits, so only rows that share a band are
+    compared: N times a small bucket, not N squared. Only originals stand in the buckets, so a picture that was made ten
+    thousand times costs ten thousand comparisons.
+    """
+    edges = np.linspace(0, BITS, max_distance + 2).astype(int)
+    unsigned = hashes.view(np.uint64)
+    bands = np.stack(
+        [(unsigned >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1) for low, high in itertools.pairwise(edges)]
+    )
+    buckets: list[defaultdict[int, list[int]]] = [defaultdict(list) for _ in bands]
+    found = original.copy()
+    colours = thumbnails.astype(np.int16)
+    for number, keys in enumerate(bands.T.tolist()):
+        if original[number] != number:
+            found[number] = found[original[number]]
+            continue
+        near = sorted({other for bucket, key in zip(buckets, keys, strict=True) for other in bucket.get(key, ())})
+        if near:
+            alike = np.bitwise_count(unsigned[near] ^ unsigned[number]) <= max_distance
+            alike &= np.abs(colours[near] - colours[number]).max(axis=1) <= max_colour
+            if alike.any():
+                found[number] = near[int(alike.argmax())]
+                continue
+        for bucket, key in zip(buckets, keys, strict=True):
+            bucket[key].append(number)
+    return found
