@@ -80,14 +80,14 @@ def column_names(path: TablePath) -> list[str]:
 
 def count(path: TablePath, where: str | None = None) -> int:
     """Number of rows that fit a Lance SQL filter such as ``status = 'ok' and clip_score > 0.2``."""
-    with _asked(path, where):
+    with asked(path, where):
         return int(open_table(path).count_rows(where))
 
 
 def scan(path: TablePath, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[pa.Table]:
     """Rows in stored order, a thousand at a time, in flat memory. Raises InputError for a filter or column that does not fit."""
     table = open_table(path)
-    with _asked(path, where, columns):
+    with asked(path, where, columns):
         scanner = _scanner(table, columns, where)
         for batch in scanner.to_batches():
             if batch.num_rows:
@@ -96,7 +96,7 @@ def scan(path: TablePath, columns: Sequence[str] | None = None, where: str | Non
 
 def take(path: TablePath, row_numbers: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
     """Rows by their number in stored order, in the order asked for. A later commit may renumber rows."""
-    with _asked(path, None, columns):
+    with asked(path, None, columns):
         rows = open_table(path).take(np.asarray(row_numbers, dtype=np.uint64), columns=_list(columns))
         return rows.replace_schema_metadata(None)
 
@@ -123,7 +123,7 @@ def read_unit(
     if not found and unit not in _empty_units(table):
         raise StoreError(f"unit {unit} is not in {path} yet")
     filters = [f"unit = {unit}", f"status = '{only}'" if only else "", f"({where})" if where else ""]
-    with _asked(path, where, columns):
+    with asked(path, where, columns):
         if not found:
             return _scanner(table, columns, "false").to_table().replace_schema_metadata(None)
         # Naming the fragments keeps this independent of how many other units there are.
@@ -627,7 +627,7 @@ def _waits() -> Iterator[float]:
 
 
 @contextmanager
-def _asked(path: TablePath, where: str | None, columns: Sequence[str] | None = None) -> Iterator[None]:
+def asked(path: TablePath, where: str | None, columns: Sequence[str] | None = None) -> Iterator[None]:
     """Turn Lance's complaint about a filter or a column into one line."""
     try:
         yield

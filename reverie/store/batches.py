@@ -1,0 +1,174 @@
+"""Store -> training batches: n captions with m of their images each, shuffled exactly, resumable from one integer.
+
+The order of the whole training is a pure function of (seed, rows of the table): epoch e visits the captions in a permutation
+drawn from (seed, e), and batch b draws its m of l copies from (seed, b). So there is no shuffle buffer and no state: batch b
+is the same after any restart and however many ranks share it. Memory holds a few bytes a row; images are read when needed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from PIL import Image
+
+from reverie import seeds
+from reverie.errors import InputError
+from reverie.store import tables
+from reverie.store.pictures import open_picture
+
+Batch = dict[str, Any]
+
+AHEAD = 3  # batches in the making while one is consumed
+CHUNK = 16  # images a decoding task
+
+
+class CaptionBatches:
+    """Batches of ``captions`` captions with ``images`` images each, over and over, from a table of pairs.
+
+    Args:
+        path: table of pairs, read at the version it has now.
+        captions: n, captions in the joined batch of all ranks; each rank gets n / world of them.
+        images: m, drawn without replacement from the copies of a caption, afresh at each visit.
+        seed: of order and draws.
+        size_px: images are resized to this shorter side and centre-cropped to a square.
+        where: Lance SQL filter that a row must fit.
+        rank, world: which slice of the joined batch to yield.
+        threads: for decoding. Changes nothing but speed.
+        columns: more columns of the table to hand on, one entry an image, in the order of ``images``.
+    Attributes: num_captions, captions with enough copies; left_out, captions with too few of them; ``len()``, batches an epoch.
+    Raises: InputError if too few captions are left for one batch, or the sizes do not go together.
+    Source: StableRep, arXiv:2306.00984 (section 3, multi-positive batches).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        captions: int,
+        images: int,
+        seed: int,
+        size_px: int,
+        where: str = "status = 'ok'",
+        rank: int = 0,
+        world: int = 1,
+        threads: int = 2,
+        columns: Sequence[str] = (),
+    ) -> None:
+        if min(captions, images, size_px, threads, world) < 1 or not 0 <= rank < world:
+            raise InputError("captions, images, size_px, threads and world must be at least 1, and rank below world")
+        if captions % world:
+            raise InputError(f"{captions} captions a batch cannot be shared equally by {world} processes")
+        self.captions, self.images, self.seed, self.size_px = captions, images, seed, size_px
+        self.rank, self.world, self.threads, self.columns = rank, world, threads, tuple(columns)
+        self._table = tables.open_table(path)
+        with tables.asked(path, where, columns):
+            self._table.scanner(columns=list(columns), limit=1).to_table()
+            keys = self._table.scanner(columns=["caption_id", "copy", "_rowoffset"], filter=where).to_table()
+        # Sorted by id, so that the order does not depend on who committed first or on compaction.
+        keys = keys.take(pc.sort_indices(keys, [("caption_id", "ascending"), ("copy", "ascending")]))
+        starts = _run_starts(keys["caption_id"])
+        copies = np.diff(starts, append=len(keys))
+        enough = copies >= images
+        self._rows = keys["_rowoffset"].to_numpy().astype(np.int64)
+        self._starts, self._copies = starts[enough], copies[enough]
+        self.num_captions, self.left_out = int(enough.sum()), int((~enough).sum())
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+        if self.num_captions < captions:
+            raise InputError(
+                f"{path} has {self.num_captions} captions with {images} or more images that fit {where!r} "
+                f"({self.left_out} have fewer), and a batch wants {captions}"
+            )
+
+    def __len__(self) -> int:
+        return self.num_captions // self.captions
+
+    def iterate(self, start: int = 0) -> Iterator[Batch]:
+        """Batches without end, from the one after ``start`` batches on; see docs/architecture.md for what is in one.
+
+        Raises: BrokenImage naming the pair, if an image does not decode; InputError for a pair that has none.
+        """
+        if start < 0:
+            raise ValueError(f"start must not be negative, got {start}")
+        return self._iterate(start)
+
+    def _iterate(self, start: int) -> Iterator[Batch]:
+        with ThreadPoolExecutor(2, "read") as readers, ThreadPoolExecutor(self.threads, "decode") as decoders:
+            waiting: deque[Future[Batch]] = deque()
+            try:
+                while True:
+                    while len(waiting) < AHEAD:
+                        chosen, rows = self._choose(start + len(waiting))
+                        waiting.append(readers.submit(self._read, chosen, rows, decoders))
+                    yield waiting.popleft().result()
+                    start += 1
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _choose(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Caption numbers (n,) and row numbers (m, n) of this rank's slice of a batch."""
+        epoch, place = divmod(position, len(self))
+        if self._epoch != epoch:
+            generator = np.random.default_rng(seeds.derive("shuffle", self.seed, epoch))
+            self._order, self._epoch = generator.permutation(self.num_captions), epoch
+        chosen = self._order[place * self.captions : (place + 1) * self.captions]
+        # m of l without replacement for all captions at once: the m smallest of l random numbers. All ranks draw alike.
+        copies = self._copies[chosen]
+        luck = np.random.default_rng(seeds.derive("copies", self.seed, position)).random(
+            (len(chosen), self._copies.max())
+        )
+        luck[np.arange(luck.shape[1]) >= copies[:, None]] = 2.0
+        drawn = np.argsort(luck, axis=1)[:, : self.images]
+        rows = self._rows[self._starts[chosen][:, None] + drawn]
+        share = self.captions // self.world
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        return chosen[mine], rows[mine].T
+
+    def _read(self, chosen: np.ndarray, rows: np.ndarray, decoders: ThreadPoolExecutor) -> Batch:
+        names = ["pair_id", "text", "label", "image", *self.columns]
+        table = self._table.take(rows.reshape(-1).astype(np.uint64), columns=list(dict.fromkeys(names)))
+        ids, encoded = table["pair_id"].to_pylist(), table["image"].to_pylist()
+        pixels = np.empty((len(ids), 3, self.size_px, self.size_px), np.uint8)
+
+        def decode(start: int) -> None:
+            for i in range(start, min(start + CHUNK, len(ids))):
+                pixels[i] = square(encoded[i], self.size_px, ids[i])
+
+        list(decoders.map(decode, range(0, len(ids), CHUNK)))
+        first = table.slice(0, len(chosen))
+        return {
+            "images": torch.from_numpy(pixels),
+            "caption": torch.from_numpy(np.tile(chosen.astype(np.int64), len(rows))),
+            "text": first["text"].to_pylist(),
+            "label": first["label"].to_pylist(),
+            "pair_id": ids,
+        } | {name: table[name].to_pylist() for name in self.columns}
+
+
+def square(data: bytes | None, size_px: int, pair_id: str) -> np.ndarray:
+    """Encoded image -> uint8 (3, size_px, size_px): shorter side resized, centre cropped. Raises BrokenImage, InputError."""
+    if data is None:
+        raise InputError(f"pair {pair_id} has no image; add 'image is not null' to the filter")
+    picture = open_picture(data, f"pair {pair_id}", at_least_px=size_px)
+    width, height = picture.size
+    if (width, height) != (size_px, size_px):
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        picture = picture.resize((size_px, size_px), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    return np.asarray(picture).transpose(2, 0, 1)
+
+
+def _run_starts(column: pa.ChunkedArray) -> np.ndarray:
+    """Where each run of equal values begins."""
+    values = column.combine_chunks()
+    if len(values) == 0:
+        return np.empty(0, np.int64)
+    changes = np.asarray(pc.not_equal(values[1:], values[:-1]))
+    return np.concatenate([[0], np.flatnonzero(changes) + 1])
