@@ -10,7 +10,6 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from reverie.errors import BrokenImage
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a decompression bomb or a mistake
-SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # what the store keeps, and the file names it gives them
 
 # Our own limit above is stricter and names the culprit, so Pillow's warning about the same thing would be noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -50,15 +49,13 @@ def look(data: bytes | None, name: str) -> Image.Image:
     return picture
 
 
-def suffix(data: bytes, name: str) -> str:
-    """File name ending of encoded bytes: jpg, png or webp. Raises BrokenImage for anything else."""
+def suffix(data: bytes) -> str | None:
+    """File name ending of encoded bytes of the three kinds that the store keeps: jpg, png or webp; None for others."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "png"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    raise BrokenImage(f"{name}: neither JPEG, PNG nor WebP")
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
 def as_png(picture: Image.Image) -> bytes:
