@@ -91,14 +91,13 @@ def open_painter(
 
 
 class Painter:
-    """A pipeline, its scheduler, and the count of texts it had to cut.
+    """A pipeline, its scheduler, and the count of texts it had to cut. Takes the pipeline over, scheduler included.
 
     Attributes:
         revision: name and version of the model, as rows record it.
         scheduler: name of the scheduler in use.
         num_cut: texts encoded so far that were longer than every text encoder takes; cut with the end token kept.
         text_limit: tokens that the longest text encoder takes, or None.
-        size_px: side of the images the model was made for.
     """
 
     def __init__(self, pipe: Any, revision: str = "", scheduler: str | None = None, negative_prompt: str = "") -> None:
@@ -119,9 +118,11 @@ class Painter:
 
     @property
     def size_px(self) -> int:
-        """Side of the images the model was made for."""
-        net = getattr(self.pipe, "unet", None) or self.pipe.transformer
-        side = getattr(self.pipe, "default_sample_size", None) or net.config.sample_size
+        """Side of the images the model was made for. Raises: InputError when the pipeline does not say."""
+        net = getattr(self.pipe, "unet", None) or getattr(self.pipe, "transformer", None)
+        side = getattr(self.pipe, "default_sample_size", None) or (net and net.config.get("sample_size"))
+        if side is None:
+            raise InputError(f"{self.family} does not say how large it paints; give size_px")
         return int(side if isinstance(side, int) else side[0]) * int(self.pipe.vae_scale_factor)
 
     def check(self, guidance: float, steps: int, size_px: int) -> None:
@@ -131,9 +132,10 @@ class Painter:
         most = self.pipe.scheduler.config.num_train_timesteps
         if not 1 <= steps <= most:
             raise InputError(f"steps must be from 1 to {most} for this model, not {steps}")
-        net = getattr(self.pipe, "unet", None) or self.pipe.transformer
-        patch = getattr(net.config, "patch_size", None) or 1
-        multiple = max(8, self.pipe.image_processor.config.vae_scale_factor * patch)
+        multiple = 8
+        if self.family in ENCODED:
+            net = getattr(self.pipe, "unet", None) or self.pipe.transformer
+            multiple = max(8, self.pipe.image_processor.config.vae_scale_factor * net.config.get("patch_size", 1))
         if size_px < 1 or size_px % multiple:
             raise InputError(f"size {size_px} px does not fit {self.family}; use a multiple of {multiple}")
 
