@@ -36,30 +36,28 @@ def run(
     """Do what is left of a plan in ``folder``, and say whether it is whole now (up to ``until``).
 
     Args:
-        part: (k, n) does the k-th of n equal slices of the units, k from 1. Columns are joined by whoever finishes
-            last; a part stops before the first step that needs the other parts.
+        part: (k, n) does the k-th of n equal slices of the units, k from 1, and no jobs. Columns are joined by whoever
+            finishes last; a part stops before the first step that needs the other parts.
         until: name of the last step to do.
     Raises: FolderInUse, SettingsChanged, and whatever ReverieError a stage raises; units finished before it are kept.
     """
     claim(folder)
     if until is not None:
         plan.step(until)
-    with Events(folder) as events, alone(folder):
+    with alone(folder):
         plan.settle(folder)
     with units_held(folder, part_of(plan.num_units, part)), Events(folder) as events:
         events.report("run", part=list(part), device=device)
         for step in plan.steps:
             work = _Work(plan, step, folder, device, events)
             if not work.is_done():
-                if part != (1, 1) and (others := work.waits_for()):
-                    events.say(
-                        f"{step.name}: waits for the other parts of {', '.join(others)}; then run again without --part"
-                    )
+                if part != (1, 1) and (obstacle := work.not_for_a_part()):
+                    events.say(f"{step.name}: {obstacle}")
                     return False
                 work.do(part_of(plan.num_units, part))
             if step.name == until:
                 return work.is_done()
-    return all(_Work(plan, step, folder, device, events).is_done() for step in plan.steps)
+        return all(_Work(plan, step, folder, device, events).is_done() for step in plan.steps)
 
 
 def part_of(num_units: int, part: tuple[int, int]) -> range:
@@ -83,12 +81,14 @@ class _Work:
     def is_done(self) -> bool:
         return self.mark.exists()
 
-    def waits_for(self) -> list[str]:
-        """Earlier steps that must be whole before this one may touch a single unit."""
-        before = self.plan.steps[: self.plan.steps.index(self.step)]
-        if self.step.kind != "job":  # units follow units; only joined columns are needed whole
-            before = tuple(step for step in before if step.name in self.step.of and step.kind in ("columns", "job"))
-        return [step.name for step in before if not (self.folder / "done" / f"{step.name}.json").exists()]
+    def not_for_a_part(self) -> str | None:
+        """Why this step has to wait until the parts are together; None if it need not."""
+        if self.step.kind == "job":  # two parts that finish together would both begin it
+            return "one piece of work; when all parts are through, run again without --part"
+        whole = {path.stem for path in self.mark.parent.glob("*.json")}
+        late = [step.name for step in self.plan.steps if step.name in self.step.of and step.kind in ("columns", "job")]
+        late = [name for name in late if name not in whole]
+        return f"needs all of {', '.join(late)}; when the other parts are through, run this again" if late else None
 
     def do(self, mine: range) -> None:
         began = time.monotonic()
@@ -204,17 +204,23 @@ class _Work:
 
         Returns: how many rows are no longer failed.
         """
-        units = sorted(self.due() & self.made())
+        made = self.made()
+        units = sorted(self.due() if self.is_done() else self.due() & made)
         worker: Worker | None = None
         mended = 0
         with self.events.progress(self.step.name, 0, len(units), "units"):
             for number, unit in enumerate(units, start=1):
-                given, known, key = self.failed(unit)
+                given, known, key = (
+                    self.failed(unit) if unit in made else (self.given(unit), pa.array([], pa.string()), "")
+                )
                 if len(given):
                     worker = worker or cast(UnitStage, self.step.stage).open(self.place)
                     rows = worker(given)
-                    rows = rows.filter(pc.invert(pc.is_in(rows[key], known)))
-                    tables.replace_rows(self.table, rows, key=key)
+                    if unit in made:
+                        rows = rows.filter(pc.invert(pc.is_in(rows[key], known)))
+                        tables.replace_rows(self.table, rows, key=key)
+                    else:  # every row it comes from had failed, so there was no such unit
+                        tables.append_unit(self.table, unit, rows)
                     counts = _counts(rows)
                     mended += counts.get(OK, len(rows) if self.step.kind == "columns" else 0)
                     self.events.report("retried", step=self.step.name, unit=unit, **counts)

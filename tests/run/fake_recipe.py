@@ -42,7 +42,14 @@ class Sentences:
                 name = pairs.caption_id(place.seed, "fake", row["position"])
                 base = {"unit": row["unit"], "source": "corpus", "seed": seeds.derive(place.seed, row["position"])}
                 if row["position"] % 7 == 3:
-                    made.append(base | {"caption_id": name + "-draft", "status": pairs.DROPPED, "reason": "a draft"})
+                    made.append(
+                        base
+                        | {
+                            "caption_id": pairs.caption_id(place.seed, "draft", row["position"]),
+                            "status": pairs.DROPPED,
+                            "reason": "a draft",
+                        }
+                    )
                 bad = row["position"] in fail
                 made.append(
                     base

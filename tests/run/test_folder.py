@@ -1,0 +1,60 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reverie.errors import FolderInUse, InputError
+from reverie.run.folder import alone, claim, units_held, write_whole
+
+HOLD = """
+import sys
+from pathlib import Path
+from reverie.run.folder import units_held
+with units_held(Path(sys.argv[1]), range(int(sys.argv[2]), int(sys.argv[3]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_claim_takes_new_empty_and_ours(tmp_path: Path) -> None:
+    claim(tmp_path / "a b" / "é")
+    claim(tmp_path / "a b" / "é")
+    (tmp_path / "a b" / "é" / ".plan.json.half").write_text("{")  # what a kill leaves behind
+    claim(tmp_path / "a b" / "é")
+    (tmp_path / "a b" / "é" / "plan.json").write_text("{}")
+    (tmp_path / "a b" / "é" / "other").write_text("")
+    claim(tmp_path / "a b" / "é")
+
+
+def test_claim_refuses_what_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FolderInUse, match=r"thesis\.tex"):
+        claim(tmp_path)
+    with pytest.raises(FolderInUse, match="is a file"):
+        claim(tmp_path / "thesis.tex")
+    with pytest.raises((FolderInUse, InputError)):
+        claim(tmp_path / "thesis.tex" / "run")
+
+
+def test_write_whole_leaves_one_file(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.json", "1")
+    write_whole(tmp_path / "a.json", "2")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "2"
+
+
+def test_two_processes_share_a_folder_but_no_unit(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), "2", "5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with units_held(tmp_path, range(2)), units_held(tmp_path, range(5, 9)), alone(tmp_path):
+        pass
+    with pytest.raises(FolderInUse, match="another process"), units_held(tmp_path, range(4, 6)):
+        pass
+    other.kill()
+    other.wait()
+    with units_held(tmp_path, range(9)):
+        pass
