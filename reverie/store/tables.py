@@ -8,6 +8,7 @@ Paths may be local folders or Lance addresses (s3://...); give those as str.
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import time
@@ -644,9 +645,14 @@ def _commits(path: TablePath) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if FULL.search(str(error)) or error.errno in (27, 28, 122):
+        if is_full(error):
             raise StoreFull(f"no space left for {path}; free some and run the same command again") from error
         raise
+
+
+def is_full(error: OSError) -> bool:
+    """Disk full, quota used up, or a file larger than allowed; Lance says it in words only."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or bool(FULL.search(str(error)))
 
 
 def _short(error: BaseException) -> str:

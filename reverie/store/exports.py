@@ -1,0 +1,266 @@
+"""Doors out: pairs of a table -> files that other tools read.
+
+Every export is built in a hidden folder beside its target and gets its name when it is whole. Pairs come unit by unit, sorted
+by id within a unit, so equal pairs give equal files whoever made them in whatever order.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reverie.errors import BrokenImage, FolderInUse, InputError, StoreFull
+from reverie.store import tables
+from reverie.store.pictures import suffix
+
+OK = "status = 'ok'"
+ROW_GROUP = 100  # rows that a reader of parquet has to hold at least
+Progress = Callable[[int, int], None]
+"""Called with the pairs written so far and in all."""
+
+
+def to_webdataset(
+    path: str | Path,
+    folder: str | Path,
+    where: str = OK,
+    *,
+    per_shard: int = 10_000,
+    columns: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Tar shards 00000.tar, ... with ID.jpg (or png, webp), ID.txt and ID.json a pair, for `webdataset` and open_clip.
+
+    Args:
+        where: Lance SQL filter. Pairs without an image are left out in any case.
+        columns: what goes into the .json; all but the image when None.
+    Returns: number of pairs and shards. ``sizes.json`` tells open_clip the pairs a shard.
+    Raises: InputError if nothing fits or the filter is wrong; FolderInUse if the folder holds something; StoreFull.
+    """
+    sizes: dict[str, int] = {}
+    with _whole(folder) as part:
+        rows = enumerate(_pairs(path, where, columns, progress))
+        for number, group in itertools.groupby(rows, lambda item: item[0] // per_shard):
+            name = f"{number:05d}.tar"
+            with tarfile.open(part / name, "w", format=tarfile.USTAR_FORMAT) as shard:
+                for _, row in group:
+                    image, key = row.pop("image"), _file_name(row["pair_id"])
+                    _add(shard, f"{key}.{_ending(image, row)}", image)
+                    _add(shard, f"{key}.txt", (row.get("text") or "").encode())
+                    _add(shard, f"{key}.json", json.dumps(row, ensure_ascii=False, default=_plain).encode())
+                    sizes[name] = sizes.get(name, 0) + 1
+        (part / "sizes.json").write_text(json.dumps(sizes))
+    return {"pairs": sum(sizes.values()), "shards": len(sizes)}
+
+
+def _add(shard: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # no time and no owner: equal pairs give equal bytes
+    member.size = len(data)
+    shard.addfile(member, io.BytesIO(data))
+
+
+def to_parquet(
+    path: str | Path,
+    folder: str | Path,
+    where: str = OK,
+    *,
+    per_file: int = 10_000,
+    columns: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Parquet files that ``datasets.load_dataset(folder)`` opens as split train, with ``image`` as an Image feature.
+
+    Args:
+        where: Lance SQL filter. Pairs that are tokens only are written too, with no image.
+        columns: what to write beside pair_id, text and image; all when None.
+    Returns: number of pairs and files. Raises: as ``to_webdataset``.
+    """
+    total = _count(path, where)
+    num_files = -(-total // per_file)
+    files = iter([f"train-{number:05d}-of-{num_files:05d}.parquet" for number in range(num_files)])
+    done, writer = 0, None
+    with _whole(folder) as part:
+        (part / "data").mkdir()
+        for rows in _tables(path, where, columns):
+            start = 0
+            while start < rows.num_rows:
+                piece = _for_datasets(rows.slice(start, per_file - done % per_file))
+                if done % per_file == 0:
+                    writer = pq.ParquetWriter(part / "data" / next(files), piece.schema)
+                assert writer is not None
+                writer.write_table(piece, row_group_size=ROW_GROUP)
+                start, done = start + piece.num_rows, done + piece.num_rows
+                if done % per_file == 0 or done == total:
+                    writer.close()
+            if progress:
+                progress(done, total)
+    return {"pairs": done, "files": num_files}
+
+
+def _for_datasets(rows: pa.Table) -> pa.Table:
+    """Images as the struct of bytes and path that `datasets` stores, and its features in the metadata."""
+    if "image" in rows.column_names:
+        ids, images = rows["pair_id"].to_pylist(), rows["image"].to_pylist()
+        names = [data and f"{name}.{suffix(data) or 'bin'}" for name, data in zip(ids, images, strict=True)]
+        cells = [data and {"bytes": data, "path": name} for name, data in zip(names, images, strict=True)]
+        struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        rows = rows.set_column(rows.column_names.index("image"), "image", pa.array(cells, struct))
+    features = {field.name: _feature(field.name, field.type) for field in rows.schema}
+    return rows.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _feature(name: str, kind: pa.DataType) -> dict[str, Any]:
+    if name == "image":
+        return {"_type": "Image"}
+    if pa.types.is_fixed_size_list(kind):
+        return {"feature": _feature("", kind.value_type), "length": kind.list_size, "_type": "List"}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return {"feature": _feature("", kind.value_type), "_type": "List"}
+    names = {
+        pa.float32(): "float32",
+        pa.float64(): "float64",
+        pa.float16(): "float16",
+    }  # Arrow calls them float, double
+    return {"dtype": names.get(kind, str(kind)), "_type": "Value"}
+
+
+def to_coco(
+    path: str | Path, folder: str | Path, where: str = OK, *, progress: Progress | None = None
+) -> dict[str, int]:
+    """``captions.json`` in the form of COCO captions, and the images in ``images/``.
+
+    Each pair is an image with one caption; copies of one caption are several images. Ids are numbers from 1, as tools expect;
+    ``pair_id`` stands beside them.
+    Returns: number of pairs. Raises: as ``to_webdataset``.
+    """
+    done = 0
+    with _whole(folder) as part:
+        (part / "images").mkdir()
+        # Two lists grow at once and neither should be held in memory: the second waits in a file of its own.
+        with (part / "captions.json").open("w+") as file, (part / "annotations").open("w+") as notes:
+            file.write('{"info": {"description": "exported by reverie"}, "licenses": [], "images": [')
+            for done, row in enumerate(_pairs(path, where, ["pair_id", "text", "width", "height"], progress), start=1):
+                name = f"{_file_name(row['pair_id'])}.{_ending(row['image'], row)}"
+                (part / "images" / name).write_bytes(row["image"])
+                facts = {"id": done, "file_name": name, "width": row["width"], "height": row["height"]}
+                comma = ",\n" if done > 1 else "\n"
+                file.write(comma + json.dumps(facts | {"pair_id": row["pair_id"]}))
+                notes.write(comma + json.dumps({"id": done, "image_id": done, "caption": row["text"] or ""}))
+            file.write('\n], "annotations": [')
+            notes.seek(0)
+            shutil.copyfileobj(notes, file)
+            file.write("\n]}\n")
+        (part / "annotations").unlink()
+    return {"pairs": done}
+
+
+def to_folder(
+    path: str | Path, folder: str | Path, where: str = OK, *, progress: Progress | None = None
+) -> dict[str, int]:
+    """One folder a class with its images, named by pair.
+
+    Characters of class names that file systems dislike become ``_``.
+    Returns: number of pairs and classes. Raises: as ``to_webdataset``; InputError if a pair has no class, or two classes would
+        share a folder.
+    """
+    classless = f"({where}) and image is not null and (label is null or label = '')"
+    if number := tables.count(path, classless):
+        raise InputError(
+            f"{number} pairs of {path} have no class; add \"label != ''\" to the filter, or export as coco"
+        )
+    folders: dict[str, str] = {}
+    done = 0
+    with _whole(folder) as part:
+        for row in _pairs(path, where, ["pair_id", "label"], progress):
+            name = _file_name(row["label"])
+            if folders.setdefault(name.casefold(), row["label"]) != row["label"]:
+                raise InputError(f"classes {folders[name.casefold()]!r} and {row['label']!r} would share a folder")
+            (part / name).mkdir(exist_ok=True)
+            (part / name / f"{_file_name(row['pair_id'])}.{_ending(row['image'], row)}").write_bytes(row["image"])
+            done += 1
+    return {"pairs": done, "classes": len(folders)}
+
+
+# Reading
+
+
+def _pairs(
+    path: str | Path, where: str, columns: Sequence[str] | None, progress: Progress | None
+) -> Iterator[dict[str, Any]]:
+    """Rows with an image as dictionaries, in an order that does not depend on who committed first."""
+    where = f"({where}) and image is not null"
+    total, done = _count(path, where), 0
+    for rows in _tables(path, where, columns):
+        yield from rows.to_pylist()
+        done += rows.num_rows
+        if progress:
+            progress(done, total)
+
+
+def _count(path: str | Path, where: str) -> int:
+    if total := tables.count(path, where):
+        return total
+    raise InputError(f"no pair of {path} fits {where!r}; nothing was written")
+
+
+def _tables(path: str | Path, where: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    known = tables.column_names(path)
+    if unknown := [name for name in columns or () if name not in known]:
+        raise InputError(f"{path} has no column {', '.join(unknown)}; it has {', '.join(known)}")
+    names = [name for name in known if columns is None or name in {"pair_id", "text", "image", *columns}]
+    for unit in sorted(tables.done_units(path)):
+        rows = tables.read_unit(path, unit, names, where=where)
+        if rows.num_rows:
+            yield rows.take(pc.sort_indices(rows["pair_id"]))
+
+
+# Writing
+
+
+@contextmanager
+def _whole(folder: str | Path) -> Iterator[Path]:
+    """A folder to build in; it takes the place of ``folder`` at the end, or disappears."""
+    target = Path(folder).resolve()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise FolderInUse(f"{folder} holds something already; give a new folder")
+    part = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(part, ignore_errors=True)  # left by a kill
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.replace(target)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if tables.is_full(error):
+            raise StoreFull(f"no space left for {folder}; nothing was written") from error
+        raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _file_name(name: str) -> str:
+    """A name without dots, slashes or anything else that a tar reader or a file system takes for more than a letter."""
+    return re.sub(r"[^\w -]", "_", name).strip() or "_"
+
+
+def _ending(data: bytes, row: dict[str, Any]) -> str:
+    if ending := suffix(data):
+        return ending
+    raise BrokenImage(f"pair {row['pair_id']}: neither JPEG, PNG nor WebP")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: bytes as hex, anything else (a time, say) in words."""
+    return value.hex() if isinstance(value, bytes) else str(value)
