@@ -28,10 +28,11 @@ def read_classes(classes: Sequence[str] | str | Path) -> tuple[str, ...]:
         raise InputError(f"{origin} holds an empty class name (number {names.index('') + 1})")
     first: dict[str, str] = {}
     for name in names:
-        twin = first.setdefault(name.casefold(), name)
-        if twin is not name:
+        twin = first.get(name.casefold())
+        if twin is not None:
             how = "twice" if twin == name else f"beside {twin!r}, which differs only by case"
             raise InputError(f"{origin} holds {name!r} {how}; every class needs its own name")
+        first[name.casefold()] = name
     return tuple(names)
 
 

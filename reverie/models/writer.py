@@ -12,8 +12,8 @@ import inspect
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -228,17 +228,26 @@ class ServerWriter:
         keys = [hashlib.sha256(json.dumps([self._url, request]).encode()).hexdigest() for request in requests]
         answers = self._cache.find(keys) if self._cache else {}
         waiting = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
+        first_error: BaseException | None = None
         with ThreadPoolExecutor(max(1, min(self._parallel, len(waiting)))) as threads:
             futures = {threads.submit(self._ask, request): key for key, request in waiting.items()}
             try:
                 for future in as_completed(futures):
+                    if future.cancelled():
+                        continue
+                    if error := future.exception():
+                        # Ask nothing more, but keep the answers that are on their way: they may have cost money.
+                        first_error = first_error or error
+                        _cancel(futures)
+                        continue
                     key = futures[future]
                     answers[key] = future.result()
                     if self._cache:
                         self._cache.keep(key, waiting[key], answers[key])
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+            finally:
+                _cancel(futures)
+        if first_error:
+            raise first_error
         return [answers[key].strip() for key in keys]
 
     def _ask(self, request: dict[str, Any]) -> str:
@@ -261,6 +270,11 @@ class ServerWriter:
     def _told(self, error: Exception) -> str:
         text = " ".join(str(getattr(error, "message", error)).split())[:200]
         return text.replace(self._key, "(key)") if self._key else text
+
+
+def _cancel(futures: Iterable[Future[str]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 class _Answers:

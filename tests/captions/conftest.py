@@ -1,0 +1,31 @@
+import pyarrow as pa
+import pytest
+
+from reverie.stage import Place
+
+
+class Told(list):
+    """What a stage reported."""
+
+    def __call__(self, kind, **facts):
+        self.append((kind, facts))
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path / "run", "captions", seed=7, report=Told())
+
+
+def units_of(stage, place, unit_size):
+    """All rows of a source stage, made unit by unit as the engine does."""
+    worker = stage.open(place)
+    return [
+        worker(asked(unit, start, min(start + unit_size, stage.count)))
+        for unit, start in enumerate(range(0, stage.count, unit_size))
+    ]
+
+
+def asked(unit, start, stop):
+    return pa.table(
+        {"unit": pa.array([unit] * (stop - start), pa.int64()), "position": pa.array(range(start, stop), pa.int64())}
+    )
