@@ -363,7 +363,7 @@ def _save(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, ema: n
         save_model(ema, str(new / "ema.safetensors"))
     moments = optimizer.state_dict()["state"]
     save_file(
-        {f"{index}.{key}": value for index, kept in moments.items() for key, value in kept.items()},
+        {f"{index}.{key}": value.contiguous() for index, kept in moments.items() for key, value in kept.items()},
         new / "optimizer.safetensors",
     )
     (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -410,10 +410,13 @@ def _load(
     load_model(net, str(latest / "net.safetensors"))
     if ema is not None:
         load_model(ema, str(latest / "ema.safetensors"))
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in load_file(latest / "optimizer.safetensors").items():
         index, key = name.split(".")
-        moments.setdefault(int(index), {})[key] = value
+        # Moments lie in memory as their weight does (channels last, perhaps); the fused optimiser counts on it.
+        like = weights[int(index)] if value.ndim else value
+        moments.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(value)
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     if state["scaler"]:
         scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,158 @@
+"""StableRep: images of one caption are each other's positives. With a text tower: StableRep+.
+
+Source: arXiv:2306.00984 and its code.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from reverie.errors import InputError
+from reverie.learn import views
+from reverie.learn.losses import entropy_floor, image_text_loss, multi_positive_loss
+from reverie.models.names import locate
+from reverie.nets.backbones import build_backbone, represent, save_backbone, width
+from reverie.nets.heads import ProjectionHead
+from reverie.nets.saving import save_pretrained
+from reverie.nets.text import Tokens, text_config, text_tower, tokenize
+
+LOGIT_SCALE_START = math.log(1 / 0.07)
+LOGIT_SCALE_RANGE = (0.0, math.log(100))
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A causal transformer read at the end token, as in CLIP. The defaults are the paper's."""
+
+    tokenizer: str = "openai/clip-vit-base-patch16"  # its vocabulary only: a name or folder, no weights are read
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    context: int = 77  # tokens; longer captions are cut, and captions_cut counts them
+    out: int = 512  # of the space that images and texts share
+
+
+@dataclass(frozen=True)
+class StableRep:
+    """Learns from batches of n captions with m images each; the defaults are the paper's for ViT-B/16.
+
+    The losses of a step: ``loss``, ``contrast`` (the multi-positive one), ``kl`` (how far it is above its least
+    possible value), and with a text tower ``image_text`` and ``captions_cut`` (share of captions cut at the limit).
+    """
+
+    backbone: str = "vit-b16"
+    image_size: int = 224  # side of a view, pixels
+    images_per_caption: int = 6  # m: images of a caption in a batch
+    crops: int = 1  # k: views of an image
+    temperature: float = 0.1
+    head_hidden: int = 4096
+    head_out: int = 256
+    augmentation: Literal["strong", "weak"] = "strong"
+    downscale_px: tuple[int, ...] = ()  # e.g. (64, 128): some images get no sharper than this
+    downscale_probability: float = 0.05
+    text_tower: bool = False
+    text: TextTower = field(default_factory=TextTower)
+
+    def build(self) -> nn.Module:
+        """Untrained backbone, head and, if wanted, text tower."""
+        return _Net(self)
+
+    def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of one step; ``batch`` as docs/architecture.md has it. Raises InputError on a batch of other sizes."""
+        images, captions, texts = batch["images"], batch["caption"], batch["text"]
+        count = len(texts)
+        if len(images) != self.images_per_caption * count:
+            raise InputError(
+                f"a batch holds {len(images)} images for {count} captions, but the learner wants "
+                f"{self.images_per_caption} for each"
+            )
+        if count < 2:
+            raise InputError("contrast needs 2 or more captions in the batch of each process")
+        images = views.downscale(images, self.downscale_px, self.downscale_probability)
+        make = views.strong if self.augmentation == "strong" else views.weak
+        pixels = torch.cat([make(images, self.image_size) for _ in range(self.crops)])
+        tokens = tokenize(self._tokenizer(), texts, self.text.context) if self.text_tower else None
+
+        output = net(pixels, tokens)
+
+        captions = captions.repeat(self.crops)
+        contrast = multi_positive_loss(output["features"], captions, self.temperature)
+        named = {"loss": contrast, "contrast": contrast, "kl": contrast - entropy_floor(captions)}
+        if tokens is not None:
+            named["image_text"] = image_text_loss(output["images"], output["texts"], output["scale"])
+            named["loss"] = contrast + named["image_text"]
+            named["captions_cut"] = contrast.new_tensor(tokens.num_cut / count)
+        return named
+
+    def after_step(self, net: nn.Module) -> None:
+        """Keep the learned scale of the image-text logits between 1 and 100."""
+        if self.text_tower:
+            net.logit_scale.data.clamp_(*LOGIT_SCALE_RANGE)  # type: ignore[operator]
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """The backbone; the projection head is not kept. With a text tower also ``text/``, the tower and its tokenizer."""
+        assert isinstance(net, _Net)
+        save_backbone(net.backbone, folder)
+        if self.text_tower:
+            save_pretrained(net.text, folder / "text")
+            self._tokenizer().save_pretrained(folder / "text")
+
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self.text.tokenizer)
+
+
+def peak_lr(base: float, captions: int, images_per_caption: int, crops: int = 1) -> float:
+    """The paper's peak rate for the joined batch of all processes: base * n * m / 256 * k / 2."""
+    return base * captions * images_per_caption / 256 * crops / 2
+
+
+@functools.cache
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a builtin model, a Hub id, or a folder, which may hold nothing else."""
+    place = name if Path(name).is_dir() else locate(name).path_or_id
+    return AutoTokenizer.from_pretrained(place)
+
+
+class _Net(nn.Module):
+    """Everything that is trained, called once a step."""
+
+    def __init__(self, learner: StableRep) -> None:
+        super().__init__()
+        self.groups = learner.images_per_caption * learner.crops
+        self.backbone = build_backbone(learner.backbone, learner.image_size)
+        size = width(self.backbone)
+        self.head = ProjectionHead(size, learner.head_hidden, learner.head_out)
+        if learner.text_tower:
+            text = learner.text
+            self.text = text_tower(
+                text_config(
+                    load_tokenizer(text.tokenizer),
+                    width=text.width,
+                    layers=text.layers,
+                    heads=text.heads,
+                    context=text.context,
+                    out=text.out,
+                )
+            )
+            self.image_projection = nn.Linear(size, text.out, bias=False)
+            nn.init.normal_(self.image_projection.weight, std=size**-0.5)
+            self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
+
+    def forward(self, pixels: Tensor, tokens: Tokens | None) -> dict[str, Tensor]:
+        """Views (k*m*n, 3, S, S) and n texts to ``features`` and, with tokens, ``images``, ``texts`` and ``scale``."""
+        found = represent(self.backbone, pixels)
+        output = {"features": self.head.by_group(found, self.groups)}
+        if tokens is not None:
+            ids, mask = tokens.ids.to(pixels.device), tokens.mask.to(pixels.device)
+            output["images"] = self.image_projection(found)
+            output["texts"] = self.text(input_ids=ids, attention_mask=mask).text_embeds
+            output["scale"] = self.logit_scale.exp()
+        return output

@@ -1,0 +1,75 @@
+"""The one job that joins the store, a learner and the loop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from typing import Any
+
+from reverie import seeds
+from reverie.learn.fit import Fit, fit
+from reverie.stage import Place
+
+
+@dataclass(frozen=True)
+class TrainSpeed:
+    """What does not change the result."""
+
+    threads: int = 2  # that decode images
+
+
+@dataclass(frozen=True)
+class Train:
+    """Pairs of the run -> weights, in ``place.weights()``; checkpoints and the curve in ``place.checkpoints()``."""
+
+    learner: Any  # see learn/fit.py, Learner
+    fit: Fit = field(default_factory=Fit)
+    captions_per_batch: int = 64  # n, shared by all processes
+    images_per_caption: int = 0  # m; 0 = as the learner says, or 1
+    size_px: int = 0  # images are read as squares of this side; 0 = what fits the learner's views
+    where: str = "status = 'ok'"  # which pairs, as a Lance SQL filter
+    seed: int = 0  # beside the run seed, to train again on the same pairs
+    speed: TrainSpeed = field(default_factory=TrainSpeed)
+
+    def run(self, place: Place) -> None:
+        """Train, or go on training, then put the weights in place last.
+
+        Raises: InputError if the pairs are too few for one batch; what ``fit`` raises.
+        """
+        from reverie.store.batches import CaptionBatches  # learners and the loop also run where there is no store
+
+        weights = place.weights()
+        if weights.exists():
+            return
+        seed = seeds.derive("train", place.seed, self.seed)
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        batches = CaptionBatches(
+            place.pairs,
+            captions=self.captions_per_batch,
+            images=self.images_per_caption or getattr(self.learner, "images_per_caption", 1),
+            seed=seeds.derive("batches", seed),
+            size_px=self.size_px or self._square_px(),
+            where=self.where,
+            rank=rank,
+            world=world,
+            threads=self.speed.threads,
+        )
+        if batches.left_out:
+            text = f"{batches.left_out} captions have fewer than {batches.images} usable images and are left out"
+            place.report("warning", text=text)
+        net, losses = fit(
+            self.learner, batches, self.fit, place.checkpoints(), seed=seed, device=place.device, report=place.report
+        )
+        if rank == 0:
+            temporary = weights.with_name(weights.name + ".tmp")
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            self.learner.save(net, temporary)
+            temporary.rename(weights)
+            place.report("trained", steps=self.fit.steps, captions=batches.num_captions, **losses)
+
+    def _square_px(self) -> int:
+        """256 for views of 224, as in the papers; small views get the images at their own size."""
+        view = int(getattr(self.learner, "image_size", 224))
+        return view if view < 128 else round(view * 256 / 224)
