@@ -11,7 +11,8 @@ import shlex
 import statistics
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -214,8 +215,12 @@ def verify(folder: Folder) -> int:
     from reverie.run.plan import read_plan
     from reverie.store import tables
 
-    per_caption = next((step["per_caption"] for step in read_plan(folder)["steps"] if step["kind"] == "pairs"), None)
-    problems = tables.verify(folder, per_caption=per_caption)
+    steps = read_plan(folder)["steps"] if (folder / "plan.json").exists() else []  # an import has no plan
+    whole = {path.stem for path in (folder / "done").glob("*.json")}
+    # Copies are counted only when all should be there: a run that is under way has units without images yet.
+    copies = [step["per_caption"] for step in steps if step["kind"] == "pairs" and step["name"] in whole]
+    with _counting("images checked:") as progress:
+        problems = tables.verify(folder, per_caption=copies[0] if copies else None, progress=progress)
     print("\n".join(problems) or f"{folder}: whole")
     return 1 if problems else 0
 
@@ -275,6 +280,88 @@ def report(folder: Folder) -> None:
     print(write(folder).resolve())
 
 
+def import_(
+    source: Folder,
+    out: Path,
+    kind: Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
+    | None = None,
+    name: str | None = None,
+    text_column: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    images: Path | None = None,
+    split: str | None = None,
+    template: str = "a photo of a {}.",
+    captions_per_image: int | None = None,
+) -> None:
+    """Captions and real images of others -> captions.lance and pairs.lance. Run it again to go on.
+
+    Example: reverie import photos/ --out real
+
+    Args:
+        source: an image folder with class folders, COCO captions (also .gz), CSV, TSV, JSONL, text, parquet, WebDataset
+            tars, or a Hugging Face dataset folder.
+        out: folder for the tables; new, empty, or of an import that was stopped.
+        kind: what the source is; guessed from its name and content when left out.
+        name: of the source, part of every id; the kind when left out.
+        text_column: where captions are; usual names are tried when left out.
+        image_column: where images are; likewise.
+        label_column: where class names are; likewise.
+        images: folder that file names in the source are relative to.
+        split: part of a source that has several.
+        template: caption made from a class name, {} for the name, where there is no caption.
+        captions_per_image: use only the first so many captions of an image.
+    """
+    from reverie.run.folder import claim_tables
+    from reverie.store.imports import import_into
+
+    claim_tables(out)
+    given: dict[str, Any] = {
+        "text_column": text_column,
+        "image_column": image_column,
+        "label_column": label_column,
+        "images": images,
+    }
+    given |= {"split": split, "captions_per_image": captions_per_image, "template": template}
+    reading = {key: value for key, value in given.items() if value is not None}
+    with _counting("imported") as progress:
+        counts = import_into(source, out, kind, name=name, progress=progress, **reading)
+    print(f"{out}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
+
+
+def export(
+    folder: Folder, to: Literal["webdataset", "parquet", "coco", "folder"], out: Path, where: str = "status = 'ok'"
+) -> None:
+    """The pairs of a run or an import -> files that other tools read.
+
+    Example: reverie export runs/demo --to webdataset --out shards --where "kept and clip_score > 0.3"
+
+    Args:
+        folder: a run folder, or one that reverie import made.
+        to: WebDataset tars, parquet with an Image feature, COCO JSON with images, or an image folder.
+        out: a new or empty folder.
+        where: which pairs, in SQL over their columns.
+    """
+    from reverie.store import exports
+
+    write = {
+        "webdataset": exports.to_webdataset,
+        "parquet": exports.to_parquet,
+        "coco": exports.to_coco,
+        "folder": exports.to_folder,
+    }[to]
+    with _counting("exported") as progress:
+        counts = write(folder / "pairs.lance", out, where=where, progress=progress)
+    print(f"{out}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[..., None]]:
+    """Show a count that grows, where somebody watches."""
+    with Console(stderr=True).status(what) as line:
+        yield lambda done, total=None: line.update(f"{what} {done:,}" + (f" of {total:,}" if total else ""))
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:
@@ -326,6 +413,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("retry", retry),
             ("repaint", repaint),
             ("report", report),
+            ("import", import_),
+            ("export", export),
             ("models", models),
         )
     },

@@ -19,8 +19,8 @@ from pathlib import Path
 from reverie.errors import FolderInUse, InputError, StoreFull
 
 
-def claim(folder: Path) -> None:
-    """Make the folder, or make sure that it is empty or a run of ours.
+def claim(folder: Path, ours: tuple[str, ...] = ("plan.json",)) -> None:
+    """Make the folder, or make sure that it is empty or holds one of the files that say it is ours.
 
     Raises FolderInUse if it holds something else, InputError if it cannot be made.
     """
@@ -31,9 +31,16 @@ def claim(folder: Path) -> None:
         raise FolderInUse(f"{folder} is a file, not a folder; give another --out") from error
     except OSError as error:
         raise InputError(f"cannot use {folder} for the run: {error.strerror}; give another --out") from error
-    if strangers and "plan.json" not in strangers:
+    if strangers and not set(ours) & set(strangers):
         shown = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
         raise FolderInUse(f"{folder} holds something that reverie did not write ({shown}); give a new or empty --out")
+
+
+def claim_tables(folder: Path) -> None:
+    """The same for tables without a plan. Raises FolderInUse for a run: its units are planned, others would confuse it."""
+    if (folder / "plan.json").exists():
+        raise FolderInUse(f"{folder} is the folder of a run; import into a folder of its own")
+    claim(folder, ours=("captions.lance", "pairs.lance"))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -86,15 +86,16 @@ class Plan:
             if step.kind == "columns" and "pairs" not in seen.values():
                 raise InputError(f"step {step.name!r} adds columns to pairs, but no earlier step makes pairs")
             seen[step.name] = step.kind
-        if self.steps and not hasattr(self.steps[0].stage, "count"):
-            raise InputError(f"the first step, {self.steps[0].name!r}, must be a source of captions")
+        units = [step for step in self.steps if step.kind != "job"]
+        if units and not hasattr(units[0].stage, "count"):
+            raise InputError(f"the first step with units, {units[0].name!r}, must be a source of captions")
         if self.unit_size < 1:
             raise InputError(f"unit_size is {self.unit_size}; it must be 1 or more")
 
     @property
     def num_captions(self) -> int:
         """How many captions the source was asked for."""
-        return int(self.steps[0].stage.count) if self.steps else 0  # type: ignore[attr-defined]
+        return next((int(step.stage.count) for step in self.steps if step.kind != "job"), 0)  # type: ignore[attr-defined]
 
     @property
     def num_units(self) -> int:

@@ -1,0 +1,134 @@
+"""Captions and images in bulk, with scores and a selection beside them: everything up to the store.
+
+    reverie make --captions captions.txt --painter stable-diffusion-v1-5/stable-diffusion-v1-5 --clip openai/clip-vit-base-patch32
+
+Stop it at any time and run the same command again; give an array of jobs --part 1/16, --part 2/16, ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reverie.errors import InputError
+from reverie.run.plan import Plan, Step
+
+BUILTIN = "builtin:"
+
+
+def make(
+    captions: Path | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    limit: int | None = None,
+    classes: Path | None = None,
+    writer: str | None = None,
+    per_class: int = 8,
+    painter: str = "builtin:painter",
+    per_caption: int = 4,
+    guidance: float = 2.0,
+    steps: int = 20,
+    scheduler: str | None = None,
+    size_px: int | None = None,
+    batch: int = 16,
+    clip: str | None = None,
+    keep: str = "status = 'ok' and blank = false and duplicate_of is null",
+    seed: int = 0,
+    unit_size: int = 100,
+) -> Plan:
+    """Captions -> images, scores and a selection, in a store that other tools can read.
+
+    Example: reverie make --captions captions.txt --out runs/mine
+
+    Args:
+        captions: file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet.
+        text_column: its column of captions; usual names are tried when left out.
+        label_column: its column of class names, if it has one.
+        limit: use the first so many usable captions.
+        classes: instead of captions, a file of class names; the classes of the small world when both are left out.
+        writer: language model that writes captions from class names: builtin:writer, a Hub id, a folder, or openai:MODEL@URL.
+            When left out, builtin:writer for the small world and templates for other classes.
+        per_class: captions for each class.
+        painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
+        per_caption: images of each caption.
+        guidance: w in eps_u + w (eps_c - eps_u); 1 is none.
+        steps: of the sampler.
+        scheduler: ddim, dpm-solver++, euler, ...; the painter's own when left out.
+        size_px: side of the images; the painter's own when left out.
+        batch: images painted together. Changes the speed only.
+        clip: CLIP model that scores each image against its caption; builtin:clip when left out with builtin:painter, else none.
+        keep: what is kept, in SQL over the columns of the pairs; clip_score is one of them if there is a CLIP model.
+        seed: of everything random.
+        unit_size: captions in one commit.
+    """
+    from reverie.filters.blank import Blank
+    from reverie.filters.clip_score import ClipScore
+    from reverie.filters.duplicates import Duplicates, ImageHash
+    from reverie.filters.select import Keep
+    from reverie.images.pixels import PaintPixels, PaintSpeed
+
+    clip = clip_for(painter, clip)
+    paint = PaintPixels(
+        painter, per_caption, guidance, steps, scheduler=scheduler, size_px=size_px, speed=PaintSpeed(batch)
+    )
+    columns = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
+    if clip:
+        columns.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
+    return Plan(
+        recipe="make",
+        seed=seed,
+        unit_size=unit_size,
+        steps=(
+            Step("captions", source(captions, text_column, label_column, limit, classes, writer, per_class)),
+            Step("paint", paint, of=("captions",)),
+            *columns,
+            Step("duplicates", Duplicates(), of=("hash",)),
+            Step("keep", Keep(keep), of=("duplicates", *(step.name for step in columns))),
+        ),
+    )
+
+
+def source(
+    captions: Path | None,
+    text_column: str | None,
+    label_column: str | None,
+    limit: int | None,
+    classes: Path | None,
+    writer: str | None,
+    per_class: int,
+) -> object:
+    """The stage that gives captions: from a file, from a writer, or from templates."""
+    from reverie.captions.corpus import FromCorpus
+    from reverie.captions.llm import FromWriter
+    from reverie.captions.templates import FromTemplates
+    from reverie.smallworld.scene import class_names
+
+    if captions:
+        if classes or writer:
+            raise InputError("give --captions, or --classes (and --writer), not both")
+        return FromCorpus(captions, text_column, label_column, limit=limit)
+    if text_column or label_column or limit:
+        raise InputError("--text-column, --label-column and --limit belong to a file of --captions")
+    if classes and not writer:
+        return FromTemplates(classes, TEMPLATES, per_class)
+    return FromWriter(writer or "builtin:writer", classes or class_names(), per_class)
+
+
+TEMPLATES = (
+    "a photo of a {class}",
+    "a picture of a {class}",
+    "an image of a {class}",
+    "a close-up photo of a {class}",
+    "a bright photo of a {class}",
+    "a drawing of a {class}",
+    "a {class} outdoors",
+    "a {class} on a plain background",
+)
+
+
+def clip_for(painter: str, clip: str | None) -> str | None:
+    """The CLIP model to score with. The builtin one has seen nothing but the small world."""
+    if clip and clip.startswith(BUILTIN) and not painter.startswith(BUILTIN):
+        raise InputError(
+            f"{clip} knows the small world only; score images of {painter} with a public model, or leave --clip out"
+        )
+    return clip or ("builtin:clip" if painter.startswith(BUILTIN) else None)

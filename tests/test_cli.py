@@ -1,0 +1,246 @@
+"""The command line as a person meets it: exit codes, one line for what is theirs to mend, quick answers."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reverie.cli import COMMANDS, main
+
+FAKE = str(Path(__file__).parent / "run" / "fake_recipe.py")
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
+    """Type words, in a folder of our own; get exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(list(words))
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return typed
+
+
+def refused(answer: tuple[int, str, str]) -> str:
+    """The one line of a refusal."""
+    code, out, err = answer
+    assert code == 2, err
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[-1].startswith("reverie: ")
+    assert "Traceback" not in err
+    assert len([line for line in lines if line.startswith("reverie: ")]) == 1
+    return lines[-1]
+
+
+def test_run_status_verify_retry_repaint_export(say: Say) -> None:
+    run = ["run", FAKE, "--count", "9", "--device", "cpu", "--out", "my run é"]
+    code, out, _ = say(*run)
+    assert (code, "my run é: done" in out) == (0, True)
+    assert say(*run)[0] == 0
+
+    code, out, _ = say("status", "my run é")
+    assert code == 0
+    assert re.search(r"paint +done +18 ", out), out
+    assert say("verify", "my run é")[:2] == (0, "my run é: whole\n")
+    assert "paint: 0 rows mended" in say("retry", "my run é", "--device", "cpu")[1]
+
+    from reverie.store import tables
+
+    name = next(tables.scan(Path("my run é/pairs.lance"), ["pair_id"]))["pair_id"][0].as_py()
+    code, out, _ = say("repaint", "my run é", name, "--out", "again.png", "--device", "cpu")
+    assert (code, "the same bytes" in out) == (0, True)
+    assert Path("again.png").read_bytes().startswith(b"\x89PNG")
+
+    code, out, _ = say("export", "my run é", "--to", "folder", "--out", "pictures")
+    assert code == 0
+    code, out, _ = say("import", "pictures", "--out", "back again")
+    assert code == 0, out
+    assert say("verify", "back again")[0] == 0
+
+
+def test_verify_says_what_is_wrong(say: Say) -> None:
+    say("run", FAKE, "--count", "5", "--device", "cpu", "--out", "run", "--until", "paint")
+    import lance
+
+    lance.dataset("run/pairs.lance").delete("copy = 1")
+    code, out, _ = say("verify", "run")
+    assert code == 1
+    assert "copies" in out or "caption" in out
+
+
+def test_parts_by_number(say: Say) -> None:
+    for k in (1, 2):
+        code, out, err = say("run", FAKE, "--device", "cpu", "--part", f"{k}/2", "--out", "run")
+        assert code == 0
+        assert "not whole yet" in out
+    assert "run again without --part" in err
+    assert "done" in say("run", FAKE, "--device", "cpu", "--out", "run")[1]
+
+
+def test_changed_settings(say: Say) -> None:
+    assert say("run", FAKE, "--device", "cpu", "--out", "run")[0] == 0
+    line = refused(say("run", FAKE, "--device", "cpu", "--out", "run", "--guidance", "3"))
+    assert "paint.guidance: 2.0 -> 3.0" in line
+
+
+def test_folder_that_holds_something_else(say: Say) -> None:
+    Path("home").mkdir()
+    Path("home/letter.txt").write_text("dear")
+    for words in (["run", FAKE, "--out", "home"], ["import", FAKE, "--out", "home"]):
+        assert "home holds something that reverie did not write (letter.txt)" in refused(
+            say(*words, *([] if words[0] == "import" else ["--device", "cpu"]))
+        )
+    assert [path.name for path in Path("home").iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
+def test_bad_part(say: Say, part: str) -> None:
+    assert "give k/n" in refused(say("run", FAKE, "--device", "cpu", f"--part={part}"))
+
+
+def test_wrong_words(say: Say) -> None:
+    assert "did you mean status" in refused(say("staus"))
+    assert "did you mean stablerep" in refused(say("run", "stablerp"))
+    assert "there is no recipe file" in refused(say("run", "mine.py"))
+    assert "did you mean paint" in refused(say("run", FAKE, "--device", "cpu", "--until", "pant"))
+    assert say("run", FAKE, "--guidnce", "3")[0] == 2
+    assert say("run", FAKE, "--count", "many")[0] == 2
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "retry", "report"])
+def test_folder_that_is_no_run(say: Say, command: str) -> None:
+    Path("empty").mkdir()
+    assert "empty" in refused(say(command, "empty"))
+    assert "nowhere" in refused(say(command, "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("missing.txt", None, "missing.txt"),
+        ("empty.txt", "", "empty.txt"),
+        ("blank.txt", "\n \n", "blank.txt"),
+        ("wrong.csv", "a,b\n1,2\n", "wrong.csv"),
+        ("broken.json", "{", "broken.json"),
+    ],
+)
+def test_bad_captions(say: Say, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        Path(name).write_text(text)
+    assert message in refused(say("make", "--captions", name, "--device", "cpu"))
+    assert not Path("runs").exists()  # nothing was begun
+
+
+def test_classes_twice(say: Say) -> None:
+    Path("classes.txt").write_text("dog\ncat\ndog\n")
+    assert "'dog' twice" in refused(say("make", "--classes", "classes.txt", "--device", "cpu"))
+
+
+def test_models_that_are_none(say: Say) -> None:
+    Path("captions.txt").write_text("a red circle\n")
+    words = ("make", "--captions", "captions.txt", "--device", "cpu", "--painter")
+    assert "painterr" in refused(say(*words, "builtin:painterr", "--out", "a"))
+    Path("hollow").mkdir()
+    Path("hollow/model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    assert "hollow" in refused(say(*words, "./hollow", "--out", "b"))
+    assert "knows the small world only" in refused(say(*words, "./hollow", "--clip", "builtin:clip"))
+
+
+def test_captions_or_classes_but_not_both(say: Say) -> None:
+    assert "not both" in refused(say("make", "--captions", "a.txt", "--classes", "b.txt", "--device", "cpu"))
+
+
+def test_ctrl_c_says_how_to_go_on(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "make", stopped)
+    code, _, err = say("make", "--out", "my run")
+    assert code == 130
+    assert "run the same command: reverie make --out 'my run'" in err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(words: list[str]) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(COMMANDS, "make", bug)
+    with pytest.raises(ZeroDivisionError):
+        main(["make"])
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["run", "--help"], *([name, "--help"] for name in sorted(COMMANDS))], ids=" ".join
+)
+def test_help_shows_an_example(say: Say, words: list[str]) -> None:
+    code, out, _ = say(*words)
+    assert code == 0
+    assert re.search(r"(Example:\s+|^ +)reverie \w+", out, re.MULTILINE), out
+
+
+HEAVY = ("torch", "lance", "transformers", "diffusers", "accelerate", "sklearn", "scipy", "matplotlib", "kornia")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["status", "--help"], ["demo", "--help"], ["run", "stablerep", "--help"], ["make", "--help"]],
+    ids=" ".join,
+)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = f"""
+import sys
+from reverie.cli import main
+try:
+    main({words!r})
+except SystemExit as stop:
+    assert not stop.code
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_status_needs_no_torch(tmp_path: Path) -> None:
+    from tests.run.fake_recipe import fake_recipe
+
+    fake_recipe().settle(tmp_path)
+    code = f"""
+import sys
+from reverie.cli import main
+try:
+    main(["status", {str(tmp_path)!r}])
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "False\n"
+    assert "captions" in done.stdout
+
+
+def test_a_recipe_may_not_take_the_names_of_a_run(say: Say) -> None:
+    Path("mine.py").write_text("def mine(out: int = 1):\n    return out\n")
+    assert "every run has: out" in refused(say("run", "mine.py"))
+    Path("loose.py").write_text("def loose(**options: int):\n    return options\n")
+    assert "names its parameters" in refused(say("run", "loose.py"))
+
+
+def test_disk_full_is_one_line(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reverie.errors import StoreFull
+    from reverie.store import tables
+
+    def full(path: Path, unit: int, rows: object) -> None:
+        raise StoreFull(f"no space left for {path}; free some and run the same command again")
+
+    monkeypatch.setattr(tables, "append_unit", full)
+    code, _, err = say("run", FAKE, "--device", "cpu", "--out", "run")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("reverie: no space left")
