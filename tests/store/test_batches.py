@@ -1,0 +1,201 @@
+"""Order, draws and slices of training batches, compared with what they are said to be."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from reverie import pairs
+from reverie.errors import BrokenImage, InputError
+from reverie.store import tables
+from reverie.store.batches import CaptionBatches, square
+from reverie.store.pictures import as_png
+from tests.store.conftest import captions_of, pairs_of
+
+COPIES = 4
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """14 captions with 4 copies each, in three units."""
+    path = tmp_path_factory.mktemp("store") / "pairs.lance"
+    for unit, number in enumerate((5, 5, 4)):
+        tables.append_unit(path, unit, pairs_of(captions_of(unit, number), COPIES))
+    return path
+
+
+def first(batches, number, start=0):
+    return list(itertools.islice(batches.iterate(start), number))
+
+
+def same(a, b) -> bool:
+    plain = {k: v for k, v in a.items() if not torch.is_tensor(v)} == {
+        k: v for k, v in b.items() if not torch.is_tensor(v)
+    }
+    return plain and torch.equal(a["images"], b["images"]) and torch.equal(a["caption"], b["caption"])
+
+
+def test_what_is_in_a_batch(path):
+    batches = CaptionBatches(path, captions=3, images=2, seed=1, size_px=12, columns=("copy",))
+    (batch,) = first(batches, 1)
+    assert batch["images"].shape == (6, 3, 12, 12)
+    assert batch["images"].dtype == torch.uint8
+    assert batch["caption"].dtype == torch.int64
+    assert torch.equal(batch["caption"][:3], batch["caption"][3:])  # view-major
+    assert len(set(batch["caption"][:3].tolist())) == 3
+    assert len(batch["text"]) == len(batch["label"]) == 3
+    rows = {row["pair_id"]: row for table in tables.scan(path) for row in table.to_pylist()}
+    for i, name in enumerate(batch["pair_id"]):
+        row = rows[name]
+        assert batch["text"][i % 3] == row["text"]
+        assert batch["label"][i % 3] == row["label"]
+        assert batch["copy"][i] == row["copy"]
+        assert np.array_equal(batch["images"][i].numpy(), square(row["image"], 12, name))
+
+
+def test_an_epoch_visits_every_caption_once_and_drops_the_rest(path):
+    batches = CaptionBatches(path, captions=4, images=2, seed=1, size_px=8)
+    assert (len(batches), batches.num_captions, batches.left_out) == (3, 14, 0)
+    seen = first(batches, 9)
+    orders = [[n for batch in seen[3 * e : 3 * e + 3] for n in batch["caption"][:4].tolist()] for e in range(3)]
+    assert all(len(set(order)) == 12 for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+    assert first(CaptionBatches(path, captions=4, images=2, seed=2, size_px=8), 1)[0]["pair_id"] != seen[0]["pair_id"]
+
+
+def test_copies_are_drawn_without_replacement_and_afresh(path):
+    batches = CaptionBatches(path, captions=7, images=3, seed=0, size_px=8)
+    drawn, chosen = Counter(), set()
+    for batch in first(batches, 60):
+        for slot in range(7):
+            names = batch["pair_id"][slot::7]
+            assert len({name[:16] for name in names}) == 1
+            assert len(set(names)) == 3
+            drawn.update(names)
+            chosen.add(tuple(names))
+    assert len(drawn) == 14 * COPIES
+    assert len(chosen) > 14 * 4
+    expected = 60 * 7 * 3 / (14 * COPIES)  # every copy equally often: 22.5, standard deviation about 2.4
+    assert max(abs(number - expected) for number in drawn.values()) < 6 * 2.4
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(start=st.integers(0, 40), captions=st.integers(1, 7), images=st.integers(1, COPIES), threads=st.integers(1, 3))
+def test_starting_later_continues_exactly(path, start, captions, images, threads):
+    whole = CaptionBatches(path, captions, images, seed=3, size_px=8)
+    later = CaptionBatches(path, captions, images, seed=3, size_px=8, threads=threads)
+    expected = list(itertools.islice(whole.iterate(0), start, start + 2))
+    assert all(same(a, b) for a, b in zip(expected, first(later, 2, start), strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_together_see_the_joined_batch(path, world):
+    joined = first(CaptionBatches(path, 6, 2, seed=5, size_px=8), 4)
+    ranks = [first(CaptionBatches(path, 6, 2, seed=5, size_px=8, rank=r, world=world), 4) for r in range(world)]
+    for number, whole in enumerate(joined):
+        parts = [rank[number] for rank in ranks]
+        assert all(len(part["pair_id"]) == 12 // world for part in parts)
+        assert [text for part in parts for text in part["text"]] == whole["text"]
+        views = [part["images"].unflatten(0, (2, -1)) for part in parts]
+        assert torch.equal(torch.cat(views, dim=1).flatten(0, 1), whole["images"])
+        views = [part["caption"].unflatten(0, (2, -1)) for part in parts]
+        assert torch.equal(torch.cat(views, dim=1).flatten(), whole["caption"])
+
+
+def test_the_order_does_not_depend_on_how_rows_came_to_be(path, tmp_path):
+    """Other commit order, a retry and a compaction: the same batches."""
+    other = tmp_path / "pairs.lance"
+    for unit, number in ((2, 4), (0, 5), (1, 5)):
+        tables.append_unit(other, unit, pairs_of(captions_of(unit, number), COPIES))
+    tables.replace_rows(other, tables.read_unit(other, 0).slice(3, 6), "pair_id")
+    expected = first(CaptionBatches(path, 4, 2, seed=1, size_px=8), 5)
+    assert all(
+        same(a, b) for a, b in zip(expected, first(CaptionBatches(other, 4, 2, seed=1, size_px=8), 5), strict=True)
+    )
+    tables.compact(other, keep_s=0)
+    assert all(
+        same(a, b) for a, b in zip(expected, first(CaptionBatches(other, 4, 2, seed=1, size_px=8), 5), strict=True)
+    )
+
+
+def test_a_joined_column_selects_without_copying(path, tmp_path):
+    import pyarrow as pa
+
+    other, kept = tmp_path / "pairs.lance", tmp_path / "kept.lance"
+    for unit in range(2):
+        rows = pairs_of(captions_of(unit, 5), COPIES)
+        tables.append_unit(other, unit, rows)
+        keep = [copy != 0 and not (unit == 0 and i < 4) for i, copy in enumerate(rows["copy"].to_pylist())]
+        tables.append_unit(kept, unit, pa.table({"pair_id": rows["pair_id"], "unit": rows["unit"], "kept": keep}))
+    tables.add_columns(other, kept)
+    batches = CaptionBatches(other, 3, 2, seed=0, size_px=8, where="status = 'ok' and kept", columns=("kept",))
+    assert (batches.num_captions, batches.left_out) == (9, 0)
+    for batch in first(batches, 12):
+        assert all(batch["kept"])
+        assert not [name for name in batch["pair_id"] if name.endswith("-000")]
+    with pytest.raises(InputError, match=r"has 0 captions with 4 or more images .* \(9 have fewer\)"):
+        CaptionBatches(other, 1, 4, seed=0, size_px=8, where="kept")
+
+
+def test_captions_with_too_few_copies_are_counted(tmp_path):
+    path = tmp_path / "pairs.lance"
+    rows = pairs_of(captions_of(0, 3), 2).to_pylist()
+    rows[1] |= {"status": "failed", "reason": "black"}
+    tables.append_unit(path, 0, pairs.table(rows, pairs.PAIRS))
+    batches = CaptionBatches(path, 2, 2, seed=0, size_px=8)
+    assert (batches.num_captions, batches.left_out) == (2, 1)
+    with pytest.raises(InputError, match="a batch wants 3"):
+        CaptionBatches(path, 3, 2, seed=0, size_px=8)
+
+
+def test_sizes_that_do_not_go_together(path):
+    with pytest.raises(InputError, match="shared equally by 4"):
+        CaptionBatches(path, 6, 2, seed=0, size_px=8, world=4)
+    with pytest.raises(InputError, match="rank below world"):
+        CaptionBatches(path, 6, 2, seed=0, size_px=8, rank=2, world=2)
+    with pytest.raises(InputError, match="does not fit"):
+        CaptionBatches(path, 6, 2, seed=0, size_px=8, where="kept")
+    with pytest.raises(InputError, match="does not fit"):
+        CaptionBatches(path, 6, 2, seed=0, size_px=8, columns=("hash",))
+    with pytest.raises(ValueError, match="must not be negative"):
+        CaptionBatches(path, 6, 2, seed=0, size_px=8).iterate(-1)
+
+
+@pytest.mark.parametrize(("image", "error"), [(b"broken", BrokenImage), (None, InputError)])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, image, error):
+    rows = pairs_of(captions_of(0, 2), 1).to_pylist()
+    rows[1] |= {"image": image, "tokens": [1], "grid": [1, 1]}
+    tables.append_unit(tmp_path / "p.lance", 0, pairs.table(rows, pairs.PAIRS))
+    with pytest.raises(error, match=f"pair {rows[1]['pair_id']}"):
+        first(CaptionBatches(tmp_path / "p.lance", 2, 1, seed=0, size_px=8), 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 40), (30, 30), (10, 12), (16, 16)])
+def test_shorter_side_resized_and_centre_cropped(width, height):
+    """Against the two steps done one after the other."""
+    across, down = np.meshgrid(np.arange(width), np.arange(height))
+    ramp = Image.fromarray(np.stack([across * 5, down * 5, across + down], axis=2).astype(np.uint8))
+    scale = 16 / min(width, height)
+    whole = ramp.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (whole.width - 16) // 2, (whole.height - 16) // 2
+    expected = np.asarray(whole.crop((left, top, left + 16, top + 16))).transpose(2, 0, 1).astype(int)
+    found = square(as_png(ramp), 16, "x")
+    assert found.shape == (3, 16, 16)
+    assert np.abs(found.astype(int) - expected).max() <= 3  # the two steps round the width and the place of the crop
+
+
+def test_stopping_early_leaves_no_thread_behind(path):
+    import threading
+
+    before = threading.active_count()
+    batches = CaptionBatches(path, 2, 2, seed=0, size_px=8).iterate(0)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before

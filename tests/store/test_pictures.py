@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from reverie.errors import BrokenImage
+from reverie.store.pictures import as_png, look, open_picture, suffix
+from tests.store.conftest import picture
+
+
+def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
+    """A PNG of a few bytes that says it is huge."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("form", "ending"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("BMP", None)])
+def test_forms(form, ending):
+    data = picture(1, form=form)
+    assert suffix(data) == ending
+    assert look(data, "x").size == (24, 16)
+    assert open_picture(data, "x").mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_every_mode_becomes_rgb(mode):
+    buffer = io.BytesIO()
+    Image.new(mode, (5, 4)).save(buffer, "TIFF" if mode in ("CMYK", "I;16") else "PNG")
+    assert open_picture(buffer.getvalue(), "x").mode == "RGB"
+
+
+def test_png_keeps_every_pixel():
+    again = open_picture(as_png(open_picture(picture(3), "x")), "x")
+    assert again.tobytes() == open_picture(picture(3), "x").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "pair 7: no image bytes"),
+        (b"", "pair 7: no image bytes"),
+        (b"<html>404</html>", "pair 7: these 16 bytes are not an image"),
+        (picture(1)[:-80], "pair 7: cannot decode the image"),
+        (picture(1, 400, 400, "JPEG")[:5000], "pair 7: cannot decode the image"),
+        (bomb(), "pair 7: too large to open safely"),
+        (bomb(9_000, 9_000), "pair 7: 9000x9000 pixels are too many"),
+    ],
+)
+def test_broken_and_huge(data, message, recwarn):
+    with pytest.raises(BrokenImage, match=message):
+        open_picture(data, "pair 7")
+    assert not recwarn.list
+
+
+def test_a_jpeg_may_be_decoded_smaller_but_not_too_small():
+    data = picture(1, 640, 400, "JPEG")
+    for size in (400, 201, 200, 150, 99, 50, 8):
+        assert min(open_picture(data, "x", at_least_px=size).size) >= size
+    assert open_picture(data, "x", at_least_px=90).size == (160, 100)
