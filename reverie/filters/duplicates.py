@@ -79,7 +79,7 @@ def perceptual_hashes(pictures: Sequence[Image.Image]) -> Array:
     rows, columns = _low_frequencies()
     coefficients = scipy.fft.dctn(grey, axes=(1, 2), norm="ortho")[:, rows, columns]
     bits = coefficients > np.median(coefficients, axis=1, keepdims=True)
-    return np.packbits(bits, axis=1).view(np.int64)[:, 0]
+    return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.int64)[:, 0]
 
 
 @functools.cache

@@ -78,7 +78,7 @@ def best(rows: pa.Table, top: float, by: str, within: Group) -> np.ndarray[Any, 
     sizes = np.bincount(group)
     place_in_group = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     chosen = np.zeros(len(rows), dtype=bool)
-    chosen[order] = place_in_group < np.ceil(np.repeat(sizes, sizes) * top)
+    chosen[order] = place_in_group < np.ceil(np.repeat(sizes, sizes) * top - 1e-9)
     return chosen
 
 
@@ -105,7 +105,7 @@ def clauses(rule: str) -> list[str]:
             parts.append(rule[start : token.start()].strip())
             start = token.end()
     parts.append(rule[start:].strip())
-    if depth < 0 or not all(parts):
+    if depth != 0 or not all(parts):
         raise InputError(f"the rule {rule!r} is not a filter; write for example: status = 'ok' and clip_score >= 0.2")
     return parts
 
