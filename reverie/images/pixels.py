@@ -151,7 +151,12 @@ class PaintWorker:
         Raises: ModelError when not even one image fits the memory; what the painter raises if it does so for every caption.
         """
         rows = captions.select(["caption_id", "unit", "text", "label"]).to_pylist()
+        cut_before = self.painter.num_cut
         embeddings, found = self._encode([row["text"] for row in rows])
+        self._tell(
+            [row for row, text in zip(rows, found, strict=True) if isinstance(text, int)],
+            self.painter.num_cut - cut_before,
+        )
         wanted = []
         for row, text in zip(rows, found, strict=True):
             number, reason = (text, None) if isinstance(text, int) else (-1, text)
@@ -225,7 +230,6 @@ class PaintWorker:
 
         found: list[int | str] = ["the caption has no text"] * len(texts)
         usable = {index: text for index, text in enumerate(texts) if text and text.strip()}
-        cut_before = self.painter.num_cut
         parts: list[Embeddings] = []
         readable: list[int] = []
         errors = []
@@ -239,7 +243,6 @@ class PaintWorker:
         _raise_if_all(errors, len(usable), usable)
         for row, index in enumerate(readable):
             found[index] = row
-        self._tell([usable[index] for index in readable], self.painter.num_cut - cut_before)
         return (join(parts) if parts else {}), found
 
     def _encode_apart(self, texts: dict[int, str]) -> Iterator[tuple[list[int], Embeddings | Exception]]:
@@ -255,16 +258,17 @@ class PaintWorker:
             for index, text in texts.items():
                 yield from self._encode_apart({index: text})
 
-    def _tell(self, texts: Sequence[str], num_cut: int) -> None:
+    def _tell(self, captions: Sequence[Mapping[str, Any]], num_cut: int) -> None:
         """Report what the painter cannot read: words without a token, and the ends of long texts."""
-        words = [word for word in self.painter.words_unknown(texts) if word not in self._words_told]
+        words = self.painter.words_unknown([caption["text"] for caption in captions])
+        words = [word for word in words if word not in self._words_told]
         if words:
             self._words_told.update(words)
             text = f"{self.painter.revision} has no token for these words and cannot paint them: {', '.join(words)}"
             self.place.report("warning", text=text, words=words)
         if num_cut:
             limit = self.painter.text_limit
-            self.place.report("text_cut", captions=num_cut, limit=limit)
+            self.place.report("text_cut", unit=captions[0]["unit"], captions=num_cut, limit=limit)
             self.place.report("warning", text=f"captions of more than {limit} tokens are cut, with the end token kept")
 
     def _halve(self, batch: int, error: Exception) -> None:

@@ -158,7 +158,7 @@ def test_unknown_words_are_told_once_and_cuts_are_counted(tmp_path):
     worker(captions("zebra", "zebras", unit=4))
     told = [facts["words"] for kind, facts in events if kind == "warning" and "words" in facts]
     assert told == [["zebra"], ["zebras"]]
-    assert [facts for kind, facts in events if kind == "text_cut"] == [{"captions": 2, "limit": 77}]
+    assert [facts for kind, facts in events if kind == "text_cut"] == [{"unit": 3, "captions": 2, "limit": 77}]
 
 
 def test_images_compress_while_the_next_batch_is_painted(tmp_path, monkeypatch):
@@ -280,4 +280,6 @@ def test_real_long_captions_are_counted(tmp_path, real):
     events = []
     worker = dataclasses.replace(real, per_caption=1, steps=1).open(place(tmp_path, events))
     worker(captions("red " * 30, "a red circle"))
-    assert [facts for kind, facts in events if kind == "text_cut"] == [{"captions": 1, "limit": pipelines.LENGTH}]
+    assert [facts for kind, facts in events if kind == "text_cut"] == [
+        {"unit": 3, "captions": 1, "limit": pipelines.LENGTH}
+    ]
