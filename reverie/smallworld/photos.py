@@ -1,0 +1,48 @@
+"""Labelled photos of the small world: one thing each, every class equally often.
+
+They are drawn again whenever they are asked for, the same for the same seed; nothing is kept on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie import seeds
+from reverie.errors import InputError, UnknownName
+from reverie.smallworld.render import CAMERAS, CameraName, render
+from reverie.smallworld.scene import class_names, sample
+
+
+def labelled(
+    num: int, camera: CameraName = "street", seed: int = 0
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[str, ...]]:
+    """Draw photos of one thing each.
+
+    Photo i depends on the seed and i alone, so a longer set starts with the shorter one, and another camera sees the
+    same scenes.
+
+    Returns: images uint8 (num, 64, 64, 3), labels int64 (num,) and the names of the 64 classes. No class is seen more
+        than once more often than another.
+    Raises: InputError, UnknownName (camera).
+    """
+    if num < 1:
+        raise InputError(f"asked for {num} photos; ask for at least 1")
+    if camera not in CAMERAS:
+        raise UnknownName("camera", camera, CAMERAS)
+    classes = class_names()
+    rounds = range(-(-num // len(classes)))
+    order = [np.random.default_rng(seeds.derive("classes", seed, n)).permutation(len(classes)) for n in rounds]
+    labels = np.concatenate(order)[:num].astype(np.int64)
+
+    def photo(index: int) -> npt.NDArray[np.uint8]:
+        own = seeds.derive("photo", seed, index)
+        scene = sample(np.random.default_rng(own), num_things=1, first=classes[labels[index]])
+        return render(scene, camera, seed=seeds.derive("camera", own)).image
+
+    # numpy lets go of the interpreter while it computes, so threads are enough.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return np.stack(list(threads.map(photo, range(num)))), labels, classes
