@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-WORDS = "a red blue green big small circle square on grey".split()
+WORDS = ["a", "red", "blue", "green", "big", "small", "circle", "square", "on", "grey"]
 SPECIAL = ("<pad>", "<unknown>", "<start>", "<end>")
 
 
