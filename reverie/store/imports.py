@@ -30,7 +30,7 @@ from reverie.store.pictures import as_png, open_picture, suffix
 Line = TypeVar("Line")
 Kind = Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
 
-TEXT_NAMES = ("text", "caption", "captions", "sentence", "sentences", "alt_text", "prompt", "title", "txt")
+TEXT_NAMES = ("txt", "text", "caption", "captions", "sentence", "sentences", "alt_text", "prompt", "title")
 LABEL_NAMES = ("label_name", "class_name", "class", "category", "label", "fine_label", "cls")
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes")
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -302,7 +302,7 @@ def _folder(path: Path, reading: Reading) -> Iterator[Sample]:
         same = ", ".join(item.name for item, name in zip(classes, names, strict=True) if name.casefold() == twice[0])
         raise InputError(f"{path} has several folders for one class: {same}")
     files = {
-        name: sorted(file for file in item.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+        name: sorted(f for f in item.rglob("[!.]*") if f.suffix.lower() in PICTURE_SUFFIXES)
         for name, item in zip(names, classes, strict=True)
     }
     if empty := [name for name in names if not files[name]]:
@@ -407,9 +407,7 @@ def _parquet(path: Path, reading: Reading) -> Iterator[Sample]:
                 names = [name for name in (columns.text, columns.label, columns.image) if name is not None]
                 for batch in table.iter_batches(batch_size=100, columns=names):
                     for row in batch.to_pylist():
-                        if classes and row[columns.label] is not None:
-                            row[columns.label] = classes[row[columns.label]]
-                        yield from _from_row(next(position), row, columns, reading, file)
+                        yield from _from_row(next(position), row, columns, reading, file, classes)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"cannot read {file}: {' '.join(str(error).split())[:200]}") from error
 
@@ -528,9 +526,7 @@ def _huggingface(path: Path, reading: Reading) -> Iterator[Sample]:
     classes = data.features[columns.label].names if _is_class_label(data, columns.label) else None
     names = [name for name in (columns.text, columns.label, columns.image) if name is not None]
     for position, row in enumerate(data.select_columns(names)):
-        if classes and row[columns.label] is not None:
-            row[columns.label] = classes[row[columns.label]]
-        yield from _from_row(position, row, columns, reading, path)
+        yield from _from_row(position, row, columns, reading, path, classes)
 
 
 def _is_class_label(data: Any, column: str | None) -> bool:
@@ -567,10 +563,18 @@ def _columns(path: Path, names: Sequence[str], reading: Reading, guess_image: bo
 
 
 def _from_row(
-    position: int, row: Mapping[str, Any], columns: _Columns, reading: Reading, path: Path
+    position: int,
+    row: Mapping[str, Any],
+    columns: _Columns,
+    reading: Reading,
+    path: Path,
+    classes: Sequence[str] | None = None,
 ) -> Iterator[Sample]:
-    """The samples of a row: one a caption, as some columns hold lists of captions."""
-    label = None if columns.label is None or row.get(columns.label) is None else str(row[columns.label]).strip()
+    """The samples of a row: one a caption, as some columns hold lists of captions. ``classes`` names the numbers of the label."""
+    label = row.get(columns.label) if columns.label else None
+    if classes and isinstance(label, int):
+        label = classes[label] if 0 <= label < len(classes) else None  # -1 means "not labelled"
+    label = None if label is None else str(label).strip()
     image, problem = _image(row.get(columns.image), reading, path) if columns.image else (None, None)
     value = row.get(columns.text) if columns.text else _from_template(reading, label)
     if not isinstance(value, (list, tuple)):
