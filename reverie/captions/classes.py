@@ -9,6 +9,8 @@ from pathlib import Path
 from reverie.captions.checks import clean
 from reverie.errors import InputError
 
+HOLE = "{class}"  # where a template or prompt takes a class name
+
 
 def read_classes(classes: Sequence[str] | str | Path) -> tuple[str, ...]:
     """Names in order, cleaned.

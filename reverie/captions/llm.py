@@ -12,15 +12,13 @@ import pyarrow as pa
 
 from reverie import pairs
 from reverie.captions.checks import check, same
-from reverie.captions.classes import read_classes
+from reverie.captions.classes import HOLE, read_classes
 from reverie.errors import InputError
 from reverie.seeds import derive
 from reverie.stage import Place, Worker
 
 if TYPE_CHECKING:  # torch is loaded when the stage is opened, not when its options are read
     from reverie.models.writer import Writer
-
-HOLE = "{class}"
 
 
 @dataclass(frozen=True)

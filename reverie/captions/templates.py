@@ -11,11 +11,9 @@ import pyarrow as pa
 
 from reverie import pairs
 from reverie.captions.checks import check
-from reverie.captions.classes import read_classes, read_list
+from reverie.captions.classes import HOLE, read_classes, read_list
 from reverie.errors import InputError
 from reverie.stage import Place, Worker
-
-HOLE = "{class}"
 
 
 @dataclass(frozen=True)

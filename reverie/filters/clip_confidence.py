@@ -9,12 +9,10 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from reverie.captions.classes import read_classes
+from reverie.captions.classes import HOLE, read_classes
 from reverie.errors import InputError
 from reverie.filters.pictures import Speed, decoded
 from reverie.stage import Place, Worker
-
-HOLE = "{class}"
 
 
 @dataclass(frozen=True)

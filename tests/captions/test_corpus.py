@@ -1,74 +1,35 @@
 import gzip
 import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from reverie.captions.corpus import FromCorpus, read_texts
-from reverie.errors import InputError, UnknownName
-from tests.captions.conftest import units_of
+from reverie.captions.corpus import FromCorpus
+from reverie.errors import InputError
+from tests.captions.conftest import asked, units_of
+
+
+def texts_of(stage, place):
+    return [text for unit in units_of(stage, place, 10) for text in unit["text"].to_pylist()]
+
 
 TEXTS = ["a red circle", 'she said "hi", twice', "黑猫"]
+CSV = 'id,caption,label\n1,a red circle,x\n2,"she said ""hi"", twice",y\n3,黑猫,\n'
+JSONL = "".join(json.dumps({"caption": text, "n": 1}) + "\n" for text in TEXTS)
 
 
-def write(path, kind):
-    if kind == "txt":
-        path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
-    elif kind == "csv":
-        path.write_text('id,caption,label\n1,a red circle,x\n2,"she said ""hi"", twice",y\n3,黑猫,\n', encoding="utf-8")
-    elif kind == "tsv":
-        path.write_text("caption\turl\n" + "".join(f"{text}\thttp://x\n" for text in TEXTS), encoding="utf-8")
-    elif kind == "jsonl":
-        path.write_text("".join(json.dumps({"caption": text, "n": 1}) + "\n" for text in TEXTS), encoding="utf-8")
-    elif kind == "json":
-        path.write_text(json.dumps(TEXTS), encoding="utf-8")
-    elif kind == "parquet":
-        image = pa.array([{"bytes": b"x", "path": "p"}] * 3)
-        pq.write_table(pa.table({"caption": TEXTS, "image": image}), path)
-    return path
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "\n".join(TEXTS)), ("a.csv", CSV), ("a.jsonl", JSONL)])
+def test_every_kind_gives_the_same_texts_also_packed(tmp_path, place, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert texts_of(FromCorpus(tmp_path / name), place) == TEXTS
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+    assert texts_of(FromCorpus(tmp_path / f"{name}.gz"), place) == TEXTS
 
 
-@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "jsonl", "json", "parquet"])
-def test_every_kind_gives_the_same_texts(tmp_path, kind):
-    assert read_texts(write(tmp_path / f"a.{kind}", kind))["text"].to_pylist() == TEXTS
-
-
-@pytest.mark.parametrize("kind", ["txt", "csv", "jsonl", "json"])
-def test_packed_files(tmp_path, kind):
-    plain = write(tmp_path / f"a.{kind}", kind)
-    packed = tmp_path / f"a.{kind}.gz"
-    packed.write_bytes(gzip.compress(plain.read_bytes()))
-    assert read_texts(packed)["text"].to_pylist() == TEXTS
-
-
-def test_coco(tmp_path):
-    content = {
-        "images": [{"id": 1, "file_name": "1.jpg"}],
-        "annotations": [{"id": 5, "image_id": 1, "caption": text} for text in TEXTS],
-    }
+def test_coco(tmp_path, place):
+    notes = [{"id": number, "image_id": 1, "caption": text} for number, text in enumerate(TEXTS)]
+    content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": notes}
     (tmp_path / "captions.json").write_text(json.dumps(content))
-    assert read_texts(tmp_path / "captions.json")["text"].to_pylist() == TEXTS
-
-
-def test_table_without_header(tmp_path):
-    (tmp_path / "cc.tsv").write_text("a cat\thttp://x\na dog\thttp://y\n")
-    assert read_texts(tmp_path / "cc.tsv", "f0", header=False)["text"].to_pylist() == ["a cat", "a dog"]
-
-
-def test_folder_of_files(tmp_path):
-    (tmp_path / "b.txt").write_text("second\n")
-    (tmp_path / "a.txt").write_text("first\n")
-    (tmp_path / "notes.pdf").write_text("no")
-    assert read_texts(tmp_path)["text"].to_pylist() == ["first", "second"]
-
-
-def test_numbers_that_look_like_numbers_stay_text(tmp_path):
-    (tmp_path / "a.csv").write_text("caption,label\na cat,007\nNA,nan\n")
-    assert read_texts(tmp_path / "a.csv", label_column="label").to_pylist() == [
-        {"text": "a cat", "label": "007"},
-        {"text": "NA", "label": "nan"},
-    ]
+    assert texts_of(FromCorpus(tmp_path / "captions.json"), place) == TEXTS
 
 
 @pytest.mark.parametrize("unit_size", [1, 2, 10])
@@ -109,8 +70,16 @@ def test_duplicates_may_be_kept(tmp_path):
 
 
 def test_labels(tmp_path, place):
-    stage = FromCorpus(write(tmp_path / "a.csv", "csv"), label_column="label")
-    assert units_of(stage, place, 10)[0]["label"].to_pylist() == ["x", "y", ""]
+    (tmp_path / "a.csv").write_text(CSV, encoding="utf-8")
+    assert units_of(FromCorpus(tmp_path / "a.csv"), place, 10)[0]["label"].to_pylist() == ["x", "y", None]
+    (tmp_path / "b.csv").write_text("caption,kind\na cat,007\n")
+    stage = FromCorpus(tmp_path / "b.csv", label_column="kind")
+    assert units_of(stage, place, 10)[0]["label"].to_pylist() == ["007"]
+
+
+def test_table_without_header(tmp_path, place):
+    (tmp_path / "cc.tsv").write_text("a cat\thttp://x\na dog\thttp://y\n")
+    assert texts_of(FromCorpus(tmp_path / "cc.tsv", text_column="0"), place) == ["a cat", "a dog"]
 
 
 def test_an_edited_file_is_read_again(tmp_path):
@@ -127,16 +96,13 @@ def test_an_edited_file_is_read_again(tmp_path):
     [
         ("a.txt", b"", "is empty"),
         ("a.txt", b"\n\n", r"no usable caption \(2 empty\)"),
-        ("a.txt", b"\xff\xfe cat", "cannot read captions"),
-        ("a.csv", b"id,words\n1,a cat\n", "set text_column to one of: id, words"),
-        ("a.csv", b"id,caption\n1\n", "cannot read captions"),
-        ("a.jsonl", b'{"caption": "a"', "cannot read captions"),
-        ("a.jsonl", b'{"caption": 5}\n', "not text"),
-        ("a.json", b'{"images": []}', "nor COCO captions"),
-        ("a.json", b"[]", "no usable caption .it is empty"),
-        ("a.parquet", b"PAR1", "cannot read captions"),
-        ("a.docx", b"x", "no known kind"),
-        ("a.txt.gz", b"not gzip", "cannot read captions"),
+        ("a.txt", b"\xff\xfe cat", "not UTF-8"),
+        ("a.csv", b"id,words\n1,a cat\n", "no column of captions"),
+        ("a.csv", b"id,caption\n", "no usable caption .it is empty"),
+        ("a.jsonl", b'{"caption": "a"', "not JSON"),
+        ("a.json", b'{"images": 1}', "not a COCO caption file"),
+        ("a.parquet", b"PAR1", "cannot read"),
+        ("a.docx", b"x", "cannot tell what"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, name, content, message):
@@ -149,5 +115,20 @@ def test_files_that_cannot_be_used(tmp_path, name, content, message):
 def test_missing_file_and_wrong_column(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         _ = FromCorpus(tmp_path / "no.txt").count
-    with pytest.raises(UnknownName, match="did you mean caption"):
-        read_texts(write(tmp_path / "a.csv", "csv"), "captoin")
+    (tmp_path / "a.csv").write_text(CSV, encoding="utf-8")
+    with pytest.raises(InputError, match="no column 'captoin'"):
+        _ = FromCorpus(tmp_path / "a.csv", "captoin").count
+
+
+def test_more_than_one_portion(tmp_path, place):
+    (tmp_path / "a.txt").write_text("".join(f"cat {number}\n" if number % 3 else "\n" for number in range(20_500)))
+    stage = FromCorpus(tmp_path / "a.txt")
+    worker = stage.open(place)
+    assert stage.count == 20_500 - 6_834
+    last = worker(asked(9, stage.count - 2, stage.count)).to_pylist()
+    assert [row["text"] for row in last] == ["", "cat 20497", "cat 20498", ""]
+
+
+def test_a_limit_does_not_read_on(tmp_path):
+    (tmp_path / "a.jsonl").write_text(JSONL * 10_000 + "{")  # the end is broken, and never reached
+    assert FromCorpus(tmp_path / "a.jsonl", limit=2).count == 2
