@@ -1,0 +1,92 @@
+"""Is one arm better than another, and how sure can one be? Paired, because seeds or photos are shared.
+
+A claim "a beats b" holds when the interval of the paired difference lies above 0, fails when it lies below, and is
+inconclusive otherwise, or when too few seeds were run to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Verdict = Literal["holds", "fails", "inconclusive"]
+MIN_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """a - b in the unit of the metric, with its interval (None where none can be given) and what it means."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    num_seeds: int
+    verdict: Verdict
+    words: str
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Difference:
+    """Difference over the seeds that both arms have, with a t-interval.
+
+    Args: a, b: value of the metric by seed.
+    Returns: inconclusive below three seeds, because a spread of two numbers says next to nothing.
+    Raises: ValueError if no seed is shared.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if not shared:
+        raise ValueError("the two arms share no seed, so there is no paired difference")
+    differences = np.array([a[seed] - b[seed] for seed in shared])
+    mean, num = float(differences.mean()), len(shared)
+    if num == 1:
+        return Difference(
+            mean, None, None, 1, "inconclusive", "one seed: another seed may turn it round; run at least three"
+        )
+    half = float(stats.t.ppf((1 + confidence) / 2, num - 1) * differences.std(ddof=1) / np.sqrt(num))
+    low, high = mean - half, mean + half
+    if num < MIN_SEEDS:
+        return Difference(mean, low, high, num, "inconclusive", f"{num} seeds are too few to say; run at least three")
+    verdict, words = _judge(low, high)
+    return Difference(mean, low, high, num, verdict, f"{words}, paired over {num} seeds")
+
+
+def bootstrap(
+    a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], confidence: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> Difference:
+    """Difference in accuracy with an interval over other test photos of the same kind, seeds taken as they are.
+
+    It says whether these networks differ; whether the methods do, only :func:`paired` over several seeds can say.
+
+    Args: a, b: (seeds, photos) or (photos,), True where the arm was right on that photo; the same photos in both.
+    Raises: ValueError if the shapes differ or there are no photos.
+    """
+    if a.shape != b.shape or not a.size:
+        raise ValueError(f"both arms need the same photos and seeds; got {a.shape} and {b.shape}")
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    gains = a.astype(float).mean(axis=0) - b.astype(float).mean(axis=0)  # of each photo, over seeds
+    # Photos with equal gain are alike, so a draw of photos is a draw of how often each gain occurs.
+    values, times = np.unique(gains, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(gains), times / len(gains), size=draws) @ values / len(gains)
+    low, high = (float(value) for value in np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]))
+    verdict, words = _judge(low, high)
+    return Difference(
+        float(gains.mean()), low, high, len(a), verdict, f"{words}, over other test photos; seeds as they are"
+    )
+
+
+def _judge(low: float, high: float) -> tuple[Verdict, str]:
+    if low > 0:
+        return "holds", "the interval lies above zero"
+    if high < 0:
+        return "fails", "the interval lies below zero"
+    return "inconclusive", "the interval includes zero"
+
+
+def unpack(record: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """Which test photos a record of the probe had right, (num_test,)."""
+    packed = np.frombuffer(bytes.fromhex(record["correct"]), dtype=np.uint8)
+    return np.unpackbits(packed, count=int(record["num_test"])).astype(bool)

@@ -1,0 +1,101 @@
+"""Measured numbers as JSON lines: one object a line, replaced by what it measures, never twice the same.
+
+A record holds ``name`` (what was measured, such as an arm), ``metric``, ``value``, ``split``, ``seed``, ``step`` (the
+measuring step), ``fingerprint`` and ``versions`` of what made it, and whatever else explains the number.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from reverie.errors import StoreError
+from reverie.stage import Place, fingerprint, settings
+
+NEEDED = ("name", "metric", "value", "split", "seed", "step", "fingerprint", "versions")
+
+
+def append(path: Path, *records: Mapping[str, Any]) -> None:
+    """Add records to the file; lines about the same (step, name, seed) give way to the new ones.
+
+    So a job that is run again leaves the same file, not a longer one. Readers see the old file or the new one, and two
+    processes that append at once both get their lines in.
+
+    Raises: ValueError if a record lacks one of ``NEEDED`` or holds a number that is not finite.
+    """
+    for record in records:
+        if missing := [key for key in NEEDED if key not in record]:
+            raise ValueError(f"record of {record.get('name')!r} lacks {', '.join(missing)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(path.parent):
+        new = {_about(record) for record in records}
+        kept = [record for record in read(path) if _about(record) not in new]
+        lines = [json.dumps(dict(record), ensure_ascii=False, allow_nan=False) for record in [*kept, *records]]
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All records in the order they were measured; none if the file is not there yet.
+
+    Raises: StoreError naming the line that is not a JSON object.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise StoreError(f"{path} line {number} is not JSON ({error.msg}); mend or delete that line") from error
+        if not isinstance(record, dict):
+            raise StoreError(f"{path} line {number} is not a JSON object; mend or delete that line")
+        records.append(record)
+    return records
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a number: python, reverie, torch, numpy."""
+    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
+    for package in ("reverie", "torch", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+            found[package] = "not installed"
+    return found
+
+
+def step_fingerprint(place: Place, stage: object) -> str:
+    """What names the result of this step: its fingerprint in the run's plan, or of its own settings without a plan."""
+    plan = place.folder / "plan.json"
+    if plan.exists():
+        for step in json.loads(plan.read_text(encoding="utf-8"))["steps"]:
+            if step["name"] == place.step:
+                return str(step["fingerprint"])
+    return fingerprint(settings(stage))
+
+
+def _about(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return record.get("step"), record.get("name"), record.get("seed")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which leaves no file behind and ends with the process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,34 @@
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
+
+
+def as_bytes(pixels, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def colour_photos(num, seed, size=(24, 18)):
+    """Noisy pictures of one colour each: (encoded bytes, names)."""
+    draw = np.random.default_rng(seed)
+    names = [sorted(COLOURS)[place % 3] for place in range(num)]
+    shape = (num, size[1], size[0], 3)
+    pixels = np.array([COLOURS[name] for name in names])[:, None, None] + draw.normal(0, 60, shape)
+    return [as_bytes(item) for item in pixels.clip(0, 255).astype(np.uint8)], names
+
+
+@pytest.fixture
+def photo_folder(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed, (split, num) in enumerate({"train": 60, "test": 30}.items()):
+        images, names = colour_photos(num, seed)
+        pq.write_table(pa.table({"image": images, "label": names}), folder / f"{split}.parquet")
+    return folder

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from reverie.errors import InputError
+from reverie.evaluate.heads import STRENGTHS, logistic_heads, probe, sgd_heads, split
+
+from .test_logistic import blobs
+
+
+@pytest.mark.parametrize("protocol", ["logistic", "sgd"])
+def test_the_choice_never_sees_the_test_split(protocol):
+    """Test labels that are wrong on purpose change the score and nothing else; they are opened once, at the end."""
+    x, labels = blobs(400)
+    test_x, test_labels = blobs(200, seed=5)
+    opened = []
+
+    def opener(answers):
+        def open_test():
+            opened.append(1)
+            return test_x, answers
+
+        return open_test
+
+    few = {"logistic": (0.1, 10.0, 1e4), "sgd": (0.01, 0.1)}[protocol]
+    honest = probe(x, labels, opener(test_labels), 4, protocol=protocol, candidates=few)
+    turned = probe(x, labels, opener((test_labels + 1) % 4), 4, protocol=protocol, candidates=few)
+    assert len(opened) == 2
+    assert honest.chosen == turned.chosen
+    assert honest.held_out == turned.held_out
+    assert (honest.predicted == turned.predicted).all()
+    assert honest.top1 > 0.6 > 0.25 > turned.top1
+
+    def never():
+        raise RuntimeError("opened")
+
+    with pytest.raises(RuntimeError, match="opened"):  # everything before it is done without
+        probe(x, labels, never, 4, protocol=protocol, candidates=few)
+
+
+def test_the_best_held_out_candidate_is_refitted_on_all_of_train():
+    x, labels = blobs(150, d=60, noise=5)
+    test_x, test_labels = blobs(50, d=60, seed=3, noise=5)
+    candidates = (1e-6, 100.0, 1e5)
+    found = probe(x, labels, lambda: (test_x, test_labels), 4, candidates=candidates)
+    inside, outside = split(labels.numpy(), 0.2, 0)
+    scores = []
+    for strength in candidates:
+        guess = logistic_heads(x[inside], labels[inside], 4, (strength,)).predict(x[outside])[0]
+        scores.append(float((guess == labels[outside]).double().mean()))
+    assert found.held_out == pytest.approx(scores)
+    assert len(set(scores)) == 3
+    assert found.chosen == candidates[int(np.argmax(scores))]
+    refitted = logistic_heads(x, labels, 4, (found.chosen,)).predict(test_x)[0]
+    assert (found.predicted == refitted.numpy()).all()
+
+
+def test_split_is_stratified_repeatable_and_whole():
+    labels = np.array([0] * 50 + [1] * 10 + [2] * 2 + [3])
+    inside, outside = split(labels, 0.2, 0)
+    assert sorted([*inside, *outside]) == list(range(63))
+    assert np.bincount(labels[outside], minlength=4).tolist() == [10, 2, 1, 0]
+    assert (split(labels, 0.2, 0)[1] == outside).all()
+    assert (split(labels, 0.2, 1)[1] != outside).any()
+    with pytest.raises(InputError, match="at least two"):
+        split(np.arange(5), 0.2, 0)
+
+
+def test_there_are_45_strengths_over_eleven_decades():
+    assert len(STRENGTHS) == 45
+    assert STRENGTHS[0] == pytest.approx(1e-6)
+    assert STRENGTHS[-1] == pytest.approx(1e5)
+
+
+def test_a_constant_feature_does_no_harm():
+    x, labels = blobs(100)
+    x[:, 0] = 7.0
+    assert torch.isfinite(logistic_heads(x, labels, 4, (1.0,)).weights).all()
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_sgd_heads_equal_torchs_own_sgd_head_by_head(batch_norm):
+    x, labels = blobs(64)
+    rates = (0.01, 0.5)
+    found = sgd_heads(x, labels, 4, rates, batch_norm=batch_norm, epochs=12, batch_size=64)
+    start = sgd_heads(x, labels, 4, (0.0,), epochs=1, batch_size=64)  # rate 0 leaves the first weights
+    for head, base in enumerate(rates):
+        linear = torch.nn.Linear(12, 4)
+        linear.weight.data, linear.bias.data = start.weights[0].T.clone(), torch.zeros(4)
+        norm = torch.nn.BatchNorm1d(12, eps=1e-6, affine=False) if batch_norm else torch.nn.Identity()
+        optimizer = torch.optim.SGD(linear.parameters(), lr=base * 64 / 256, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
+        for _ in range(12):  # one batch an epoch, so the order of rows does not matter
+            optimizer.zero_grad()
+            F.cross_entropy(linear(norm(x)), labels).backward()
+            optimizer.step()
+            schedule.step()
+        norm.eval()
+        assert torch.allclose(found.weights[head], linear.weight.T, atol=1e-5)
+        assert torch.allclose(found.bias[head], linear.bias, atol=1e-5)
+        assert (found.predict(x)[head] == linear(norm(x)).argmax(dim=1)).all()

@@ -1,0 +1,125 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from reverie.errors import InputError
+from reverie.evaluate import results
+from reverie.evaluate.compare import unpack
+from reverie.evaluate.features import extract, of_encoder, of_pixels, of_untrained, of_weights
+from reverie.evaluate.linear_probe import Arm, LinearProbe
+from reverie.evaluate.photos import load_photos
+from reverie.nets.backbones import build_backbone, save_backbone
+from reverie.stage import Place
+
+CIFAR = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10"
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Place(tmp_path / "run", "probe", of=("learn-0",))
+    torch.manual_seed(0)
+    place.weights("learn-0").mkdir(parents=True)
+    save_backbone(build_backbone("resnet-tiny", 32), place.weights("learn-0"))
+    return place
+
+
+def test_the_job_measures_every_arm_and_leaves_no_line_twice(place, photo_folder):
+    arms = (Arm("mine", 3, "learn-0"), Arm("untrained", 0), Arm("untrained", 1), Arm("pixels"))
+    job = LinearProbe(arms, str(photo_folder), size_px=16, pixels_px=4, neighbours=5)
+    job.run(place)
+    first = results.read(place.results)
+    job.run(place)
+    again = results.read(place.results)
+    keys = [(r["name"], r["seed"], r["metric"]) for r in again]
+    assert keys == [(arm.name, arm.seed, m) for arm in arms for m in ("top1", "mean_per_class", "knn_top1")]
+    assert [r["value"] for r in first] == [r["value"] for r in again]
+
+    pixels = next(r for r in again if r["name"] == "pixels")
+    assert pixels["value"] == 1.0  # the classes are colours
+    assert pixels["num_features"] == 4 * 4 * 3
+    assert (pixels["num_train"], pixels["num_test"], pixels["num_classes"]) == (60, 30, 3)
+    assert pixels["split"] == "test"
+    assert unpack(pixels).tolist() == [True] * 30
+    assert [r["weights"] for r in again[::3]] == ["learn-0", None, None, None]
+
+
+def test_test_photos_are_read_only_when_an_arm_is_final(place, photo_folder):
+    (photo_folder / "test.parquet").unlink()
+    told = []
+    place = Place(place.folder, "probe", device="cpu", report=lambda kind, **facts: told.append(facts))
+    with pytest.raises(InputError, match="no test photos"):
+        LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16).run(place)
+    assert told  # it had begun: the missing file was noticed only at the end
+    assert results.read(place.results) == []
+
+
+def test_sgd_protocol_chooses_a_rate(place, photo_folder):
+    LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16, pixels_px=4, protocol="sgd", neighbours=0).run(place)
+    (record, _) = results.read(place.results)
+    assert record["chosen"] in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    assert record["value"] > 0.9
+
+
+def test_arms_need_weights_or_a_known_name(place, photo_folder):
+    with pytest.raises(InputError, match="'simclr' names no weights"):
+        Arm("simclr")
+    with pytest.raises(InputError, match="no arm has any"):
+        LinearProbe((Arm("untrained"),), str(photo_folder), size_px=16).run(place)
+
+
+def test_features_do_not_depend_on_the_batch(place, photo_folder):
+    photos = load_photos(photo_folder, "test")
+    describe = of_weights(place.weights("learn-0"))
+    assert torch.allclose(extract(describe, photos, 16, 30), extract(describe, photos, 16, 7), atol=1e-5)
+
+
+def test_untrained_is_drawn_under_its_seed(place, photo_folder):
+    photos = load_photos(photo_folder, "test")
+    folder = place.weights("learn-0")
+    before = torch.rand(1, generator=torch.default_generator.clone_state())
+    rows = [extract(of_untrained(folder, seed), photos, 16) for seed in (0, 0, 1)]
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.allclose(rows[0], rows[2])
+    assert not torch.allclose(rows[0], extract(of_weights(folder), photos, 16))
+    assert torch.rand(1) == before  # nobody else's random numbers are used up
+
+
+def test_pixels_and_encoders(photo_folder):
+    photos = load_photos(photo_folder, "test")
+
+    class Means:
+        def images(self, images):
+            assert images.shape[1:] == (16, 16, 3)
+            return torch.from_numpy(images.mean(axis=(1, 2)) / 255)
+
+    means = extract(of_encoder(Means()), photos, 16, 8)
+    assert torch.allclose(extract(of_pixels(1), photos, 16), means.float(), atol=1e-5)
+    with pytest.raises(ValueError, match="not finite"):
+        extract(lambda images: torch.full((len(images), 2), torch.nan), photos, 16)
+
+
+def test_importing_the_job_does_not_import_torch():
+    code = "import sys, reverie.evaluate.linear_probe as p; p.LinearProbe((p.Arm('pixels'),)); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason="no CIFAR-10 beside the checkout")
+def test_real_photos(tmp_path):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for split, num in {"train": 600, "test": 200}.items():
+        whole = pq.read_table(CIFAR / f"{split}.parquet")
+        rows = np.random.default_rng(0).permutation(len(whole))[:num]
+        pq.write_table(whole.take(rows), folder / f"{split}.parquet")
+    place = Place(tmp_path / "run", "probe")
+    LinearProbe((Arm("pixels"),), str(folder), size_px=32, pixels_px=8).run(place)
+    found = {r["metric"]: r["value"] for r in results.read(place.results)}
+    assert "airplane" in load_photos(folder, "train").classes
+    assert 0.2 < found["top1"] < 0.5  # ten classes; raw pixels know the sky from the grass
+    assert json.loads(place.results.read_text().splitlines()[0])["num_classes"] == 10

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+
+from reverie.evaluate.logistic import fit_logistic
+
+
+def blobs(n=300, d=12, c=4, seed=0, noise=1.5):
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(c, (n,), generator=draw)
+    centres = torch.randn(c, d, generator=torch.Generator().manual_seed(99))
+    return centres[labels] + noise * torch.randn(n, d, generator=draw), labels
+
+
+def objective(x, labels, weights, bias, strength):
+    return F.cross_entropy(x @ weights + bias, labels) + strength / (2 * len(x)) * weights.pow(2).sum()
+
+
+STRENGTHS = torch.logspace(-3, 4, 9, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
+def test_all_strengths_at_once_equal_scikit_learn_one_by_one(dtype, close):
+    x, labels = blobs()
+    fresh, _ = blobs(seed=1)
+    found = fit_logistic(x.to(dtype), labels, 4, STRENGTHS, tolerance=1e-10 if dtype == torch.float64 else 1e-6)
+    for place, strength in enumerate(STRENGTHS.tolist()):
+        outside = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=5000).fit(x.double().numpy(), labels.numpy())
+        weights, bias = torch.from_numpy(outside.coef_.T.copy()), torch.from_numpy(outside.intercept_)
+        expected = objective(x.double(), labels, weights, bias, strength)
+        got = objective(x.double(), labels, found.weights[place].double(), found.bias[place].double(), strength)
+        assert float(got) == pytest.approx(float(expected), rel=close)
+        assert float(found.objective[place]) == pytest.approx(float(got), rel=1e-5)
+        ours = (fresh.double() @ found.weights[place].double() + found.bias[place].double()).argmax(dim=1)
+        assert np.mean(ours.numpy() == outside.predict(fresh.double().numpy())) >= 0.99
+
+
+def test_a_strength_does_not_feel_its_neighbours():
+    x, labels = blobs()
+    together = fit_logistic(x.double(), labels, 4, STRENGTHS, tolerance=1e-10)
+    alone = fit_logistic(x.double(), labels, 4, STRENGTHS[3:4], tolerance=1e-10)
+    assert torch.allclose(together.weights[3], alone.weights[0], atol=1e-5)
+
+
+def test_infinite_strength_leaves_the_class_shares():
+    x, labels = blobs()
+    found = fit_logistic(x.double(), labels, 4, torch.tensor([1e9]), tolerance=1e-9)
+    assert torch.allclose(found.bias[0].softmax(dim=0), labels.bincount().double() / len(labels), atol=1e-3)
+
+
+def test_separable_rows_with_almost_no_penalty_end():
+    x = torch.cat([torch.randn(50, 30) + 5, torch.randn(50, 30) - 5])
+    labels = torch.arange(2).repeat_interleave(50)
+    found = fit_logistic(x, labels, 2, torch.tensor([0.0, 1e-6]))
+    assert (found.iterations < 1000).all()
+    assert ((x @ found.weights[0] + found.bias[0]).argmax(dim=1) == labels).all()
+
+
+def test_a_class_without_rows_is_never_the_answer():
+    x, labels = blobs()
+    found = fit_logistic(x, labels, 6, torch.tensor([1.0]))
+    assert (x @ found.weights[0] + found.bias[0]).argmax(dim=1).max() < 4
+
+
+@pytest.mark.parametrize("x", [torch.zeros(0, 2), torch.full((2, 2), torch.nan)])
+def test_refuses_no_rows_and_no_numbers(x):
+    with pytest.raises(ValueError, match="finite features"):
+        fit_logistic(x, torch.zeros(len(x), dtype=torch.int64), 2, torch.tensor([1.0]))

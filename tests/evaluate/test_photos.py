@@ -1,0 +1,115 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from reverie import pairs
+from reverie.errors import BrokenImage, InputError
+from reverie.evaluate.photos import Photos, load_photos
+from reverie.store import tables
+
+from .conftest import as_bytes, colour_photos
+
+
+def test_parquet_photos_keep_their_numbering_from_train_to_test(photo_folder):
+    train = load_photos(photo_folder, "train")
+    images, names = colour_photos(5, 9)
+    pq.write_table(pa.table({"image": images[1:2], "label": names[1:2]}), photo_folder / "test.parquet")
+    test = load_photos(photo_folder, "test", train.classes)
+    assert train.classes == ("blue", "green", "red")
+    assert train.labels[:4].tolist() == [0, 1, 2, 0]
+    assert test.labels.tolist() == [1]  # "green" is class 1 even where it is the only one
+
+
+def test_whole_numbers_sort_as_numbers_and_names_win(tmp_path):
+    images, _ = colour_photos(3, 0)
+    pq.write_table(pa.table({"image": images, "label": pa.array([10, 2, 2], pa.int8())}), tmp_path / "train.parquet")
+    assert load_photos(tmp_path, "train").classes == ("2", "10")
+    named = pa.table({"image": images, "label": [1, 0, 0], "label_name": ["dog", "cat", "cat"]})
+    pq.write_table(named, tmp_path / "train.parquet")
+    assert load_photos(tmp_path, "train").classes == ("cat", "dog")
+
+
+def test_images_as_hugging_face_keeps_them(tmp_path):
+    images, names = colour_photos(3, 0)
+    column = pa.array([{"bytes": item, "path": None} for item in images])
+    pq.write_table(pa.table({"image": column, "label": names}), tmp_path / "train.parquet")
+    assert load_photos(tmp_path, "train").images == images
+
+
+def test_a_table_of_pairs_is_a_split(tmp_path):
+    images, names = colour_photos(4, 0)
+    rows = [
+        {
+            "pair_id": f"{n}-000",
+            "caption_id": str(n),
+            "copy": 0,
+            "unit": 0,
+            "label": name,
+            "image": image,
+            "status": "ok",
+        }
+        for n, (image, name) in enumerate(zip(images, names, strict=True))
+    ]
+    rows.append({"pair_id": "9-000", "caption_id": "9", "copy": 0, "unit": 0, "status": "failed", "reason": "NaN"})
+    tables.append_unit(tmp_path / "train.lance", 0, pairs.table(rows, pairs.PAIRS))
+    found = load_photos(tmp_path, "train")
+    assert (found.images, found.classes) == (images, ("blue", "green", "red"))
+
+
+def test_pixels_are_resized_by_the_shorter_side_and_cut_in_the_middle():
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = (10, 200, 30)
+    photos = Photos([as_bytes(wide), wide], np.array([0, 0]), ("a",))
+    small = photos.pixels(slice(0, 2), 10)
+    assert small.shape == (2, 3, 10, 10)
+    assert (small[0] == small[1]).all()
+    assert (small[:, :, :, 2:8] == np.array([10, 200, 30]).reshape(3, 1, 1)).all()
+    assert (photos.pixels(slice(1, 2), 20)[0].transpose(1, 2, 0) == wide[:, 20:40]).all()  # same size: not touched
+
+
+def test_says_which_photo_is_broken():
+    good = as_bytes(np.zeros((4, 4, 3), np.uint8))
+    photos = Photos([good, good, good[:40]], np.zeros(3, int), ("a",))
+    with pytest.raises(BrokenImage, match="photo 2"):
+        photos.pixels(slice(1, 3), 8)
+
+
+def test_a_decompression_bomb_is_refused():
+    bomb = as_bytes(np.asarray(Image.new("RGB", (9000, 9000))))
+    with pytest.raises(BrokenImage, match="too many"):
+        Photos([bomb], np.zeros(1, int), ("a",)).pixels(slice(0, 1), 8)
+
+
+def test_bad_sources_are_told_in_one_line(photo_folder, tmp_path):
+    train = load_photos(photo_folder, "train")
+    images, _ = colour_photos(2, 0)
+
+    def told(match, table=None, source=photo_folder, split="test"):
+        if table is not None:
+            pq.write_table(pa.table(table), photo_folder / "test.parquet")
+        with pytest.raises(InputError, match=match) as caught:
+            load_photos(source, split, train.classes)
+        assert "\n" not in str(caught.value)
+
+    told("no test photos", source=tmp_path / "nowhere")
+    told("no column 'label'", {"image": images, "class": ["a", "b"]})
+    told("no column 'image'", {"picture": images, "label": ["a", "b"]})
+    told("not have?: violet|do not: violet", {"image": images, "label": ["red", "violet"]})
+    told("without a label", {"image": images, "label": ["red", None]})
+    told("no labelled photos", {"image": pa.array([], pa.binary()), "label": pa.array([], pa.string())})
+    (photo_folder / "test.parquet").write_bytes(b"not parquet")
+    told("not a parquet file")
+    told("smallworld:CAMERA", source="smallworld:street:many")
+    told("unknown camera .strret.; did you mean street", source="smallworld:strret:5:5")
+    told("has no test photos", source="smallworld:street:10:0")
+
+
+def test_the_small_world_gives_other_photos_to_test_than_to_train():
+    pytest.importorskip("reverie.smallworld.photos")
+    train, test = (load_photos("smallworld:street:6:6", split) for split in ("train", "test"))
+    again = load_photos("smallworld:street:6:6", "train")
+    assert train.classes == test.classes
+    assert all((a == b).all() for a, b in zip(train.images, again.images, strict=True))
+    assert not any((a == b).all() for a in train.images for b in test.images)
