@@ -139,7 +139,7 @@ def check_writer(name: str, seed: int = 0, num: int = 500, device: str = "cpu") 
     from reverie.models.writer import open_writer
 
     stage = FromWriter(writer=name, classes=class_names())
-    classes = [stage.classes[index % len(stage.classes)] for index in range(num)]
+    classes = [class_names()[index % len(class_names())] for index in range(num)]
     texts = open_writer(name, device).write(
         [stage.prompt.format(**{"class": label}) for label in classes],
         [seeds.derive("check writer", seed, index) for index in range(num)],

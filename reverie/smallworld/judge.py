@@ -27,7 +27,7 @@ from reverie.smallworld.scene import BACKGROUNDS, COLOURS, PLACES, RELATIONS, SH
 SIDE = 64  # pictures are read at this size; lengths and areas below are in its pixels
 BRIGHTNESS = (0.74, 1.16)  # what may scale a background's colour and leave it background: light times pattern
 APART = 24.0  # grey levels between background and thing
-SMALLEST = 24  # area of a thing; anything smaller is a speck
+SMALLEST, LARGEST = 24, SIDE**2 // 2  # area of a thing; anything smaller is a speck, anything larger has no shape
 PALE = 28.0  # grey levels between the strongest and weakest channel; anything less has no colour
 NEAR = 0.8  # overlap of an outline with the nearest shape's; anything less has no shape
 LIMITS = (0.0, 0.35, 0.5)  # where a soft edge is cut, as a fraction of the thing's contrast: the best fit counts
@@ -179,7 +179,7 @@ def _thing(pixels: Plane, contrast: Plane, where: tuple[slice, slice], count: in
     rows, columns = where
     sizes = SIZES[min(count, max(SIZES))]
     return Seen(
-        shape=shape if fit >= NEAR else "",
+        shape=shape if fit >= NEAR and len(inside) <= LARGEST else "",
         colour=_colour(strong) if np.ptp(strong) >= PALE else "",
         size="small" if radius / SIDE < (sizes["small"][1] + sizes["large"][0]) / 2 else "large",
         x=(columns.start + x) / SIDE,

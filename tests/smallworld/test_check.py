@@ -1,0 +1,130 @@
+"""The checks themselves, on models that are known to be perfect or useless."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from reverie.smallworld import check
+from reverie.smallworld.describe import describe, grammatical
+from reverie.smallworld.judge import facts
+from reverie.smallworld.render import render
+from reverie.smallworld.scene import Scene, Thing, sample
+
+
+def value(rows, start):
+    (row,) = [row for row in rows if row.gate.startswith(start)]
+    return row
+
+
+def test_a_gate_is_passed_at_its_number():
+    assert check.Row("x", 0.9, 0.9).passed
+    assert check.Row("x", 0.89, 0.9).passed is False
+    assert check.Row("x", 0.89).passed is None
+
+
+def test_table_says_what_was_missed():
+    console = Console(width=100, file=io.StringIO())
+    rows = [check.Row("one", 0.95, 0.9), check.Row("two", 0.5, 0.9), check.Row("three", 812.3, unit="per second")]
+    console.print(check.table(rows))
+    lines = console.file.getvalue().splitlines()
+    assert lines[1].split() == ["one", "95.0%", "90.0%", "passed"]
+    assert lines[2].split() == ["two", "50.0%", "90.0%", "missed"]
+    assert lines[3].split() == ["three", "812/s"]
+
+
+def test_captions_say_all_that_is_judged_and_are_fresh_for_each_seed():
+    one, two = (list(check._asked(things, 0, 40)) for things in (1, 2))
+    assert all(grammatical(caption) for _, caption, _ in one + two)
+    assert all(facts(caption).background for _, caption, _ in one)
+    assert all(facts(caption).relation for _, caption, _ in two)
+    assert [caption for _, caption, _ in one] == [caption for _, caption, _ in check._asked(1, 0, 40)]
+    assert [caption for _, caption, _ in one] != [caption for _, caption, _ in check._asked(1, 1, 40)]
+
+
+def draw_what_is_said(name, captions, seed=0, device="cpu"):
+    """A perfect painter: it reads the caption and photographs such a scene."""
+    where = {"left of": (0.25, 0.5), "right of": (0.75, 0.5), "above": (0.5, 0.25), "below": (0.5, 0.75)}
+    images = []
+    for number, caption in enumerate(captions):
+        said = facts(caption)
+        x, y = where[said.relation] if said.relation else (0.5, 0.5)
+        things = [
+            Thing(shape, colour, "small", *centre, 0.16)
+            for (colour, shape), centre in zip(map(str.split, said.names), [(x, y), (1 - x, 1 - y)], strict=False)
+        ]
+        images.append(render(Scene(tuple(things), said.background or "gray"), seed=number).image)
+    return np.stack(images)
+
+
+def test_painter_gates_tell_a_good_painter_from_a_bad_one(monkeypatch):
+    monkeypatch.setattr(check, "paint", draw_what_is_said)
+    rows = check.check_painter("perfect", num=20)
+    assert value(rows, "painter, one thing").passed
+    assert value(rows, "painter, two things").passed
+    # Always two steps behind: a good picture of something else.
+    monkeypatch.setattr(check, "paint", lambda *given: np.roll(draw_what_is_said(*given), 2, axis=0))
+    rows = check.check_painter("late", num=20)
+    assert value(rows, "painter, one thing").measured < 0.2
+    assert value(rows, "painter, two things").measured < 0.2
+
+
+class Encoder:
+    """Knows which picture belongs to which caption by their order; ``shift`` makes it wrong."""
+
+    def __init__(self, shift):
+        self.shift = shift
+
+    def images(self, images):
+        assert images.shape == (100, 64, 64, 3)
+        return torch.eye(100).roll(self.shift, 0)
+
+    def texts(self, texts):
+        assert len(set(texts)) == 100
+        return torch.eye(100)
+
+
+@pytest.mark.parametrize(("shift", "passed"), [(0, True), (1, False)])
+def test_encoder_gate(monkeypatch, shift, passed):
+    monkeypatch.setattr("reverie.models.encoder.open_encoder", lambda name, device: Encoder(shift))
+    (row,) = check.check_encoder("fake", num=100)
+    assert row.passed is passed
+
+
+class Writer:
+    """Writes what ``say`` says about the class in the prompt."""
+
+    def __init__(self, say):
+        self.say = say
+
+    def write(self, prompts, seeds, max_tokens, temperature, top_p):
+        return [self.say(prompt.removeprefix("class: "), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+
+
+def a_caption(label, seed):
+    rng = np.random.default_rng(seed)
+    return describe(sample(rng, 1, first=label), "human", rng)
+
+
+@pytest.mark.parametrize(
+    ("say", "grammar", "distinct"),
+    [
+        (a_caption, True, True),
+        (lambda label, seed: f"{label} {seed}", False, True),
+        (lambda label, seed: "a red circle on a white background", False, False),
+    ],
+)
+def test_writer_gates(monkeypatch, say, grammar, distinct):
+    monkeypatch.setattr("reverie.models.writer.open_writer", lambda name, device: Writer(say))
+    rows = check.check_writer("fake", num=128)
+    assert value(rows, "writer, grammatical").passed is grammar
+    assert value(rows, "writer, distinct").passed is distinct
+
+
+def test_grid(tmp_path):
+    captions = ["a red circle on a white background", "a blue star above a green ring", "an orange heart"]
+    check.save_grid(tmp_path / "grid.png", draw_what_is_said("", captions), captions, columns=2)
+    assert Image.open(tmp_path / "grid.png").size[0] > 200
