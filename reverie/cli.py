@@ -370,16 +370,16 @@ def models(
     Example: reverie models check --num 100
 
     Args:
-        what: list them, or measure them.
+        what: list them, or measure them; exit code 1 if a gate is missed.
         num: fresh captions to measure on.
         seed: of those captions.
     """
     if what == "check":
-        from reverie.smallworld.check import check
+        from reverie.smallworld import check
 
-        rows = check(seed=seed, num=num)
-        print(rows)
-        return 0
+        rows = check.check(seed=seed, num=num)
+        _console().print(check.table(rows))
+        return 1 if any(row.passed is False for row in rows) else 0
     from reverie.models.names import builtin_folder, builtin_names
 
     table = Table("name", "size", "licence", "what it is", box=None, header_style="bold")

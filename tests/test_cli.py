@@ -60,10 +60,9 @@ def test_run_status_verify_retry_repaint_export(say: Say) -> None:
     assert (code, "the same bytes" in out) == (0, True)
     assert Path("again.png").read_bytes().startswith(b"\x89PNG")
 
-    code, out, _ = say("export", "my run é", "--to", "folder", "--out", "pictures")
-    assert code == 0
-    code, out, _ = say("import", "pictures", "--out", "back again")
-    assert code == 0, out
+    assert say("export", "my run é", "--to", "webdataset", "--out", "shards")[0] == 0
+    code, out, err = say("import", "shards", "--out", "back again")
+    assert code == 0, err
     assert say("verify", "back again")[0] == 0
 
 
@@ -148,11 +147,14 @@ def test_classes_twice(say: Say) -> None:
 def test_models_that_are_none(say: Say) -> None:
     Path("captions.txt").write_text("a red circle\n")
     words = ("make", "--captions", "captions.txt", "--device", "cpu", "--painter")
-    assert "painterr" in refused(say(*words, "builtin:painterr", "--out", "a"))
-    Path("hollow").mkdir()
-    Path("hollow/model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    assert "hollow" in refused(say(*words, "./hollow", "--out", "b"))
+    assert "unknown builtin model 'painterr'" in refused(say(*words, "builtin:painterr"))
+    Path("hollow/unet").mkdir(parents=True)
+    Path("hollow/model_index.json").write_text(json.dumps({"unet": ["diffusers", "UNet2DConditionModel"]}))
+    Path("hollow/unet/config.json").write_text("{}")
+    assert "no *.safetensors weights" in refused(say(*words, "./hollow"))
     assert "knows the small world only" in refused(say(*words, "./hollow", "--clip", "builtin:clip"))
+    assert "does not exist" in refused(say(*words, "./nowhere"))
+    assert not Path("runs").exists()
 
 
 def test_captions_or_classes_but_not_both(say: Say) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reverie.errors import InputError
+from reverie.models.names import locate
 from reverie.run.plan import Plan, Step
 
 BUILTIN = "builtin:"
@@ -66,6 +67,7 @@ def make(
     from reverie.filters.select import Keep
     from reverie.images.pixels import PaintPixels, PaintSpeed
 
+    first = Step("captions", source(captions, text_column, label_column, limit, classes, writer, per_class))
     clip = clip_for(painter, clip)
     paint = PaintPixels(
         painter, per_caption, guidance, steps, scheduler=scheduler, size_px=size_px, speed=PaintSpeed(batch)
@@ -78,7 +80,7 @@ def make(
         seed=seed,
         unit_size=unit_size,
         steps=(
-            Step("captions", source(captions, text_column, label_column, limit, classes, writer, per_class)),
+            first,
             Step("paint", paint, of=("captions",)),
             *columns,
             Step("duplicates", Duplicates(), of=("hash",)),
@@ -102,15 +104,20 @@ def source(
     from reverie.captions.templates import FromTemplates
     from reverie.smallworld.scene import class_names
 
-    if captions:
-        if classes or writer:
-            raise InputError("give --captions, or --classes (and --writer), not both")
-        return FromCorpus(captions, text_column, label_column, limit=limit)
-    if text_column or label_column or limit:
+    if captions and (classes or writer):
+        raise InputError("give --captions, or --classes (and --writer), not both")
+    if not captions and (text_column or label_column or limit):
         raise InputError("--text-column, --label-column and --limit belong to a file of --captions")
-    if classes and not writer:
-        return FromTemplates(classes, TEMPLATES, per_class)
-    return FromWriter(writer or "builtin:writer", classes or class_names(), per_class)
+    stage: FromCorpus | FromTemplates | FromWriter
+    if captions:
+        stage = FromCorpus(captions, text_column=text_column, label_column=label_column, limit=limit)
+    elif classes and not writer:
+        stage = FromTemplates(classes, TEMPLATES, per_class)
+    else:
+        stage = FromWriter(writer or "builtin:writer", classes or class_names(), per_class)
+    if stage.count < 1:  # reads the files: what is wrong with them is said before any work
+        raise InputError(f"{captions or classes} gives no captions")
+    return stage
 
 
 TEMPLATES = (
@@ -126,9 +133,15 @@ TEMPLATES = (
 
 
 def clip_for(painter: str, clip: str | None) -> str | None:
-    """The CLIP model to score with. The builtin one has seen nothing but the small world."""
+    """The CLIP model to score with. The builtin one has seen nothing but the small world.
+
+    Raises: InputError for a pair that makes no sense; UnknownName, ModelError for one that is not there, before any work.
+    """
     if clip and clip.startswith(BUILTIN) and not painter.startswith(BUILTIN):
         raise InputError(
             f"{clip} knows the small world only; score images of {painter} with a public model, or leave --clip out"
         )
-    return clip or ("builtin:clip" if painter.startswith(BUILTIN) else None)
+    clip = clip or ("builtin:clip" if painter.startswith(BUILTIN) else None)
+    for name in filter(None, (painter, clip)):
+        locate(name)
+    return clip

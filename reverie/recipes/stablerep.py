@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from reverie.errors import InputError
 from reverie.recipes.make import clip_for, source
@@ -42,6 +42,7 @@ class Size:
     precision: Literal["fp32", "bf16", "fp16"]
     seeds: tuple[int, ...]
     photos: str | None
+    photo_px: int
     protocol: Literal["logistic", "sgd"]
     unit_size: int
 
@@ -65,6 +66,7 @@ SIZES = {
         precision="fp32",
         seeds=(0, 1, 2),
         photos="smallworld:street:2560:1280",
+        photo_px=64,
         protocol="logistic",
         unit_size=16,
     ),
@@ -86,6 +88,7 @@ SIZES = {
         precision="fp32",
         seeds=(0, 1, 2),
         photos="smallworld:street:12800:6400",
+        photo_px=64,
         protocol="logistic",
         unit_size=64,
     ),
@@ -107,6 +110,7 @@ SIZES = {
         precision="fp16",
         seeds=(0,),
         photos=None,
+        photo_px=256,
         protocol="sgd",
         unit_size=500,
     ),
@@ -188,10 +192,11 @@ def stablerep(
     m, n = per_batch or size.per_batch, captions_per_batch or size.captions_per_batch
     if m < 2 or m * n % 2:
         raise InputError(f"--per-batch {m} must be 2 or more, and an even number of views is needed, not {m * n}")
+    first = source(captions, text_column, label_column, limit, classes, writer, per_class or size.per_class)
     painter = painter or size.painter
     clip = clip_for(painter, clip)
     steps = steps or size.steps
-    shape = {
+    shape: dict[str, Any] = {
         "backbone": backbone or size.backbone,
         "image_size": view_px or size.view_px,
         "head_hidden": size.head[0],
@@ -231,16 +236,17 @@ def stablerep(
         seed=seed,
         unit_size=size.unit_size,
         steps=(
-            Step(
-                "captions",
-                source(captions, text_column, label_column, limit, classes, writer, per_class or size.per_class),
-            ),
+            Step("captions", first),
             Step("paint", paint, of=("captions",)),
             *scores,
             Step("duplicates", Duplicates(), of=("hash",)),
             Step("keep", keep, of=("duplicates", *(step.name for step in scores))),
             *training,
-            Step("probe", LinearProbe(probed, photos), of=tuple(step.name for step in training)),
+            Step(
+                "probe",
+                LinearProbe(probed, photos, size.photo_px, protocol=size.protocol),
+                of=tuple(step.name for step in training),
+            ),
             Step("page", WritePage(), of=("probe",)),
         ),
     )

@@ -1,0 +1,102 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from reverie.errors import InputError
+from reverie.evaluate.results import read
+from reverie.recipes.stablerep import SIZES, stablerep
+from reverie.run.local import run
+from reverie.run.plan import Plan
+
+ANY = {"painter": "owner/painter", "clip": "owner/clip"}  # Hub ids: nothing is looked up to make a plan
+
+
+def stage(plan: Plan, name: str) -> object:
+    return plan.step(name).stage
+
+
+def test_both_arms_see_the_same_images_steps_and_views() -> None:
+    for scale in ("tiny", "small"):
+        plan = stablerep(scale, **ANY)
+        ours, simclr = stage(plan, "stablerep-0"), stage(plan, "simclr-0")
+        assert (
+            ours.captions_per_batch * ours.learner.images_per_caption
+            == simclr.captions_per_batch * simclr.learner.crops
+        )
+        assert (ours.fit, ours.where, ours.seed) == (simclr.fit, simclr.where, simclr.seed)
+        assert (ours.learner.crops, simclr.learner.images_per_caption) == (1, 1)
+        kept = {"images_per_caption": 0, "crops": 0}
+        assert vars(ours.learner) | kept == vars(simclr.learner) | kept  # all else equal
+
+
+def test_paper_is_as_published(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a dog\n")
+    plan = stablerep("paper", captions=tmp_path / "captions.txt", photos="imagenet")
+    paint, train = stage(plan, "paint"), stage(plan, "stablerep-0")
+    assert (paint.model, paint.per_caption, paint.guidance, paint.steps, paint.scheduler, paint.store_px) == (
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", 10, 2.0, 50, "ddim", 256,
+    )  # fmt: skip
+    assert train.captions_per_batch * train.learner.images_per_caption == 8256
+    assert (train.learner.backbone, train.learner.head_hidden, train.learner.head_out) == ("vit-b16", 4096, 256)
+    assert (train.learner.temperature, train.fit.betas, train.fit.weight_decay) == (0.1, (0.9, 0.98), 0.1)
+    assert train.fit.lr == pytest.approx(3.225e-3)
+    assert "clip_score" not in {step.name for step in plan.steps}
+
+
+def test_paper_needs_what_we_cannot_make() -> None:
+    with pytest.raises(InputError, match="--captions FILE, and --photos"):
+        stablerep("paper")
+
+
+def test_every_flag_reaches_its_stage() -> None:
+    plan = stablerep(guidance=4.0, per_caption=7, per_batch=2, captions_per_batch=10, steps=9, lr=0.5, seeds=(3, 4), photos="x", seed=8, **ANY)  # fmt: skip
+    paint, train = stage(plan, "paint"), stage(plan, "stablerep-4")
+    assert (paint.guidance, paint.per_caption) == (4.0, 7)
+    assert (train.captions_per_batch, train.learner.images_per_caption, train.fit.steps, train.fit.lr) == (
+        10,
+        2,
+        9,
+        0.5,
+    )
+    assert (stage(plan, "probe").photos, plan.seed) == ("x", 8)
+    assert {step.name for step in plan.steps if step.name.startswith("simclr")} == {"simclr-3", "simclr-4"}
+
+
+def test_arms_are_probed_beside_untrained_and_pixels() -> None:
+    arms = [(arm.name, arm.weights) for arm in stage(stablerep(seeds=(0,), **ANY), "probe").arms]
+    assert arms == [("StableRep", "stablerep-0"), ("SimCLR", "simclr-0"), ("untrained", None), ("pixels", None)]
+
+
+@pytest.mark.parametrize("flags", [{"per_batch": 1}, {"per_batch": 3, "captions_per_batch": 5}])
+def test_batches_that_cannot_be(flags: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="per-batch"):
+        stablerep(**flags, **ANY)
+
+
+def test_a_scale_has_enough_captions_for_simclr() -> None:
+    for name in ("tiny", "small"):
+        size = SIZES[name]
+        assert size.per_batch * size.captions_per_batch // 2 <= 0.9 * 64 * size.per_class
+
+
+def test_the_whole_line_with_the_builtin_models(tmp_path: Path) -> None:
+    plan = stablerep(
+        sampler_steps=2,
+        per_class=1,
+        per_caption=3,
+        per_batch=2,
+        captions_per_batch=8,
+        keep_best=0.9,
+        steps=2,
+        seeds=(0,),
+        photos="smallworld:street:128:64",
+    )
+    plan = dataclasses.replace(plan, unit_size=32)
+    assert run(plan, tmp_path / "a run") is True
+    found = {(record["name"], record["metric"]) for record in read(tmp_path / "a run" / "results.jsonl")}
+    assert {(name, "top1") for name in ("StableRep", "SimCLR", "untrained", "pixels")} <= found
+    page = (tmp_path / "a run" / "report.html").read_text(encoding="utf-8")
+    assert "StableRep" in page
+    assert str(tmp_path) not in json.dumps(json.loads((tmp_path / "a run" / "plan.json").read_text()))
