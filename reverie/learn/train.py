@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from reverie import seeds
@@ -29,6 +30,7 @@ class Train:
     images_per_caption: int = 0  # m; 0 = as the learner says, or 1
     size_px: int = 0  # images are read as squares of this side; 0 = what fits the learner's views
     where: str = "status = 'ok'"  # which pairs, as a Lance SQL filter
+    store: Path | None = None  # folder of another store with pairs.lance; the run's own when left out
     seed: int = 0  # beside the run seed, to train again on the same pairs
     speed: TrainSpeed = field(default_factory=TrainSpeed)
 
@@ -45,7 +47,7 @@ class Train:
         seed = seeds.derive("train", place.seed, self.seed)
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         batches = CaptionBatches(
-            place.pairs,
+            (self.store or place.folder) / "pairs.lance",
             captions=self.captions_per_batch,
             images=self.images_per_caption or getattr(self.learner, "images_per_caption", 1),
             seed=seeds.derive("batches", seed),

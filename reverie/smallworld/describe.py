@@ -73,12 +73,9 @@ def describe(scene: Scene, style: Style, rng: np.random.Generator) -> str:
     if style == "long":
         return _long(scene, rng)
     groups = scene.groups
-    if len(groups) == 1 and len(scene.things) == 1:
-        patterns = ONE_SHORT if style == "short" else ONE_HUMAN
-        return _fill(str(rng.choice(patterns)), scene)
-    if len(scene.things) == 2 and len(groups) == 2:
-        patterns = TWO_SHORT if style == "short" else TWO_HUMAN
-        return _fill(str(rng.choice(patterns)), scene)
+    if len(scene.things) == len(groups) <= 2:
+        patterns = {("short", 1): ONE_SHORT, ("human", 1): ONE_HUMAN, ("short", 2): TWO_SHORT, ("human", 2): TWO_HUMAN}
+        return _fill(str(rng.choice(patterns[style, len(groups)])), scene)
     parts = [_group(group, sized=style == "human" and rng.random() < 0.5) for group in groups]
     if style == "short":
         return " and ".join(parts[:2])
@@ -97,7 +94,7 @@ def vocabulary() -> tuple[str, ...]:
         [re.sub(r"\{\w+\}", " ", " ".join(patterns)), *PLACES, *RELATIONS, *BACKGROUNDS, *COLOURS, *NUMBERS.values()]
     )
     plural = [_plural(shape) for shape in SHAPES]
-    extra = "a an and background class : , . small large plain with is are at it its photo of the drawing painting shape".split()
+    extra = ["a", "an", "and", "background", "class", ":", ",", "small", "large", "with", "is", "on", "of", "the"]
     digits = [str(digit) for digit in range(10)]
     return tuple(sorted({*fixed.split(), *SHAPES, *plural, *extra, *digits}))
 

@@ -8,7 +8,7 @@ with clutter, uneven coloured light, blur and noise. Edges are anti-aliased by s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from reverie.smallworld.scene import BACKGROUNDS, COLOURS, Scene, Thing
 
 CameraName = Literal["studio", "street"]
-Plane = npt.NDArray[np.float32]
+Plane = npt.NDArray[Any]  # floats, one value a pixel
 
 
 @dataclass(frozen=True)
@@ -84,20 +84,20 @@ def distance(shape: str, u: Plane, v: Plane) -> Plane:
         return np.minimum(_box(u, v, 0.98, 0.31), _box(u, v, 0.31, 0.98))
     if shape == "triangle":
         angles = np.deg2rad([90, 210, 330])
-        return np.max([u * np.cos(a) + (v + 0.05) * np.sin(a) - 0.52 for a in angles], axis=0)
+        return cast(Plane, np.max([u * np.cos(a) + (v + 0.05) * np.sin(a) - 0.52 for a in angles], axis=0))
     if shape == "star":
         turn = np.pi / 5
         angle = np.abs((np.arctan2(u, -v) + turn) % (2 * turn) - turn)
         # The line from the tip (1, 0) to the inner corner at 36 degrees, in the folded wedge.
         cx, cy = 0.45 * np.cos(turn), 0.45 * np.sin(turn)
         length = np.hypot(1 - cx, cy)
-        return ((r * np.cos(angle) - 1) * cy + r * np.sin(angle) * (1 - cx)) / length
+        return cast(Plane, ((r * np.cos(angle) - 1) * cy + r * np.sin(angle) * (1 - cx)) / length)
     if shape == "heart":
         half = 0.5
         turned = _box((u + v - 0.1) / np.sqrt(2), (u - v + 0.1) / np.sqrt(2), half, half)
         lobe = half / np.sqrt(2)
         lobes = [np.hypot(u - side * lobe, v - 0.1 + lobe) - half for side in (-1, 1)]
-        return np.minimum(turned, np.minimum(*lobes))
+        return cast(Plane, np.min([turned, *lobes], axis=0))
     if shape == "crescent":
         return np.maximum(r - 0.95, 0.72 - np.hypot(u - 0.45, v))
     raise ValueError(f"unknown shape {shape!r}")
@@ -135,15 +135,16 @@ def _pattern(rng: np.random.Generator, x: Plane, y: Plane, side: int, plain: flo
     wave = 2 * np.pi / (side * rng.uniform(0.16, 0.3))
     along = x * np.cos(angle) + y * np.sin(angle)
     across = y * np.cos(angle) - x * np.sin(angle)
-    if kind == "plain":
-        return np.full_like(x, 0.5)
-    if kind == "stripes":
-        return np.clip(0.5 + 1.5 * np.sin(along * wave + phase), 0, 1)
-    if kind == "dots":
-        return np.clip(2 * np.sin(along * wave + phase) * np.sin(across * wave) - 0.3, 0, 1)
-    if kind == "checks":
-        return np.clip(0.5 + 3 * np.sin(along * wave + phase) * np.sin(across * wave), 0, 1)
-    return np.clip(0.5 + (along - side * (np.cos(angle) + np.sin(angle)) / 2) / side, 0, 1)
+    waves = np.sin(along * wave + phase), np.sin(across * wave)
+    shades = {
+        "plain": np.full_like(x, 0.5),
+        "stripes": 0.5 + 1.5 * waves[0],
+        "dots": 2 * waves[0] * waves[1] - 0.3,
+        "checks": 0.5 + 3 * waves[0] * waves[1],
+        "gradient": 0.5 + (along - side * (np.cos(angle) + np.sin(angle)) / 2) / side,
+    }
+    shade: Plane = np.clip(shades[str(kind)], 0, 1)
+    return shade
 
 
 def _light(rng: np.random.Generator, camera: Camera, x: Plane, y: Plane, side: int) -> Plane:

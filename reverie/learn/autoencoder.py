@@ -1,0 +1,93 @@
+"""Images -> a small latent space: the first half of training a latent diffusion painter from scratch.
+
+Source: latent diffusion, arXiv:2112.10752, section 3.1, with absolute and squared error in place of the perceptual and
+adversarial terms, which need networks of their own. Edges come out softer than with those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+
+class _Scaled(nn.Module):
+    """An autoencoder and a running mean square of its latents, from which its scaling factor is set."""
+
+    mean_square: Tensor
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+        self.register_buffer("mean_square", torch.ones(()))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Any]:
+        latents = self.vae.encode(pixels).latent_dist
+        if self.training:
+            self.mean_square.lerp_(latents.mean.detach().square().mean(), 0.02)
+        return self.vae.decode(latents.sample()).sample, latents
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Trains an ``AutoencoderKL`` on uint8 images (B, 3, H, W) whose sides divide by 2 ** (len(channels) - 1)."""
+
+    channels: tuple[int, ...] = (16, 32, 64)  # one a resolution, finest first
+    latent_channels: int = 4
+    layers: int = 1  # residual blocks a resolution
+    kl: float = 1e-5  # weight of the KL term, nats a latent value
+    image_size: int = 64  # recorded as the sample size
+
+    def build(self) -> nn.Module:
+        """The untrained autoencoder."""
+        count = len(self.channels)
+        vae = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * count,
+            up_block_types=["UpDecoderBlock2D"] * count,
+            block_out_channels=self.channels,
+            layers_per_block=self.layers,
+            latent_channels=self.latent_channels,
+            norm_num_groups=8,
+            sample_size=self.image_size,
+            mid_block_add_attention=False,
+        )
+        # Start almost without noise on the latents: unit variance, the default, drowns what a small net has to say at first.
+        with torch.no_grad():
+            vae.quant_conv.weight[self.latent_channels :] *= 0.1
+            vae.quant_conv.bias[self.latent_channels :] = -6.0
+        return _Scaled(vae.to(memory_format=torch.channels_last))
+
+    def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Absolute and half the squared error in units of [-1, 1], and the weighted KL."""
+        pixels = to_signed(batch["images"])
+        painted, latents = net(pixels)
+        absolute, squared = F.l1_loss(painted, pixels), F.mse_loss(painted, pixels)
+        kl = latents.kl().mean() / latents.mean[0].numel()
+        return {
+            "loss": absolute + 0.5 * squared + self.kl * kl,
+            "psnr_db": 10 * torch.log10(4 / squared.detach()),
+            "kl": kl.detach(),
+        }
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """An ``AutoencoderKL`` folder whose scaling factor brings latents to unit variance."""
+        assert isinstance(net, _Scaled)
+        net.vae.register_to_config(scaling_factor=float(net.mean_square.rsqrt()))
+        net.vae.save_pretrained(folder)
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """Uint8 images as floats in [-1, 1], the range of latent diffusion models."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Scaled mean latents of uint8 images (B, 3, H, W)."""
+    latents: Tensor = vae.encode(to_signed(images)).latent_dist.mean * vae.config.scaling_factor
+    return latents

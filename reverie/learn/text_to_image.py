@@ -1,0 +1,147 @@
+"""Captions and images -> a latent diffusion painter, trained from scratch on a given autoencoder and vocabulary.
+
+The text encoder learns together with the U-Net: small worlds have small vocabularies, and there is nothing to
+download. Result: a ``StableDiffusionPipeline`` folder that any diffusers user can open.
+
+Source: latent diffusion, arXiv:2112.10752; classifier-free guidance by caption drop, arXiv:2207.12598; velocity
+prediction, arXiv:2202.00512, whose even weights give the noisiest times, where the caption decides, their full share.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+
+from reverie.learn.autoencoder import encode
+
+TIMES = 1000
+SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": TIMES,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",  # the sampler starts where training noise ends
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 1,  # as pipelines want it; it does not count with trailing spacing
+}
+
+
+class Denoiser(nn.Module):
+    """U-Net and text encoder, called once a step."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, noisy: Tensor, times: Tensor, token_ids: Tensor) -> Tensor:
+        """Predicted velocity (B, c, h, w) for noisy latents at integer times (B,) under captions (B, tokens)."""
+        words = self.text_encoder(token_ids).last_hidden_state
+        velocity: Tensor = self.unet(noisy, times, words).sample
+        return velocity
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """Batches hold ``text`` (n) and either ``images`` (uint8) or ready ``latents`` (scaled), n of them."""
+
+    autoencoder: str  # folder of a trained AutoencoderKL
+    tokenizer: str  # folder
+    latent_size: int = 8  # side of the latent grid, recorded as the default sample size
+    channels: tuple[int, ...] = (64, 128)  # U-Net, finest first
+    attention: tuple[bool, ...] = (True, True)  # which resolutions look at the caption
+    layers: int = 1
+    heads: int = 4  # attention heads
+    text_width: int = 128
+    text_layers: int = 2
+    caption_drop: float = 0.1  # share of captions replaced by the empty one, for guidance
+
+    def build(self) -> nn.Module:
+        """Untrained U-Net and text encoder."""
+        tokenizer = self._tokenizer()
+        text = CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.text_width,
+            intermediate_size=4 * self.text_width,
+            num_hidden_layers=self.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=self.latent_size,
+            in_channels=self._vae().config.latent_channels,
+            out_channels=self._vae().config.latent_channels,
+            block_out_channels=self.channels,
+            down_block_types=[f"{'CrossAttn' if a else ''}DownBlock2D" for a in self.attention],
+            up_block_types=[f"{'CrossAttn' if a else ''}UpBlock2D" for a in reversed(self.attention)],
+            layers_per_block=self.layers,
+            cross_attention_dim=self.text_width,
+            attention_head_dim=self.heads,  # diffusers reads this as the number of heads
+            norm_num_groups=16,
+        )
+        return Denoiser(unet.to(memory_format=torch.channels_last), CLIPTextModel(text))
+
+    def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Squared error of the velocity, at one random time an image."""
+        latents = (
+            batch["latents"] if "latents" in batch else encode(self._vae().to(batch["images"].device), batch["images"])
+        )
+        noise, count = torch.randn_like(latents), len(latents)
+        times = torch.randint(0, TIMES, (count,), device=latents.device)
+        noisy, velocity = self._noised(latents, noise, times)
+        dropped = torch.rand(count) < self.caption_drop
+        text = ["" if drop else caption for caption, drop in zip(batch["text"], dropped.tolist(), strict=True)]
+        ids = self._tokenizer()(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        predicted = net(noisy, times, ids.to(latents.device))
+        return {"loss": F.mse_loss(predicted, velocity)}
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """A ``StableDiffusionPipeline`` folder with everything in it."""
+        assert isinstance(net, Denoiser)
+        StableDiffusionPipeline(
+            vae=self._vae().cpu(),
+            text_encoder=net.text_encoder.cpu(),
+            tokenizer=self._tokenizer(),
+            unet=net.unet.cpu(),
+            scheduler=_schedule(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder)
+
+    def _noised(self, latents: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy latents at these times, and the velocity to predict."""
+        schedule = _schedule()
+        return schedule.add_noise(latents, noise, times), schedule.get_velocity(latents, noise, times)
+
+    def _vae(self) -> AutoencoderKL:
+        return _opened_vae(self.autoencoder)
+
+    def _tokenizer(self) -> Any:
+        return _opened_tokenizer(self.tokenizer)
+
+
+@functools.cache
+def _schedule() -> DDIMScheduler:
+    return DDIMScheduler(**SCHEDULER)
+
+
+@functools.cache
+def _opened_vae(folder: str) -> AutoencoderKL:
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
+    return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+@functools.cache
+def _opened_tokenizer(folder: str) -> Any:
+    return AutoTokenizer.from_pretrained(folder)

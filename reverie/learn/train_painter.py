@@ -1,0 +1,139 @@
+"""Pairs of a store -> a text-to-image pipeline of one's own: vocabulary, autoencoder, latents, denoiser.
+
+The "controlled" setting of Synth² (arXiv:2403.07750): a painter that has seen nothing but known images and captions.
+Result: a ``StableDiffusionPipeline`` folder, to be named as ``painter`` in other recipes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reverie import seeds
+from reverie.errors import InputError
+from reverie.learn.autoencoder import Autoencoder, encode
+from reverie.learn.fit import Fit, fit
+from reverie.learn.text_to_image import TextToImage
+from reverie.learn.train import Train
+from reverie.nets.words import split_words, write_tokenizer
+from reverie.stage import Place
+
+
+@dataclass(frozen=True)
+class LatentBatches:
+    """Random batches of latents, each with one of its captions; a pure function of (seed, position)."""
+
+    latents: Tensor  # (N, c, h, w)
+    captions: Sequence[Sequence[str]]  # N times one or more
+    batch: int
+    seed: int
+
+    def iterate(self, start: int) -> Iterator[dict[str, Any]]:
+        """Batches without end, from position ``start``: ``latents`` (batch, c, h, w) and ``text``."""
+        while True:
+            rng = np.random.default_rng(seeds.derive("latents", self.seed, start))
+            rows = rng.integers(len(self.captions), size=self.batch).tolist()
+            text = [self.captions[row][int(rng.integers(len(self.captions[row])))] for row in rows]
+            yield {"latents": self.latents[rows], "text": text}
+            start += 1
+
+
+@dataclass(frozen=True)
+class TrainPainter:
+    """A job; its three parts are kept apart, so that a kill costs no more than the part in hand since its checkpoint."""
+
+    store: Path | None = None  # folder with pairs.lance; the run's own when left out
+    where: str = "status = 'ok'"
+    templates: tuple[str, ...] = ()  # captions from the label, "{class}" its place; the pairs' own texts when left out
+    size_px: int = 32
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    autoencoder_fit: Fit = field(default_factory=Fit)
+    autoencoder_batch: int = 16
+    channels: tuple[int, ...] = (64, 128)  # of the U-Net, finest first
+    attention: tuple[bool, ...] = (True, True)
+    text_width: int = 128
+    text_layers: int = 2
+    fit: Fit = field(default_factory=Fit)
+    batch: int = 64
+    longest: int = 40  # tokens of a caption, with start and end
+
+    def run(self, place: Place) -> None:
+        """Train what is not trained yet; the pipeline lands in ``place.weights()`` last."""
+        if place.weights().exists():
+            return
+        if self.size_px % 2 ** (len(self.autoencoder.channels) - 1):
+            raise InputError(f"size_px {self.size_px} does not halve {len(self.autoencoder.channels) - 1} times")
+        store = (self.store or place.folder) / "pairs.lance"
+        first = dataclasses.replace(place, step=f"{place.step}.autoencoder")
+        Train(
+            self.autoencoder,
+            self.autoencoder_fit,
+            captions_per_batch=self.autoencoder_batch,
+            size_px=self.size_px,
+            where=self.where,
+            store=self.store,
+        ).run(first)
+
+        work = place.checkpoints()
+        captions = self._captions(store)
+        write_tokenizer(work / "tokenizer", split_words(text for texts in captions for text in texts), self.longest)
+        latents = self._latents(store, first.weights(), work / "latents.safetensors", place)
+        learner = TextToImage(
+            str(first.weights()),
+            str(work / "tokenizer"),
+            latent_size=latents.shape[-1],
+            channels=self.channels,
+            attention=self.attention,
+            text_width=self.text_width,
+            text_layers=self.text_layers,
+        )
+        seed = seeds.derive("painter", place.seed)
+        batches = LatentBatches(latents, captions, self.batch, seed)
+        net, losses = fit(learner, batches, self.fit, work, seed=seed, device=place.device, report=place.report)
+        temporary = place.weights().with_name(place.weights().name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        learner.save(net, temporary)
+        temporary.rename(place.weights())
+        place.report("trained", steps=self.fit.steps, images=len(latents), **losses)
+
+    def _captions(self, store: Path) -> list[list[str]]:
+        from reverie.store import tables
+
+        rows = [row for part in tables.scan(store, ["text", "label"], self.where) for row in part.to_pylist()]
+        if not self.templates:
+            return [[row["text"]] for row in rows]
+        if any(row["label"] is None for row in rows):
+            raise InputError(f"templates need a class for every pair, and {store} has pairs without a label")
+        return [[template.replace("{class}", row["label"]) for template in self.templates] for row in rows]
+
+    def _latents(self, store: Path, autoencoder: Path, file: Path, place: Place) -> Tensor:
+        """Scaled mean latents of all pairs in stored order, computed once."""
+        from reverie.store import tables
+        from reverie.store.batches import square
+
+        if not file.exists():
+            vae = AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True).eval().to(place.device)
+            vae = vae.to(memory_format=torch.channels_last)
+            parts: list[Tensor] = []
+            done, total = 0, tables.count(store, self.where)
+            for rows in tables.scan(store, ["pair_id", "image"], self.where):
+                named = zip(rows["image"].to_pylist(), rows["pair_id"].to_pylist(), strict=True)
+                pixels = np.stack([square(data, self.size_px, name) for data, name in named])
+                for some in np.array_split(pixels, -(-len(pixels) // 100)):
+                    parts.append(encode(vae, torch.from_numpy(some).to(place.device)).half().cpu())
+                done += len(rows)
+                place.report("progress", done=done, total=total, what="latents")
+            save_file({"latents": torch.cat(parts).contiguous()}, file.with_suffix(".tmp"))
+            file.with_suffix(".tmp").rename(file)
+        latents: Tensor = load_file(file)["latents"]
+        return latents.float()

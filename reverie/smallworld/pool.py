@@ -1,0 +1,94 @@
+"""Scenes rendered ahead of training: pictures as one memory-mapped array, captions beside it.
+
+Rendering is slower than a small network learns, so scenes are drawn once and visited many times, each time with one
+of their captions. A pool is made in chunks, and a killed run goes on with the chunk that it was at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reverie import seeds
+from reverie.smallworld.describe import Style, describe
+from reverie.smallworld.render import CameraName, render
+from reverie.smallworld.scene import sample
+from reverie.stage import Report
+
+CHUNK = 500
+CAPTIONS_EACH = 4
+
+
+def make(folder: Path, num: int, camera: CameraName, styles: Sequence[Style], seed: int, report: Report) -> None:
+    """Render ``num`` scenes with a few captions each, drawn evenly from the styles, into a folder of chunks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for chunk in range(num // CHUNK):
+        done = folder / f"{chunk:05d}.json"
+        if done.exists():
+            continue
+        images, captions = [], []
+        for index in range(CHUNK):
+            name = seeds.derive("scene", seed, chunk * CHUNK + index)
+            rng = np.random.default_rng(name)
+            scene = sample(rng)
+            images.append(render(scene, camera, seeds.derive("look", name)).image.transpose(2, 0, 1))
+            captions.append([describe(scene, styles[k % len(styles)], rng) for k in range(CAPTIONS_EACH)])
+        np.save(folder / f"{chunk:05d}.npy", np.stack(images), allow_pickle=False)
+        temporary = done.with_suffix(".tmp")
+        temporary.write_text(json.dumps(captions), encoding="utf-8")
+        temporary.replace(done)
+        report("progress", done=(chunk + 1) * CHUNK, total=num)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Random batches of a pool, each a pure function of (seed, position)."""
+
+    images: Sequence[Any]  # uint8 (CHUNK, 3, side, side) a chunk, memory-mapped
+    captions: list[list[str]]
+    batch: int
+    seed: int
+
+    @staticmethod
+    def open(folders: Sequence[Path], batch: int, seed: int) -> Pool:
+        """Open finished pools as one."""
+        names = [name for folder in folders for name in sorted(folder.glob("*.json"))]
+        images = [np.load(name.with_suffix(".npy"), mmap_mode="r", allow_pickle=False) for name in names]
+        captions = [rows for name in names for rows in json.loads(name.read_text(encoding="utf-8"))]
+        return Pool(images, captions, batch, seed)
+
+    def iterate(self, start: int) -> Iterator[dict[str, Any]]:
+        """Batches without end, from position ``start``."""
+        while True:
+            rng = np.random.default_rng(seeds.derive("pool", self.seed, start))
+            rows = rng.integers(len(self.captions), size=self.batch)
+            text = [self.captions[row][rng.integers(len(self.captions[row]))] for row in rows]
+            pictures = np.stack([self.images[row // CHUNK][row % CHUNK] for row in rows])
+            yield {"images": torch.from_numpy(pictures), "text": text}
+            start += 1
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What the writer learns from: a class, then a caption of a scene with one thing of that class."""
+
+    batch: int
+    seed: int
+
+    def iterate(self, start: int) -> Iterator[dict[str, Any]]:
+        """Batches without end, from position ``start``."""
+        while True:
+            rng = np.random.default_rng(seeds.derive("sentences", self.seed, start))
+            scenes = [sample(rng, num_things=1) for _ in range(self.batch)]
+            styles: list[Style] = ["short" if rng.random() < 0.2 else "human" for _ in scenes]
+            text = [
+                f"class: {s.things[0].name} {describe(s, style, rng)}" for s, style in zip(scenes, styles, strict=True)
+            ]
+            yield {"text": text}
+            start += 1
