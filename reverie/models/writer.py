@@ -41,7 +41,7 @@ class Writer(Protocol):
 
         Args:
             seeds: one a prompt; the same prompt and seed give the same text (a server may keep this promise or not).
-            max_tokens: where a text is cut.
+            max_tokens: where a text is cut at the latest.
             temperature: divides the logits; 0 takes the likeliest token.
             top_p: in (0, 1]; sample from the likeliest tokens that together hold this probability.
         """
@@ -101,15 +101,17 @@ class LocalWriter:
     def write(
         self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
     ) -> list[str]:
-        """See ``Writer``. Raises InputError when prompt and text do not fit into the model's context."""
-        asked = list(zip([self._tokens(prompt) for prompt in prompts], seeds, strict=True))
-        longest = max((len(ids) for ids, _ in asked), default=0)
-        if self._limit and longest + max_tokens > self._limit:
-            raise InputError(
-                f"a prompt of {longest} tokens and {max_tokens} new ones exceed the {self._limit} tokens of {self.revision}; "
-                "use a shorter prompt or fewer max_tokens"
-            )
-        sample = partial(self._sample, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        """See ``Writer``. A text also ends where the model's context does. Raises InputError for a prompt that fills it."""
+        asked = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            ids = self._tokens(prompt)
+            room = min(max_tokens, self._limit - len(ids)) if self._limit else max_tokens
+            if room < 1:
+                raise InputError(
+                    f"a prompt of {len(ids)} tokens leaves no room for a text: {self.revision} takes {self._limit} tokens in all"
+                )
+            asked.append((ids, seed, room))
+        sample = partial(self._sample, temperature=temperature, top_p=top_p)
         made = [ids for batch in self._in_batches(sample, asked) for ids in batch]
         return [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 
@@ -128,27 +130,24 @@ class LocalWriter:
         return ids or [self._pad]
 
     @torch.inference_mode()
-    def _sample(
-        self, asked: Sequence[tuple[list[int], int]], max_tokens: int, temperature: float, top_p: float
-    ) -> list[list[int]]:
-        width = max(len(ids) for ids, _ in asked)
-        tokens = torch.tensor([[self._pad] * (width - len(ids)) + ids for ids, _ in asked], device=self.device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _ in asked], device=self.device)
-        draws = torch.stack(
-            [
-                torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-                for _, seed in asked
-            ]
-        ).to(self.device)
+    def _sample(self, asked: Sequence[tuple[list[int], int, int]], temperature: float, top_p: float) -> list[list[int]]:
+        width = max(len(ids) for ids, _, _ in asked)
+        tokens = torch.tensor([[self._pad] * (width - len(ids)) + ids for ids, _, _ in asked], device=self.device)
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _, _ in asked], device=self.device)
+        room = torch.tensor([room for _, _, room in asked], device=self.device)
+        steps = int(room.max())
+        draws = torch.stack([_uniforms(seed, steps) for _, seed, _ in asked]).to(self.device)
         past, ended, made = None, torch.zeros(len(asked), dtype=torch.bool, device=self.device), []
-        for step in range(max_tokens):
+        for step in range(steps):
             options: dict[str, Any] = dict(self._last_only)
             if self._numbers_places:
-                options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+                places = (mask.cumsum(1) - 1)[:, -tokens.shape[1] :]
+                # Padding stands before the first place; texts that have ended may be carried along beyond the last.
+                options["position_ids"] = places.clamp(0, self._limit - 1 if self._limit else None)
             output = self.net(input_ids=tokens, attention_mask=mask, past_key_values=past, use_cache=True, **options)
             past = output.past_key_values
             chosen = draw(output.logits[:, -1].float(), draws[:, step], temperature, top_p)
-            ended |= torch.isin(chosen, self._ends)
+            ended |= torch.isin(chosen, self._ends) | (step >= room)
             chosen = chosen.masked_fill(ended, self._pad)
             made.append(torch.where(ended, -1, chosen))
             if ended.all():
@@ -156,6 +155,10 @@ class LocalWriter:
             tokens = chosen[:, None]
             mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
         return [[token for token in row if token >= 0] for row in torch.stack(made, dim=1).tolist()]
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:

@@ -104,9 +104,16 @@ def test_a_tokenizer_that_closes_every_text_does_not_close_the_prompt(tmp_path):
     assert open_writer(str(folder))._tokens("a cat")[-1] != 3
 
 
-def test_too_long(writer):
-    with pytest.raises(InputError, match="exceed the 64 tokens"):
-        writer.write(["cat " * 60], [1], 10, 1.0, 1.0)
+def test_a_text_ends_with_the_context_whatever_its_neighbours(writer):
+    long = " ".join(["cat"] * 60)  # of 64 places
+    alone, room = writer.write([long], [5], 20, 1.0, 1.0), writer.write([long], [5], 4, 1.0, 1.0)
+    assert alone == room
+    assert writer.write([long, "two"], [5, 6], 20, 1.0, 1.0) == [*alone, *writer.write(["two"], [6], 20, 1.0, 1.0)]
+
+
+def test_a_prompt_that_fills_the_context(writer):
+    with pytest.raises(InputError, match=r"leaves no room for a text: writer@.* takes 64 tokens"):
+        writer.write(["cat " * 64], [1], 10, 1.0, 1.0)
 
 
 def test_memory_that_is_short(tiny_writer, monkeypatch):
