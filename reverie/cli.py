@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import shlex
-import statistics
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -153,7 +152,10 @@ def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str 
     from reverie.run.local import run
 
     whole = run(plan, out, device, part, until)
-    _print_results(out)
+    if (out / "results.jsonl").exists():
+        from reverie.report.terminal import table
+
+        _console().print(table(out))
     page = out / "report.html"
     if whole and page.exists():
         print(page.resolve())
@@ -419,22 +421,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
         )
     },
 }
-
-
-def _print_results(folder: Path) -> None:
-    """The measured numbers of a run: one row an arm, mean and spread over seeds."""
-    from reverie.evaluate.results import read
-
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for record in read(folder / "results.jsonl"):
-        groups.setdefault((record["name"], record["metric"], record["split"]), []).append(float(record["value"]))
-    if not groups:
-        return
-    table = Table("what", "metric", "split", "mean", "spread", "seeds", box=None, header_style="bold")
-    for (name, metric, split), values in groups.items():
-        spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
-        table.add_row(name, metric, split, f"{statistics.fmean(values):.4f}", spread, str(len(values)))
-    Console(width=120).print(table)
 
 
 def _console() -> Console:

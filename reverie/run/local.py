@@ -199,13 +199,17 @@ class _Work:
 
     # Doing it again
 
-    def again(self) -> int:
+    def again(self, was_done: bool, to_join: list[Path]) -> int:
         """Make failed rows again, and rows that are missing because what they come from failed before.
 
+        Args:
+            was_done: units that are not there at all are missing rows too, not work that was never begun.
+            to_join: marks of steps whose columns must be joined anew if anything changes; taken away before it does, so that
+                a kill leaves a run that knows it is not whole.
         Returns: how many rows are no longer failed.
         """
         made = self.made()
-        units = sorted(self.due() if self.is_done() else self.due() & made)
+        units = sorted(self.due() if was_done else self.due() & made)
         worker: Worker | None = None
         mended = 0
         with self.events.progress(self.step.name, 0, len(units), "units"):
@@ -216,6 +220,8 @@ class _Work:
                 if len(given):
                     worker = worker or cast(UnitStage, self.step.stage).open(self.place)
                     rows = worker(given)
+                    for mark in to_join:
+                        mark.unlink(missing_ok=True)
                     if unit in made:
                         rows = rows.filter(pc.invert(pc.is_in(rows[key], known)))
                         tables.replace_rows(self.table, rows, key=key)
@@ -225,8 +231,9 @@ class _Work:
                     mended += counts.get(OK, len(rows) if self.step.kind == "columns" else 0)
                     self.events.report("retried", step=self.step.name, unit=unit, **counts)
                 self.events.report("progress", step=self.step.name, done=number, total=len(units))
-        if self.step.kind == "columns" and mended and self.is_done():
+        if self.step.kind == "columns" and not self.is_done() and self.is_whole():
             self.join()
+            self.finish(0.0)
         return mended
 
     def failed(self, unit: int) -> tuple[pa.Table, pa.Array, str]:
@@ -252,9 +259,9 @@ def retry(plan: Plan, folder: Path, device: str = "cpu") -> dict[str, int]:
     """
     with units_held(folder, range(plan.num_units)), Events(folder) as events, alone(folder):
         work = [_Work(plan, step, folder, device, events) for step in plan.steps]
-        mended = {
-            item.step.name: item.again() for item in work if item.step.kind != "job" and tables.exists(item.table)
-        }
+        unit_work = [(item, item.is_done()) for item in work if item.step.kind != "job"]
+        to_join = [item.mark for item, _ in unit_work if item.step.kind == "columns"]
+        mended = {item.step.name: item.again(was_done, to_join) for item, was_done in unit_work}
         if any(mended.values()):
             for item in work:
                 if item.step.kind == "job" and item.is_done():

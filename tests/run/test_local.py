@@ -122,6 +122,28 @@ def test_retry_equals_a_run_that_never_failed(tmp_path: Path, rows: Rows, capsys
     assert rows(tmp_path / "run") == rows(tmp_path / "other")
 
 
+def test_a_retry_cut_short_is_mended_by_the_next_run(
+    tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = tmp_path / "fail.json"
+    ask.write_text(json.dumps({"captions": [], "texts": ["a sentence about 0"]}))
+    plan = fake_recipe(fail_file=str(ask))
+    run(plan, tmp_path / "run")
+    ask.write_text(json.dumps({"captions": [], "texts": []}))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "add_columns", killed)
+        with pytest.raises(KeyboardInterrupt):
+            retry(plan, tmp_path / "run")
+    assert not all(step.whole for step in status(tmp_path / "run"))
+    assert run(plan, tmp_path / "run") is True
+    run(fake_recipe(), tmp_path / "other")
+    assert rows(tmp_path / "run") == rows(tmp_path / "other")
+
+
 def test_repaint_gives_the_stored_bytes(tmp_path: Path, rows: Rows) -> None:
     run(fake_recipe(), tmp_path)
     row = rows(tmp_path)["pairs"][3]
