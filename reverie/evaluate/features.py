@@ -46,8 +46,7 @@ def of_pixels(side_px: int) -> Describe:
     """The pixels in [0, 1], averaged down to squares of this side and laid in a row."""
 
     def describe(images: npt.NDArray[np.uint8]) -> Tensor:
-        small = F.interpolate(torch.from_numpy(images).float() / 255, size=side_px, mode="bilinear", antialias=True)
-        return small.flatten(1)
+        return F.adaptive_avg_pool2d(torch.from_numpy(images).float() / 255, side_px).flatten(1)
 
     return describe
 

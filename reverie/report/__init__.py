@@ -1,0 +1,1 @@
+"""Run folder -> one page to read, and one table for the terminal. Reads files only."""

@@ -1,0 +1,371 @@
+"""A run folder -> the facts that the page and the terminal show. Reads files only, also of a run that is under way.
+
+Nothing here computes a quality: it counts rows, adds up times and groups measured numbers by arm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from reverie.errors import InputError
+from reverie.evaluate import results
+from reverie.evaluate.compare import Difference, bootstrap, paired, unpack
+from reverie.pairs import DROPPED, FAILED, OK
+from reverie.store import tables
+
+SCORES = {  # metric -> what the page calls it, best first
+    "top1": "linear probe, top-1",
+    "mean_per_class": "linear probe, mean per class",
+    "knn_top1": "nearest neighbours, top-1",
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """Rows of one table by what became of them. ``made`` is their sum, counted apart from it."""
+
+    what: str
+    made: int
+    ok: int
+    dropped: int
+    failed: int
+    reasons: tuple[tuple[str, int], ...]  # of those not ok, commonest first
+    planned: int | None = None  # how many there should be in the end, where that is known
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every row is ok, dropped or failed."""
+        return self.made == self.ok + self.dropped + self.failed
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One measured thing: its value by metric and seed."""
+
+    name: str
+    trained: bool
+    values: Mapping[str, Mapping[int, float]]  # metric -> seed -> value in [0, 1]
+    records: tuple[Mapping[str, Any], ...]
+
+    def mean(self, metric: str) -> float:
+        """Mean over seeds."""
+        return statistics.fmean(self.values[metric].values())
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """95 % t-interval of the mean over seeds; None below three seeds."""
+        values = list(self.values[metric].values())
+        if len(values) < 3:
+            return None
+        half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        return self.mean(metric) - half, self.mean(metric) + half
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against another, over seeds and, if the right answers are known, over photos."""
+
+    first: str
+    second: str
+    over_seeds: Difference
+    over_photos: Difference | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one measuring step found."""
+
+    step: str
+    arms: tuple[Arm, ...]
+    comparisons: tuple[Comparison, ...]
+    about: Mapping[str, Any]  # what all records say alike: photos, num_test, ...
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """One step of the plan: how far it is, and how long it took."""
+
+    name: str
+    stage: str
+    reads: tuple[str, ...]
+    state: str  # done, begun, waiting
+    done: int | None  # of ``total``, while begun
+    total: int | None
+    seconds: float | None  # None if it never began
+    fingerprint: str
+    settings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the page tells in words and numbers."""
+
+    folder: Path
+    plan: Mapping[str, Any]
+    steps: tuple[StepFacts, ...]
+    counts: tuple[Count, ...]
+    measured: tuple[Measured, ...]
+    curves: Mapping[str, list[dict[str, float]]]  # learning step -> rows of its curve
+    warnings: tuple[str, ...]
+    device: str
+    missing: tuple[str, ...] = field(default=())  # what a whole run would have and this one has not yet
+
+    @property
+    def seconds(self) -> float:
+        """Time of all steps together."""
+        return sum(step.seconds or 0.0 for step in self.steps)
+
+
+def gather(folder: Path) -> Facts:
+    """All facts of a run folder.
+
+    Raises: InputError if there is no readable plan.json; StoreError if a table or the results are damaged.
+    """
+    try:
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is not a run folder (no plan.json in it)") from error
+    except ValueError as error:
+        raise InputError(f"{folder / 'plan.json'} is damaged ({error}); delete the folder and run again") from error
+    events = list(_lines(folder / "events.jsonl"))
+    # The step that writes the page cannot be done while it writes, and has nothing to tell.
+    steps = tuple(_step(step, folder, events) for step in plan["steps"] if step["settings"]["stage"] != "WritePage")
+    measured = tuple(_measured(results.read(folder / "results.jsonl")))
+    counts = tuple(_counts(folder, plan))
+    curves = {path.parent.name: list(_lines(path)) for path in sorted((folder / "checkpoints").glob("*/curve.jsonl"))}
+    warnings = tuple(dict.fromkeys(str(event.get("text", "")) for event in events if event.get("kind") == "warning"))
+    device = next((str(event.get("device", "")) for event in reversed(events) if event.get("kind") == "run"), "")
+    return Facts(
+        folder, plan, steps, counts, measured, curves, warnings, device, tuple(_missing(steps, counts, measured))
+    )
+
+
+def command(facts: Facts) -> str:
+    """The command that makes this run again, in a folder of its own. Safe to paste into a shell."""
+    plan = facts.plan
+    words = [
+        "reverie",
+        *(["make"] if plan["recipe"] == "make" and not plan["file"] else ["run", plan["file"] or plan["recipe"]]),
+    ]
+    for name, value in plan["arguments"].items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            items = value if isinstance(value, list) else [value]
+            words += [f"--{flag}", *(str(item) for item in items)]
+    words += ["--device", facts.device] if facts.device else []
+    return shlex.join([*words, "--out", f"{facts.folder}-again"])
+
+
+def sentence(facts: Facts) -> str:
+    """The result in one sentence, or how far the run is."""
+    if not facts.measured:
+        whole = sum(step.state == "done" for step in facts.steps)
+        return f"Nothing is measured yet; {whole} of {len(facts.steps)} steps are done."
+    found = facts.measured[0]
+    first = next((arm for arm in found.arms if arm.trained), found.arms[0])
+    metric = main_metric(found)
+    if metric not in SCORES:
+        return f"{first.name}: {metric} {number(metric, first.mean(metric))}."
+    photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
+    on = f"{shown(first.name)} features" if first.trained else shown(first.name)
+    say = f"A linear classifier on {on} is right on {first.mean(metric):.1%} of {photos}"
+    others = [
+        f"{arm.mean(metric):.1%} with {'the ' * (arm.name == 'untrained')}{shown(arm.name)}"
+        for arm in found.arms
+        if arm is not first and metric in arm.values
+    ]
+    if "num_classes" in found.about:
+        others.append(f"{1 / found.about['num_classes']:.1%} by guessing")
+    return f"{say}; {_and(others)}." if others else f"{say}."
+
+
+def shown(name: str) -> str:
+    """What a person calls an arm."""
+    return {"pixels": "raw pixels", "untrained": "untrained network"}.get(name, name)
+
+
+def main_metric(found: Measured) -> str:
+    """The metric that stands for the whole: top-1 where it was measured."""
+    return metrics(found)[0]
+
+
+def metrics(found: Measured) -> list[str]:
+    """All metrics of a measuring step, the known ones first."""
+    measured = list(dict.fromkeys(metric for arm in found.arms for metric in arm.values))
+    return [metric for metric in SCORES if metric in measured] + [metric for metric in measured if metric not in SCORES]
+
+
+def number(metric: str, value: float) -> str:
+    """A measured value as text: per cent for accuracies, four digits for what has another unit."""
+    return f"{value:.1%}" if metric in SCORES else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 0.4 s, 42 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{minutes} min {rest} s" if minutes and rest else f"{minutes} min" if minutes else f"{rest} s"
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _lines(path: Path) -> Iterable[dict[str, Any]]:
+    """JSON lines that are whole; whoever writes the file may be at work, or may have been killed."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict):
+                yield found
+
+
+def _step(step: Mapping[str, Any], folder: Path, events: list[dict[str, Any]]) -> StepFacts:
+    own = [event for event in events if event.get("step") == step["name"]]
+    last: dict[str, Any] = next((event for event in reversed(own) if "done" in event and "total" in event), {})
+    state = "done" if (folder / "done" / f"{step['name']}.json").exists() else "begun" if own else "waiting"
+    settings = tuple(_flat("", {key: value for key, value in step["settings"].items() if key != "stage"}))
+    done, total = (last.get("done"), last.get("total")) if state == "begun" else (None, None)
+    return StepFacts(
+        step["name"], step["settings"]["stage"], tuple(step["of"]), state, done, total, _seconds(own), step["fingerprint"], settings
+    )  # fmt: skip
+
+
+def _seconds(events: list[dict[str, Any]]) -> float | None:
+    """Time at work, over all the times that the step was taken up: from each ``step`` event to its last before ``done``."""
+    total, begin, end = 0.0, None, 0.0
+    for event in events:
+        if event.get("kind") == "step":
+            total += end - begin if begin is not None else 0.0
+            begin = end = float(event["time"])
+        elif begin is not None:
+            end = float(event["time"])
+            if event.get("kind") == "done":
+                total, begin = total + end - begin, None
+    if not events:
+        return None
+    return total + (end - begin if begin is not None else 0.0)
+
+
+def _flat(prefix: str, value: object) -> Iterable[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        for place, item in enumerate(value):
+            yield from _flat(f"{prefix}.{place}", item)
+    else:
+        yield prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _counts(folder: Path, plan: Mapping[str, Any]) -> Iterable[Count]:
+    captions, pairs = folder / "captions.lance", folder / "pairs.lance"
+    for what, path in (("captions", captions), ("images", pairs)):
+        if not tables.exists(path):
+            continue
+        statuses: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        for rows in tables.scan(path, ["status", "reason"]):
+            for status, reason in zip(rows["status"].to_pylist(), rows["reason"].to_pylist(), strict=True):
+                statuses[status] += 1
+                if status != OK:
+                    reasons[f"{status}: {reason or 'no reason given'}"] += 1
+        planned = plan["num_captions"] if what == "captions" else None
+        copies = next((step["per_caption"] for step in plan["steps"] if step["kind"] == "pairs"), None)
+        if what == "images" and copies and tables.exists(captions):
+            planned = tables.count(captions, f"status = '{OK}'") * copies
+        yield Count(
+            what, tables.count(path), statuses[OK], statuses[DROPPED], statuses[FAILED], tuple(reasons.most_common()), planned
+        )  # fmt: skip
+    if tables.exists(pairs) and "kept" in tables.column_names(pairs):
+        kept: Counter[bool] = Counter()
+        reasons = Counter()
+        for rows in tables.scan(pairs, ["kept", "drop_reason"], f"status = '{OK}'"):
+            for keep, reason in zip(rows["kept"].to_pylist(), rows["drop_reason"].to_pylist(), strict=True):
+                kept[bool(keep)] += 1
+                if not keep:
+                    reasons[reason or "no reason given"] += 1
+        made = tables.count(pairs, f"status = '{OK}'")
+        yield Count("kept to learn from", made, kept[True], kept[False], 0, tuple(reasons.most_common()))
+
+
+def _measured(records: list[dict[str, Any]]) -> Iterable[Measured]:
+    for step in dict.fromkeys(record["step"] for record in records):
+        of_step = [record for record in records if record["step"] == step and record["value"] is not None]
+        arms = []
+        for name in dict.fromkeys(record["name"] for record in of_step):
+            own = tuple(record for record in of_step if record["name"] == name)
+            values: dict[str, dict[int, float]] = {}
+            for record in own:
+                values.setdefault(record["metric"], {})[record["seed"]] = float(record["value"])
+            arms.append(Arm(name, any(record.get("weights") for record in own), values, own))
+        if not arms:
+            continue
+        alike = {key: value for key, value in of_step[0].items() if all(record.get(key) == value for record in of_step)}
+        found = Measured(step, tuple(arms), (), alike)
+        yield Measured(step, tuple(arms), tuple(_comparisons(found)), alike)
+
+
+def _comparisons(found: Measured) -> Iterable[Comparison]:
+    """The first trained arm against each other one, by the main metric."""
+    metric = main_metric(found)
+    first = next((arm for arm in found.arms if arm.trained and metric in arm.values), None)
+    if first is None or metric not in SCORES:
+        return
+    ours = first.values[metric]
+    for other in found.arms:
+        if other is first or metric not in other.values:
+            continue
+        theirs = dict(other.values[metric])
+        if other.name == "pixels":  # nothing about raw pixels is drawn by chance, so they are the same under every seed
+            theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+        if not ours.keys() & theirs.keys():
+            continue
+        yield Comparison(first.name, other.name, paired(ours, theirs), _over_photos(first, other))
+
+
+def _over_photos(first: Arm, other: Arm) -> Difference | None:
+    """Compare photo by photo, where it is known which ones each arm had right."""
+    ours, theirs = ({r["seed"]: unpack(r) for r in arm.records if "correct" in r} for arm in (first, other))
+    if other.name == "pixels" and theirs:
+        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared or len({len(rows) for seed in shared for rows in (ours[seed], theirs[seed])}) > 1:
+        return None
+    return bootstrap(np.array([ours[seed] for seed in shared]), np.array([theirs[seed] for seed in shared]))
+
+
+def _missing(steps: tuple[StepFacts, ...], counts: tuple[Count, ...], measured: tuple[Measured, ...]) -> Iterable[str]:
+    known = {count.what for count in counts}
+    for step in steps:
+        if step.state == "done":
+            continue
+        how_far = f" ({step.done:,} of {step.total:,})" if step.done is not None and step.total else ""
+        yield f"step {step.name} {'is not finished' if step.state == 'begun' else 'has not begun'}{how_far}"
+    if "captions" not in known:
+        yield "there are no captions yet"
+    if "images" not in known:
+        yield "there are no images yet"
+    if not measured:
+        yield "no result has been measured yet"

@@ -1,0 +1,90 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from reverie.evaluate import results
+from reverie.report import facts as tell
+from reverie.report.terminal import table
+
+from .conftest import make_plan, write_results
+
+
+def test_counts_add_up_and_name_their_reasons(run_folder):
+    captions, images, kept = tell.gather(run_folder).counts
+    assert (captions.made, captions.ok, captions.dropped, captions.failed, captions.planned) == (7, 6, 1, 0, 6)
+    assert (images.made, images.ok, images.dropped, images.failed, images.planned) == (18, 16, 1, 1, 18)
+    assert (kept.made, kept.ok, kept.dropped) == (images.ok, 12, 4)
+    assert all(count.adds_up for count in (captions, images, kept))
+    assert sum(times for _, times in images.reasons) == images.dropped + images.failed
+
+
+def test_time_is_summed_over_sessions_and_ends_with_done(tmp_path):
+    plan = make_plan(num_seeds=1)
+    plan.settle(tmp_path)
+    events = [(0, "run"), (0, "step"), (30, "unit"), (100, "run"), (100, "step"), (120, "done"), (500, "retried")]
+    own = {"step": "paint"}
+    lines = [json.dumps({"time": at, "kind": kind} | (own if kind != "run" else {})) for at, kind in events]
+    (tmp_path / "events.jsonl").write_text("\n".join(lines))
+    steps = {step.name: step for step in tell.gather(tmp_path).steps}
+    assert steps["paint"].seconds == 50.0
+    assert steps["captions"].seconds is None
+    assert "page" not in steps
+
+
+def test_interval_over_seeds_is_the_t_interval(run_folder):
+    (found,) = tell.gather(run_folder).measured
+    arm = found.arms[0]
+    values = list(arm.values["top1"].values())
+    low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
+    assert arm.interval("top1") == pytest.approx((low, high))
+    assert found.arms[-1].interval("top1") is None  # raw pixels have one value
+
+
+def test_raw_pixels_are_compared_with_every_seed(run_folder):
+    (found,) = tell.gather(run_folder).measured
+    assert [(item.first, item.second) for item in found.comparisons] == [
+        ("StableRep", "SimCLR"),
+        ("StableRep", "untrained"),
+        ("StableRep", "pixels"),
+    ]
+    assert all(item.over_seeds.num_seeds == 3 for item in found.comparisons)
+    assert all(item.over_photos is not None for item in found.comparisons)
+    for item in found.comparisons:
+        assert item.over_photos.mean == pytest.approx(item.over_seeds.mean)
+
+
+def test_other_metrics_are_shown_as_they_are(tmp_path):
+    make_plan(num_seeds=1).settle(tmp_path)
+    record = {"name": "painter", "metric": "frechet", "value": 12.345, "split": "test", "seed": 0, "step": "quality"}
+    results.append(tmp_path / "results.jsonl", record | {"fingerprint": "f", "versions": {}})
+    facts = tell.gather(tmp_path)
+    assert tell.sentence(facts) == "painter: frechet 12.35."
+    assert facts.measured[0].comparisons == ()
+
+
+def test_what_could_not_be_measured_is_no_zero(tmp_path):
+    make_plan(num_seeds=1).settle(tmp_path)
+    record = {"name": "painter", "metric": "top1", "value": None, "split": "test", "seed": 0, "step": "quality"}
+    results.append(tmp_path / "results.jsonl", record | {"fingerprint": "f", "versions": {}})
+    assert tell.gather(tmp_path).measured == ()
+
+
+def test_terminal_table_has_every_arm_and_the_verdict(tmp_path):
+    make_plan().settle(tmp_path)
+    write_results(tmp_path)
+    console = Console(width=120, file=io.StringIO())
+    console.print(table(tmp_path))
+    text = console.file.getvalue()
+    for word in ("StableRep", "untrained network", "raw pixels", "linear probe, top-1", "inconclusive", "holds"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (42, "42 s"), (60, "1 min"), (185, "3 min 5 s"), (7800, "2 h 10 min"), (59.96, "1 min")],
+)
+def test_durations_as_people_say_them(seconds, text):
+    assert tell.duration(seconds) == text
