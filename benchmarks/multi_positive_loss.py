@@ -1,6 +1,6 @@
 """The multi-positive loss of reverie against the textbook one: time and peak memory of value and gradient.
 
-    python -m benchmarks.multi_positive_loss [--rows 1024 4096 8192] [--json FILE]
+    python benchmarks/multi_positive_loss.py [--rows 1024 4096 8192] [--json]
 
 The textbook version makes the whole B x B similarity matrix, the mask of positives and the mask of self, as the pseudo-code
 of the paper does. Each case runs in a fresh process, so that the peak of its memory is its own.
@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +64,8 @@ def one_case(version: str, rows: int, repeats: int) -> dict[str, float]:
 
 def measured(version: str, rows: int, repeats: int) -> dict[str, float]:
     """``one_case`` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.multi_positive_loss", "--case", version, str(rows), str(repeats)]
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=os.environ)
+    command = [sys.executable, __file__, "--case", version, str(rows), str(repeats)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -77,38 +75,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1024, 4096, 8192])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         version, rows, repeats = options.case
         print(json.dumps(one_case(version, int(rows), int(repeats))))
         return
-    table = []
-    print(
-        f"value and gradient, d = {DIM}, {VIEWS} views a caption, {torch.get_num_threads()} threads, best of {options.repeats}"
-    )
-    print(
-        f"{'rows':>6} {'textbook s':>11} {'reverie s':>10} {'faster':>7} {'textbook MiB':>13} {'reverie MiB':>12} {'smaller':>8}"
-    )
+    table: list[dict[str, Any]] = []
     for rows in options.rows:
         dense, chunked = (measured(version, rows, options.repeats) for version in VERSIONS)
         if abs(dense["loss"] - chunked["loss"]) > 1e-4:
             raise SystemExit(f"the two disagree at {rows} rows: {dense['loss']} and {chunked['loss']}")
-        row = {
-            "rows": rows,
-            "textbook": dense,
-            "reverie": chunked,
-            "faster": dense["seconds"] / chunked["seconds"],
-            "smaller": dense["peak_mib"] / max(chunked["peak_mib"], 1e-3),
-        }
-        table.append(row)
-        print(
-            f"{rows:>6} {dense['seconds']:>11.3f} {chunked['seconds']:>10.3f} {row['faster']:>6.2f}x "
-            f"{dense['peak_mib']:>13.0f} {chunked['peak_mib']:>12.0f} {row['smaller']:>7.1f}x"
+        table.append(
+            {
+                "rows": rows,
+                "textbook": dense,
+                "reverie": chunked,
+                "ratio": {
+                    "time": round(dense["seconds"] / chunked["seconds"], 2),
+                    "peak memory": round(dense["peak_mib"] / max(chunked["peak_mib"], 1.0), 2),
+                },
+            }
         )
     if options.json:
-        options.json.write_text(json.dumps({"benchmark": "multi_positive_loss", "rows": table}, indent=2) + "\n")
+        print(json.dumps(table))
+        return
+    print(f"value and gradient, d = {DIM}, {VIEWS} views a caption, {torch.get_num_threads()} threads")
+    print(f"{'rows':>6} {'textbook':>20} {'reverie':>20} {'time':>8} {'memory':>8}")
+    for row in table:
+        shown = [f"{row[name]['seconds']:8.3f} s {row[name]['peak_mib']:5.0f} MiB" for name in VERSIONS]
+        ratio = row["ratio"]
+        print(f"{row['rows']:>6} {shown[0]:>20} {shown[1]:>20} {ratio['time']:>7.2f}x {ratio['peak memory']:>7.2f}x")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+import io
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from reverie import pairs, stage
+from reverie.errors import InputError
+from reverie.learn.fit import Fit, FitSpeed
+from reverie.learn.train import Train, TrainSpeed
+from reverie.stage import Place
+from reverie.store import tables
+
+SETTINGS = Fit(steps=4, lr=0.01, speed=FitSpeed(checkpoint_every_s=0.0))
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Learns the mean colour of an image."""
+
+    image_size: int = 16
+    images_per_caption: int = 2
+
+    def build(self):
+        return nn.Linear(3, 3)
+
+    def losses(self, net, batch):
+        colour = batch["images"].float().mean((2, 3)) / 255
+        return {"loss": (net(colour) - colour).square().mean()}
+
+    def save(self, net, folder):
+        (folder / "weights.json").write_text(json.dumps(net.weight.tolist()))
+
+
+@pytest.fixture
+def place(tmp_path):
+    rows = []
+    for number in range(6):
+        name = pairs.caption_id(0, "test", number)
+        for copy in range(2 if number else 1):
+            buffer = io.BytesIO()
+            pixels = np.random.default_rng(10 * number + copy).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(buffer, "PNG")
+            rows.append(
+                {
+                    "pair_id": pairs.pair_id(name, copy),
+                    "caption_id": name,
+                    "copy": copy,
+                    "unit": 0,
+                    "text": f"caption {number}",
+                    "image": buffer.getvalue(),
+                    "status": "ok",
+                }
+            )
+    place = Place(tmp_path, "train", seed=5)
+    tables.append_unit(place.pairs, 0, pairs.table(rows, pairs.PAIRS))
+    return place
+
+
+def weights(place):
+    return torch.tensor(json.loads((place.weights() / "weights.json").read_text()))
+
+
+def test_pairs_become_weights_and_the_rest_is_told(place):
+    events = []
+    told = replace(place, report=lambda kind, **facts: events.append((kind, facts)))
+    Train(Brightness(), SETTINGS, captions_per_batch=4).run(told)
+    assert weights(place).shape == (3, 3)
+    assert (place.checkpoints() / "curve.jsonl").read_text().count("\n") == 4
+    assert [kind for kind, _ in events] == ["warning", "progress", "trained"]
+    assert "1 captions have fewer than 2" in events[0][1]["text"]
+    assert (events[-1][1]["captions"], events[-1][1]["steps"]) == (5, 4)
+
+
+def test_it_goes_on_when_saving_was_cut_off_and_stops_when_done(place, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    class Cut(Brightness):
+        def save(self, net, folder):
+            super().save(net, folder)
+            raise KilledError
+
+    Cut.__name__ = "Brightness"  # the same settings as the learner that finishes
+    with pytest.raises(KilledError):
+        Train(Cut(), SETTINGS, captions_per_batch=4).run(place)
+    assert not place.weights().exists()
+    job = Train(Brightness(), SETTINGS, captions_per_batch=4)
+    job.run(place)
+    found = weights(place)
+    other = replace(place, step="again")
+    job.run(other)
+    torch.testing.assert_close(weights(other), found, rtol=0, atol=1e-6)
+    (place.weights() / "weights.json").write_text("[7]")
+    job.run(place)
+    assert weights(place).tolist() == [7]
+
+
+def test_seeds_differ_between_trainings_on_the_same_pairs(place):
+    for seed in (0, 1):
+        Train(Brightness(), SETTINGS, captions_per_batch=4, seed=seed).run(replace(place, step=f"train-{seed}"))
+    assert not torch.equal(weights(replace(place, step="train-0")), weights(replace(place, step="train-1")))
+
+
+def test_too_few_captions_are_one_clear_line(place):
+    with pytest.raises(InputError, match=r"5 captions with 2 or more images.* a batch wants 64"):
+        Train(Brightness(), SETTINGS).run(place)
+
+
+def test_speed_is_no_part_of_the_fingerprint():
+    fast = Train(Brightness(), replace(SETTINGS, speed=FitSpeed(9.0, 5)), speed=TrainSpeed(8))
+    assert stage.settings(fast) == stage.settings(Train(Brightness(), SETTINGS))
+    assert stage.settings(fast) != stage.settings(Train(Brightness(), replace(SETTINGS, lr=0.5)))
