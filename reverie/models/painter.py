@@ -85,7 +85,8 @@ def open_painter(
             located.path_or_id, use_safetensors=True, dtype=DTYPES[dtype], **unchecked
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot paint with {name}: {str(error).strip().splitlines()[0]}") from error
+        hint = "; is the name right, and the Hub within reach?" if located.kind == "hub" else ""
+        raise ModelError(f"cannot paint with {name}: {str(error).strip().splitlines()[0]}{hint}") from error
     # A Hub model knows its commit only once it is here.
     return Painter(pipe.to(device), str(locate(name)), scheduler, negative_prompt)
 
@@ -143,7 +144,7 @@ class Painter:
         """Words that a tokenizer has no token for and the painter thus cannot see, in order of appearance."""
         found: dict[str, None] = {}
         for tokenizer, _ in self._tokenizers:
-            if tokenizer.unk_token_id is None:
+            if not texts or tokenizer.unk_token_id is None:
                 continue
             batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             for text, ids, spans in zip(texts, batch["input_ids"], batch["offset_mapping"], strict=True):

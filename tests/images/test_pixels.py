@@ -280,6 +280,7 @@ def test_real_long_captions_are_counted(tmp_path, real):
     events = []
     worker = dataclasses.replace(real, per_caption=1, steps=1).open(place(tmp_path, events))
     worker(captions("red " * 30, "a red circle"))
+    assert [row["status"] for row in worker(captions(None, unit=4)).to_pylist()] == ["failed"]
     assert [facts for kind, facts in events if kind == "text_cut"] == [
         {"unit": 3, "captions": 1, "limit": pipelines.LENGTH}
     ]
