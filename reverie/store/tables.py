@@ -144,9 +144,13 @@ def append_unit(path: TablePath, unit: int, rows: pa.Table) -> None:
         before; FolderInUse if the folder holds something else; ValueError for rows that are not of this unit, or a key twice.
     """
     _check_unit(unit, rows)
-    if not exists(path):
+    try:
+        table = open_table(path)
+    except StoreError:
+        if exists(path):
+            raise
         _create(path, rows.schema)
-    table = open_table(path)
+        table = open_table(path)
     _refuse_done(table, unit, path)
     with _commits(path):
         if rows.num_rows == 0:
@@ -521,8 +525,9 @@ def _create(path: TablePath, schema: pa.Schema) -> None:
     place = Path(path)
     if place.is_file() or (place.is_dir() and {item.name for item in place.iterdir()} - LANCE_FOLDERS):
         raise FolderInUse(f"{path} holds something that is not a table; give another folder")
-    # Each commit writes a list of all fragments. Old lists are deleted on the way, or they would come to outweigh the images.
-    cleanup = {"interval": 50, "older_than_seconds": 600}
+    # Each commit writes a list of all fragments. Old lists are deleted on the way, or they would come to outweigh the images;
+    # not too often, as that reads them all, and not too young, as a slow writer needs those since it began.
+    cleanup = {"interval": 500, "older_than_seconds": 3600}
     schema = schema.with_metadata({IDENTITY: uuid.uuid4().hex.encode()})
     with _commits(path):
         try:
