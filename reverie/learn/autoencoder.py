@@ -40,6 +40,7 @@ class Autoencoder:
     channels: tuple[int, ...] = (16, 32, 64)  # one a resolution, finest first
     latent_channels: int = 4
     layers: int = 1  # residual blocks a resolution
+    squared: float = 4.0  # weight of the squared error; a small thing of the wrong colour hardly moves the absolute one
     kl: float = 1e-5  # weight of the KL term, nats a latent value
     image_size: int = 64  # recorded as the sample size
 
@@ -63,13 +64,13 @@ class Autoencoder:
         return _Scaled(vae.to(memory_format=torch.channels_last))
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Absolute and half the squared error in units of [-1, 1], and the weighted KL."""
+        """Absolute and weighted squared error in units of [-1, 1], and the weighted KL."""
         pixels = to_signed(batch["images"])
         painted, latents = net(pixels)
         absolute, squared = F.l1_loss(painted, pixels), F.mse_loss(painted, pixels)
         kl = latents.kl().mean() / latents.mean[0].numel()
         return {
-            "loss": absolute + 0.5 * squared + self.kl * kl,
+            "loss": absolute + self.squared * squared + self.kl * kl,
             "psnr_db": 10 * torch.log10(4 / squared.detach()),
             "kl": kl.detach(),
         }

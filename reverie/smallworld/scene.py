@@ -117,7 +117,7 @@ def sample(
     while len(kinds) < count:
         # One time in four the next thing repeats the last one, so that captions have something to count.
         kinds.append(kinds[-1] if rng.random() < 0.25 else others[rng.integers(len(others))])
-    sizes = {name: str(rng.choice(["small", "large"])) for name in set(kinds)}
+    sizes = {name: str(rng.choice(["small", "large"])) for name in dict.fromkeys(kinds)}
     centres = _centres(rng, count)
     things = []
     for name, (x, y) in zip(kinds, centres, strict=True):
