@@ -1,13 +1,14 @@
 """Reading and decoding shuffled training batches from the store, `webdataset` and `datasets`: the same images, the same threads.
 
-    python benchmarks/reading.py [--num 50000] [--batch 256] [--rounds 3] [--json] [--cache FOLDER]
+    python benchmarks/reading.py [--num 50000] [--read 10000] [--rounds 3] [--json] [--cache FOLDER]
 
-Each reader turns stored JPEGs into uint8 batches of the same size. The other two are used as their documentation says
-(tar shards with shuffled shards and a buffer of 1,000; parquet opened as an Arrow table and shuffled), once inside the process and
-once with as many worker processes as we have decoding threads; the faster of the two counts. They take turns within a
-round, so that a busy machine slows all, and the ratio is taken inside each round. Each epoch runs in a process of its own, as
-Lance does not bear forks, and time runs from its first batch to its last, which leaves out the start of processes. The store
-and `datasets` shuffle exactly.
+Each reader turns stored JPEGs into uint8 batches of the same size, in two cases: images used as they are stored, and images
+stored at twice the size (where the store lets the JPEG decoder do the halving). The other two are used as their documentation
+says (tar shards with shuffled shards and a buffer of 1,000; a saved Arrow table, shuffled), once inside the process and once
+with as many worker processes as we have decoding threads; the faster of the two counts. They take turns within a round, so that
+a busy machine slows all, and the ratio is taken inside each round. Each epoch runs in a process of its own, as Lance does not
+bear forks, and time runs from its first batch, which leaves out the start of processes. CPU time counts worker processes in,
+and says more than the clock where others work on the machine. The store and `datasets` shuffle exactly.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import gc
 import io
 import itertools
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -156,14 +159,20 @@ def huggingface(workers: int, folder: Path, batch: int, size_px: int, epoch: int
         yield rows["image"]
 
 
-def images_per_s(batches: Iterator[torch.Tensor], batch: int, size_px: int) -> float:
-    """Speed of an epoch after its first batch."""
-    first = next(batches)
-    assert first.shape == (batch, 3, size_px, size_px)
-    began, number = time.perf_counter(), 0
+def speed(batches: Iterator[torch.Tensor], shape: tuple[int, ...], num: int) -> dict[str, float]:
+    """Images a second by the clock after the first batch, and CPU milliseconds an image, workers counted in."""
+    assert next(batches).shape == shape
+    began, cpu, number = time.perf_counter(), time.process_time(), 0
     for images in batches:
         number += len(images)
-    return number / (time.perf_counter() - began)
+        if number >= num:
+            break
+    seconds = time.perf_counter() - began
+    del batches, images  # ends the workers, so that their time is known
+    gc.collect()
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = time.process_time() - cpu + workers.ru_utime + workers.ru_stime
+    return {"images_per_s": number / seconds, "cpu_ms": 1000 * cpu / number}
 
 
 def readers(threads: int) -> dict[str, Callable[..., Iterator[torch.Tensor]]]:
@@ -177,83 +186,79 @@ def readers(threads: int) -> dict[str, Callable[..., Iterator[torch.Tensor]]]:
     }
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    speeds: dict[str, list[float]] = {name: [] for name in readers(options.threads)}
+def measure(options: argparse.Namespace, stored_px: int, size_px: int, folder: Path) -> dict[str, Any]:
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in readers(options.threads)}
     ratios = []
     for number in range(options.rounds):
-        for name, runs in speeds.items():
-            words = [
-                sys.executable,
-                __file__,
-                *sys.argv[1:],
-                "--cache",
-                str(folder.parent),
-                "--one",
-                name,
-                "--epoch",
-                str(number),
-            ]
-            runs.append(float(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout))
-        ratios.append(speeds["store"][-1] / max(runs[-1] for name, runs in speeds.items() if name != "store"))
+        for name, runs in found.items():
+            words = [sys.executable, __file__, *sys.argv[1:], "--one", name, "--folder", str(folder)]
+            words += ["--size-px", str(size_px), "--epoch", str(number)]
+            runs.append(json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout))
+        others = [runs[-1]["images_per_s"] for name, runs in found.items() if name != "store"]
+        ratios.append(found["store"][-1]["images_per_s"] / max(others))
     files = list((folder / "parquet" / "data").iterdir())
     return {
-        "benchmark": "reading",
-        "images": options.num,
-        "stored_px": options.stored_px,
-        "size_px": options.size_px,
+        "stored_px": stored_px,
+        "size_px": size_px,
         "mean_bytes": round(sum(file.stat().st_size for file in files) / options.num),
-        "batch": options.batch,
-        "threads": options.threads,
-        "cores": os.cpu_count(),
-        "images_per_s": {name: round(statistics.median(runs)) for name, runs in speeds.items()},
-        "ratio_to_better": {
-            "median": round(statistics.median(ratios), 3),
-            "rounds": [round(ratio, 3) for ratio in ratios],
+        "readers": {
+            name: {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
+            for name, runs in found.items()
         },
-        "goal": 1.5,
+        "ratio_to_better": round(statistics.median(ratios), 3),
+        "ratio_in_rounds": [round(ratio, 3) for ratio in ratios],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=50_000)
-    parser.add_argument("--stored-px", type=int, default=128)
-    parser.add_argument("--size-px", type=int, default=112)
+    parser.add_argument("--num", type=int, default=50_000, help="images in the store")
+    parser.add_argument("--read", type=int, default=10_000, help="images to read a round")
+    parser.add_argument(
+        "--cases", nargs="+", default=["128:128", "256:128"], help="stored size and size in the batch, in pixels"
+    )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, help="folder that keeps the images for the next time")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # measure one reader in this process
-    parser.add_argument("--epoch", type=int, default=0, help=argparse.SUPPRESS)
+    for word in ("--one", "--folder", "--size-px", "--epoch"):  # measure one reader in this process
+        parser.add_argument(word, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.num < 2 * options.batch * options.threads:
         parser.error("--num is too small to give every worker two batches")
+    if options.one:
+        size_px = int(options.size_px)
+        batches = readers(options.threads)[options.one](
+            Path(options.folder), options.batch, size_px, int(options.epoch)
+        )
+        print(json.dumps(speed(batches, (options.batch, 3, size_px, size_px), options.read)))
+        return
+    cases = []
     with contextlib.ExitStack() as stack:
         cache = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder = cache / f"{options.num}x{options.stored_px}"
-        if options.one:
-            read = readers(options.threads)[options.one]
-            print(
-                images_per_s(
-                    read(folder, options.batch, options.size_px, options.epoch), options.batch, options.size_px
-                )
-            )
-            return
-        make(folder, options.num, options.stored_px)
-        found = measure(options, folder)
+        for case in options.cases:
+            stored_px, size_px = map(int, case.split(":"))
+            folder = cache / f"{options.num}x{stored_px}"
+            make(folder, options.num, stored_px)
+            cases.append(measure(options, stored_px, size_px, folder))
     if options.json:
-        print(json.dumps(found))
+        facts = {
+            "benchmark": "reading",
+            "images": options.num,
+            "read": options.read,
+            "batch": options.batch,
+            "goal": 1.5,
+        }
+        print(json.dumps(facts | {"threads": options.threads, "cores": os.cpu_count(), "cases": cases}))
         return
-    print(
-        f"{found['images']:,} JPEGs of {options.stored_px} px and {found['mean_bytes']:,} bytes -> {options.size_px} px"
-    )
-    for name, speed in found["images_per_s"].items():
-        print(f"{name:24} {speed:>8,} images/s")
-    ratio = found["ratio_to_better"]
-    print(
-        f"store / the better other one: {ratio['median']:.2f}x (rounds: {ratio['rounds']}; goal at least {found['goal']}x)"
-    )
+    for case in cases:
+        print(
+            f"\n{options.num:,} JPEGs of {case['stored_px']} px, {case['mean_bytes']:,} bytes -> {case['size_px']} px"
+        )
+        for name, run in case["readers"].items():
+            print(f"{name:24} {run['images_per_s']:>8,.0f} images/s {run['cpu_ms']:>8.3f} CPU ms/image")
+        print(f"store / better other: {case['ratio_to_better']:.2f}x (rounds {case['ratio_in_rounds']}, goal 1.5x)")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = Non
     try:
         if at_least_px is not None and picture.format == "JPEG":
             picture.draft("RGB", (at_least_px, at_least_px))
-        return picture.convert("RGB")
+        if picture.mode != "RGB":
+            return picture.convert("RGB")
+        picture.load()
+        return picture
     except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as error:  # what Pillow's plugins raise
         raise BrokenImage(f"{name}: cannot decode the image ({_short(error)})") from error
 
