@@ -51,10 +51,10 @@ SIZES = {
     "tiny": Size(
         painter="builtin:painter",
         per_class=2,
-        per_caption=5,
-        per_batch=4,
+        per_caption=4,
+        per_batch=3,
         captions_per_batch=32,
-        sampler_steps=20,
+        sampler_steps=10,
         store_px=None,
         keep_best=0.95,
         backbone="resnet-tiny",
