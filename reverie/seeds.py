@@ -9,7 +9,7 @@ import hashlib
 
 
 def derive(*parts: int | str) -> int:
-    """Hash the parts to a seed in [0, 2**63). Order and type matter: derive(1, 2) != derive(12)."""
+    """Hash the parts to a seed in [0, 2**63). Order and type matter, and (1, 2) is not (12,)."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         word = f"{type(part).__name__}:{part}".encode()

@@ -1,7 +1,8 @@
-"""Multinomial logistic regression at many L2 strengths at once: one batched L-BFGS, on any device.
+"""Multinomial logistic regression at many L2 strengths: batched L-BFGS, on any device.
 
-Shapes: n rows, d features (+1 for the bias), s strengths, c classes. All s problems share the rows, so that one matrix
-product serves them all; a problem leaves the batch when it has converged.
+Shapes: n rows, d features (+1 for the bias), s strengths at work together, c classes. Problems share the rows, so that one
+matrix product serves a whole batch of them; a problem leaves the batch when it has converged. Batches go from strong to
+weak, each starting where the last one ended, and are as large as the cache (CPU) or the memory (GPU) likes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 ARMIJO, WOLFE = 1e-4, 0.9
+CELLS = {"cpu": 1 << 19, "cuda": 1 << 27}  # numbers of n * s * c worked on at once
+FLAT = 0.01  # nats; below this the classes are decided, and the last per cent of the objective changes nothing
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def fit_logistic(
     strengths: Tensor,
     *,
     max_iterations: int = 1000,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
     memory: int = 10,
 ) -> LogisticFit:
     """Minimise sum of cross-entropies + strength / 2 * |weights|^2 for every strength; the bias is not penalised.
@@ -44,7 +46,8 @@ def fit_logistic(
         x: float (n, d), best standardised.
         labels: int64 (n,) in [0, num_classes).
         strengths: (s,), not negative.
-        tolerance: stop a problem when its estimated distance to the minimum, relative to its value, is below this.
+        tolerance: stop a problem when its estimated distance to the minimum is below this share of its value (or of
+            ``FLAT``, if that is more).
         memory: pairs of steps that L-BFGS remembers.
     Raises: ValueError for no rows, features not finite, or negative strengths.
     """
@@ -52,50 +55,63 @@ def fit_logistic(
     if not n or not torch.isfinite(x).all() or (strengths < 0).any():
         raise ValueError(f"needs rows, finite features and strengths >= 0; got {n} rows")
     rows = torch.cat([x, x.new_ones(n, 1)], dim=1)  # (n, d+1)
-    truth = F.one_hot(labels, num_classes).to(x.dtype)[:, None, :]  # (n, 1, c)
-    penalised = x.new_ones(d + 1, 1, 1)
-    penalised[d] = 0
-    num = len(strengths)
-    penalty = penalised * (strengths.to(x) / n)[None, :, None]  # (d+1, s, 1)
+    found = x.new_zeros(d + 1, len(strengths), num_classes)
+    objective = torch.zeros(len(strengths), dtype=torch.float64, device=x.device)
+    iterations = torch.zeros(len(strengths), dtype=torch.int64, device=x.device)
+    start = x.new_zeros(d + 1, 1, num_classes)
+    together = max(CELLS.get(x.device.type, CELLS["cpu"]) // (n * num_classes), 1)
+    for batch in torch.split(strengths.to(x.device).argsort(descending=True), together):
+        penalty = (strengths.to(x)[batch] / n)[None, :, None].repeat(d + 1, 1, 1)  # (d+1, s, 1)
+        penalty[d] = 0
+        for own, solution, value, count in _minimise(rows, labels, start, penalty, max_iterations, tolerance, memory):
+            found[:, batch[own]], objective[batch[own]], iterations[batch[own]] = solution, value, count
+        start = found[:, batch[-1:]]
+    return LogisticFit(found[:d].transpose(0, 1), found[d], objective, iterations)
 
-    out = x.new_zeros(d + 1, num, num_classes)
-    objective = torch.zeros(num, dtype=torch.float64, device=x.device)
-    iterations = torch.zeros(num, dtype=torch.int64, device=x.device)
 
-    # State of the problems still at work; ``who`` are their places among all. Every tensor has problems in dimension 1.
-    who = torch.arange(num, device=x.device)
-    weights = out.clone()
-    logits = x.new_zeros(n, num, num_classes)
+def _minimise(
+    rows: Tensor, labels: Tensor, start: Tensor, penalty: Tensor, max_iterations: int, tolerance: float, memory: int
+) -> list[tuple[Tensor, Tensor, Tensor, int]]:
+    """L-BFGS on s problems at once.
+
+    Returns: groups of problems as they finished: their numbers, solutions (d+1, k, c), objectives (k,) and iterations.
+    """
+    n, num, num_classes = len(rows), penalty.shape[1], start.shape[2]
+    finished = []
+    who = torch.arange(num, device=rows.device)  # the problems still at work; every tensor has them in dimension 1
+    weights = start.repeat(1, num, 1)
     inverse = 1 / (rows.square().mean() / num_classes + penalty)
-    value = _cross_entropy(logits, truth)
-    gradient = _gradient(rows, logits, truth, weights, penalty)
+    logits = (rows @ weights.flatten(1)).view(n, num, num_classes)
+    value, probabilities = _evaluate(logits, labels)
+    value = value + 0.5 * _dot(penalty * weights, weights).double()
+    gradient = _gradient(rows, labels, probabilities, weights, penalty)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
-    stuck = torch.zeros(num, dtype=torch.bool, device=x.device)
-
+    stuck = torch.zeros(num, dtype=torch.bool, device=rows.device)
     for iteration in range(max_iterations + 1):
         direction = -_two_loops(gradient, steps, changes, inverse)
         slope = _dot(gradient, direction)  # minus half of it is what a quadratic has left to gain
-        finished = (-0.5 * slope.double() <= tolerance * value) | stuck | (iteration == max_iterations)
-        if finished.any():
-            done, left = finished.nonzero()[:, 0], (~finished).nonzero()[:, 0]
-            out[:, who[done]] = weights[:, done]
-            objective[who[done]], iterations[who[done]] = value[done], iteration
+        done = (-0.5 * slope.double() <= tolerance * value.clamp(min=FLAT)) | stuck | (iteration == max_iterations)
+        if done.any():
+            ready, left = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
+            finished.append((who[ready], weights[:, ready], value[ready], iteration))
             if not len(left):
                 break
-            who, value = who[left], value[left]
+            who, value, slope = who[left], value[left], slope[left]
             weights, logits, gradient = weights[:, left], logits[:, left], gradient[:, left]
-            direction, slope, penalty, inverse = direction[:, left], slope[left], penalty[:, left], inverse[:, left]
+            direction, penalty, inverse = direction[:, left], penalty[:, left], inverse[:, left]
             steps, changes = [item[:, left] for item in steps], [item[:, left] for item in changes]
 
         turn = (rows @ direction.flatten(1)).view_as(logits)  # logits move by t * turn along the direction
-        length, value, stuck = _line_search(logits, turn, truth, weights, direction, penalty, value, slope)
+        length, value, logits, probabilities = _line_search(
+            logits, turn, labels, weights, direction, penalty, value, slope.double()
+        )
+        stuck = length == 0
         step = length[:, None] * direction
-        weights, logits = weights + step, logits + length[:, None] * turn
-        before, gradient = gradient, _gradient(rows, logits, truth, weights, penalty)
+        weights = weights + step
+        before, gradient = gradient, _gradient(rows, labels, probabilities, weights, penalty)
         steps, changes = [*steps, step][-memory:], [*changes, gradient - before][-memory:]
-
-    return LogisticFit(out[:d].transpose(0, 1), out[d], objective, iterations)
+    return finished
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -103,13 +119,23 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=(0, 2))
 
 
-def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    """Mean over rows, (s,) in float64: small differences decide the line search."""
-    return (logits.logsumexp(dim=2) - (logits * truth).sum(dim=2)).sum(dim=0, dtype=torch.float64) / len(logits)
+def _evaluate(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy (s,), in float64 because small differences decide the line search; and probabilities."""
+    logs = logits.log_softmax(dim=2)
+    cost = -_of_label(logs, labels).mean(dim=0, dtype=torch.float64)
+    # Smaller ones change nothing but the time: a product with denormal numbers is ten times slower.
+    return cost, logs.clamp_(min=-60).exp_()
 
 
-def _gradient(rows: Tensor, logits: Tensor, truth: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
-    wrong = logits.softmax(dim=2) - truth
+def _of_label(values: Tensor, labels: Tensor) -> Tensor:
+    """The entry of each row's own class: (n, s, c) to (n, s)."""
+    return values.gather(2, labels[:, None, None].expand(-1, values.shape[1], 1))[:, :, 0]
+
+
+def _gradient(rows: Tensor, labels: Tensor, probabilities: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
+    """Uses up the probabilities: they become probabilities less truth."""
+    where = labels[:, None, None].expand(-1, probabilities.shape[1], 1)
+    wrong = probabilities.scatter_add_(2, where, probabilities.new_full(where.shape, -1.0))
     return (rows.T @ wrong.flatten(1)).view_as(weights) / len(rows) + penalty * weights
 
 
@@ -137,44 +163,46 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
 def _line_search(
     logits: Tensor,
     turn: Tensor,
-    truth: Tensor,
+    labels: Tensor,
     weights: Tensor,
     direction: Tensor,
     penalty: Tensor,
     value: Tensor,
     slope: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Step lengths that meet the weak Wolfe conditions, by bisection; every try is cheap, as no rows are multiplied.
 
-    Returns: lengths (s,), new objectives (s,), and which problems found no step (rounding leaves nothing to gain).
+    Returns: lengths (s,), 0 where rounding leaves no step to find; and objective, logits and probabilities there.
     """
     at, along, bend = (
         0.5 * _dot(penalty * a, b).double()
         for a, b in ((weights, weights), (weights, direction), (direction, direction))
     )
-    start = value
-    slack = 1e-7 * start.abs() if logits.dtype == torch.float32 else 1e-15 * start.abs()
-    length, low = torch.ones_like(start), torch.zeros_like(start)
-    high = torch.full_like(start, torch.inf)
-    found = torch.zeros_like(start)
-    value = start.clone()
-    open_ = (slope < 0).nonzero()[:, 0]
-    slope = slope.double()
-    for _ in range(30):
-        if not len(open_):
+    slack = (1e-7 if logits.dtype == torch.float32 else 1e-15) * value.abs()  # what rounding may add
+    length, low, high = torch.ones_like(value), torch.zeros_like(value), torch.full_like(value, torch.inf)
+    tried = torch.arange(len(value), device=value.device)
+    final, final_value, final_probabilities = torch.zeros_like(value), value.clone(), torch.empty_like(logits)
+    final_logits = logits.clone()
+    for attempt in range(31):
+        every = len(tried) == len(value)
+        here, turned = (logits, turn) if every else (logits[:, tried], turn[:, tried])
+        t = length[tried] if attempt < 30 else torch.zeros_like(length[tried])  # give up and stay
+        moved = here + t.to(here)[:, None] * turned
+        cost, probabilities = _evaluate(moved, labels)
+        new = cost + at[tried] + 2 * t * along[tried] + t * t * bend[tried]
+        tilt = ((probabilities * turned).sum(dim=2) - _of_label(turned, labels)).mean(dim=0, dtype=torch.float64)
+        tilt = tilt + 2 * along[tried] + 2 * t * bend[tried]
+        too_long = new > value[tried] + ARMIJO * t * slope[tried] + slack[tried]
+        too_short = ~too_long & (tilt < WOLFE * slope[tried])
+        good = ~(too_long | too_short) | (t == 0)
+        own = tried[good]
+        if every and len(own) == len(tried):
+            return t.to(logits), new, moved, probabilities
+        final[own], final_value[own] = t[good], new[good]
+        final_logits[:, own], final_probabilities[:, own] = moved[:, good], probabilities[:, good]
+        if good.all():
             break
-        t = length[open_]
-        moved = logits[:, open_] + t.to(logits)[:, None] * turn[:, open_]
-        new = _cross_entropy(moved, truth) + at[open_] + 2 * t * along[open_] + t * t * bend[open_]
-        tilt = ((moved.softmax(dim=2) - truth) * turn[:, open_]).sum(dim=2).sum(dim=0, dtype=torch.float64) / len(
-            logits
-        )
-        tilt = tilt + 2 * along[open_] + 2 * t * bend[open_]
-        high_enough = new > start[open_] + ARMIJO * t * slope[open_] + slack[open_]
-        too_short = ~high_enough & (tilt < WOLFE * slope[open_])
-        good = ~(high_enough | too_short)
-        found[open_[good]], value[open_[good]] = t[good], new[good]
-        high[open_[high_enough]], low[open_[too_short]] = t[high_enough], t[too_short]
-        open_ = open_[~good]
-        length[open_] = torch.where(high[open_].isinf(), 2 * low[open_], (low[open_] + high[open_]) / 2)
-    return found.to(logits.dtype), value, found == 0
+        high[tried[too_long]], low[tried[too_short]] = t[too_long], t[too_short]
+        tried = tried[~good]
+        length[tried] = torch.where(high[tried].isinf(), 2 * low[tried], (low[tried] + high[tried]) / 2)
+    return final.to(logits), final_value, final_logits, final_probabilities

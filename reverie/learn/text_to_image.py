@@ -1,7 +1,7 @@
 """Captions and images -> a latent diffusion painter, trained from scratch on a given autoencoder and vocabulary.
 
-The text encoder learns together with the U-Net: small worlds have small vocabularies, and there is nothing to
-download. Result: a ``StableDiffusionPipeline`` folder that any diffusers user can open.
+The text encoder learns together with the U-Net, from nothing or from a CLIP model's text tower: small worlds have small
+vocabularies, and there is nothing to download. Result: a ``StableDiffusionPipeline`` folder that any diffusers user can open.
 
 Source: latent diffusion, arXiv:2112.10752; classifier-free guidance by caption drop, arXiv:2207.12598; velocity
 prediction, arXiv:2202.00512, whose even weights give the noisiest times, where the caption decides, their full share.
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from reverie.learn.autoencoder import encode
+from reverie.models.load import load_net
+from reverie.models.names import locate
 
 TIMES = 1000
 SCHEDULER: dict[str, Any] = {
@@ -61,10 +63,34 @@ class TextToImage:
     heads: int = 4  # attention heads
     text_width: int = 128
     text_layers: int = 2
+    text_encoder: str = ""  # CLIP folder with the same tokenizer, whose text tower to start from
+    start: str = ""  # pipeline folder on the same latents, to go on from; the sizes above then do not count
     caption_drop: float = 0.1  # share of captions replaced by the empty one, for guidance
 
     def build(self) -> nn.Module:
-        """Untrained U-Net and text encoder."""
+        """U-Net and text encoder, untrained but for what ``start`` and ``text_encoder`` bring."""
+        if self.start:
+            unet = UNet2DConditionModel.from_pretrained(self.start, subfolder="unet", use_safetensors=True)
+            words = CLIPTextModel.from_pretrained(self.start, subfolder="text_encoder", use_safetensors=True)
+            return Denoiser(unet.float().to(memory_format=torch.channels_last), words.float())
+        channels = self._vae().config.latent_channels
+        unet = UNet2DConditionModel(
+            sample_size=self.latent_size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=self.channels,
+            down_block_types=[f"{'CrossAttn' if a else ''}DownBlock2D" for a in self.attention],
+            up_block_types=[f"{'CrossAttn' if a else ''}UpBlock2D" for a in reversed(self.attention)],
+            layers_per_block=self.layers,
+            cross_attention_dim=self.text_width,
+            attention_head_dim=self.heads,  # diffusers reads this as the number of heads
+            norm_num_groups=8,
+        )
+        return Denoiser(unet.to(memory_format=torch.channels_last), self._text_encoder())
+
+    def _text_encoder(self) -> CLIPTextModel:
+        if self.text_encoder:
+            return load_net(CLIPTextModel, locate(self.text_encoder), "cpu").requires_grad_(True)
         tokenizer = self._tokenizer()
         text = CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -77,19 +103,7 @@ class TextToImage:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        unet = UNet2DConditionModel(
-            sample_size=self.latent_size,
-            in_channels=self._vae().config.latent_channels,
-            out_channels=self._vae().config.latent_channels,
-            block_out_channels=self.channels,
-            down_block_types=[f"{'CrossAttn' if a else ''}DownBlock2D" for a in self.attention],
-            up_block_types=[f"{'CrossAttn' if a else ''}UpBlock2D" for a in reversed(self.attention)],
-            layers_per_block=self.layers,
-            cross_attention_dim=self.text_width,
-            attention_head_dim=self.heads,  # diffusers reads this as the number of heads
-            norm_num_groups=16,
-        )
-        return Denoiser(unet.to(memory_format=torch.channels_last), CLIPTextModel(text))
+        return CLIPTextModel(text)
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Squared error of the velocity, at one random time an image."""

@@ -38,7 +38,7 @@ from reverie.smallworld import pool
 from reverie.smallworld.describe import Style, vocabulary
 
 Part = Literal["pool", "autoencoder", "painter", "clip", "writer"]
-PARTS: tuple[Part, ...] = ("pool", "autoencoder", "painter", "clip", "writer")
+PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer")
 SEED = 0
 CAPTIONS: tuple[Style, ...] = (
     "short",
@@ -72,10 +72,10 @@ def main(work: Path = Path("runs/builtin"), only: tuple[Part, ...] = PARTS, num_
         pool.make(work / "street", num_scenes // 8, "street", CAPTIONS, seed=2, report=_say)
     if "autoencoder" in only:
         train(work / "autoencoder", AUTOENCODER, AUTOENCODER_FIT, pool.Pool.open([work / "studio"], 8, SEED))
-    if "painter" in only:
-        painter(work)
     if "clip" in only:
         clip(work)
+    if "painter" in only:
+        painter(work)
     if "writer" in only:
         writer(work)
 
@@ -90,6 +90,7 @@ def painter(work: Path) -> None:
         latent_size=latents.shape[-1],
         channels=(32, 64, 128),
         attention=(False, True, True),
+        text_encoder=str(work / "clip" / "weights"),  # it knows what the words look like: binding comes sooner
     )
     train(work / "painter", learner, PAINTER_FIT, batches)
     pipe = StableDiffusionPipeline.from_pretrained(work / "painter" / "weights", dtype=torch.float16)
