@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,23 @@ from PIL import Image
 UNIT = 1000
 
 
-def scenery(seed: int, size_px: int) -> bytes:
-    """A JPEG with edges, smooth areas and fine grain at about the file size of a photo of its width."""
-    random = np.random.default_rng(seed)
+@functools.cache
+def texture(number: int, size_px: int) -> np.ndarray:
+    """Waves whose strength falls off about as in photos, two regions with an edge between: uint8 (size_px, size_px, 3)."""
+    random = np.random.default_rng(number)
     frequency = np.hypot(np.fft.fftfreq(size_px)[:, None], np.fft.rfftfreq(size_px)[None]) + 1 / size_px
-    spectrum = random.normal(size=(3, *frequency.shape, 2)) @ (1, 1j) / frequency**1.2  # photos fall off about like 1/f
+    spectrum = random.normal(size=(3, *frequency.shape, 2)) @ (1, 1j) / frequency**1.2
     waves = np.fft.irfft2(spectrum, (size_px, size_px))
-    waves = np.where(waves[0] > 0, waves, waves[::-1])  # two regions with an edge between
-    pixels = np.clip(128 + 60 * waves / waves.std(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    waves = np.where(waves[0] > 0, waves, waves[::-1])
+    return np.clip(128 + 60 * waves / waves.std(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def scenery(number: int, size_px: int) -> bytes:
+    """A JPEG with edges, smooth areas and fine grain; all are different, though from 100 textures."""
+    random = np.random.default_rng(number)
+    pixels = np.roll(texture(number % 100, size_px), random.integers(0, size_px, 2), (0, 1))[
+        :, :, random.permutation(3)
+    ]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
@@ -107,7 +116,7 @@ def fit(picture: Image.Image, size_px: int) -> torch.Tensor:
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
-def store(threads: int, folder: Path, batch: int, size_px: int, epoch: int) -> Iterator[torch.Tensor]:
+def store(threads: int, folder: Path, batch: int, size_px: int, epoch: int) -> Generator[torch.Tensor, None, None]:
     from reverie.store.batches import CaptionBatches
 
     batches = CaptionBatches(folder / "pairs.lance", batch, 1, seed=epoch, size_px=size_px, threads=threads)
@@ -125,7 +134,7 @@ class TarSample:
         return fit(sample[0], self.size_px), sample[1]
 
 
-def webdataset(workers: int, folder: Path, batch: int, size_px: int, epoch: int) -> Iterator[torch.Tensor]:
+def webdataset(workers: int, folder: Path, batch: int, size_px: int, epoch: int) -> Generator[torch.Tensor, None, None]:
     import webdataset as wds
 
     shards = sorted(map(str, (folder / "tar").glob("*.tar")))
@@ -147,7 +156,9 @@ class ArrowSamples:
         return {"image": [fit(picture, self.size_px) for picture in rows["image"]], "text": rows["text"]}
 
 
-def huggingface(workers: int, folder: Path, batch: int, size_px: int, epoch: int) -> Iterator[torch.Tensor]:
+def huggingface(
+    workers: int, folder: Path, batch: int, size_px: int, epoch: int
+) -> Generator[torch.Tensor, None, None]:
     import datasets
 
     data = datasets.load_from_disk(folder / "arrow").with_transform(ArrowSamples(size_px))
@@ -159,7 +170,7 @@ def huggingface(workers: int, folder: Path, batch: int, size_px: int, epoch: int
         yield rows["image"]
 
 
-def speed(batches: Iterator[torch.Tensor], shape: tuple[int, ...], num: int) -> dict[str, float]:
+def speed(batches: Generator[torch.Tensor, None, None], shape: tuple[int, ...], num: int) -> dict[str, float]:
     """Images a second by the clock after the first batch, and CPU milliseconds an image, workers counted in."""
     assert next(batches).shape == shape
     began, cpu, number = time.perf_counter(), time.process_time(), 0
@@ -168,14 +179,14 @@ def speed(batches: Iterator[torch.Tensor], shape: tuple[int, ...], num: int) -> 
         if number >= num:
             break
     seconds = time.perf_counter() - began
-    del batches, images  # ends the workers, so that their time is known
+    batches.close()  # ends the workers, so that their time is known
     gc.collect()
     workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = time.process_time() - cpu + workers.ru_utime + workers.ru_stime
     return {"images_per_s": number / seconds, "cpu_ms": 1000 * cpu / number}
 
 
-def readers(threads: int) -> dict[str, Callable[..., Iterator[torch.Tensor]]]:
+def readers(threads: int) -> dict[str, Callable[..., Generator[torch.Tensor, None, None]]]:
     """Name -> reader of (folder, batch, size_px, epoch)."""
     return {
         "store": functools.partial(store, threads),

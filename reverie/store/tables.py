@@ -37,6 +37,9 @@ TablePath = str | Path
 IDENTITY = b"reverie.table"  # schema metadata: a random name of the table, given when it is made
 EMPTY_UNIT = "reverie.empty."  # configuration key: a unit that is done and has no rows
 LANCE_FOLDERS = {"_versions", "_transactions", "data", "_deletions", "_indices", "_refs"}
+# Each commit writes a list of all fragments. Old lists are deleted on the way, or they would come to outweigh the images; not
+# too often, as that reads them all, and not too young, as a slow writer needs those since it began.
+CLEANUP = {"lance.auto_cleanup.interval": "500", "lance.auto_cleanup.older_than": "3600s"}
 TRIES = 100  # how often a commit is tried against rivals before giving up
 BATCH_ROWS = 1024
 BUFFER_BYTES = 64 << 20  # Lance's own default reads 2 GB ahead
@@ -525,16 +528,17 @@ def _create(path: TablePath, schema: pa.Schema) -> None:
     place = Path(path)
     if place.is_file() or (place.is_dir() and {item.name for item in place.iterdir()} - LANCE_FOLDERS):
         raise FolderInUse(f"{path} holds something that is not a table; give another folder")
-    # Each commit writes a list of all fragments. Old lists are deleted on the way, or they would come to outweigh the images;
-    # not too often, as that reads them all, and not too young, as a slow writer needs those since it began.
-    cleanup = {"interval": 500, "older_than_seconds": 3600}
     schema = schema.with_metadata({IDENTITY: uuid.uuid4().hex.encode()})
     with _commits(path):
         try:
-            lance.write_dataset(schema.empty_table(), str(path), mode="create", auto_cleanup_options=cleanup)
+            # Not lance.write_dataset(mode="create"): of two that create at once, it lets the second overwrite the first and
+            # what was committed to it since. Without retries an Overwrite succeeds for one of them only.
+            table = LanceDataset.commit(str(path), LanceOperation.Overwrite(schema, []), max_retries=0)
         except OSError as error:
-            if "already exists" not in str(error):
+            if is_full(error) or not exists(path):
                 raise
+            return
+        table.update_config(CLEANUP)
 
 
 def _check_unit(unit: int, rows: pa.Table) -> None:

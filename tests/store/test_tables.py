@@ -166,6 +166,21 @@ def test_processes_that_race(tmp_path):
     assert len(list(Path(path, "data").iterdir())) == 7  # the losers left nothing behind
 
 
+def test_processes_that_make_the_same_table(tmp_path, monkeypatch):
+    """One looks, finds nothing, and is overtaken: the other makes the table and commits to it. Nothing of that is lost."""
+    path, commit = tmp_path / "t.lance", lance.LanceDataset.commit
+
+    def overtaken(*args, **options):
+        monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+        tables.append_unit(path, 1, captions_of(1, 2))
+        return commit(*args, **options)
+
+    monkeypatch.setattr(lance.LanceDataset, "commit", overtaken)
+    tables.append_unit(path, 2, captions_of(2, 2))
+    assert tables.done_units(path) == {1, 2}
+    assert tables.count(path) == 4
+
+
 def test_a_rival_between_look_and_commit(tmp_path, monkeypatch):
     """The rival commits after we looked at what is done: the moment that a plain append cannot see."""
     path = tmp_path / "t.lance"
