@@ -82,9 +82,11 @@ def probe(
     Raises: InputError if no class has two rows to split.
     """
     candidates = candidates or (STRENGTHS if protocol == "logistic" else RATES)
-    fit = logistic_heads if protocol == "logistic" else functools.partial(sgd_heads, batch_norm=batch_norm, seed=seed)
+    choose, fit = functools.partial(logistic_heads, tolerance=1e-4), logistic_heads
+    if protocol == "sgd":
+        choose = fit = functools.partial(sgd_heads, batch_norm=batch_norm, seed=seed)
     inside, outside = (torch.from_numpy(rows).to(x.device) for rows in split(labels.cpu().numpy(), held_out, seed))
-    guesses = fit(x[inside], labels[inside], num_classes, candidates).predict(x[outside])
+    guesses = choose(x[inside], labels[inside], num_classes, candidates).predict(x[outside])
     scores = (guesses == labels[outside]).double().mean(dim=1)
     # Of equally good candidates the middle one is the least accidental.
     equal = (scores == scores.max()).nonzero()[:, 0]
@@ -123,13 +125,14 @@ def split(
     return np.setdiff1d(np.arange(len(labels)), outside), outside
 
 
-def logistic_heads(x: Tensor, labels: Tensor, num_classes: int, strengths: tuple[float, ...]) -> Heads:
+def logistic_heads(
+    x: Tensor, labels: Tensor, num_classes: int, strengths: tuple[float, ...], *, tolerance: float = 1e-6
+) -> Heads:
     """One L2 logistic regression a strength, on features standardised with the statistics of these rows."""
     mean, scale = x.mean(dim=0), x.std(dim=0, correction=0)
     scale = torch.where(scale > 1e-6 * scale.max(), scale, 1.0)  # a feature that never moves says nothing; leave it be
-    found = fit_logistic(
-        (x - mean) / scale, labels, num_classes, torch.tensor(strengths, dtype=torch.float64, device=x.device)
-    )
+    grid = torch.tensor(strengths, dtype=torch.float64, device=x.device)
+    found = fit_logistic((x - mean) / scale, labels, num_classes, grid, tolerance=tolerance)
     return Heads(mean, scale, found.weights, found.bias)
 
 

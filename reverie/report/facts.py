@@ -151,21 +151,20 @@ def gather(folder: Path) -> Facts:
 
 
 def command(facts: Facts) -> str:
-    """The command that makes this run again, in a folder of its own. Safe to paste into a shell."""
+    """The command that makes this run again, in a folder of its own: one flag a line, safe to paste into a shell."""
     plan = facts.plan
-    words = [
-        "reverie",
-        *(["make"] if plan["recipe"] == "make" and not plan["file"] else ["run", plan["file"] or plan["recipe"]]),
-    ]
+    recipe = plan["file"] or plan["recipe"]
+    lines = [["reverie", "make"] if recipe == "make" else ["reverie", "run", recipe]]
     for name, value in plan["arguments"].items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            lines.append([f"--{flag}" if value else f"--no-{flag}"])
         elif value is not None:
-            items = value if isinstance(value, list) else [value]
-            words += [f"--{flag}", *(str(item) for item in items)]
-    words += ["--device", facts.device] if facts.device else []
-    return shlex.join([*words, "--out", f"{facts.folder}-again"])
+            lines.append([f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))])
+    if facts.device:
+        lines.append(["--device", facts.device])
+    lines.append(["--out", f"{facts.folder}-again"])
+    return " \\\n  ".join(shlex.join(words) for words in lines)
 
 
 def sentence(facts: Facts) -> str:

@@ -169,7 +169,7 @@ def test_a_broken_picture_leaves_an_empty_frame(tmp_path):
 def test_the_command_can_be_pasted(run_folder):
     write(run_folder)
     (command,) = re.findall(r"<pre>(.*?)</pre>", (run_folder / "report.html").read_text(), re.DOTALL)
-    command = command.replace("&#39;", "'").replace("&#34;", '"')
+    command = command.replace("&#39;", "'").replace("&#34;", '"').replace("\\\n", "")
     assert shlex.split(command) == [
         *("reverie", "run", "stablerep", "--guidance", "2.0", "--painter", "it's; rm -rf ~", "--seeds", "0", "1"),
         *("--device", "cpu", "--out", f"{run_folder}-again"),
