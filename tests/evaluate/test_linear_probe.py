@@ -113,7 +113,7 @@ def test_importing_the_job_does_not_import_torch():
 def test_real_photos(tmp_path):
     folder = tmp_path / "few"
     folder.mkdir()
-    for split, num in {"train": 600, "test": 200}.items():
+    for split, num in {"train": 300, "test": 200}.items():
         whole = pq.read_table(CIFAR / f"{split}.parquet")
         rows = np.random.default_rng(0).permutation(len(whole))[:num]
         pq.write_table(whole.take(rows), folder / f"{split}.parquet")
@@ -121,5 +121,5 @@ def test_real_photos(tmp_path):
     LinearProbe((Arm("pixels"),), str(folder), size_px=32, pixels_px=8).run(place)
     found = {r["metric"]: r["value"] for r in results.read(place.results)}
     assert "airplane" in load_photos(folder, "train").classes
-    assert 0.2 < found["top1"] < 0.5  # ten classes; raw pixels know the sky from the grass
+    assert 0.15 < found["top1"] < 0.5  # ten classes; raw pixels know the sky from the grass
     assert json.loads(place.results.read_text().splitlines()[0])["num_classes"] == 10

@@ -41,9 +41,9 @@ def test_all_strengths_at_once_equal_scikit_learn_one_by_one(dtype, close):
 @pytest.mark.parametrize("cells", [1, 3 * 300 * 4])
 def test_how_many_strengths_work_together_changes_nothing(cells, monkeypatch):
     x, labels = blobs()
-    together = fit_logistic(x.double(), labels, 4, STRENGTHS, tolerance=1e-9)
+    together = fit_logistic(x.double(), labels, 4, STRENGTHS[3:], tolerance=1e-8)
     monkeypatch.setitem(logistic.CELLS, "cpu", cells)
-    apart = fit_logistic(x.double(), labels, 4, STRENGTHS, tolerance=1e-9)
+    apart = fit_logistic(x.double(), labels, 4, STRENGTHS[3:], tolerance=1e-8)
     assert torch.allclose(together.objective, apart.objective, rtol=1e-6)
     assert torch.allclose(together.weights, apart.weights, atol=1e-2)
 
