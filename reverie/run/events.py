@@ -110,11 +110,9 @@ class _Bar:
         if self.live:
             self.live.stop()
         else:
+            far = f"{self.done}/{self.total} {self.what}" if self.total else "done" if kind is None else "stopped"
             seconds = time.monotonic() - self.began
-            self.console.print(
-                Text(f"{self.step}: {self.done}/{self.total} {self.what} in {seconds:.1f} s{_or_empty(self.note)}"),
-                soft_wrap=True,
-            )
+            self.console.print(Text(f"{self.step}: {far} in {seconds:.1f} s{_or_empty(self.note)}"), soft_wrap=True)
 
     def move(self, done: int, total: int, note: str) -> None:
         self.done, self.total, self.note = done, total, note or self.note

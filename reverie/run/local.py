@@ -300,7 +300,7 @@ class StepStatus:
 
     name: str
     kind: str
-    done: int
+    done: int | None
     ok: int | None
     dropped: int | None
     failed: int | None
@@ -321,6 +321,7 @@ def status(folder: Path) -> list[StepStatus]:
         name, kind = step["name"], step["kind"]
         whole = (folder / "done" / f"{name}.json").exists()
         rows: dict[str, int] = counts.get(kind, {})
+        done: int | None
         left: int | None
         if kind == "captions":
             done = rows.get("ok", 0) + rows.get("failed", 0)
@@ -334,7 +335,7 @@ def status(folder: Path) -> list[StepStatus]:
             left = counts["pairs"].get("ok", 0) - done if counts["pairs"] else None
         else:
             last = recent[name][-1] if recent.get(name) else {}
-            done, left = last.get("done", 0), last["total"] - last["done"] if "total" in last else None
+            done, left = last.get("done"), last["total"] - last["done"] if "total" in last else None
         left = 0 if whole else left
         rate = _rate(recent.get(name, []), kind)
         known = kind in counts

@@ -63,6 +63,13 @@ def test_plain_lines_are_rare(tmp_path: Path) -> None:
     assert len(logged) <= 3
 
 
+def test_a_step_without_numbers_says_done(tmp_path: Path) -> None:
+    console = quiet()
+    with Events(tmp_path, console) as log, log.progress("page", 0, 0, "steps"):
+        pass
+    assert shown(console).startswith("page: done in 0.0 s")
+
+
 def test_bars_on_a_terminal(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with Events(tmp_path, console) as log, log.progress("paint", 5, 10, "units"):
