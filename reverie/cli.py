@@ -293,7 +293,7 @@ def import_(
     label_column: str | None = None,
     images: Path | None = None,
     split: str | None = None,
-    template: str = "a photo of a {}.",
+    template: str = "a photo of a {class}.",
     captions_per_image: int | None = None,
 ) -> None:
     """Captions and real images of others -> captions.lance and pairs.lance. Run it again to go on.
@@ -311,7 +311,7 @@ def import_(
         label_column: where class names are; likewise.
         images: folder that file names in the source are relative to.
         split: part of a source that has several.
-        template: caption made from a class name, {} for the name, where there is no caption.
+        template: caption made from a class name, {class} for the name, where there is no caption.
         captions_per_image: use only the first so many captions of an image.
     """
     from reverie.run.folder import claim_tables

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
+from reverie.captions.classes import HOLE
 from reverie.errors import InputError
 
 
@@ -21,23 +22,23 @@ class TextEncoder(Protocol):
 
 
 def class_embeddings(
-    encoder: TextEncoder, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)
+    encoder: TextEncoder, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {class}.",)
 ) -> Tensor:
     """One unit row a class: its sentences' unit embeddings averaged over the templates and made unit again.
 
     Args:
-        classes: names, each filled into every template where ``{}`` stands.
+        classes: names, each filled into every template where ``{class}`` stands.
     Returns: float32 (classes, d).
-    Raises: InputError for no classes, a class named twice, or a template without ``{}``.
+    Raises: InputError for no classes, a class named twice, or a template without ``{class}``.
     Source: Radford et al., arXiv:2103.00020, section 3.1.4.
     """
     if not classes or not templates:
         raise InputError("zero-shot needs at least one class name and one template")
     if twice := sorted(name for name, times in Counter(classes).items() if times > 1):
         raise InputError(f"class names must differ; named twice: {', '.join(twice)}")
-    if bare := [template for template in templates if "{}" not in template]:
-        raise InputError(f"template {bare[0]!r} has no {{}} for the class name")
-    sentences = [template.replace("{}", name) for name in classes for template in templates]
+    if bare := [template for template in templates if HOLE not in template]:
+        raise InputError(f"template {bare[0]!r} has no {HOLE} for the class name")
+    sentences = [template.replace(HOLE, name) for name in classes for template in templates]
     rows = F.normalize(encoder.texts(sentences), dim=1).view(len(classes), len(templates), -1)
     return F.normalize(rows.mean(dim=1), dim=1)
 

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -83,29 +82,6 @@ class PaintPixels:
         painter = open_painter(self.model, place.device, self.scheduler, self.negative_prompt, self.dtype)
         painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
         return PaintWorker(self, painter, place)
-
-
-def repaint(row: Mapping[str, Any], stage: PaintPixels, device: str = "cpu") -> bytes:
-    """Make one image again, alone, from its pair row and the stage that made it.
-
-    The noise is the same; the last bits of a pixel may not be, because the image was first painted in a larger batch.
-
-    Returns: the encoded image.
-    Raises: InputError if the row was not painted, or with another painter, scheduler, number of steps or guidance.
-    """
-    if row["origin"] != "painted" or row["seed"] is None:
-        raise InputError(f"{row['pair_id']} was not painted; only painted pairs can be made again")
-    worker = stage.open(Place(Path(), step="repaint", device=device))
-    now = worker.made_with
-    changed = [f"{key}: {row[key]!r} -> {now[key]!r}" for key in now if now[key] != row[key]]
-    if changed:
-        raise InputError(f"{row['pair_id']} was painted with other settings ({', '.join(changed)})")
-    (image,) = worker.paint(worker.painter.encode([row["text"]]), [0], [row["seed"]])
-    if isinstance(image, Exception):
-        raise image
-    if image is None:
-        raise ModelError(f"the image of {row['pair_id']} is not finite and cannot be stored")
-    return _encoded(image, stage)
 
 
 @dataclass

@@ -3,7 +3,7 @@
     Synth², arXiv:2403.07750, section 4.1: a generator trained on the very pairs that a model could have been trained on
     shows what synthetic data is worth without the gigabytes behind a public one.
 
-    reverie import photos.parquet --template "a photo of a {}" --out runs/photos
+    reverie import photos.parquet --template "a photo of a {class}" --out runs/photos
     reverie run text_to_image --store runs/photos --templates templates.txt --out runs/painter
 
 The result, ``runs/painter/weights/painter``, is a diffusers folder: name it as --painter in other recipes.

@@ -55,7 +55,7 @@ class Reading(TypedDict, total=False):
         a header, numbers from 0.
     images: folder that file names in the source are relative to.
     split: part of a Hugging Face folder, of parquet files called ``<split>-...``, or of a Karpathy caption file.
-    template: text made from a class name where there is no caption, with ``{}`` for the name.
+    template: text made from a class name where there is no caption, with ``{class}`` for the name.
     captions_per_image: use only the first so many captions of an image.
     """
 
@@ -602,7 +602,7 @@ def _file(reading: Reading, name: str) -> tuple[Path | None, str | None]:
 
 
 def _from_template(reading: Reading, label: str | None) -> str | None:
-    return None if label is None else (reading.get("template") or "{}").replace("{}", label)
+    return None if label is None else (reading.get("template") or "{class}").replace("{class}", label)
 
 
 def _clean(text: Any) -> str | None:

@@ -15,7 +15,9 @@ class Words:
 
 
 def test_templates_are_averaged_as_unit_rows():
-    rows = class_embeddings(Words(), ["red", "blue"], ["a photo of {}", "a very long drawing of something that is {}"])
+    rows = class_embeddings(
+        Words(), ["red", "blue"], ["a photo of {class}", "a very long drawing of something that is {class}"]
+    )
     half = 0.5**0.5
     expected = torch.tensor([[half, 0, half / 2, half / 2], [0, half, half / 2, half / 2]])
     assert torch.allclose(rows, torch.nn.functional.normalize(expected, dim=1), atol=1e-6)
@@ -23,16 +25,16 @@ def test_templates_are_averaged_as_unit_rows():
 
 
 def test_picks_the_nearest_class():
-    rows = class_embeddings(Words(), ["red", "blue"], ["a photo of {}"])
+    rows = class_embeddings(Words(), ["red", "blue"], ["a photo of {class}"])
     assert classify(torch.tensor([[3.0, 1, 1, 0], [0, 0.1, 0, 0]]), rows).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("classes", "templates", "message"),
     [
-        ([], ["a {}"], "at least one"),
-        (["cat", "dog", "cat"], ["a {}"], "named twice: cat"),
-        (["cat"], ["a {}", "a photo"], "'a photo' has no {}"),
+        ([], ["a {class}"], "at least one"),
+        (["cat", "dog", "cat"], ["a {class}"], "named twice: cat"),
+        (["cat"], ["a {class}", "a photo"], "'a photo' has no {class}"),
     ],
 )
 def test_says_what_is_wrong_with_classes_and_templates(classes, templates, message):

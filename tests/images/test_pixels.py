@@ -11,7 +11,7 @@ from PIL import Image
 from reverie import pairs, seeds, stage
 from reverie.errors import InputError, ModelError
 from reverie.images import pixels
-from reverie.images.pixels import PaintPixels, PaintSpeed, PaintWorker, repaint
+from reverie.images.pixels import PaintPixels, PaintSpeed, PaintWorker
 from reverie.stage import Place
 from tests.images import pipelines
 from tests.images.fakes import FakePainter
@@ -255,18 +255,6 @@ def test_the_same_bytes_after_a_restart_and_in_any_part(tmp_path, real):
     assert second(captions(*TEXTS, unit=4)) == whole[4]
     assert second(captions(*TEXTS, unit=3)) == whole[3]
     assert whole[3]["image"] != whole[4]["image"]
-
-
-def test_one_pair_is_painted_again_alone(tmp_path, real):
-    rows = real.open(place(tmp_path))(captions(*TEXTS)).to_pylist()
-    row, other = rows[6], rows[7]
-    again = decoded(repaint(row, real)).astype(int)
-    assert np.abs(again - decoded(row["image"])).max() <= 2
-    assert np.abs(again - decoded(other["image"])).max() > 20
-    with pytest.raises(InputError, match=r"guidance: 3\.0 -> 4\.0"):
-        repaint(row, dataclasses.replace(real, guidance=4.0))
-    with pytest.raises(InputError, match="only painted pairs"):
-        repaint({**row, "origin": "real"}, real)
 
 
 def test_open_refuses_what_the_model_cannot_do(tmp_path, real):

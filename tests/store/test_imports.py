@@ -52,7 +52,7 @@ def add_to_tar(tar, name, data):
 
 
 def test_image_folder(tmp_path):
-    captions, images = everything(class_folder(tmp_path / "photos"), template="a photo of a {}")
+    captions, images = everything(class_folder(tmp_path / "photos"), template="a photo of a {class}")
     assert [row["label"] for row in captions] == ["owl"] * 3 + ["red fox"] * 3
     assert captions[3]["text"] == images[3]["text"] == "a photo of a red fox"
     assert captions[0]["source"] == "import"
