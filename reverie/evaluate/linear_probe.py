@@ -76,15 +76,16 @@ class LinearProbe:
         train = load_photos(self.photos, "train")
         open_photos = functools.cache(lambda: load_photos(self.photos, "test", train.classes))
 
-        def describe(arm: Arm, photos: Photos) -> tuple[Tensor, Tensor]:
-            rows = features.extract(self._describe(arm, place), photos, self.size_px, self.speed.batch_size)
+        def rows_of(describe: Describe, photos: Photos) -> tuple[Tensor, Tensor]:
+            rows = features.extract(describe, photos, self.size_px, self.speed.batch_size)
             return rows.to(place.device), torch.from_numpy(photos.labels).to(place.device)
 
         for done, arm in enumerate(self.arms):
             place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
             began = time.monotonic()
-            x, labels = describe(arm, train)
-            open_test = functools.cache(functools.partial(lambda arm: describe(arm, open_photos()), arm))
+            describe = self._describe(arm, place)
+            x, labels = rows_of(describe, train)
+            open_test = functools.cache(functools.partial(lambda describe: rows_of(describe, open_photos()), describe))
             found = probe(
                 x,
                 labels,

@@ -68,7 +68,8 @@ class Arm:
         if len(values) < 3:
             return None
         half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-        return self.mean(metric) - half, self.mean(metric) + half
+        low, high = self.mean(metric) - half, self.mean(metric) + half
+        return (max(low, 0.0), min(high, 1.0)) if metric in SCORES else (low, high)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import jinja2
 import pyarrow as pa
 from PIL import Image
 
+from reverie import seeds
 from reverie.errors import BrokenImage
 from reverie.pairs import OK
 from reverie.report import facts as tell
@@ -27,7 +29,7 @@ from reverie.store import tables
 from reverie.store.pictures import open_picture
 
 NUM_CAPTIONS, NUM_COPIES = 8, 6  # of the grid of images
-NUM_LOST, NUM_PER_REASON = 12, 4  # images and captions that were not kept
+NUM_LOST = 12  # images, and captions, that were not kept
 THUMB_PX = 160
 MAX_BYTES = 2_000_000  # of pictures on one page
 LOOKED_AT = 20_000  # rows searched for examples of what was not kept
@@ -149,8 +151,11 @@ def _grid(pairs: Path, shop: _Thumbs) -> Iterator[dict[str, Any]]:
     for unit, num in wanted.items():
         rows = tables.read_unit(pairs, unit, columns)
         captions = list(dict.fromkeys(rows["caption_id"].to_pylist()))
+        # Captions of one class often stand together, so the first of each unit would not show the variety.
+        start = seeds.derive("page", unit) % len(captions)
         num = min(num, len(captions))
-        chosen = {captions[place * len(captions) // num]: [] for place in range(num)}  # type: dict[str, list[dict[str, Any]]]
+        places = [(start + place * len(captions) // num) % len(captions) for place in range(num)]
+        chosen: dict[str, list[dict[str, Any]]] = {captions[place]: [] for place in sorted(places)}
         for row in rows.filter(pa.compute.is_in(rows["caption_id"], pa.array(list(chosen)))).to_pylist():
             chosen[row["caption_id"]].append(row)
         for copies in chosen.values():
@@ -181,18 +186,20 @@ def _refused(captions: Path) -> Iterator[dict[str, Any]]:
 
 
 def _various(path: Path, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
-    seen: Counter[str] = Counter()
-    found, looked = [], 0
+    """Rows of as many reasons as there are, the rarest first, because it is the most surprising."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    looked = 0
     for rows in tables.scan(path, columns, where):
         for row in rows.to_pylist():
-            if seen[_reason(row)] < NUM_PER_REASON:
-                seen[_reason(row)] += 1
-                found.append(row)
+            same = by_reason.setdefault(_reason(row), [])
+            if len(same) < NUM_LOST:
+                same.append(row)
         looked += len(rows)
         if looked >= LOOKED_AT:
             break
-    found.sort(key=lambda row: seen[_reason(row)])  # rare reasons first: they are the surprising ones
-    return found[:NUM_LOST]
+    rounds = itertools.zip_longest(*sorted(by_reason.values(), key=len))
+    chosen = [row for in_turn in rounds for row in in_turn if row is not None][:NUM_LOST]
+    return sorted(chosen, key=lambda row: (len(by_reason[_reason(row)]), _reason(row)))
 
 
 def _columns(pairs: Path) -> list[str]:
