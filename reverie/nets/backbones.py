@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessorPil, ResNetConfig, ViTConfig
+from transformers.utils import logging
 
 from reverie.errors import InputError, ModelError
 from reverie.nets.saving import save_pretrained
@@ -43,6 +44,7 @@ def build_backbone(name: str, image_size: int) -> nn.Module:
 
 def load_backbone(folder: Path) -> nn.Module:
     """A backbone saved by ``save_backbone``, or any transformers vision folder, ready to measure. Raises ModelError."""
+    logging.disable_progress_bar()  # a bar for each of a dozen small files says nothing
     try:
         config = AutoConfig.from_pretrained(folder)
         options = {"add_pooling_layer": False} if _has_optional_pooler(AutoModel._model_mapping[type(config)]) else {}

@@ -156,7 +156,7 @@ def test_processes_that_race(tmp_path):
     jobs = [context.Process(target=_race, args=(path, [0, 10 * n, 10 * n + 1], start, results)) for n in range(1, 4)]
     for job in jobs:
         job.start()
-    got = [results.get(timeout=120) for _ in range(3 * 3)]
+    got = [results.get(timeout=480) for _ in range(3 * 3)]
     for job in jobs:
         job.join()
     assert sorted(word for unit, word in got if unit == 0) == ["late", "late", "won"]
