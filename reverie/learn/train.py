@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reverie import seeds
 from reverie.learn.fit import Fit, fit
@@ -31,6 +31,8 @@ class Train:
     size_px: int = 0  # images are read as squares of this side; 0 = what fits the learner's views
     where: str = "status = 'ok'"  # which pairs, as a Lance SQL filter
     store: Path | None = None  # folder of another store with pairs.lance; the run's own when left out
+    group: Literal["caption", "image", "random"] = "caption"  # whose images belong together, see store/batches.py
+    limit: int = 0  # captions to learn from, drawn at random but the same for every seed; 0 = all
     seed: int = 0  # beside the run seed, to train again on the same pairs
     speed: TrainSpeed = field(default_factory=TrainSpeed)
 
@@ -56,6 +58,8 @@ class Train:
             rank=rank,
             world=world,
             threads=self.speed.threads,
+            limit=self.limit,
+            group=self.group,
         )
         if batches.left_out:
             text = f"{batches.left_out} captions have fewer than {batches.images} usable images and are left out"

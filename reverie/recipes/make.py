@@ -23,6 +23,7 @@ def make(
     limit: int | None = None,
     classes: Path | None = None,
     writer: str | None = None,
+    templates: Path | None = None,
     per_class: int = 8,
     painter: str = "builtin:painter",
     per_caption: int = 4,
@@ -48,6 +49,7 @@ def make(
         classes: instead of captions, a file of class names; the classes of the small world when both are left out.
         writer: language model that writes captions from class names: builtin:writer, a Hub id, a folder, or openai:MODEL@URL.
             When left out, builtin:writer for the small world and templates for other classes.
+        templates: file of sentences with {class} in them, one a line, to write captions with instead.
         per_class: captions for each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         per_caption: images of each caption.
@@ -67,7 +69,7 @@ def make(
     from reverie.filters.select import Keep
     from reverie.images.pixels import PaintPixels, PaintSpeed
 
-    first = Step("captions", source(captions, text_column, label_column, limit, classes, writer, per_class))
+    first = Step("captions", source(captions, text_column, label_column, limit, classes, writer, templates, per_class))
     clip = clip_for(painter, clip)
     paint = PaintPixels(
         painter, per_caption, guidance, steps, scheduler=scheduler, size_px=size_px, speed=PaintSpeed(batch)
@@ -96,6 +98,7 @@ def source(
     limit: int | None,
     classes: Path | None,
     writer: str | None,
+    templates: Path | None,
     per_class: int,
 ) -> object:
     """The stage that gives captions: from a file, from a writer, or from templates."""
@@ -104,15 +107,17 @@ def source(
     from reverie.captions.templates import FromTemplates
     from reverie.smallworld.scene import class_names
 
-    if captions and (classes or writer):
-        raise InputError("give --captions, or --classes (and --writer), not both")
+    if captions and (classes or writer or templates):
+        raise InputError("give --captions, or --classes (with --writer or --templates), not both")
+    if writer and templates:
+        raise InputError("give --writer or --templates, not both")
     if not captions and (text_column or label_column or limit):
         raise InputError("--text-column, --label-column and --limit belong to a file of --captions")
     stage: FromCorpus | FromTemplates | FromWriter
     if captions:
         stage = FromCorpus(captions, text_column=text_column, label_column=label_column, limit=limit)
-    elif classes and not writer:
-        stage = FromTemplates(classes, TEMPLATES, per_class)
+    elif templates or (classes and not writer):
+        stage = FromTemplates(classes or class_names(), templates or TEMPLATES, per_class)
     else:
         stage = FromWriter(writer or "builtin:writer", classes or class_names(), per_class)
     if stage.count < 1:  # reads the files: what is wrong with them is said before any work

@@ -12,6 +12,7 @@ images x 2 crops for SimCLR. They are compared by steps and views, never by epoc
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,6 +126,7 @@ def stablerep(
     limit: int | None = None,
     classes: Path | None = None,
     writer: str | None = None,
+    templates: Path | None = None,
     per_class: int | None = None,
     painter: str | None = None,
     clip: str | None = None,
@@ -140,6 +142,8 @@ def stablerep(
     lr: float | None = None,
     seeds: tuple[int, ...] | None = None,
     photos: str | None = None,
+    real: Path | None = None,
+    controls: bool = False,
     seed: int = 0,
 ) -> Plan:
     """Captions -> images -> StableRep and SimCLR on the same images -> linear probe on real photos -> a page.
@@ -154,6 +158,7 @@ def stablerep(
         limit: use the first so many usable captions.
         classes: instead of captions, a file of class names; the classes of the small world when both are left out.
         writer: language model that writes captions from class names; builtin:writer for the small world, templates else.
+        templates: file of sentences with {class} in them, one a line, to write captions with instead.
         per_class: captions for each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         clip: CLIP model to filter with; builtin:clip when left out with builtin:painter, else none.
@@ -169,6 +174,9 @@ def stablerep(
         lr: peak learning rate.
         seeds: train both arms once with each.
         photos: to probe on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST.
+        real: store of real photos, made by reverie import; a third arm is SimCLR on as many of them as images are kept.
+        controls: two more arms that must not do well: StableRep with the images dealt to captions at random, and with m crops
+            of one image in place of m images.
         seed: of captions and images.
     """
     from reverie.evaluate.linear_probe import Arm, LinearProbe
@@ -192,7 +200,8 @@ def stablerep(
     m, n = per_batch or size.per_batch, captions_per_batch or size.captions_per_batch
     if m < 2 or m * n % 2:
         raise InputError(f"--per-batch {m} must be 2 or more, and an even number of views is needed, not {m * n}")
-    first = source(captions, text_column, label_column, limit, classes, writer, per_class or size.per_class)
+    first = source(captions, text_column, label_column, limit, classes, writer, templates, per_class or size.per_class)
+    copies = per_caption or size.per_caption
     painter = painter or size.painter
     clip = clip_for(painter, clip)
     steps = steps or size.steps
@@ -203,23 +212,33 @@ def stablerep(
         "head_out": size.head[1],
     }
     fit = Fit(steps, lr or size.lr, warmup_steps=round(size.warmup * steps), precision=size.precision)
-    arms = {
-        "StableRep": (StableRep(images_per_caption=m, **shape), n),
-        "SimCLR": (SimCLR(**shape), m * n // 2),
-    }
+    kept = (keep_best or size.keep_best) if clip else 1.0
+    ours = Train(StableRep(images_per_caption=m, **shape), fit, n, where="kept")
+    # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
+    alone: Literal["caption", "image"] = "caption" if first.count * kept >= m * n // 2 else "image"
+    simclr = Train(SimCLR(**shape), fit, m * n // 2, where="kept", group=alone)
+    arms = {"StableRep": ours, "SimCLR": simclr}
+    if controls:
+        crops = StableRep(images_per_caption=1, crops=m, **shape)
+        arms["images dealt at random"] = dataclasses.replace(ours, group="random")
+        arms["crops of one image"] = dataclasses.replace(ours, learner=crops)
+    if real:
+        arms["SimCLR on real photos"] = dataclasses.replace(
+            simclr, where="status = 'ok' and image is not null", store=real, limit=round(kept * first.count * copies)
+        )
     training = tuple(
-        Step(f"{name.lower()}-{number}", Train(learner, fit, num_captions, where="kept", seed=number), of=("keep",))
+        Step(_slug(name, number), dataclasses.replace(train, seed=number), of=("keep",))
         for number in seeds
-        for name, (learner, num_captions) in arms.items()
+        for name, train in arms.items()
     )
     probed = (
-        *(Arm(name, number, f"{name.lower()}-{number}") for name in arms for number in seeds),
+        *(Arm(name, number, _slug(name, number)) for name in arms for number in seeds),
         *(Arm("untrained", number) for number in seeds),
         Arm("pixels"),
     )
     paint = PaintPixels(
         painter,
-        per_caption or size.per_caption,
+        copies,
         guidance,
         sampler_steps or size.sampler_steps,
         scheduler="ddim",
@@ -228,13 +247,12 @@ def stablerep(
     scores = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
     if clip:
         scores.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
-    keep = Keep(
-        "status = 'ok' and blank = false and duplicate_of is null", (keep_best or size.keep_best) if clip else 1.0
-    )
+    keep = Keep("status = 'ok' and blank = false and duplicate_of is null", kept)
+    unit_size = max(1, size.unit_size * size.per_caption // copies)  # as many images a commit, however many copies
     return Plan(
         recipe="stablerep",
         seed=seed,
-        unit_size=size.unit_size,
+        unit_size=unit_size,
         steps=(
             Step("captions", first),
             Step("paint", paint, of=("captions",)),
@@ -250,3 +268,7 @@ def stablerep(
             Step("page", WritePage(), of=("probe",)),
         ),
     )
+
+
+def _slug(arm: str, number: int) -> str:
+    return f"{arm.lower().replace(' ', '-')}-{number}"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from reverie.store import tables
 from reverie.store.pictures import open_picture
 
 Batch = dict[str, Any]
+Group = Literal["caption", "image", "random"]
 
 AHEAD = 3  # batches in the making while one is consumed
 CHUNK = 16  # images a decoding task
@@ -43,6 +44,9 @@ class CaptionBatches:
         rank, world: which slice of the joined batch to yield.
         threads: for decoding. Changes nothing but speed.
         columns: more columns of the table to hand on, one entry an image, in the order of ``images``.
+        limit: use so many captions only, the same ones whatever the seed, and those of a lower limit among them; 0 = all.
+        group: what counts as the images of a caption: those painted from it; each image alone; or, as a control, images
+            dealt to the captions at random, the same way whatever the seed.
     Attributes: num_captions, captions with enough copies; left_out, captions with too few of them; ``len()``, batches an epoch.
     Raises: InputError if too few captions are left for one batch, or the sizes do not go together.
     Source: StableRep, arXiv:2306.00984 (section 3, multi-positive batches).
@@ -60,6 +64,8 @@ class CaptionBatches:
         world: int = 1,
         threads: int = 2,
         columns: Sequence[str] = (),
+        limit: int = 0,
+        group: Group = "caption",
     ) -> None:
         if min(captions, images, size_px, threads, world) < 1 or not 0 <= rank < world:
             raise InputError("captions, images, size_px, threads and world must be at least 1, and rank below world")
@@ -73,12 +79,19 @@ class CaptionBatches:
             keys = self._table.scanner(columns=["caption_id", "copy", "_rowoffset"], filter=where).to_table()
         # Sorted by id, so that the order does not depend on who committed first or on compaction.
         keys = keys.take(pc.sort_indices(keys, [("caption_id", "ascending"), ("copy", "ascending")]))
-        starts = _run_starts(keys["caption_id"])
+        starts = np.arange(len(keys)) if group == "image" else _run_starts(keys["caption_id"])
         copies = np.diff(starts, append=len(keys))
         enough = copies >= images
         self._rows = keys["_rowoffset"].to_numpy().astype(np.int64)
+        if group == "random":
+            self._rows = np.random.default_rng(seeds.derive("group")).permutation(self._rows)
         self._starts, self._copies = starts[enough], copies[enough]
-        self.num_captions, self.left_out = int(enough.sum()), int((~enough).sum())
+        self.left_out = int((~enough).sum())
+        if limit:
+            lot = np.random.default_rng(seeds.derive("limit")).permutation(len(self._starts))
+            chosen = np.sort(lot[:limit])
+            self._starts, self._copies = self._starts[chosen], self._copies[chosen]
+        self.num_captions = len(self._starts)
         self._epoch, self._order = -1, np.empty(0, np.int64)
         if self.num_captions < captions:
             raise InputError(

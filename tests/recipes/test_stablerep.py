@@ -80,6 +80,26 @@ def test_a_scale_has_enough_captions_for_simclr() -> None:
         assert size.per_batch * size.captions_per_batch // 2 <= 0.9 * 64 * size.per_class
 
 
+def test_few_captions_with_many_copies_feed_simclr_images_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    flags = {"classes": tmp_path / "classes.txt", "per_class": 1, "per_caption": 100, "per_batch": 10}
+    plan = stablerep(captions_per_batch=2, **flags, **ANY)
+    assert stage(plan, "stablerep-0").group == "caption"
+    assert stage(plan, "simclr-0").group == "image"
+    assert plan.unit_size == 1
+
+
+def test_more_arms_differ_from_the_two_in_one_thing() -> None:
+    plan = stablerep(real=Path("photos"), controls=True, per_caption=5, keep_best=0.9, **ANY)
+    ours, simclr = stage(plan, "stablerep-1"), stage(plan, "simclr-1")
+    real = stage(plan, "simclr-on-real-photos-1")
+    assert real.limit == round(64 * 2 * 5 * 0.9)
+    assert real == dataclasses.replace(simclr, store=Path("photos"), where=real.where, limit=real.limit)
+    assert stage(plan, "images-dealt-at-random-1") == dataclasses.replace(ours, group="random")
+    crops = stage(plan, "crops-of-one-image-1").learner
+    assert (crops.crops, crops.images_per_caption) == (ours.learner.images_per_caption, 1)
+
+
 def test_the_whole_line_with_the_builtin_models(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("red circle\nblue square\ngreen star\npink ring\n")
     plan = stablerep(

@@ -199,3 +199,36 @@ def test_stopping_early_leaves_no_thread_behind(path):
     next(batches)
     batches.close()
     assert threading.active_count() == before
+
+
+def test_limit_takes_the_same_captions_whatever_the_seed_and_grows_by_adding(path):
+    def seen(limit, seed):
+        batches = CaptionBatches(path, captions=3, images=2, seed=seed, size_px=8, limit=limit)
+        assert batches.num_captions == min(limit, 14)
+        return {text for batch in first(batches, 3 * len(batches)) for text in batch["text"]}
+
+    assert seen(6, 0) == seen(6, 1)
+    assert len(seen(6, 0)) == 6
+    assert seen(6, 0) < seen(12, 0)
+    assert CaptionBatches(path, captions=3, images=2, seed=0, size_px=8, limit=100).num_captions == 14
+
+
+def test_images_alone_and_images_dealt_at_random(path):
+    alone = CaptionBatches(path, captions=20, images=1, seed=0, size_px=8, group="image")
+    assert alone.num_captions == 14 * COPIES
+    batches = first(alone, 2)
+    assert len({name for batch in batches for name in batch["pair_id"]}) == 40  # an epoch sees each image once
+
+    def dealt(seed, group):
+        batches = CaptionBatches(path, captions=14, images=COPIES, seed=seed, size_px=8, group=group)
+        (batch,) = first(batches, 1)
+        groups: dict[int, set[str]] = {}
+        for number, name in zip(batch["caption"].tolist(), batch["pair_id"], strict=True):
+            groups.setdefault(number, set()).add(name)
+        return {frozenset(group) for group in groups.values()}
+
+    painted, shuffled = dealt(0, "caption"), dealt(0, "random")
+    assert all(len({name.split("-")[0] for name in group}) == 1 for group in painted)
+    assert not painted & shuffled
+    assert set.union(*map(set, painted)) == set.union(*map(set, shuffled))  # all images are still there
+    assert shuffled == dealt(1, "random")
