@@ -50,6 +50,7 @@ def main(words: list[str] | None = None) -> None:
     # Threads of torch that wait for each other sleep instead of spinning. On an idle machine that costs nothing to speak of;
     # beside one other busy process, painting is eight times faster. It must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of is about parts that are not used here
     try:
         sys.exit(_dispatch(words))
     except ReverieError as error:

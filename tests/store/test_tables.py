@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import lance
@@ -138,27 +138,26 @@ def test_a_unit_without_rows_is_done(tmp_path):
     assert tables.read_unit(path, 5).num_rows == 0
 
 
-def _race(path: str, units: list[int], start, results) -> None:
-    start.wait()
-    for unit in units:
+def _race(path: Path, number: int) -> list[tuple[int, str]]:
+    (path.parent / f"ready{number}").touch()
+    while len(list(path.parent.glob("ready*"))) < 3:  # nobody begins before all are there
+        time.sleep(0.005)
+    found = []
+    for unit in (0, 10 * number, 10 * number + 1):
         try:
-            tables.append_unit(path, unit, captions_of(unit, 3, seed=os.getpid() if unit == 0 else 0))
-            results.put((unit, "won"))
+            tables.append_unit(path, unit, captions_of(unit, 3, seed=number if unit == 0 else 0))
+            found.append((unit, "won"))
         except UnitExists:
-            results.put((unit, "late"))
+            found.append((unit, "late"))
+    return found
 
 
 def test_processes_that_race(tmp_path):
     """Three processes: one unit that all want, and units of their own. One wins the first; all others land."""
-    context = multiprocessing.get_context("spawn")
-    results, path = context.Queue(), str(tmp_path / "t.lance")
-    start = context.Barrier(3)
-    jobs = [context.Process(target=_race, args=(path, [0, 10 * n, 10 * n + 1], start, results)) for n in range(1, 4)]
-    for job in jobs:
-        job.start()
-    got = [results.get(timeout=480) for _ in range(3 * 3)]
-    for job in jobs:
-        job.join()
+    path = tmp_path / "t.lance"
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as processes:
+        racing = [processes.submit(_race, path, number) for number in (1, 2, 3)]
+        got = [result for race in racing for result in race.result(timeout=300)]
     assert sorted(word for unit, word in got if unit == 0) == ["late", "late", "won"]
     assert all(word == "won" for unit, word in got if unit)
     assert tables.done_units(path) == {0} | {10 * n + i for n in range(1, 4) for i in range(2)}
