@@ -2,6 +2,7 @@
 
     make builtin                                    everything that is not finished yet
     python -m reverie.smallworld.train --only clip  one model
+    python -m reverie.smallworld.train --only painter --further 5000    the painter that ships, trained on
 
 Killed at any moment it goes on where it stopped: finished parts have a folder of their own under ``--work``, the part
 in hand has a checkpoint. What ships is written last, in half precision, with a ``training.json`` beside the weights
@@ -10,11 +11,12 @@ that keeps the settings, the time it took and the curve.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,13 +58,16 @@ WRITER_FIT = Fit(steps=1500, lr=3e-3, warmup_steps=50, weight_decay=0.01, clip=1
 PAINTER_FIT = Fit(steps=5000, lr=1e-3, warmup_steps=200, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999)
 
 
-def main(work: Path = Path("runs/builtin"), only: tuple[Part, ...] = PARTS, num_scenes: int = 40_000) -> None:
+def main(
+    work: Path = Path("runs/builtin"), only: tuple[Part, ...] = PARTS, num_scenes: int = 40_000, further: int = 0
+) -> None:
     """Train the builtin models.
 
     Args:
         work: where renders, checkpoints and unfinished parts live.
         only: the parts to make; parts they need must be finished or named too.
         num_scenes: studio renders to learn from.
+        further: steps to train the shipped painter on for, with the schedule begun again; 0 trains one from nothing.
     """
     words = split_words(vocabulary())
     write_tokenizer(work / "tokenizer", words, LONGEST)
@@ -75,13 +80,14 @@ def main(work: Path = Path("runs/builtin"), only: tuple[Part, ...] = PARTS, num_
     if "clip" in only:
         clip(work)
     if "painter" in only:
-        painter(work)
+        painter(work, further)
     if "writer" in only:
         writer(work)
 
 
-def painter(work: Path) -> None:
+def painter(work: Path, further: int = 0) -> None:
     """builtin:painter, from the finished autoencoder."""
+    folder = work / ("painter-further" if further else "painter")
     latents = _latents(work)
     batches = LatentBatches(latents, pool.Pool.open([work / "studio"], 1, SEED).captions, 32, SEED)
     learner = TextToImage(
@@ -91,10 +97,14 @@ def painter(work: Path) -> None:
         channels=(32, 64, 128),
         attention=(False, True, True),
         text_encoder=str(work / "clip" / "weights"),  # it knows what the words look like: binding comes sooner
+        start=str(BUILTIN / "painter") if further else "",
     )
-    train(work / "painter", learner, PAINTER_FIT, batches)
-    pipe = StableDiffusionPipeline.from_pretrained(work / "painter" / "weights", dtype=torch.float16)
-    _ship(work / "painter", lambda source, target: pipe.save_pretrained(target))
+    before = [json.loads((BUILTIN / "painter" / "training.json").read_text(encoding="utf-8"))] if further else []
+    train(folder, learner, dataclasses.replace(PAINTER_FIT, steps=further or PAINTER_FIT.steps), batches, before)
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "weights", dtype=torch.float16)
+    _ship(folder, lambda source, target: pipe.save_pretrained(target), "painter")
+    if further:
+        shutil.rmtree(folder)  # so that the same command trains on from here
 
 
 def clip(work: Path) -> None:
@@ -112,8 +122,8 @@ def writer(work: Path) -> None:
     _ship(work / "writer", _copy_half)
 
 
-def train(folder: Path, learner: Learner, settings: Fit, batches: Batches) -> None:
-    """One model into ``folder/weights``, if it is not there yet."""
+def train(folder: Path, learner: Learner, settings: Fit, batches: Batches, before: Sequence[Any] = ()) -> None:
+    """One model into ``folder/weights``, if it is not there yet; ``before`` are the logs of the trainings it goes on from."""
     if (folder / "weights").exists():
         return
     since = time.monotonic()
@@ -143,6 +153,7 @@ def train(folder: Path, learner: Learner, settings: Fit, batches: Batches) -> No
         "torch": torch.__version__,
         "last": losses,
         "curve": rows[:: max(1, len(rows) // 60)],
+        "before": list(before),
     }
     (temporary / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
     temporary.rename(folder / "weights")
@@ -173,8 +184,8 @@ def _copy_half(source: Path, target: Path) -> None:
         save_file({name: value.half() for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
-def _ship(folder: Path, save: Callable[[Path, Path], object]) -> None:
-    target = BUILTIN / folder.name
+def _ship(folder: Path, save: Callable[[Path, Path], object], name: str = "") -> None:
+    target = BUILTIN / (name or folder.name)
     temporary = target.with_name(target.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     save(folder / "weights", temporary)
