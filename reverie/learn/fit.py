@@ -280,7 +280,7 @@ class _Curve:
             rate = (done - self.since_step) / max(elapsed, 1e-9)
             self.since, self.since_step = time.monotonic(), done
             self.file.flush()
-            self.report("progress", done=done, total=total, loss=losses["loss"], rate=rate)
+            self.report("progress", done=done, total=total, what="steps", loss=losses["loss"], rate=rate)
         return losses
 
     def flush(self) -> None:

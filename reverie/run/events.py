@@ -55,7 +55,7 @@ class Events:
             self._shown.add(text)
             self.say(f"warning: {text}")
         if self._bar and "done" in facts and "total" in facts:
-            self._bar.move(int(facts["done"]), int(facts["total"]), _brief(facts))
+            self._bar.move(int(facts["done"]), int(facts["total"]), _brief(facts), facts.get("what"))
         if kind == "progress":
             if now - self._last_logged.get(step, 0.0) < PROGRESS_EVERY_S and facts.get("done") != facts.get("total"):
                 return
@@ -114,10 +114,16 @@ class _Bar:
             seconds = time.monotonic() - self.began
             self.console.print(Text(f"{self.step}: {far} in {seconds:.1f} s{_or_empty(self.note)}"), soft_wrap=True)
 
-    def move(self, done: int, total: int, note: str) -> None:
+    def move(self, done: int, total: int, note: str, what: str | None = None) -> None:
+        if done < self.done:  # a step of several parts begins the next one, which has a rate of its own
+            self.first, self.began = done, time.monotonic()
+            self.last_line = self.began
+            if self.live:
+                self.live.reset(self.task, completed=done, first=done)
+        self.what = what or self.what
         self.done, self.total, self.note = done, total, note or self.note
         if self.live:
-            self.live.update(self.task, completed=done, total=total, note=self.note)
+            self.live.update(self.task, completed=done, total=total, note=self.note, what=self.what)
             return
         now = time.monotonic()
         if now - self.last_line >= PLAIN_EVERY_S:

@@ -362,6 +362,8 @@ def _recent(folder: Path) -> dict[str, list[dict[str, Any]]]:
     for event in read_events(folder):
         if "done" in event and "step" in event:
             line = recent.setdefault(event["step"], deque())
+            if line and event["done"] < line[-1]["done"]:
+                line.clear()  # the next part of a job, or a start from its checkpoint, has a rate of its own
             line.append(event)
             while line[0]["time"] < event["time"] - RATE_WINDOW_S:
                 line.popleft()

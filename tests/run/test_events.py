@@ -2,6 +2,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from reverie.run import events
@@ -75,6 +76,17 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
     with Events(tmp_path, console) as log, log.progress("paint", 5, 10, "units"):
         log.report("unit", step="paint", done=8, total=10)
     assert "8/10" in shown(console)
+
+
+def test_the_next_part_of_a_step_has_a_rate_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1000.0, 1001.0, 1001.0, 1101.0, 1101.0])
+    monkeypatch.setattr("reverie.run.events.time.monotonic", lambda: next(now))
+    console = quiet()
+    with Events(tmp_path, console) as log, log.progress("painter", 0, 0, "steps"):
+        log.report("progress", step="painter", done=500, total=500)
+        log.report("progress", step="painter", done=1, total=301)
+        log.report("progress", step="painter", done=101, total=301, what="latents")
+    assert "painter: 101/301 latents, 1/s, 3 min 20 s left" in shown(console)
 
 
 def test_duration_in_words() -> None:
