@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from reverie.captions.templates import FromTemplates
 from reverie.errors import InputError, SettingsChanged, UnknownName
 from reverie.run.plan import Plan, Step, call_recipe, find_recipe, known_recipes, plan_again, read_plan
 from tests.run.fake_recipe import Brightness, PaintNoise, Sentences, Speed, changed, fake_recipe
@@ -135,3 +136,17 @@ def test_plan_json_is_valid_json_with_paths_in_arguments(tmp_path: Path) -> None
 
 def test_speed_default_equals_given() -> None:
     assert changed(fake_recipe(), "paint", speed=Speed(3)).fingerprints() == fake_recipe().fingerprints()
+
+
+def test_an_edited_file_is_another_setting(tmp_path: Path) -> None:
+    words = tmp_path / "classes.txt"
+    words.write_text("cat\ndog\n")
+
+    def plan() -> Plan:
+        return Plan(recipe="mine", steps=(Step("captions", FromTemplates(words)),))
+
+    plan().settle(tmp_path)
+    plan().settle(tmp_path)  # the same file is no change
+    words.write_text("cat\nfox\n")
+    with pytest.raises(SettingsChanged, match=r"classes\.txt, content \w{8} -> .*classes\.txt, content \w{8}"):
+        plan().settle(tmp_path)
