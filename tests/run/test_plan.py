@@ -148,5 +148,5 @@ def test_an_edited_file_is_another_setting(tmp_path: Path) -> None:
     plan().settle(tmp_path)
     plan().settle(tmp_path)  # the same file is no change
     words.write_text("cat\nfox\n")
-    with pytest.raises(SettingsChanged, match=r"classes\.txt, content \w{8} -> .*classes\.txt, content \w{8}"):
+    with pytest.raises(SettingsChanged, match=r"classes\.txt, content \w{8}' -> .*classes\.txt, content \w{8}"):
         plan().settle(tmp_path)
