@@ -37,6 +37,7 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie retry FOLDER                     make failed rows again
   reverie repaint FOLDER PAIR_ID           make one image again, alone
   reverie report FOLDER                    write report.html again
+  reverie compact FOLDER                   fewer, larger files in the tables of a run that committed many small units
   reverie import SOURCE --out FOLDER       image folders, COCO, CSV, parquet, WebDataset, Hugging Face -> tables
   reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder
   reverie models [list | check]            the builtin models; measure them
@@ -63,6 +64,11 @@ def main(words: list[str] | None = None) -> None:
     except BrokenPipeError:  # `reverie status x | head`
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:
+        if "No space left on device" not in str(error):  # safetensors wraps the OSError in one of its own
+            raise
+        print(f"reverie: the disk is full ({error}); free some space and run the same command again", file=sys.stderr)
+        sys.exit(2)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -123,7 +129,7 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None) 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
     arguments, flags = tyro.cli(_joined(find_recipe(name), work), prog=prog, args=words)
     plan = call_recipe(name, arguments)
-    return _work(plan, flags["out"], flags["device"] or _best_device(), _part(flags["part"]), flags["until"])
+    return _work(plan, flags["out"], _device(flags["device"]), _part(flags["part"]), flags["until"])
 
 
 def _joined(
@@ -176,10 +182,15 @@ def _part(text: str) -> tuple[int, int]:
     return int(k), int(n)
 
 
-def _best_device() -> str:
+def _device(wanted: str) -> str:
+    """The device to work on. Raises InputError for one that is not there."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["cpu", *(["cuda"] if found else []), *(f"cuda:{number}" for number in range(found))]
+    if wanted and wanted not in there:
+        raise InputError(f"there is no device {wanted!r} here; use one of: {', '.join(there)}")
+    return wanted or ("cuda" if found else "cpu")
 
 
 # Everything about a run folder
@@ -244,7 +255,7 @@ def retry(folder: Folder, device: str = "") -> None:
     from reverie.run.local import retry as again
     from reverie.run.plan import plan_again
 
-    for step, mended in again(plan_again(folder), folder, device or _best_device()).items():
+    for step, mended in again(plan_again(folder), folder, _device(device)).items():
         print(f"{step}: {mended} rows mended")
 
 
@@ -264,8 +275,10 @@ def repaint(
     from reverie.run.local import repaint as paint
     from reverie.run.plan import plan_again
 
-    image, stored = paint(plan_again(folder), folder, pair_id, device or _best_device())
     path = out or Path(f"{pair_id}.png")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path.name} to")
+    image, stored = paint(plan_again(folder), folder, pair_id, _device(device))
     path.write_bytes(image)
     print(
         f"{path}: {'the same bytes as the stored image' if image == stored else 'not the same bytes as the stored image'}"
@@ -285,6 +298,29 @@ def report(folder: Folder) -> None:
 
     read_plan(folder)
     print(write(folder).resolve())
+
+
+def compact(folder: Folder) -> None:
+    """Rewrite the tables of a run or an import into fewer, larger files; rows and their order stay as they are.
+
+    Example: reverie compact runs/demo
+
+    Args:
+        folder: the folder; nobody may be at work in it.
+    """
+    from reverie.run.folder import units_held
+    from reverie.store import tables
+
+    found = sorted(folder.glob("*.lance"))
+    if not found:
+        raise InputError(f"{folder} holds no tables; give the folder of a run or an import")
+    with units_held(folder, range(EVERY_UNIT)):
+        for path in found:
+            tables.compact(path)
+            print(f"{path}: compact")
+
+
+EVERY_UNIT = 2**31  # more than any run has
 
 
 def import_(
@@ -420,6 +456,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("retry", retry),
             ("repaint", repaint),
             ("report", report),
+            ("compact", compact),
             ("import", import_),
             ("export", export),
             ("models", models),

@@ -5,6 +5,9 @@ Two shapes, told apart by which method they have:
     UnitStage   rows of unit n in, rows of unit n out; the engine owns resume, order and commits
     Job         one long piece of work with its own checkpoints (training, measuring, a page)
 
+Either may have ``check()``, called for every step before any work: it raises what can be known to go wrong by then, so
+that a slip in the last step does not cost the work of all before it.
+
 A field called ``speed`` holds what may change without changing the result (batch size, workers) and is left out of
 the fingerprint. ``run`` sees only this file; stages never import ``run``.
 """
@@ -89,7 +92,11 @@ class UnitStage(Protocol):
 
 @runtime_checkable
 class Job(Protocol):
-    """One long piece of work that resumes by itself and leaves finished files under their final names last."""
+    """One long piece of work that resumes by itself and leaves finished files under their final names last.
+
+    A class attribute ``together = True`` says that all processes of an ``accelerate launch`` do it together; other work
+    is done by the first of them alone.
+    """
 
     def run(self, place: Place) -> None:
         """Do the work, or the rest of it."""
@@ -97,7 +104,7 @@ class Job(Protocol):
 
 
 def options(stage: object) -> dict[str, Any]:
-    """All fields of a stage as plain JSON values, ``speed`` included; a file with a digest of its content."""
+    """All fields of a stage as plain JSON values, ``speed`` included; a file by its name and content."""
     return {item.name: _plain(getattr(stage, item.name)) for item in dataclasses.fields(stage)}  # type: ignore[arg-type]
 
 
@@ -119,7 +126,11 @@ def _plain(value: Any) -> Any:
             **{f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)},
         }
     if isinstance(value, Path):
-        return f"{value}, content {_digest(value, value.stat().st_mtime_ns)}" if value.is_file() else str(value)
+        return (
+            f"{value.name}, content {_digest(value.resolve(), value.stat().st_mtime_ns)}"
+            if value.is_file()
+            else str(value)
+        )
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

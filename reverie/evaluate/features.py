@@ -28,14 +28,14 @@ class ImageEncoder(Protocol):
         ...
 
 
-def extract(describe: Describe, photos: Photos, size_px: int, batch_size: int = 256) -> Tensor:
+def extract(describe: Describe, photos: Photos, size_px: int, resize_px: int = 0, batch_size: int = 256) -> Tensor:
     """Features of all photos, float32 (n, d) on the CPU; photos are decoded a batch at a time.
 
     Raises: ValueError if a feature is not finite, because no number measured on it would mean anything.
     """
     rows = []
     for start in range(0, len(photos), batch_size):
-        rows.append(describe(photos.pixels(slice(start, start + batch_size), size_px)).float().cpu())
+        rows.append(describe(photos.pixels(slice(start, start + batch_size), size_px, resize_px)).float().cpu())
     found = torch.cat(rows)
     if not torch.isfinite(found).all():
         raise ValueError("features are not finite; the network is broken")

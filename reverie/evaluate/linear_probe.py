@@ -52,6 +52,7 @@ class LinearProbe:
     arms: tuple[Arm, ...]
     photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
     size_px: int = 64  # photos are cut to squares of this side
+    resize_px: int = 0  # their shorter side before the cut; 0 = size_px
     pixels_px: int = 16  # side of the photos of arm ``pixels``
     protocol: Literal["logistic", "sgd"] = "logistic"
     batch_norm: bool = False  # only for ``sgd``
@@ -59,6 +60,13 @@ class LinearProbe:
     neighbours: int = 20  # also report weighted k-nearest-neighbours accuracy; 0 = do not
     seed: int = 0  # of the split and of SGD
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
+
+    def check(self) -> None:
+        """Raises InputError if the photos are not there."""
+        from reverie.evaluate.photos import find_photos
+
+        for split in ("train", "test"):
+            find_photos(self.photos, split)
 
     def run(self, place: Place) -> None:
         """Probe every arm and write its numbers; run again, it replaces them.
@@ -77,7 +85,7 @@ class LinearProbe:
         open_photos = functools.cache(lambda: load_photos(self.photos, "test", train.classes))
 
         def rows_of(describe: Describe, photos: Photos) -> tuple[Tensor, Tensor]:
-            rows = features.extract(describe, photos, self.size_px, self.speed.batch_size)
+            rows = features.extract(describe, photos, self.size_px, self.resize_px, self.speed.batch_size)
             return rows.to(place.device), torch.from_numpy(photos.labels).to(place.device)
 
         for done, arm in enumerate(self.arms):

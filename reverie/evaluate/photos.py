@@ -1,8 +1,10 @@
 """Labelled photos to measure on, from a source written as one word.
 
     smallworld:street:4000:1000    4,000 train and 1,000 test photos of the small world, by its street camera
-    a folder                       with train and test, each ``.parquet`` (columns image and label) or ``.lance``
-                                   (a table of pairs)
+    a folder                       with train and test, each ``.parquet`` (columns image and label), ``.lance`` (a table
+                                   of pairs), or a folder that ``reverie import`` made
+
+Photos are held in memory as they are encoded; a network sees them a batch at a time.
 
 Class names come from a column ``label_name`` where there is one, else from ``label``.
 """
@@ -21,7 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from reverie import seeds
-from reverie.errors import InputError
+from reverie.errors import InputError, UnknownName
 from reverie.store.pictures import open_picture
 
 Split = Literal["train", "test"]
@@ -39,12 +41,15 @@ class Photos:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pixels(self, rows: slice, size_px: int) -> npt.NDArray[np.uint8]:
-        """These photos as uint8 (n, 3, size_px, size_px): shorter side resized (bicubic), centre cropped.
+    def pixels(self, rows: slice, size_px: int, resize_px: int = 0) -> npt.NDArray[np.uint8]:
+        """These photos as uint8 (n, 3, size_px, size_px): shorter side resized (bicubic) to resize_px, centre cropped.
 
         Raises: BrokenImage naming the photo that cannot be decoded.
         """
-        squares = [_square(item, size_px, rows.start + place) for place, item in enumerate(self.images[rows])]
+        squares = [
+            _square(item, size_px, resize_px or size_px, rows.start + place)
+            for place, item in enumerate(self.images[rows])
+        ]
         return np.stack(squares).transpose(0, 3, 1, 2)
 
 
@@ -55,12 +60,9 @@ def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | Non
         classes: names in the order of the train split; given for test, so that both number them alike.
     Raises: InputError if the source is not there, lacks a column, or has a label that is missing or not among classes.
     """
-    if str(source).startswith("smallworld:"):
-        return _smallworld(str(source), split)
-    found = [Path(source) / f"{split}{suffix}" for suffix in (".parquet", ".lance")]
-    path = next((path for path in found if path.exists()), None)
-    if path is None:
-        raise InputError(f"no {split} photos at {source}; it needs {found[0].name} or {found[1].name} there")
+    path = find_photos(source, split)
+    if isinstance(path, tuple):
+        return _smallworld(*path, split)
     rows = _rows(path)
     if not rows.num_rows:
         raise InputError(f"{path} holds no labelled photos")
@@ -72,6 +74,18 @@ def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | Non
     if strange := sorted(set(names) - set(classes)):
         raise InputError(f"{path} has labels that the train photos do not: {', '.join(strange[:5])}")
     return Photos(rows["image"].to_pylist(), np.array([number[name] for name in names], dtype=np.int64), classes)
+
+
+def find_photos(source: str | Path, split: Split) -> Path | tuple[str, int]:
+    """The file or table of one split, or camera and number of photos of the small world. Raises InputError, UnknownName."""
+    if str(source).startswith("smallworld:"):
+        return _camera(str(source), split)
+    found = [Path(source) / name for name in (f"{split}.parquet", f"{split}.lance", f"{split}/pairs.lance")]
+    path = next((path for path in found if path.exists()), None)
+    if path is None:
+        names = ", ".join(str(path.relative_to(source)) for path in found)
+        raise InputError(f"no {split} photos at {source}; one of these must be there: {names}")
+    return path
 
 
 def _rows(path: Path) -> pa.Table:
@@ -94,8 +108,8 @@ def _rows(path: Path) -> pa.Table:
     return rows
 
 
-def _smallworld(source: str, split: Split) -> Photos:
-    from reverie.smallworld.photos import labelled  # drawing is not needed to measure on real photos
+def _camera(source: str, split: Split) -> tuple[str, int]:
+    from reverie.smallworld.render import CAMERAS  # drawing is not needed to measure on real photos
 
     try:
         _, camera, *sizes = source.split(":")
@@ -104,22 +118,29 @@ def _smallworld(source: str, split: Split) -> Photos:
         raise InputError(
             f"photos {source!r} must read smallworld:CAMERA:TRAIN:TEST, such as smallworld:street:4000:1000"
         ) from error
+    if camera not in CAMERAS:
+        raise UnknownName("camera", camera, CAMERAS)
     if num < 1:
         raise InputError(f"photos {source!r} has no {split} photos")
+    return camera, num
+
+
+def _smallworld(camera: str, num: int, split: Split) -> Photos:
+    from reverie.smallworld.photos import labelled
+
     # The same photos in every run: they are a benchmark, not a choice of the run.
     images, labels, classes = labelled(num, cast(Any, camera), seeds.derive("smallworld photos", split))
     return Photos(list(images), np.asarray(labels, dtype=np.int64), tuple(classes))
 
 
-def _square(item: Picture, size_px: int, place: int) -> npt.NDArray[Any]:
+def _square(item: Picture, size_px: int, resize_px: int, place: int) -> npt.NDArray[Any]:
     if isinstance(item, bytes):
-        image = open_picture(item, f"photo {place}", at_least_px=size_px)
+        image = open_picture(item, f"photo {place}", at_least_px=resize_px)
     else:
         image = Image.fromarray(item)
-    if image.size == (size_px, size_px):
-        return np.asarray(image)
-    scale = size_px / min(image.size)
-    width, height = (max(round(side * scale), size_px) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    scale = resize_px / min(image.size)
+    width, height = (max(round(side * scale), resize_px) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size_px) // 2, (height - size_px) // 2
     return np.asarray(image.crop((left, top, left + size_px, top + size_px)))

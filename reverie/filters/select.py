@@ -33,10 +33,13 @@ class Keep:
     by: str = "clip_score"  # column that says which are the best: high is good
     within: Group = "all"  # the best of all, of each caption, or of each label; of a group at least one stays
 
+    def __post_init__(self) -> None:
+        clauses(self.rule)
+        if not 0 < self.top <= 1:
+            raise InputError(f"the share to keep must lie in (0, 1], not {self.top}")
+
     def run(self, place: Place) -> None:
         """Judge all pairs. Raises InputError for a rule that does not fit the columns, or that keeps nothing."""
-        if not 0 < self.top <= 1:
-            raise InputError(f"top must lie in (0, 1], not {self.top}")
         columns = ["pair_id", "unit", "caption_id", "label", *([self.by] if self.top < 1 else [])]
         rows = pa.concat_tables(tables.scan(place.pairs, columns)) if tables.count(place.pairs) else None
         if rows is None:

@@ -81,7 +81,21 @@ class PaintPixels:
 
         painter = open_painter(self.model, place.device, self.scheduler, self.negative_prompt, self.dtype)
         painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
+        _refuse_another(painter.revision, place)
         return PaintWorker(self, painter, place)
+
+
+def _refuse_another(painter: str, place: Place) -> None:
+    """A model that was trained on, or updated on the Hub, under the same name would mix two painters in one table."""
+    if not place.pairs.exists():
+        return
+    from reverie.store import tables  # painting needs no store
+
+    for rows in tables.scan(place.pairs, ["painter"], "painter is not null"):
+        if other := next((name for name in rows["painter"].unique().to_pylist() if name != painter), None):
+            raise InputError(
+                f"the images of {place.folder} are by {other}, and that model is now {painter}; use another --out"
+            )
 
 
 @dataclass

@@ -83,6 +83,14 @@ class Fit:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     speed: FitSpeed = field(default_factory=FitSpeed)
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 <= self.warmup_steps <= self.steps:
+            raise InputError(f"{self.steps} steps with {self.warmup_steps} of warm-up cannot be; give 1 step or more")
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise InputError(f"lr {self.lr} must be above 0, and weight_decay {self.weight_decay} not below")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise InputError(f"ema {self.ema} is a decay: at least 0, below 1")
+
 
 class Fitted(NamedTuple):
     """The trained net (the EMA one when EMA is on; on the training device) and the losses of the last step."""

@@ -6,9 +6,12 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from reverie import seeds
+from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit
 from reverie.stage import Place
 
@@ -24,6 +27,8 @@ class TrainSpeed:
 class Train:
     """Pairs of the run -> weights, in ``place.weights()``; checkpoints and the curve in ``place.checkpoints()``."""
 
+    together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
+
     learner: Any  # see learn/fit.py, Learner
     fit: Fit = field(default_factory=Fit)
     captions_per_batch: int = 64  # n, shared by all processes
@@ -35,6 +40,19 @@ class Train:
     limit: int = 0  # captions to learn from, drawn at random but the same for every seed; 0 = all
     seed: int = 0  # beside the run seed, to train again on the same pairs
     speed: TrainSpeed = field(default_factory=TrainSpeed)
+
+    def __post_init__(self) -> None:
+        if self.captions_per_batch < 1:
+            raise InputError(f"captions_per_batch must be at least 1, not {self.captions_per_batch}")
+
+    def check(self) -> None:
+        """Raises InputError, ModelError for a network that cannot be built, or another store that is not there."""
+        if self.store and not (self.store / "pairs.lance").exists():
+            raise InputError(
+                f"{self.store} holds no pairs.lance; make it with: reverie import SOURCE --out {self.store}"
+            )
+        with torch.device("meta"):  # shapes only
+            self.learner.build()
 
     def run(self, place: Place) -> None:
         """Train, or go on training, then put the weights in place last.
@@ -76,6 +94,6 @@ class Train:
             place.report("trained", steps=self.fit.steps, captions=batches.num_captions, **losses)
 
     def _square_px(self) -> int:
-        """256 for views of 224, as in the papers; small views get the images at their own size."""
+        """256 for views of 224, as in the papers; small views are cut from images of their own side."""
         view = int(getattr(self.learner, "image_size", 224))
         return view if view < 128 else round(view * 256 / 224)

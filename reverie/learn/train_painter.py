@@ -7,6 +7,7 @@ Result: a ``StableDiffusionPipeline`` folder, to be named as ``painter`` in othe
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,8 @@ class TrainPainter:
         """Train what is not trained yet; the pipeline lands in ``place.weights()`` last."""
         if place.weights().exists():
             return
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise InputError("a painter is trained by one process; start reverie without accelerate launch")
         if self.size_px % 2 ** (len(self.autoencoder.channels) - 1):
             raise InputError(f"size_px {self.size_px} does not halve {len(self.autoencoder.channels) - 1} times")
         store = (self.store or place.folder) / "pairs.lance"

@@ -8,6 +8,7 @@ Stop it at any time and run the same command again; give an array of jobs --part
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from reverie.errors import InputError
 from reverie.models.names import locate
@@ -32,6 +33,7 @@ def make(
     scheduler: str | None = None,
     size_px: int | None = None,
     batch: int = 16,
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     clip: str | None = None,
     keep: str = "status = 'ok' and blank = false and duplicate_of is null",
     seed: int = 0,
@@ -58,6 +60,7 @@ def make(
         scheduler: ddim, dpm-solver++, euler, ...; the painter's own when left out.
         size_px: side of the images; the painter's own when left out.
         batch: images painted together. Changes the speed only.
+        dtype: what the painter computes in; fp16 needs a GPU.
         clip: CLIP model that scores each image against its caption; builtin:clip when left out with builtin:painter, else none.
         keep: what is kept, in SQL over the columns of the pairs; clip_score is one of them if there is a CLIP model.
         seed: of everything random.
@@ -72,7 +75,14 @@ def make(
     first = Step("captions", source(captions, text_column, label_column, limit, classes, writer, templates, per_class))
     clip = clip_for(painter, clip)
     paint = PaintPixels(
-        painter, per_caption, guidance, steps, scheduler=scheduler, size_px=size_px, speed=PaintSpeed(batch)
+        painter,
+        per_caption,
+        guidance,
+        steps,
+        scheduler=scheduler,
+        size_px=size_px,
+        dtype=dtype,
+        speed=PaintSpeed(batch),
     )
     columns = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
     if clip:
@@ -111,7 +121,7 @@ def source(
         raise InputError("give --captions, or --classes (with --writer or --templates), not both")
     if writer and templates:
         raise InputError("give --writer or --templates, not both")
-    if not captions and (text_column or label_column or limit):
+    if not captions and (text_column or label_column or limit is not None):
         raise InputError("--text-column, --label-column and --limit belong to a file of --captions")
     stage: FromCorpus | FromTemplates | FromWriter
     if captions:
@@ -147,6 +157,10 @@ def clip_for(painter: str, clip: str | None) -> str | None:
             f"{clip} knows the small world only; score images of {painter} with a public model, or leave --clip out"
         )
     clip = clip or ("builtin:clip" if painter.startswith(BUILTIN) else None)
-    for name in filter(None, (painter, clip)):
-        locate(name)
+    for name, config, what in ((painter, "model_index.json", "painter"), (clip, "config.json", "CLIP model")):
+        place = locate(name) if name else None
+        if place and (
+            place.kind == "openai" or (place.kind != "hub" and not (Path(place.path_or_id) / config).exists())
+        ):
+            raise InputError(f"{name} is not a {what}; see: reverie models")
     return clip

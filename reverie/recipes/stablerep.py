@@ -3,7 +3,7 @@
 Paper    Tian, Fan, Isola, Chang, Krishnan, NeurIPS 2023, https://arxiv.org/abs/2306.00984
 Command  reverie run stablerep --scale tiny        (the demo: CPU, minutes, nothing to download)
          reverie run stablerep --scale paper --captions cc12m.txt --photos imagenet/
-Paper's  ImageNet linear probe of ViT-B/16 trained on images painted from captions: CC12M 73.5, RedCaps (3x schedule) 76.7
+Paper's  ImageNet linear probe of ViT-B/16 trained on images painted from captions: CC12M 72.8, RedCaps (3x schedule) 76.7
 Ours     docs/recipes/stablerep.md holds what was measured, with command, seeds, time and device
 
 Both arms see the same kept images for as many steps, and as many views in each: n captions x m images for StableRep, m n / 2
@@ -24,7 +24,7 @@ from reverie.run.plan import Plan, Step
 
 @dataclass(frozen=True)
 class Size:
-    """What the dial stands for. Every field but those of the network can be given as a flag."""
+    """What the dial stands for. Every field but ``head``, ``warmup``, ``protocol`` and ``unit_size`` is a flag of this name."""
 
     painter: str
     per_class: int  # captions, where they come from class names
@@ -32,20 +32,32 @@ class Size:
     per_batch: int  # m
     captions_per_batch: int  # n, for StableRep
     sampler_steps: int
+    dtype: Literal["fp32", "bf16", "fp16"]  # of the painter
     store_px: int | None
     keep_best: float  # share of images kept by CLIP score
     backbone: str
     view_px: int
+    image_px: int  # shorter side at which images and photos are read
     head: tuple[int, int]  # hidden and out
     steps: int
-    lr: float
+    lr: float  # peak, for n m views a step; another number of views scales it
     warmup: float  # share of the steps
     precision: Literal["fp32", "bf16", "fp16"]
     seeds: tuple[int, ...]
     photos: str | None
-    photo_px: int
     protocol: Literal["logistic", "sgd"]
     unit_size: int
+
+    def __post_init__(self) -> None:
+        m, n, copies = self.per_batch, self.captions_per_batch, self.per_caption
+        if m < 2 or n < 2 or m * n % 2:
+            raise InputError(f"--per-batch {m} and --captions-per-batch {n} must be 2 or more, and their product even")
+        if m > copies:
+            raise InputError(f"--per-batch {m} images of a caption cannot be drawn from --per-caption {copies}")
+        if min(self.per_class, self.sampler_steps, self.view_px, self.image_px) < 1 or not self.seeds:
+            raise InputError(
+                "--per-class, --sampler-steps, --view-px and --image-px must be 1 or more, --seeds at least one"
+            )
 
 
 SIZES = {
@@ -56,10 +68,12 @@ SIZES = {
         per_batch=3,
         captions_per_batch=32,
         sampler_steps=10,
+        dtype="fp32",
         store_px=None,
         keep_best=0.95,
         backbone="resnet-tiny",
         view_px=32,
+        image_px=64,
         head=(512, 128),
         steps=300,
         lr=1e-3,
@@ -67,7 +81,6 @@ SIZES = {
         precision="fp32",
         seeds=(0, 1, 2),
         photos="smallworld:street:2560:1280",
-        photo_px=64,
         protocol="logistic",
         unit_size=16,
     ),
@@ -78,10 +91,12 @@ SIZES = {
         per_batch=4,
         captions_per_batch=64,
         sampler_steps=20,
+        dtype="fp32",
         store_px=None,
         keep_best=0.95,
         backbone="resnet-tiny",
         view_px=32,
+        image_px=64,
         head=(1024, 128),
         steps=5000,
         lr=1e-3,
@@ -89,7 +104,6 @@ SIZES = {
         precision="fp32",
         seeds=(0, 1, 2),
         photos="smallworld:street:12800:6400",
-        photo_px=64,
         protocol="logistic",
         unit_size=64,
     ),
@@ -100,10 +114,12 @@ SIZES = {
         per_batch=6,
         captions_per_batch=1376,
         sampler_steps=50,
+        dtype="fp16",
         store_px=256,
         keep_best=1.0,  # the paper does not filter
         backbone="vit-b16",
         view_px=224,
+        image_px=256,
         head=(4096, 256),
         steps=85_000,
         lr=2e-4 * 1376 * 6 / 256 / 2,
@@ -111,7 +127,6 @@ SIZES = {
         precision="fp16",
         seeds=(0,),
         photos=None,
-        photo_px=256,
         protocol="sgd",
         unit_size=500,
     ),
@@ -132,14 +147,20 @@ def stablerep(
     clip: str | None = None,
     guidance: float = 2.0,
     sampler_steps: int | None = None,
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None,
+    store_px: int | None = None,
     per_caption: int | None = None,
     per_batch: int | None = None,
     captions_per_batch: int | None = None,
     keep_best: float | None = None,
     backbone: str | None = None,
     view_px: int | None = None,
+    image_px: int | None = None,
     steps: int | None = None,
     lr: float | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    trackers: tuple[str, ...] = (),
+    batch: int = 16,
     seeds: tuple[int, ...] | None = None,
     photos: str | None = None,
     real: Path | None = None,
@@ -164,14 +185,20 @@ def stablerep(
         clip: CLIP model to filter with; builtin:clip when left out with builtin:painter, else none.
         guidance: w in eps_u + w (eps_c - eps_u).
         sampler_steps: of DDIM.
+        dtype: what the painter computes in; fp16 needs a GPU.
+        store_px: side of the stored images; as painted when left out at tiny and small.
         per_caption: images painted of each caption (l in the paper).
         per_batch: of these, drawn for a batch (m).
         captions_per_batch: captions in a StableRep batch (n); SimCLR gets m n / 2 images with two crops.
         keep_best: share of the images that are kept, by CLIP score.
         backbone: resnet-tiny, vit-tiny, vit-b16, or a transformers vision model by name.
         view_px: side of a training view.
+        image_px: shorter side at which images and photos are read, before views are cut.
         steps: of training, in each arm.
-        lr: peak learning rate.
+        lr: peak learning rate; when left out it grows with the views in a batch.
+        precision: of training.
+        trackers: tensorboard, wandb, or another that accelerate knows.
+        batch: images painted together. Changes the speed only.
         seeds: train both arms once with each.
         photos: to probe on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST.
         real: store of real photos, made by reverie import; a third arm is SimCLR on as many of them as images are kept.
@@ -179,44 +206,48 @@ def stablerep(
             of one image in place of m images.
         seed: of captions and images.
     """
+    flags = {name: value for name, value in locals().items() if value is not None}
     from reverie.evaluate.linear_probe import Arm, LinearProbe
     from reverie.filters.blank import Blank
     from reverie.filters.clip_score import ClipScore
     from reverie.filters.duplicates import Duplicates, ImageHash
     from reverie.filters.select import Keep
-    from reverie.images.pixels import PaintPixels
-    from reverie.learn.fit import Fit
+    from reverie.images.pixels import PaintPixels, PaintSpeed
+    from reverie.learn.fit import Fit, FitSpeed
     from reverie.learn.simclr import SimCLR
     from reverie.learn.stablerep import StableRep
     from reverie.learn.train import Train
     from reverie.report.page import WritePage
 
-    size = SIZES[scale]
-    photos = photos or size.photos
+    size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
     if scale == "paper" and not (captions and photos):
         raise InputError("--scale paper needs --captions FILE, and --photos FOLDER with train and test to probe on")
-    assert photos is not None
-    seeds = seeds or size.seeds
-    m, n = per_batch or size.per_batch, captions_per_batch or size.captions_per_batch
-    if m < 2 or m * n % 2:
-        raise InputError(f"--per-batch {m} must be 2 or more, and an even number of views is needed, not {m * n}")
-    first = source(captions, text_column, label_column, limit, classes, writer, templates, per_class or size.per_class)
-    copies = per_caption or size.per_caption
-    painter = painter or size.painter
-    clip = clip_for(painter, clip)
-    steps = steps or size.steps
+    assert size.photos is not None
+    m, n, copies = size.per_batch, size.captions_per_batch, size.per_caption
+    first = source(captions, text_column, label_column, limit, classes, writer, templates, size.per_class)
+    clip = clip_for(size.painter, clip)
+    if keep_best is not None and not clip:
+        raise InputError("--keep-best goes by CLIP score; name a model with --clip")
     shape: dict[str, Any] = {
-        "backbone": backbone or size.backbone,
-        "image_size": view_px or size.view_px,
+        "backbone": size.backbone,
+        "image_size": size.view_px,
         "head_hidden": size.head[0],
         "head_out": size.head[1],
     }
-    fit = Fit(steps, lr or size.lr, warmup_steps=round(size.warmup * steps), precision=size.precision)
-    kept = (keep_best or size.keep_best) if clip else 1.0
-    ours = Train(StableRep(images_per_caption=m, **shape), fit, n, where="kept")
+    usual = SIZES[scale]
+    lr = size.lr if lr is not None else size.lr * n * m / (usual.captions_per_batch * usual.per_batch)
+    fit = Fit(
+        size.steps,
+        lr,
+        warmup_steps=round(size.warmup * size.steps),
+        precision=size.precision,
+        speed=FitSpeed(trackers=trackers),
+    )
+    kept = size.keep_best if clip else 1.0
+    ours = Train(StableRep(images_per_caption=m, **shape), fit, n, size_px=size.image_px, where="kept")
     # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
     alone: Literal["caption", "image"] = "caption" if first.count * kept >= m * n // 2 else "image"
-    simclr = Train(SimCLR(**shape), fit, m * n // 2, where="kept", group=alone)
+    simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=size.image_px, where="kept", group=alone)
     arms = {"StableRep": ours, "SimCLR": simclr}
     if controls:
         crops = StableRep(images_per_caption=1, crops=m, **shape)
@@ -228,27 +259,30 @@ def stablerep(
         )
     training = tuple(
         Step(_slug(name, number), dataclasses.replace(train, seed=number), of=("keep",))
-        for number in seeds
+        for number in size.seeds
         for name, train in arms.items()
     )
     probed = (
-        *(Arm(name, number, _slug(name, number)) for name in arms for number in seeds),
-        *(Arm("untrained", number) for number in seeds),
+        *(Arm(name, number, _slug(name, number)) for name in arms for number in size.seeds),
+        *(Arm("untrained", number) for number in size.seeds),
         Arm("pixels"),
     )
     paint = PaintPixels(
-        painter,
+        size.painter,
         copies,
         guidance,
-        sampler_steps or size.sampler_steps,
+        size.sampler_steps,
         scheduler="ddim",
         store_px=size.store_px,
+        dtype=size.dtype,
+        speed=PaintSpeed(batch),
     )
     scores = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
     if clip:
         scores.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
     keep = Keep("status = 'ok' and blank = false and duplicate_of is null", kept)
-    unit_size = max(1, size.unit_size * size.per_caption // copies)  # as many images a commit, however many copies
+    crop_px = size.view_px if size.view_px >= 128 else size.image_px  # small networks resize the whole photo themselves
+    unit_size = max(1, usual.unit_size * usual.per_caption // copies)  # as many images a commit, however many copies
     return Plan(
         recipe="stablerep",
         seed=seed,
@@ -262,7 +296,7 @@ def stablerep(
             *training,
             Step(
                 "probe",
-                LinearProbe(probed, photos, size.photo_px, protocol=size.protocol),
+                LinearProbe(probed, size.photos, crop_px, size.image_px, protocol=size.protocol),
                 of=tuple(step.name for step in training),
             ),
             Step("page", WritePage(), of=("probe",)),

@@ -56,11 +56,13 @@ def text_to_image(
         templates=tuple(read_list(templates, "templates")) if templates else (),
         size_px=size_px,
         autoencoder=Autoencoder(channels=autoencoder_channels, image_size=size_px),
-        autoencoder_fit=Fit(autoencoder_steps, lr, 50, weight_decay=0.01, betas=(0.9, 0.95), clip=1.0),
+        autoencoder_fit=Fit(
+            autoencoder_steps, lr, min(50, autoencoder_steps // 10), weight_decay=0.01, betas=(0.9, 0.95), clip=1.0
+        ),
         autoencoder_batch=autoencoder_batch,
         channels=channels,
         attention=(False, *[True] * (len(channels) - 1)),
-        fit=Fit(steps, lr, 200, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999),
+        fit=Fit(steps, lr, min(200, steps // 10), weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999),
         batch=batch,
     )
     return Plan(recipe="text_to_image", seed=seed, steps=(Step("painter", painter),))

@@ -7,6 +7,7 @@ when everything before them is whole, and then leave ``done/<step>.json``.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -41,12 +42,18 @@ def run(
         until: name of the last step to do.
     Raises: FolderInUse, SettingsChanged, and whatever ReverieError a stage raises; units finished before it are kept.
     """
-    claim(folder)
     if until is not None:
         plan.step(until)
-    with alone(folder):
-        plan.settle(folder)
+    if int(os.environ.get("RANK", 0)) > 0:
+        _follow(plan, folder, device, until)
+        return True
+    for step in plan.steps:
+        if check := getattr(step.stage, "check", None):
+            check()
+    claim(folder)
     with units_held(folder, part_of(plan.num_units, part)), Events(folder) as events:
+        with alone(folder):
+            plan.settle(folder, change=part == (1, 1))  # nobody else is at work then
         events.report("run", part=list(part), device=device)
         for step in plan.steps:
             work = _Work(plan, step, folder, device, events)
@@ -58,6 +65,19 @@ def run(
             if step.name == until:
                 return work.is_done()
         return all(_Work(plan, step, folder, device, events).is_done() for step in plan.steps)
+
+
+def _follow(plan: Plan, folder: Path, device: str, until: str | None) -> None:
+    """What the other processes of an ``accelerate launch`` do: their share of the training, once the first has come to it."""
+    for step in plan.steps:
+        marks = {name: folder / "done" / f"{name}.json" for name in (step.name, *step.of)}
+        if getattr(step.stage, "together", False):
+            while not all(marks[name].exists() for name in step.of):
+                time.sleep(1.0)
+            if not marks[step.name].exists():
+                cast(Job, step.stage).run(Place(folder, step.name, step.of, plan.seed, device))
+        if step.name == until:
+            return
 
 
 def part_of(num_units: int, part: tuple[int, int]) -> range:
@@ -265,7 +285,11 @@ def retry(plan: Plan, folder: Path, device: str = "cpu") -> dict[str, int]:
         if any(mended.values()):
             for item in work:
                 if item.step.kind == "job" and item.is_done():
-                    events.say(f"{item.step.name}: was done before and does not know the new rows")
+                    if getattr(item.step.stage, "together", False):
+                        events.say(f"{item.step.name}: is trained already and stays as it is, without the new rows")
+                    else:
+                        item.mark.unlink()
+                        events.say(f"{item.step.name}: is done anew, with the new rows, when the run goes on")
         return mended
 
 

@@ -147,17 +147,26 @@ class Plan:
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 
-    def settle(self, folder: Path) -> None:
+    def settle(self, folder: Path, change: bool = False) -> None:
         """Write plan.json, or make sure that the one there asks for the same results.
 
+        Args:
+            change: accept other settings for steps that have not begun, and write them down.
         Raises SettingsChanged with every setting that differs. ``speed`` fields, device and versions may differ.
         """
-        path = folder / "plan.json"
-        if not path.exists():
-            write_whole(path, json.dumps(self.record(), indent=1, ensure_ascii=False))
-            return
-        if changed := difference(read_plan(folder), self.record()):
-            raise SettingsChanged(str(folder), changed)
+        path, record = folder / "plan.json", self.record()
+        if path.exists():
+            old = read_plan(folder)
+            changed = difference(old, record)
+            if changed and change:
+                known = {step["name"]: step for step in old["steps"]}
+                begun = [name for name, step in known.items() if _has_begun(folder, step)]
+                changed = difference(_only(old, begun), _only(record, begun)) if begun else {}
+            if changed:
+                raise SettingsChanged(str(folder), changed)
+            if not change or old["steps"] == record["steps"]:
+                return
+        write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -185,6 +194,20 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tupl
     return {
         key: (before.get(key), now.get(key)) for key in before.keys() | now.keys() if before.get(key) != now.get(key)
     }
+
+
+def _only(record: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """A plan record with these steps alone."""
+    return {**record, "steps": [step for step in record["steps"] if step["name"] in names]}
+
+
+def _has_begun(folder: Path, step: Mapping[str, Any]) -> bool:
+    """Whether a step has left anything in a run folder that other settings would contradict."""
+    name, kind = step["name"], step["kind"]
+    left = [folder / "done" / f"{name}.json", folder / "columns" / f"{name}.lance", folder / "weights" / name]
+    left += [folder / f"{kind}.lance"] if kind in ("captions", "pairs") else []
+    parts = [path.name for path in (folder / "checkpoints").glob("*")]  # a job of several parts has one for each
+    return any(path.exists() for path in left) or any(part == name or part.startswith(f"{name}.") for part in parts)
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:

@@ -86,7 +86,7 @@ def test_images_are_not_written_again(scored):
         ({"rule": "(status = 'ok'"}, "is not a filter"),
         ({"rule": ""}, "is not a filter"),
         ({"rule": "clip_score > 0.95"}, "keeps none of 12 pairs .12 fails: clip_score > 0.95"),
-        ({"top": 0.0}, "top must lie in"),
+        ({"top": 0.0}, "share to keep must lie in"),
         ({"top": 0.5, "by": "beauty"}, "beauty"),
     ],
 )

@@ -1,9 +1,10 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reverie.errors import InputError
+from reverie.errors import InputError, ReverieError
 from reverie.evaluate.results import read
 from reverie.recipes.stablerep import SIZES, stablerep
 from reverie.run.local import run
@@ -72,6 +73,48 @@ def test_arms_are_probed_beside_untrained_and_pixels() -> None:
 def test_batches_that_cannot_be(flags: dict[str, int]) -> None:
     with pytest.raises(InputError, match="per-batch"):
         stablerep(**flags, **ANY)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"per_batch": 5, "per_caption": 4}, "cannot be drawn from --per-caption 4"),
+        ({"keep_best": 0.0}, "share to keep"),
+        ({"steps": 0}, "1 step or more"),
+        ({"lr": -1.0}, "lr -1.0"),
+        ({"seeds": ()}, "at least one"),
+        ({"sampler_steps": 0}, "1 or more"),
+    ],
+)
+def test_a_slip_is_told_before_any_work(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        stablerep(**flags, **ANY)
+
+
+def test_a_share_to_keep_needs_a_score() -> None:
+    with pytest.raises(InputError, match="--clip"):
+        stablerep(painter="owner/painter", keep_best=0.5)
+
+
+def test_the_rate_grows_with_the_views_unless_it_is_given() -> None:
+    usual = stage(stablerep(**ANY), "simclr-0").fit.lr
+    assert stage(stablerep(captions_per_batch=64, **ANY), "simclr-0").fit.lr == pytest.approx(2 * usual)
+    assert stage(stablerep(captions_per_batch=64, lr=0.5, **ANY), "simclr-0").fit.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"backbone": "resnet-tny"}, "no backbone"),
+        ({"photos": "no-such-folder"}, "no train photos"),
+        ({"photos": "smallworld:moon:10:10"}, "moon"),
+        ({"real": Path("nowhere")}, "no pairs.lance"),
+    ],
+)
+def test_what_the_last_steps_need_is_looked_for_first(tmp_path: Path, flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(ReverieError, match=said):
+        run(stablerep(**flags), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_scale_has_enough_captions_for_simclr() -> None:

@@ -132,11 +132,13 @@ class Brightness:
 class CountPairs:
     """A job: one number."""
 
+    where: str = "status = 'ok' and brightness > 0"
+
     def run(self, place: Place) -> None:
         from reverie.store import tables
 
         place.report("progress", done=1, total=1)
-        number = tables.count(place.pairs, where="status = 'ok' and brightness > 0")
+        number = tables.count(place.pairs, where=self.where)
         (place.folder / f"{place.step}.txt").write_text(str(number))
 
 

@@ -10,7 +10,7 @@ import pytest
 from reverie.errors import InputError, SettingsChanged, UnknownName
 from reverie.run.events import read_events
 from reverie.run.local import part_of, repaint, retry, run, status
-from reverie.run.plan import Plan, Step
+from reverie.run.plan import Plan, Step, read_plan
 from reverie.stage import Place, Worker
 from reverie.store import tables
 from tests.run.fake_recipe import Brightness, PaintNoise, Sentences, changed, fake_recipe
@@ -48,6 +48,29 @@ def test_changed_settings_are_refused_and_touch_nothing(tmp_path: Path, rows: Ro
     with pytest.raises(SettingsChanged, match=r"paint\.guidance: 2\.0 -> 3\.0"):
         run(fake_recipe(guidance=3.0), tmp_path)
     assert rows(tmp_path) == before
+
+
+def test_settings_of_steps_that_have_not_begun_may_change(tmp_path: Path, rows: Rows) -> None:
+    run(fake_recipe(), tmp_path, until="captions")
+    run(fake_recipe(guidance=3.0, per_caption=1), tmp_path)
+    assert {row["guidance"] for row in rows(tmp_path)["pairs"]} == {3.0}
+    assert read_plan(tmp_path)["steps"][1]["per_caption"] == 1
+    with pytest.raises(SettingsChanged, match=r"captions\.count: 10 -> 9"):
+        run(fake_recipe(count=9, guidance=3.0, per_caption=1), tmp_path)
+
+
+def test_a_retry_takes_the_marks_of_what_can_be_done_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fail = tmp_path / "fail.json"
+    fail.write_text('{"texts": ["a sentence about 1"], "captions": []}')
+    plan = fake_recipe(fail_file=str(fail))
+    run(plan, tmp_path / "run")
+    fail.write_text('{"texts": [], "captions": []}')
+    assert retry(plan, tmp_path / "run")["paint"] == 1
+    assert "count: is done anew" in capsys.readouterr().err
+    assert run(plan, tmp_path / "run") is True
+    assert (tmp_path / "run" / "count.txt").read_text() == str(
+        tables.count(tmp_path / "run" / "pairs.lance", "status = 'ok'")
+    )
 
 
 def test_parts_together_equal_one_run(tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
