@@ -3,53 +3,68 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+from contextlib import suppress
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from reverie.errors import BrokenImage
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a decompression bomb or a mistake
+# Only these are tried: among the others that Pillow knows are some that run a program (PostScript runs Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 # Our own limit above is stricter and names the culprit, so Pillow's warning about the same thing would be noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)  # only the turn is asked of it
 
 
 def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = None) -> Image.Image:
-    """Encoded bytes -> decoded RGB picture.
+    """Encoded bytes -> decoded RGB picture, turned upright if its EXIF says how the camera was held.
 
     Args:
-        data: JPEG, PNG, WebP or anything else Pillow knows.
+        data: JPEG, PNG, WebP, BMP, GIF or TIFF.
         name: what to call it in an error.
         at_least_px: when given, a JPEG may be decoded at a half, quarter or eighth of its size as long as no side falls below.
-    Raises: BrokenImage for no bytes, bytes that are not a picture, and more than ``MAX_PIXELS`` pixels.
+    Raises: BrokenImage for no bytes, bytes that are none of these, and more than ``MAX_PIXELS`` pixels.
     """
     picture = look(data, name)
     try:
         if at_least_px is not None and picture.format == "JPEG":
             picture.draft("RGB", (at_least_px, at_least_px))
-        if picture.mode != "RGB":
-            return picture.convert("RGB")
         picture.load()
-        return picture
+        _turn_upright(picture)
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as error:  # what Pillow's plugins raise
         raise BrokenImage(f"{name}: cannot decode the image ({_short(error)})") from error
 
 
 def look(data: bytes | None, name: str) -> Image.Image:
-    """Read the header only: ``.size`` and ``.format`` are known, no pixel is decoded. Raises as ``open_picture``."""
+    """Read the header only: ``.size`` (before any turn) and ``.format`` are known, no pixel is decoded.
+
+    Raises: as ``open_picture``.
+    """
     if not data:
         raise BrokenImage(f"{name}: no image bytes")
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"{name}: too large to open safely ({_short(error)})") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, IndexError) as error:
-        raise BrokenImage(f"{name}: these {len(data)} bytes are not an image") from error
+        raise BrokenImage(
+            f"{name}: these {len(data)} bytes are not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+        ) from error
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise BrokenImage(f"{name}: {width}x{height} pixels are too many to open safely (limit {MAX_PIXELS:,})")
     return picture
+
+
+def _turn_upright(picture: Image.Image) -> None:
+    # EXIF that cannot be read says nothing about the turn, and the pixels are whole.
+    with suppress(OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error):
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def suffix(data: bytes) -> str | None:

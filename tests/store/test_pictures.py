@@ -22,7 +22,10 @@ def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("form", "ending"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("BMP", None)])
+@pytest.mark.parametrize(
+    ("form", "ending"),
+    [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("BMP", None), ("GIF", None), ("TIFF", None)],
+)
 def test_forms(form, ending):
     data = picture(1, form=form)
     assert suffix(data) == ending
@@ -47,9 +50,11 @@ def test_png_keeps_every_pixel():
     [
         (None, "pair 7: no image bytes"),
         (b"", "pair 7: no image bytes"),
-        (b"<html>404</html>", "pair 7: these 16 bytes are not an image"),
+        (b"<html>404</html>", "pair 7: these 16 bytes are not a JPEG, PNG, WebP, BMP, GIF or TIFF image"),
         (picture(1)[:-80], "pair 7: cannot decode the image"),
         (picture(1, 400, 400, "JPEG")[:5000], "pair 7: cannot decode the image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "pair 7: these 61 bytes are not a JPEG"),
+        (picture(1, form="PPM"), "pair 7: these 1165 bytes are not a JPEG"),
         (bomb(), "pair 7: too large to open safely"),
         (bomb(9_000, 9_000), "pair 7: 9000x9000 pixels are too many"),
     ],
@@ -65,3 +70,36 @@ def test_a_jpeg_may_be_decoded_smaller_but_not_too_small():
     for size in (400, 201, 200, 150, 99, 50, 8):
         assert min(open_picture(data, "x", at_least_px=size).size) >= size
     assert open_picture(data, "x", at_least_px=90).size == (160, 100)
+
+
+def turned(form: str, orientation: int) -> tuple[bytes, Image.Image]:
+    """A picture with a red top left corner, stored as a camera does that was held otherwise; and how it should look."""
+    upright = Image.new("RGB", (48, 32), "blue")
+    upright.paste("red", (0, 0, 16, 16))
+    backwards = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    turn = backwards[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    (upright if turn is None else upright.transpose(turn)).save(buffer, form, exif=exif)
+    return buffer.getvalue(), upright
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_picture_comes_upright(form, orientation):
+    data, upright = turned(form, orientation)
+    for size in (None, 8):
+        found = open_picture(data, "x", at_least_px=size)
+        assert found.width * 2 == found.height * 3
+        corners = [found.getpixel((x, y)) for y in (2, found.height - 3) for x in (2, found.width - 3)]
+        assert [red > blue for red, _, blue in corners] == [True, False, False, False]
+    again = open_picture(as_png(open_picture(data, "x")), "x")
+    assert again.size == upright.size  # turned once, not again when what was turned is read back
+
+
+@pytest.mark.parametrize("exif", [b"", b"x", b"Exif\0\0", b"Exif\0\0II*\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12"])
+def test_broken_exif_does_not_break_the_picture(exif):
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(buffer, "JPEG", exif=exif)
+    assert open_picture(buffer.getvalue(), "x").size == (6, 4)
