@@ -344,9 +344,10 @@ def import_(
     Args:
         source: an image folder with class folders, COCO captions (also .gz), CSV, TSV, JSONL, text, parquet, WebDataset
             tars, or a Hugging Face dataset folder.
-        out: folder for the tables; new, empty, or of an import that was stopped.
+        out: folder for the tables; new, empty, or of earlier imports: a source that was stopped goes on, and one with
+            another name comes after those there.
         kind: what the source is; guessed from its name and content when left out.
-        name: of the source, part of every id; the kind when left out.
+        name: of the source, part of every id; the kind when left out. Sources of one folder need different names.
         text_column: where captions are; usual names are tried when left out.
         image_column: where images are; likewise.
         label_column: where class names are; likewise.
@@ -358,7 +359,6 @@ def import_(
     from reverie.run.folder import claim_tables
     from reverie.store.imports import import_into
 
-    claim_tables(out)
     given: dict[str, Any] = {
         "text_column": text_column,
         "image_column": image_column,
@@ -367,9 +367,24 @@ def import_(
     }
     given |= {"split": split, "captions_per_image": captions_per_image, "template": template}
     reading = {key: value for key, value in given.items() if value is not None}
-    with _counting("imported") as progress:
-        counts = import_into(source, out, kind, name=name, progress=progress, **reading)
-    print(f"{out}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
+    is_new = not out.exists()
+    claim_tables(out)
+    try:
+        with _counting("imported") as progress:
+            counts = import_into(source, out, kind, name=name, progress=progress, **reading)
+    except InputError:
+        if is_new and not any(out.iterdir()):  # nothing could be read, so nothing is left behind
+            out.rmdir()
+        raise
+    captions, images = counts["captions"], counts.get("images ok")
+    said = f"{out}: {captions:,} caption{'s' * (captions != 1)}"
+    said += f" ({counts['dropped captions']:,} dropped)" * (counts["dropped captions"] > 0)
+    if images is not None:
+        said += f", {images:,} image{'s' * (images != 1)} ok"
+        said += "".join(
+            f", {counts[f'images {why}']:,} {why}" for why in ("dropped", "failed") if counts[f"images {why}"]
+        )
+    print(said)
 
 
 def export(

@@ -246,3 +246,43 @@ def test_disk_full_is_one_line(say: Say, monkeypatch: pytest.MonkeyPatch) -> Non
     code, _, err = say("run", FAKE, "--device", "cpu", "--out", "run")
     assert code == 2
     assert err.splitlines()[-1].startswith("reverie: no space left")
+
+
+def test_import_says_what_it_counts(say: Say) -> None:
+    Path("captions.txt").write_text("a fox\n\nan owl\n")
+    assert say("import", "captions.txt", "--out", "x")[1] == "x: 3 captions (1 dropped)\n"
+    again = refused(say("import", "captions.txt", "--out", "x", "--name", "two", "--kind", "csv"))
+    assert "say with --text-column which of a fox it is" in again
+    assert say("import", "captions.txt", "--out", "x", "--name", "two")[1] == "x: 3 captions (1 dropped)\n"
+    assert say("import", "captions.txt", "--out", "x", "--name", "two")[1] == "x: 3 captions (1 dropped)\n"
+    from PIL import Image
+
+    from reverie.store import tables
+
+    assert tables.count("x/captions.lance") == 6
+    Image.new("RGB", (8, 8)).save("a.png")
+    Path("b.png").write_bytes(b"broken")
+    Path("table.csv").write_text("image,caption\na.png,a fox\nb.png,an owl\n../a.png,a cat\n")
+    said = say("import", "table.csv", "--out", "y", "--images", ".")[1]
+    assert said == "y: 3 captions, 1 image ok, 2 failed\n"
+
+
+@pytest.mark.parametrize("text", [None, "", "id,what\n1,a fox\n", "id,text\n"])
+def test_a_source_that_cannot_be_read_leaves_no_folder(say: Say, text: str | None) -> None:
+    if text is not None:
+        Path("source.csv").write_text(text)
+    assert "source.csv" in refused(say("import", "source.csv", "--out", "x"))
+    assert not Path("x").exists()
+    Path("there").mkdir()
+    assert "source.csv" in refused(say("import", "source.csv", "--out", "there"))
+    assert Path("there").is_dir()
+
+
+def test_export_to_a_place_that_cannot_be_written(say: Say) -> None:
+    from reverie.store import tables
+    from tests.store.conftest import captions_of, pairs_of
+
+    tables.append_unit("run/pairs.lance", 0, pairs_of(captions_of(0, 1)))
+    Path("file").write_text("mine")
+    line = refused(say("export", "run", "--to", "webdataset", "--out", "file/x"))
+    assert line == "reverie: cannot write to file/x: Not a directory; give another folder"

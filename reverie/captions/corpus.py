@@ -42,6 +42,12 @@ class FromCorpus:
     max_chars: int = 300
     max_words: int = 60
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InputError(
+                f"a limit of {self.limit} captions leaves none; give 1 or more, or no limit for all of them"
+            )
+
     @property
     def count(self) -> int:
         """Usable captions, at most ``limit``. Reads the source. Raises InputError."""
@@ -112,6 +118,7 @@ def _judged(stage: FromCorpus, changed: int) -> _Corpus:
             if reason is None and stage.distinct:
                 reason = "duplicate" if (key := same(text)) in known else None
                 known.add(key)
+            reason = sample.refused or reason
             if reason is None:
                 usable.append(number)
             else:

@@ -232,12 +232,17 @@ def _tables(path: str | Path, where: str, columns: Sequence[str] | None) -> Iter
 def _whole(folder: str | Path) -> Iterator[Path]:
     """A folder to build in; it takes the place of ``folder`` at the end, or disappears."""
     target = Path(folder).resolve()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise FolderInUse(f"{folder} holds something already; give a new folder")
     part = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(part, ignore_errors=True)  # left by a kill
     try:
+        if (target.exists() and not target.is_dir()) or (target.is_dir() and any(target.iterdir())):
+            raise FolderInUse(f"{folder} holds something already; give a new folder")
+        shutil.rmtree(part, ignore_errors=True)  # left by a kill
         part.mkdir(parents=True)
+    except OSError as error:
+        if tables.is_full(error):
+            raise StoreFull(f"no space left for {folder}; nothing was written") from error
+        raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
+    try:
         yield part
         part.replace(target)
     except OSError as error:

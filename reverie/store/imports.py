@@ -8,9 +8,11 @@ another place or after a kill, gives the same rows.
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import itertools
 import json
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -85,6 +87,7 @@ class Sample:
     label: str | None = None
     image: bytes | Path | None = None
     problem: str | None = None  # why there is no image where there should be one
+    refused: str | None = None  # why the row could not be read at all
 
 
 def import_into(
@@ -95,49 +98,43 @@ def import_into(
     name: str | None = None,
     seed: int = 0,
     unit_size: int = 100,
-    first_unit: int = 0,
     threads: int = 2,
     progress: Callable[[int], None] | None = None,
     **reading: Unpack[Reading],
 ) -> dict[str, int]:
     """Import a source into ``captions.lance`` and ``pairs.lance`` of a folder, or the rest of it after an interruption.
 
+    A source with a new name gets the units after those that are there.
+
     Args:
         kind: guessed from the source when None.
         name: of the source, part of every id; the kind when None. Give one when a folder gets several sources.
-        first_unit: number of the first unit; above all that are there when a folder gets several sources.
         progress: called with the number of samples imported so far.
         reading: see ``Reading``.
-    Returns: captions, and pairs that are ok, dropped and failed, in the units of this source.
+    Returns: how many "captions" this source has and how many of them are "dropped captions"; if it has images, also how many
+        "images ok", "images dropped" and "images failed".
     Raises: InputError if the source cannot be read or holds nothing; StoreError if the units hold something else.
     """
     captions_path, pairs_path = Path(folder) / "captions.lance", Path(folder) / "pairs.lance"
-    counts: Counter[str] = Counter({"captions": 0, pairs.OK: 0, pairs.DROPPED: 0, pairs.FAILED: 0})
+    kind = kind or guess_kind(source)
+    name = name or kind
+    first, found = _begun(source, kind, reading)
+    first_unit = _first_unit([captions_path, pairs_path], pairs.caption_id(seed, name, first.position))
+    counts: Counter[str] = Counter({"captions": 0, "dropped captions": 0})
     done = tables.done_units(captions_path)
-    units = read(
-        source,
-        kind,
-        name=name,
-        seed=seed,
-        unit_size=unit_size,
-        first_unit=first_unit,
-        threads=threads,
-        skip=done,
-        **reading,
-    )
-    for number, captions, images in units:
+    for number, captions, images in _units(found, name, seed, unit_size, first_unit, threads, skip=done):
         if number in done:
-            _refuse_others(captions_path, number, captions)
+            _refuse_others(captions_path, number, captions, name)
             images = tables.read_unit(pairs_path, number, ["status"]) if images is not None else None
         else:
-            if number == first_unit:
-                _refuse_twice(captions_path, captions)
             if images is not None and number not in tables.done_units(pairs_path):
                 tables.append_unit(pairs_path, number, images)
             tables.append_unit(captions_path, number, captions)  # last: this is what says "done"
         counts["captions"] += captions.num_rows
+        counts["dropped captions"] += captions["status"].to_pylist().count(pairs.DROPPED)
         if images is not None:
-            counts.update(images["status"].to_pylist())
+            statuses = images["status"].to_pylist()
+            counts.update({f"images {word}": statuses.count(word) for word in (pairs.OK, pairs.DROPPED, pairs.FAILED)})
         if progress:
             progress(counts["captions"])
     return dict(counts)
@@ -150,28 +147,16 @@ def read(
     name: str | None = None,
     seed: int = 0,
     unit_size: int = 100,
-    first_unit: int = 0,
     threads: int = 2,
-    skip: Collection[int] = (),
     **reading: Unpack[Reading],
 ) -> Iterator[Unit]:
     """A source as units of caption rows and, where it has images, one real pair a caption.
 
-    Args: as ``import_into``; ``skip`` names units whose images need not be looked at: their pairs come without rows.
-    Raises: InputError if the source cannot be read or holds nothing.
+    Args: as ``import_into``. Raises: InputError if the source cannot be read or holds nothing.
     """
     kind = kind or guess_kind(source)
-    found = samples(source, kind, **reading)
-    any_sample = False
-    with ThreadPoolExecutor(threads) as pool:
-        for number in itertools.count(first_unit):
-            group = list(itertools.islice(found, unit_size))
-            if not group:
-                break
-            any_sample = True
-            yield _unit(number, group, name or kind, seed, pool, number in skip)
-    if not any_sample:
-        raise InputError(f"{source} holds no captions or images")
+    _, found = _begun(source, kind, reading)
+    return _units(found, name or kind, seed, unit_size, 0, threads)
 
 
 def samples(source: str | Path, kind: Kind, **reading: Unpack[Reading]) -> Iterator[Sample]:
@@ -180,7 +165,7 @@ def samples(source: str | Path, kind: Kind, **reading: Unpack[Reading]) -> Itera
         "folder": _folder,
         "coco": _coco,
         "csv": _csv,
-        "tsv": _csv,
+        "tsv": functools.partial(_csv, is_tsv=True),
         "jsonl": _jsonl,
         "text": _text,
         "parquet": _parquet,
@@ -222,13 +207,53 @@ def guess_kind(source: str | Path) -> Kind:
 # Units
 
 
+def _begun(source: str | Path, kind: Kind, reading: Reading) -> tuple[Sample, Iterator[Sample]]:
+    """The first sample of a source, and all of them."""
+    found = samples(source, kind, **reading)
+    first = next(found, None)
+    if first is None:
+        raise InputError(f"{source} holds no captions or images")
+    return first, itertools.chain([first], found)
+
+
+def _first_unit(paths: Sequence[Path], caption_id: str) -> int:
+    """The unit that has the first caption of a source, as it was imported before, or else the one after all that are there.
+
+    A unit of pairs may be there without its captions: the import was stopped between the two.
+    """
+    there = [path for path in paths if tables.exists(path)]
+    for path in there:
+        for rows in tables.scan(path, ["unit"], f"caption_id = '{caption_id}'"):
+            return int(rows["unit"][0].as_py())
+    return max((unit for path in there for unit in tables.done_units(path)), default=-1) + 1
+
+
+def _units(
+    found: Iterator[Sample],
+    name: str,
+    seed: int,
+    unit_size: int,
+    first_unit: int,
+    threads: int,
+    skip: Collection[int] = (),
+) -> Iterator[Unit]:
+    """``skip`` names units whose images need not be looked at: their pairs come without rows."""
+    with ThreadPoolExecutor(threads) as pool:
+        for number in itertools.count(first_unit):
+            group = list(itertools.islice(found, unit_size))
+            if not group:
+                return
+            yield _unit(number, group, name, seed, pool, number in skip)
+
+
 def _unit(number: int, group: Sequence[Sample], name: str, seed: int, pool: ThreadPoolExecutor, skip: bool) -> Unit:
     captions, images = [], []
     looked = itertools.repeat(_NOT_LOOKED) if skip else pool.map(_look, group)
     for sample, image in zip(group, looked, strict=False):
         caption = pairs.caption_id(seed, name, sample.position)
         row = {"caption_id": caption, "unit": number, "text": sample.text, "label": sample.label}
-        silent = {"status": pairs.DROPPED, "reason": "no text"} if not sample.text else {"status": pairs.OK}
+        reason = sample.refused or (None if sample.text else "no text")
+        silent = {"status": pairs.DROPPED, "reason": reason} if reason else {"status": pairs.OK}
         captions.append(row | {"source": "import"} | silent)
         if not skip and (sample.image is not None or sample.problem is not None):
             failed = {"status": pairs.FAILED, "reason": image.problem} if image.problem else silent
@@ -272,19 +297,14 @@ def _read_file(path: Path, name: str) -> bytes:
         raise BrokenImage(f"{name}: cannot read {path.name} ({error.strerror})") from error
 
 
-def _refuse_others(path: Path, number: int, captions: pa.Table) -> None:
+def _refuse_others(path: Path, number: int, captions: pa.Table, name: str) -> None:
     """The unit that is there must be the one that would be imported."""
     names = ["caption_id", "text"]
     if not tables.read_unit(path, number, names).equals(captions.select(names)):
         raise StoreError(
-            f"unit {number} of {path} holds other captions; to add a second source give it a name and a first_unit above those there"
+            f"unit {number} of {path} holds other captions: {name!r} is the name of another source, or this one has changed; "
+            "give another --name or --out"
         )
-
-
-def _refuse_twice(path: Path, captions: pa.Table) -> None:
-    """Two sources under one name would get the same ids."""
-    if tables.exists(path) and tables.count(path, f"caption_id = '{captions['caption_id'][0]}'"):
-        raise StoreError(f"{path} holds captions of a source with this name already; give this one another name")
 
 
 # Sources
@@ -350,41 +370,55 @@ def _coco(path: Path, reading: Reading) -> Iterator[Sample]:
             yield Sample(position, _clean(text), None, here, problem)
 
 
-def _csv(path: Path, reading: Reading) -> Iterator[Sample]:
-    """CSV, or TSV without quoting, as captions contain quotes. With a header, unless the columns are given as numbers."""
-    is_tsv = path.name.lower().removesuffix(".gz").endswith(".tsv")
+def _csv(path: Path, reading: Reading, is_tsv: bool = False) -> Iterator[Sample]:
+    """CSV, or TSV without quoting, as captions contain quotes. With a header, unless the columns are given as numbers.
+
+    Empty rows are passed over; a row with more or fewer fields than the first becomes a dropped row.
+    """
     with _open_text(path) as file:
         lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(file)
         rows = _lines(path, lines)
         given = reading.get("text_column") or reading.get("label_column") or ""
-        first = next(rows, [])
+        first = next(filter(None, rows), [])
         if given.isdecimal():
             header, rows = [str(number) for number in range(len(first))], itertools.chain([first], rows)
         else:
             header = first
         columns = _columns(path, header, reading, guess_image=False)
         for position, row in enumerate(rows):
-            if len(row) != len(header):
-                raise InputError(f"{path}: row {position + 1} has {len(row)} fields, expected {len(header)}")
-            yield from _from_row(position, dict(zip(header, row, strict=True)), columns, reading, path)
+            if len(row) == len(header):
+                yield from _from_row(position, dict(zip(header, row, strict=True)), columns, reading, path)
+            elif any(field.strip() for field in row):
+                than = "fewer" if len(row) < len(header) else "more"
+                yield _refused(position, f"{than} fields than the first row", columns)
 
 
 def _jsonl(path: Path, reading: Reading) -> Iterator[Sample]:
-    """One JSON object a line, or one string a line."""
+    """One JSON object a line, or one string a line. The first tells whether it is that; later ones that are not are dropped."""
     columns: _Columns | None = None
     with _open_text(path) as file:
         for position, line in enumerate(_lines(path, file)):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}: line {position + 1} is not JSON: {error}") from error
-            row = {"text": row} if isinstance(row, str) else row
-            if not isinstance(row, dict):
-                raise InputError(f"{path}: line {position + 1} is neither an object nor a string")
-            columns = columns or _columns(path, list(row), reading, guess_image=False)
-            yield from _from_row(position, row, columns, reading, path)
+            row = _object(line)
+            if isinstance(row, dict):
+                columns = columns or _columns(path, list(row), reading, guess_image=False)
+                yield from _from_row(position, row, columns, reading, path)
+            elif columns is None:
+                raise InputError(f"{path}: line {position + 1} is {row}")
+            else:
+                yield _refused(position, row, columns)
+
+
+def _object(line: str) -> dict[str, Any] | str:
+    """A line as a row, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return "not JSON"
+    if isinstance(row, str):
+        return {"text": row}
+    return row if isinstance(row, dict) else "neither an object nor a string"
 
 
 def _text(path: Path, reading: Reading) -> Iterator[Sample]:
@@ -547,18 +581,22 @@ class _Columns(NamedTuple):
 def _columns(path: Path, names: Sequence[str], reading: Reading, guess_image: bool) -> _Columns:
     """Which column holds what: as given, else by the usual names."""
 
-    def find(given: str | None, usual: Sequence[str]) -> str | None:
+    def find(what: Literal["text_column", "label_column", "image_column"], usual: Sequence[str]) -> str | None:
+        given = reading.get(what)
         if given is not None and given not in names:
-            raise InputError(f"{path} has no column {given!r}; it has {', '.join(names)}")
+            flag = what.replace("_", "-")
+            raise InputError(f"{path} has no column {given!r}; give as --{flag} one of {', '.join(names)}")
         lower = {name.lower(): name for name in reversed(names)}
         return given or next((lower[name] for name in usual if name in lower), None)
 
-    text = find(reading.get("text_column"), TEXT_NAMES)
-    label = find(reading.get("label_column"), LABEL_NAMES)
+    text = find("text_column", TEXT_NAMES)
+    label = find("label_column", LABEL_NAMES)
     guess_image = guess_image or reading.get("images") is not None
-    image = find(reading.get("image_column"), IMAGE_NAMES if guess_image else ())
+    image = find("image_column", IMAGE_NAMES if guess_image else ())
     if text is None and label is None:
-        raise InputError(f"{path} has no column of captions or classes; say which of {', '.join(names)} it is")
+        raise InputError(
+            f"{path} has no column of captions or classes; say with --text-column which of {', '.join(names)} it is"
+        )
     return _Columns(text, label, image)
 
 
@@ -584,6 +622,11 @@ def _from_row(
         yield Sample(f"{position}/{number}", _clean(text), label, image, problem)
 
 
+def _refused(position: int, why: str, columns: _Columns) -> Sample:
+    """What stands for a row that could not be read."""
+    return Sample(position, None, problem=why if columns.image else None, refused=why)
+
+
 def _image(value: Any, reading: Reading, path: Path) -> tuple[bytes | Path | None, str | None]:
     """Bytes, a struct of bytes and path, or a file name -> the image, or why there is none."""
     if isinstance(value, Mapping):
@@ -597,8 +640,10 @@ def _image(value: Any, reading: Reading, path: Path) -> tuple[bytes | Path | Non
 
 def _file(reading: Reading, name: str) -> tuple[Path | None, str | None]:
     """A file name in a source -> the file in the folder of images, or why there is none."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        return None, f"the file name {name} may lead out of the folder of images"
     path = Path(reading["images"] or ".") / name
-    return (path, None) if path.is_file() else (None, f"no image file {name}")
+    return (path, None) if os.path.isfile(path) else (None, f"no image file {name}")  # isfile takes any text for a name
 
 
 def _from_template(reading: Reading, label: str | None) -> str | None:

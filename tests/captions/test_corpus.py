@@ -116,7 +116,7 @@ def test_missing_file_and_wrong_column(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         _ = FromCorpus(tmp_path / "no.txt").count
     (tmp_path / "a.csv").write_text(CSV, encoding="utf-8")
-    with pytest.raises(InputError, match="no column 'captoin'"):
+    with pytest.raises(InputError, match="no column 'captoin'; give as --text-column one of id, caption, label"):
         _ = FromCorpus(tmp_path / "a.csv", "captoin").count
 
 
@@ -132,3 +132,21 @@ def test_more_than_one_portion(tmp_path, place):
 def test_a_limit_does_not_read_on(tmp_path):
     (tmp_path / "a.jsonl").write_text(JSONL * 10_000 + "{")  # the end is broken, and never reached
     assert FromCorpus(tmp_path / "a.jsonl", limit=2).count == 2
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_leaves_nothing(tmp_path, limit):
+    with pytest.raises(InputError, match=f"^a limit of {limit} captions leaves none; give 1 or more"):
+        FromCorpus(tmp_path / "a.txt", limit=limit)
+
+
+def test_rows_that_cannot_be_read_are_dropped_with_their_reason(tmp_path, place):
+    (tmp_path / "a.csv").write_text("id,caption\n1,a cat\n\n2\n3,a dog,too much\n4,a cow\n")
+    (rows,) = units_of(FromCorpus(tmp_path / "a.csv"), place, 10)
+    assert [(row["text"], row["reason"]) for row in rows.to_pylist()] == [
+        ("a cat", None),
+        ("", "fewer fields than the first row"),
+        ("", "more fields than the first row"),
+        ("a cow", None),
+    ]
+    assert "1 fewer fields than the first row, 1 more" in place.report[0][1]["text"]

@@ -210,3 +210,13 @@ def test_what_goes_out_comes_in_again(path, tmp_path):
 def test_unknown_columns_are_named(path, tmp_path):
     with pytest.raises(InputError, match="has no column clip_scor; it has pair_id"):
         exports.to_parquet(path, tmp_path / "out", columns=["clip_scor"])
+
+
+@pytest.mark.parametrize("export", [exports.to_webdataset, exports.to_parquet, exports.to_coco, exports.to_folder])
+def test_a_place_that_cannot_be_written_is_one_line(path, tmp_path, export):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"^cannot write to .*file/out: Not a directory; give another folder$"):
+        export(path, tmp_path / "file" / "out")
+    with pytest.raises(FolderInUse, match="holds something already"):
+        export(path, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -16,7 +16,7 @@ from reverie import pairs
 from reverie.errors import InputError, MissingExtra, StoreError, UnknownName
 from reverie.store import imports, tables
 from tests.store.conftest import picture
-from tests.store.test_pictures import bomb
+from tests.store.test_pictures import bomb, turned
 
 
 def everything(source, kind=None, **options):
@@ -88,7 +88,7 @@ def test_broken_and_huge_images_become_failed_rows(tmp_path):
     (folder / "x" / "6.jpg").write_bytes(b"")
     _, images = everything(folder)
     assert [row["status"] for row in images] == ["ok", "ok", "failed", "failed", "failed", "ok", "failed"]
-    assert images[2]["reason"] == "image 2: these 13 bytes are not an image"
+    assert images[2]["reason"] == "image 2: these 13 bytes are not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
     assert "too large to open safely" in images[3]["reason"]
     assert "cannot decode" in images[4]["reason"]
     assert images[5]["image"].startswith(b"\x89PNG")  # other forms are stored as PNG
@@ -208,15 +208,95 @@ def test_jsonl(tmp_path):
     assert texts(write(tmp_path / "b.jsonl", '"just a string"\n')) == ["just a string"]
 
 
+def test_the_kind_decides_not_the_name(tmp_path):
+    path = write(tmp_path / "a.txt", 'id\tcaption\n1\ta "quoted" fox, red\n')
+    assert texts(path, "tsv") == ['a "quoted" fox, red']
+    assert texts(write(tmp_path / "a.tsv", 'id,caption\n1,"a fox, red"\n'), "csv") == ["a fox, red"]
+
+
+def refusals(source, **options):
+    captions, images = everything(source, **options)
+    return [(row["text"], row["status"], row["reason"]) for row in captions], [row["reason"] for row in images]
+
+
+def test_a_bad_row_does_not_stop_a_table(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(0))
+    path = write(tmp_path / "a.csv", "\nimage,text\na.png,a fox\n\n  \na.png\na.png,an owl,or two\na.png,a cat\n")
+    captions, images = refusals(path, images=tmp_path)
+    few, many = "fewer fields than the first row", "more fields than the first row"
+    assert captions == [
+        ("a fox", "ok", None),
+        (None, "dropped", few),
+        (None, "dropped", many),
+        ("a cat", "ok", None),
+    ]
+    assert images == [None, few, many, None]
+    assert refusals(path)[1] == []
+    found = imports.read(write(tmp_path / "b.tsv", "a fox\t1\n\nan owl\n"), text_column="0")
+    assert [row["reason"] for unit in found for row in unit.captions.to_pylist()] == [None, few]
+
+
+def test_a_bad_line_does_not_stop_jsonl(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a fox"}\n{"text": "an\n17\n\n{"text": "a cat"}\n')
+    assert refusals(path)[0] == [
+        ("a fox", "ok", None),
+        (None, "dropped", "not JSON"),
+        (None, "dropped", "neither an object nor a string"),
+        ("a cat", "ok", None),
+    ]
+
+
+def test_file_names_stay_in_the_folder_of_images(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("secret.png", "in/a.png", "in/sub/b.png"):
+        (tmp_path / name).write_bytes(picture(0))
+    names = ["a.png", "sub/b.png", str(tmp_path / "secret.png"), "../secret.png", "sub/../../secret.png", "x" * 5000]
+    rows = [{"image": name, "caption": "a fox"} for name in names]
+    sources = [
+        write(tmp_path / "a.csv", "image,caption\n" + "".join(f"{name},a fox\n" for name in names)),
+        write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
+        coco(
+            tmp_path / "a.json",
+            images=[{"id": number, "file_name": name} for number, name in enumerate(names)],
+            annotations=[{"image_id": number, "caption": "a fox"} for number in range(len(names))],
+        ),
+        write(
+            tmp_path / "karpathy.json",
+            json.dumps({"images": [{"filename": name, "sentences": [{"raw": "a fox"}]} for name in names]}),
+        ),
+    ]
+    for source in sources:
+        captions, images = everything(source, images=tmp_path / "in")
+        assert [row["status"] for row in images] == ["ok", "ok", "failed", "failed", "failed", "failed"]
+        assert all("may lead out of the folder of images" in row["reason"] for row in images[2:5])
+        assert images[5]["reason"].startswith("no image file xxx")
+        assert len(captions) == len(names)
+
+
+def test_a_turned_photo_is_recorded_as_it_looks(tmp_path):
+    (tmp_path / "photos" / "fox").mkdir(parents=True)
+    (tmp_path / "photos" / "fox" / "0.jpg").write_bytes(turned("JPEG", 6)[0])
+    imports.import_into(tmp_path / "photos", tmp_path / "run")
+    row = tables.read_unit(tmp_path / "run" / "pairs.lance", 0).to_pylist()[0]
+    assert (row["width"], row["height"]) == (48, 32)
+    assert tables.verify(tmp_path / "run") == []
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("a.csv", "id,what\n1,x\n", {}, "no column of captions or classes; say which of id, what it is"),
-        ("a.csv", "id,text\n1,x\n", {"text_column": "txet"}, "no column 'txet'; it has id, text"),
-        ("a.csv", "id,text\n1\n", {}, "row 1 has 1 fields, expected 2"),
+        (
+            "a.csv",
+            "id,what\n1,x\n",
+            {},
+            "no column of captions or classes; say with --text-column which of id, what it is",
+        ),
+        ("a.csv", "id,text\n1,x\n", {"text_column": "txet"}, "no column 'txet'; give as --text-column one of id, text"),
+        ("a.csv", "id,text\n1,x\n", {"label_column": "l"}, "no column 'l'; give as --label-column one of id, text"),
+        ("a.csv", "id,text\n1,x\n", {"image_column": "i"}, "no column 'i'; give as --image-column one of id, text"),
         ("a.csv", "id,text\n", {}, "holds no captions"),
         ("a.txt", "", {}, "is empty"),
-        ("a.jsonl", '{"text": "x"}\n{"text\n', {}, "line 2 is not JSON"),
+        ("a.jsonl", '\n{"text\n{"text": "x"}\n', {}, "line 2 is not JSON"),
         ("a.jsonl", "17\n", {}, "line 1 is neither an object nor a string"),
         ("a.json", "{", {}, "is not JSON"),
         ("a.parquet", "PAR1 not really", {}, "cannot read .*a.parquet"),
@@ -372,7 +452,7 @@ def test_import_and_verify(tmp_path):
     (source / "a" / "0.PNG").write_bytes(b"broken")
     seen = []
     counts = imports.import_into(source, tmp_path / "run", unit_size=4, progress=seen.append)
-    assert counts == {"captions": 15, "ok": 14, "dropped": 0, "failed": 1}
+    assert counts == {"captions": 15, "dropped captions": 0, "images ok": 14, "images dropped": 0, "images failed": 1}
     assert seen == [4, 8, 12, 15]
     assert tables.verify(tmp_path / "run", per_caption=1) == []
     assert tables.done_units(tmp_path / "run" / "pairs.lance") == {0, 1, 2, 3}
@@ -406,15 +486,42 @@ def test_import_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
             assert tables.read_unit(tmp_path / "run" / name, unit).equals(expected)
 
 
-def test_two_sources_in_one_folder(tmp_path):
-    one, two = write(tmp_path / "one.txt", "a\nb\nc\n"), write(tmp_path / "two.txt", "d\ne\n")
+def test_several_sources_in_one_folder(tmp_path):
+    one, two = write(tmp_path / "one.txt", "a\nb\n\n"), class_folder(tmp_path / "photos", number=2)
     folder = tmp_path / "run"
-    imports.import_into(one, folder, unit_size=2)
-    with pytest.raises(StoreError, match=r"unit 0 of .* holds other captions"):
-        imports.import_into(two, folder, unit_size=2)
-    with pytest.raises(StoreError, match="source with this name already"):
-        imports.import_into(two, folder, unit_size=2, first_unit=2)
-    imports.import_into(two, folder, unit_size=2, first_unit=2, name="two")
-    assert tables.count(folder / "captions.lance") == 5
+    sources = [(one, None), (two, "photos"), (write(tmp_path / "three.txt", "d\ne\n"), "three")]
+    counts = [imports.import_into(source, folder, unit_size=2, name=name) for source, name in sources]
+    assert counts[0] == {"captions": 3, "dropped captions": 1}
+    assert counts[1]["images ok"] == 4
+    assert tables.done_units(folder / "captions.lance") == {0, 1, 2, 3, 4}
+    assert tables.done_units(folder / "pairs.lance") == {2, 3}
     assert tables.verify(folder) == []
-    assert not tables.exists(folder / "pairs.lance")
+    again = [imports.import_into(source, folder, unit_size=2, name=name) for source, name in reversed(sources)]
+    assert again == counts[::-1]
+    assert tables.count(folder / "captions.lance") == 9
+    with pytest.raises(StoreError, match=r"unit 0 of .* 'text' is the name of another source.* give another --name or"):
+        imports.import_into(sources[2][0], folder, unit_size=2)
+    assert tables.count(folder / "captions.lance") == 9
+
+
+def test_a_second_source_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    """Stopped between the pairs of its first unit and their captions; another source comes first."""
+    folder, photos = tmp_path / "run", class_folder(tmp_path / "photos", number=2)
+    imports.import_into(write(tmp_path / "one.txt", "a\n"), folder)
+    append = tables.append_unit
+
+    def stopping(path, *args):
+        if path.name == "captions.lance":
+            raise KeyboardInterrupt
+        append(path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "append_unit", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            imports.import_into(photos, folder)
+    imports.import_into(write(tmp_path / "two.txt", "b\n"), folder, name="two")
+    imports.import_into(photos, folder)
+    units = [tables.read_unit(folder / "captions.lance", unit)["text"].to_pylist() for unit in range(3)]
+    assert units == [["a"], ["owl", "owl", "red fox", "red fox"], ["b"]]
+    assert tables.done_units(folder / "pairs.lance") == {1}
+    assert tables.verify(folder) == []
