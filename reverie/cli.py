@@ -372,15 +372,15 @@ def import_(
     try:
         with _counting("imported") as progress:
             counts = import_into(source, out, kind, name=name, progress=progress, **reading)
-    except InputError:
+    except ReverieError:
         if is_new and not any(out.iterdir()):  # nothing could be read, so nothing is left behind
             out.rmdir()
         raise
-    captions, images = counts["captions"], counts.get("images ok")
+    captions, ok = counts["captions"], counts.get("images ok")
     said = f"{out}: {captions:,} caption{'s' * (captions != 1)}"
     said += f" ({counts['dropped captions']:,} dropped)" * (counts["dropped captions"] > 0)
-    if images is not None:
-        said += f", {images:,} image{'s' * (images != 1)} ok"
+    if ok is not None:
+        said += f", {ok:,} image{'s' * (ok != 1)} ok"
         said += "".join(
             f", {counts[f'images {why}']:,} {why}" for why in ("dropped", "failed") if counts[f"images {why}"]
         )

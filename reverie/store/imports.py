@@ -643,7 +643,8 @@ def _file(reading: Reading, name: str) -> tuple[Path | None, str | None]:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         return None, f"the file name {name} may lead out of the folder of images"
     path = Path(reading["images"] or ".") / name
-    return (path, None) if os.path.isfile(path) else (None, f"no image file {name}")  # isfile takes any text for a name
+    is_there = os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for a text that is too long for a name
+    return (path, None) if is_there else (None, f"no image file {name}")
 
 
 def _from_template(reading: Reading, label: str | None) -> str | None:
