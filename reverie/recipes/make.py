@@ -8,11 +8,16 @@ Stop it at any time and run the same command again; give an array of jobs --part
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from reverie.errors import InputError
 from reverie.models.names import locate
 from reverie.run.plan import Plan, Step
+
+if TYPE_CHECKING:
+    from reverie.captions.corpus import FromCorpus
+    from reverie.captions.llm import FromWriter
+    from reverie.captions.templates import FromTemplates
 
 BUILTIN = "builtin:"
 
@@ -110,7 +115,7 @@ def source(
     writer: str | None,
     templates: Path | None,
     per_class: int,
-) -> object:
+) -> FromCorpus | FromTemplates | FromWriter:
     """The stage that gives captions: from a file, from a writer, or from templates."""
     from reverie.captions.corpus import FromCorpus
     from reverie.captions.llm import FromWriter
