@@ -28,7 +28,7 @@ class ImageEncoder(Protocol):
         ...
 
 
-def extract(describe: Describe, photos: Photos, size_px: int, resize_px: int = 0, batch_size: int = 256) -> Tensor:
+def extract(describe: Describe, photos: Photos, size_px: int, batch_size: int = 256, resize_px: int = 0) -> Tensor:
     """Features of all photos, float32 (n, d) on the CPU; photos are decoded a batch at a time.
 
     Raises: ValueError if a feature is not finite, because no number measured on it would mean anything.

@@ -85,7 +85,7 @@ class LinearProbe:
         open_photos = functools.cache(lambda: load_photos(self.photos, "test", train.classes))
 
         def rows_of(describe: Describe, photos: Photos) -> tuple[Tensor, Tensor]:
-            rows = features.extract(describe, photos, self.size_px, self.resize_px, self.speed.batch_size)
+            rows = features.extract(describe, photos, self.size_px, self.speed.batch_size, self.resize_px)
             return rows.to(place.device), torch.from_numpy(photos.labels).to(place.device)
 
         for done, arm in enumerate(self.arms):

@@ -84,7 +84,7 @@ class Fit:
     speed: FitSpeed = field(default_factory=FitSpeed)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 <= self.warmup_steps <= self.steps:
+        if self.steps < 1 or self.warmup_steps < 0:
             raise InputError(f"{self.steps} steps with {self.warmup_steps} of warm-up cannot be; give 1 step or more")
         if self.lr <= 0 or self.weight_decay < 0:
             raise InputError(f"lr {self.lr} must be above 0, and weight_decay {self.weight_decay} not below")

@@ -49,12 +49,12 @@ def small(**changes: object) -> TrainPainter:
     settings = {
         "size_px": 16,
         "autoencoder": Autoencoder(channels=(8, 16), latent_channels=2, image_size=16),
-        "autoencoder_fit": Fit(steps=150, lr=3e-3, warmup_steps=10, weight_decay=0),
+        "autoencoder_fit": Fit(steps=100, lr=3e-3, warmup_steps=10, weight_decay=0),
         "autoencoder_batch": 4,
         "channels": (16, 32),
         "text_width": 32,
         "text_layers": 1,
-        "fit": Fit(steps=400, lr=3e-3, warmup_steps=10, weight_decay=0, ema=0.95),
+        "fit": Fit(steps=250, lr=3e-3, warmup_steps=10, weight_decay=0, ema=0.95),
         "batch": 8,
     }
     return TrainPainter(**(settings | changes))  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def test_retry_equals_a_run_that_never_failed(tmp_path: Path, rows: Rows, capsys
     ask.write_text(json.dumps({"captions": [], "texts": ["a sentence about 9"]}))
     mended = retry(plan, tmp_path / "run")
     assert mended["captions"] == 5
-    assert "count: was done before" in capsys.readouterr().err
+    assert "count: is done anew" in capsys.readouterr().err
     ask.write_text(json.dumps({"captions": [], "texts": []}))
     retry(plan, tmp_path / "run")
     assert retry(plan, tmp_path / "run") == {"captions": 0, "paint": 0, "brightness": 0}

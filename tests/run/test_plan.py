@@ -42,7 +42,11 @@ def test_settle_sees_nested_settings_and_other_steps(tmp_path: Path) -> None:
     plan.settle(tmp_path)
     with pytest.raises(SettingsChanged) as caught:
         dataclasses.replace(plan, steps=plan.steps[:-1]).settle(tmp_path)
-    assert caught.value.difference == {"count.stage": ("CountPairs", None), "count.reads": ("paint, brightness", None)}
+    assert caught.value.difference == {
+        "count.stage": ("CountPairs", None),
+        "count.where": ("status = 'ok' and brightness > 0", None),
+        "count.reads": ("paint, brightness", None),
+    }
 
 
 def test_record_is_whole(tmp_path: Path) -> None:
