@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from reverie import seeds
 from reverie.smallworld.describe import Style, describe
 from reverie.smallworld.render import CameraName, render
-from reverie.smallworld.scene import sample
+from reverie.smallworld.scene import BACKGROUNDS, COLOURS, sample
 from reverie.stage import Report
 
 CHUNK = 500
@@ -54,24 +55,45 @@ class Pool:
     captions: list[list[str]]
     batch: int
     seed: int
+    alike: int = 1  # scenes in a row of a batch that agree in colours and background, and leave the shapes to learn
 
     @staticmethod
-    def open(folders: Sequence[Path], batch: int, seed: int) -> Pool:
+    def open(folders: Sequence[Path], batch: int, seed: int, alike: int = 1) -> Pool:
         """Open finished pools as one."""
         names = [name for folder in folders for name in sorted(folder.glob("*.json"))]
         images = [np.load(name.with_suffix(".npy"), mmap_mode="r", allow_pickle=False) for name in names]
         captions = [rows for name in names for rows in json.loads(name.read_text(encoding="utf-8"))]
-        return Pool(images, captions, batch, seed)
+        return Pool(images, captions, batch, seed, alike)
 
     def iterate(self, start: int) -> Iterator[dict[str, Any]]:
         """Batches without end, from position ``start``."""
         while True:
             rng = np.random.default_rng(seeds.derive("pool", self.seed, start))
-            rows = rng.integers(len(self.captions), size=self.batch)
+            rows = self._rows(rng)
             text = [self.captions[row][rng.integers(len(self.captions[row]))] for row in rows]
             pictures = np.stack([self.images[row // CHUNK][row % CHUNK] for row in rows])
             yield {"images": torch.from_numpy(pictures), "text": text}
             start += 1
+
+    def _rows(self, rng: np.random.Generator) -> list[int]:
+        rows: list[int] = rng.integers(len(self.captions), size=self.batch).tolist()
+        if self.alike > 1:
+            colours, groups = self._groups
+            for first in range(0, self.batch - self.alike + 1, self.alike):
+                group = groups[colours[rows[first]]]
+                if len(group) >= self.alike:
+                    rows[first : first + self.alike] = rng.choice(group, self.alike, replace=False).tolist()
+        return rows
+
+    @cached_property
+    def _groups(self) -> tuple[list[str], dict[str, list[int]]]:
+        """For each scene what colours its captions name, and all scenes by that."""
+        words = {*COLOURS, *BACKGROUNDS}
+        colours = [" ".join(sorted(words & set(" ".join(texts).split()))) for texts in self.captions]
+        groups: dict[str, list[int]] = {}
+        for row, key in enumerate(colours):
+            groups.setdefault(key, []).append(row)
+        return colours, groups
 
 
 @dataclass(frozen=True)

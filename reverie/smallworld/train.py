@@ -53,7 +53,7 @@ SPEED = FitSpeed(checkpoint_every_s=60, log_every=20)
 
 AUTOENCODER = Autoencoder(channels=(16, 32, 64), latent_channels=4)
 AUTOENCODER_FIT = Fit(steps=6000, lr=1e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.95), clip=1.0)
-CLIP_FIT = Fit(steps=1000, lr=1e-3, warmup_steps=100, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0)
+CLIP_FIT = Fit(steps=4000, lr=1e-3, warmup_steps=100, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0)
 WRITER_FIT = Fit(steps=1500, lr=3e-3, warmup_steps=50, weight_decay=0.01, clip=1.0)
 PAINTER_FIT = Fit(steps=5000, lr=1e-3, warmup_steps=200, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999)
 
@@ -111,7 +111,7 @@ def clip(work: Path) -> None:
     """builtin:clip, from studio and street renders."""
     text = TextTower(str(work / "tokenizer"), width=128, layers=2, heads=4, context=LONGEST, out=128)
     learner = CLIP(64, patch_size=8, width=128, layers=3, heads=4, text=text, augmentation="none")
-    train(work / "clip", learner, CLIP_FIT, pool.Pool.open([work / "studio", work / "street"], 64, SEED))
+    train(work / "clip", learner, CLIP_FIT, pool.Pool.open([work / "studio", work / "street"], 64, SEED, alike=16))
     _ship(work / "clip", _copy_half)
 
 
