@@ -4,7 +4,8 @@ The text encoder learns together with the U-Net, from nothing or from a CLIP mod
 vocabularies, and there is nothing to download. Result: a ``StableDiffusionPipeline`` folder that any diffusers user can open.
 
 Source: latent diffusion, arXiv:2112.10752; classifier-free guidance by caption drop, arXiv:2207.12598; velocity
-prediction, arXiv:2202.00512, whose even weights give the noisiest times, where the caption decides, their full share.
+prediction, arXiv:2202.00512, whose even weights give the noisiest times, where the caption decides, their full share;
+times shifted towards noise, arXiv:2403.03206 (section 5.3.2), but by a constant and not by resolution.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class TextToImage:
     text_encoder: str = ""  # CLIP folder with the same tokenizer, whose text tower to start from
     start: str = ""  # pipeline folder on the same latents, to go on from; the sizes above then do not count
     caption_drop: float = 0.1  # share of captions replaced by the empty one, for guidance
+    shift: float = 1.0  # above 1 more of the times are noisy ones: the median is at shift / (1 + shift) of all steps
 
     def build(self) -> nn.Module:
         """U-Net and text encoder, untrained but for what ``start`` and ``text_encoder`` bring."""
@@ -111,7 +113,8 @@ class TextToImage:
             batch["latents"] if "latents" in batch else encode(self._vae().to(batch["images"].device), batch["images"])
         )
         noise, count = torch.randn_like(latents), len(latents)
-        times = torch.randint(0, TIMES, (count,), device=latents.device)
+        even = torch.rand(count, device=latents.device)
+        times = (TIMES * self.shift * even / (1 + (self.shift - 1) * even)).long().clamp(max=TIMES - 1)
         noisy, velocity = self._noised(latents, noise, times)
         dropped = torch.rand(count) < self.caption_drop
         text = ["" if drop else caption for caption, drop in zip(batch["text"], dropped.tolist(), strict=True)]

@@ -181,10 +181,12 @@ def sentence(facts: Facts) -> str:
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
     on = f"{shown(first.name)} features" if first.trained else shown(first.name)
     say = f"A linear classifier on {on} is right on {first.mean(metric):.1%} of {photos}"
-    others = [
+    rivals = [arm for arm in found.arms if arm is not first and metric in arm.values]
+    trained = [arm for arm in rivals if arm.trained]
+    others = [  # further trained arms are in the table
         f"{arm.mean(metric):.1%} with {'the ' * (arm.name == 'untrained')}{shown(arm.name)}"
-        for arm in found.arms
-        if arm is not first and metric in arm.values
+        for arm in rivals
+        if arm not in trained[1:]
     ]
     if "num_classes" in found.about:
         others.append(f"{1 / found.about['num_classes']:.1%} by guessing")

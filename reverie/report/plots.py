@@ -122,7 +122,7 @@ def curves(
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         if len(lines) > 1:
-            axes.legend(labelcolor=INK, handlelength=1.2, borderaxespad=0, loc="upper right")
+            figure.legend(labelcolor=INK, handlelength=1.2, loc="outside lower center", ncols=3)
         said = ", ".join(f"{arm} ({len(runs)} runs)" for arm, runs in lines.items())
         return _svg(
             figure,

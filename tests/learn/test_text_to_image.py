@@ -98,21 +98,25 @@ def test_velocity_is_what_the_scheduler_inverts(tmp_path: Path) -> None:
         torch.testing.assert_close(again, clean[i], atol=1e-4, rtol=1e-4)
 
 
-def test_the_loss_is_the_squared_error_of_the_velocity_and_some_captions_are_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_loss_is_the_squared_error_of_the_velocity_and_some_captions_are_dropped(
+    tmp_path: Path, shift: float
+) -> None:
     """Against the same draws written out image by image."""
     write_tokenizer(tmp_path / "words", split_words(["a red thing"]), 8)
     vae = AutoencoderKL(block_out_channels=[8], latent_channels=2, norm_num_groups=8)
     vae.save_pretrained(tmp_path / "vae")
     learner = TextToImage(
-        str(tmp_path / "vae"), str(tmp_path / "words"), 4, (16, 32), (False, True), text_width=32, caption_drop=0.5
-    )
+        str(tmp_path / "vae"), str(tmp_path / "words"), 4, (16, 32), (False, True), text_width=32, caption_drop=0.5,
+        shift=shift,
+    )  # fmt: skip
     net = learner.build().eval()
     batch = {"latents": torch.randn(6, 2, 4, 4), "text": ["a red thing"] * 6}
     torch.manual_seed(3)
     loss = learner.losses(net, batch)["loss"]
     torch.manual_seed(3)
     noise = torch.randn_like(batch["latents"])
-    times = torch.randint(0, 1000, (6,))
+    times = torch.tensor([int(1000 * shift * u / (1 + (shift - 1) * u)) for u in torch.rand(6).tolist()])
     dropped = (torch.rand(6) < 0.5).tolist()
     assert True in dropped
     assert False in dropped
