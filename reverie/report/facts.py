@@ -160,7 +160,7 @@ def command(facts: Facts) -> str:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             lines.append([f"--{flag}" if value else f"--no-{flag}"])
-        elif value is not None:
+        elif value is not None and value != []:
             lines.append([f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))])
     if facts.device:
         lines.append(["--device", facts.device])
