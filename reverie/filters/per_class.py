@@ -1,0 +1,120 @@
+"""Which images of each class to learn from: those that the encoder finds likelier than chance, and no more than K.
+
+Source: arXiv:2210.07574 and its filter script (section 2.3 of the method). The paper's text removes the unlikely images
+and keeps the rest (``most=None`` here); the script keeps exactly K = 800, drawn at random from those that pass, and
+fills up with failing ones where too few pass. Both are here; all that pass is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from reverie import seeds
+from reverie.captions.classes import read_classes
+from reverie.errors import InputError
+from reverie.filters.select import join_columns
+from reverie.stage import Place
+from reverie.store import tables
+
+
+@dataclass(frozen=True)
+class KeepPerClass:
+    """Columns ``kept`` (bool) and ``drop_reason`` (null where kept), joined to the pairs in one commit.
+
+    A pair passes if it fulfils ``usable`` and its ``by`` is above ``above``, strictly; a missing value never passes.
+    """
+
+    classes: tuple[str, ...] | Path  # names, or a file of them
+    usable: str = "status = 'ok'"  # filter over the columns of the pairs; what fails it is never kept
+    by: str = "clip_confidence"
+    above: float | None = None  # None is 1 / number of classes: better than chance; 0 lets all usable pairs pass
+    most: int | None = None  # kept of each class (K); None keeps all that pass
+    choose: Literal["random", "top"] = "random"  # which K of more that pass; the paper's is random
+    fill: bool = True  # where fewer than K pass, add the surest of those that do not
+
+    def __post_init__(self) -> None:
+        if self.most is not None and self.most < 1:
+            raise InputError(f"at least 1 image a class must be kept, not {self.most}")
+
+    def run(self, place: Place) -> None:
+        """Judge all pairs. Raises InputError for labels that are not among the classes, or if nothing is kept."""
+        classes = read_classes(self.classes)
+        columns = ["pair_id", "label", self.by]
+        rows = pa.concat_tables(tables.scan(place.pairs, columns)) if tables.count(place.pairs) else None
+        if rows is None:
+            raise InputError("there are no pairs to select from")
+        names, labels = rows["pair_id"].to_pylist(), rows["label"].to_pylist()
+        if strangers := set(labels) - set(classes):
+            raise InputError(f"a pair has the label {strangers.pop()!r}, which is not among the {len(classes)} classes")
+        usable = {name for part in tables.scan(place.pairs, ["pair_id"], self.usable) for name in part[0].to_pylist()}
+        scores = rows[self.by].cast(pa.float64()).to_numpy(zero_copy_only=False)
+        above = 1 / len(classes) if self.above is None else self.above
+        reasons = np.full(len(rows), None, dtype=object)
+        told: dict[str, dict[str, int]] = {}
+        for label in classes:
+            own = [row for row, name in enumerate(labels) if name == label]
+            good = [row for row in own if names[row] in usable]
+            kept, passed = choose_rows(
+                [names[row] for row in good],
+                scores[good],
+                above,
+                self.most,
+                self.choose,
+                self.fill,
+                seeds.derive("keep per class", place.seed),
+            )
+            for row in own:
+                reasons[row] = f"fails: {self.usable}"
+            for row, keep, passes in zip(good, kept, passed, strict=True):
+                beyond = f"one of more than {self.most} that pass"
+                reasons[row] = None if keep else beyond if passes else f"fails: {self.by} > {above:.4g}"
+            told[label] = {"made": len(own), "passed": int(passed.sum()), "kept": int(kept.sum())}
+        keep_any = np.array([reason is None for reason in reasons])
+        if not keep_any.any():
+            raise InputError(f"no image of any class has {self.by} above {above:.4g}; use a lower bound, or --most K")
+        reasons_column = pa.array(list(reasons), pa.string())
+        kept_column = pa.array(keep_any)
+        join_columns(place, pa.table({"pair_id": rows["pair_id"], "kept": kept_column, "drop_reason": reasons_column}))
+        for label, count in told.items():
+            if not count["passed"]:
+                place.report(
+                    "warning",
+                    text=f"no image of {label!r} passes ({count['made']} made, {count['kept']} kept to fill up): "
+                    "the painter cannot draw it, or the encoder does not know it",
+                )
+        place.report("selected", num_kept=int(keep_any.sum()), num_pairs=len(rows), per_class=told)
+
+
+def choose_rows(
+    names: Sequence[str],
+    scores: np.ndarray[Any, np.dtype[np.float64]],
+    above: float,
+    most: int | None,
+    choose: Literal["random", "top"],
+    fill: bool,
+    seed: int,
+) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.bool_]]]:
+    """The rule for the images of one class. NaN scores never pass and fill up last.
+
+    Args:
+        names: ids; ties go by them, and the random draw is by them, so that the order of rows does not matter.
+    Returns: two bool arrays (n,): kept, and passed.
+    """
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    passed = scores > above
+    if most is None:
+        return passed.copy(), passed
+    surest = np.lexsort([np.array(names, dtype=str), -scores])
+    drawn = np.argsort([seeds.derive(seed, name) for name in names], kind="stable") if choose == "random" else surest
+    first = [row for row in drawn if passed[row]][:most]
+    if fill:
+        first += [row for row in surest if not passed[row]][: most - len(first)]
+    kept = np.zeros(len(names), dtype=bool)
+    kept[first] = True
+    return kept, passed
