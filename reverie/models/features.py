@@ -1,0 +1,77 @@
+"""Images -> rows of a frozen encoder, computed once and kept under a name that holds everything they depend on.
+
+The name of the file is a hash of the encoder's revision, of how pictures are prepared, and of every image byte in order.
+So a changed image, encoder or setting never meets rows that were made of something else; it finds no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reverie.models.encoder import Encoder
+from reverie.stage import Report
+from reverie.store.pictures import open_picture
+
+Picture = bytes | np.ndarray[Any, np.dtype[np.uint8]]
+"""Encoded bytes, or uint8 (H, W, 3)."""
+
+
+def cached_rows(
+    encoder: Encoder,
+    open_batches: Callable[[], Iterable[Sequence[Picture]]],
+    folder: Path,
+    *,
+    shrink_px: int = 0,
+    report: Report | None = None,
+) -> Tensor:
+    """Unit rows (n, d), float32 on the CPU, of all pictures in order.
+
+    Args:
+        open_batches: gives the pictures, some at a time, from the first; called once to name them and once more if the rows
+            are not there yet, so that never more than one batch is in memory.
+        folder: where the files are kept; may be shared by any number of encoders and image sets.
+        shrink_px: make pictures this small (shorter side) before the encoder's own preparation, as photos of low
+            resolution are; 0 leaves them.
+    Raises: BrokenImage for a picture that cannot be decoded.
+    """
+    name = hashlib.blake2b(f"{encoder.revision} shrink {shrink_px} ".encode(), digest_size=12)
+    total = 0
+    for batch in open_batches():
+        for picture in batch:
+            data = picture if isinstance(picture, bytes) else np.ascontiguousarray(picture).tobytes()
+            shape = "bytes" if isinstance(picture, bytes) else str(picture.shape)
+            name.update(f"{shape} {len(data)} ".encode() + data)
+        total += len(batch)
+    file = folder / f"{name.hexdigest()}.safetensors"
+    if not file.exists():
+        found: list[Tensor] = []
+        done = 0
+        for batch in open_batches():
+            found.append(encoder.images([_prepared(picture, shrink_px) for picture in batch]))
+            done += len(batch)
+            if report:
+                report("progress", done=done, total=total, what="images encoded")
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        save_file({"rows": torch.cat(found) if found else torch.empty(0, 0)}, partial)
+        partial.replace(file)
+    rows: Tensor = load_file(file)["rows"]
+    return rows
+
+
+def _prepared(picture: Picture, shrink_px: int) -> Image.Image:
+    image = open_picture(picture, "image") if isinstance(picture, bytes) else Image.fromarray(picture)
+    if shrink_px and min(image.size) > shrink_px:
+        factor = shrink_px / min(image.size)
+        small = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(small, Image.Resampling.BICUBIC)
+    return image
