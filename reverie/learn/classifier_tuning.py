@@ -33,7 +33,8 @@ class ClassifierTuning:
     The losses of a step: ``loss``, ``right`` (share of the batch on its label), and of ``soft`` and ``hard`` targets.
     """
 
-    start: Path  # file with ``weight`` (classes, d): unit text rows times the logit scale, see ``starting_head``
+    start: Path = Path()  # file with ``weight`` (classes, d), the teacher: unit text rows times the logit scale
+    begin: Path | None = None  # head.safetensors to go on from, when that is not the teacher
     soft_share: float = 0.5  # of the loss on painted images; the rest is plain cross-entropy (sl in the paper)
     temperature: float = 2.0  # of the teacher, which is the starting head; the student has none
     hard_pseudo_labels: bool = False  # the teacher's first choice in place of its distribution
@@ -49,8 +50,13 @@ class ClassifierTuning:
             raise InputError(f"temperature {self.temperature} must be above 0")
 
     def build(self) -> nn.Module:
-        """The zero-shot head itself."""
-        return LinearHead(load_file(self.start)["weight"], about_start=self.decay_to == "start")
+        """The zero-shot head itself, or the one to go on from."""
+        head = LinearHead(load_file(self.start)["weight"], about_start=self.decay_to == "start")
+        if self.begin is not None:
+            parts = load_file(self.begin)
+            with torch.no_grad():
+                head.moved.copy_(torch.cat([parts["weight"], parts["bias"][:, None]], dim=1) - head.origin)
+        return head
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """w_syn (sl SCE + (1 - sl) CE) on painted plus w_real CE on real images; a kind that is not there counts 0."""

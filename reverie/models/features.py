@@ -56,7 +56,7 @@ def cached_rows(
         found: list[Tensor] = []
         done = 0
         for batch in open_batches():
-            found.append(encoder.images([_prepared(picture, shrink_px) for picture in batch]))
+            found.append(encoder.images([shrunk(_opened(picture), shrink_px) for picture in batch]))
             done += len(batch)
             if report:
                 report("progress", done=done, total=total, what="images encoded")
@@ -68,10 +68,14 @@ def cached_rows(
     return rows
 
 
-def _prepared(picture: Picture, shrink_px: int) -> Image.Image:
-    image = open_picture(picture, "image") if isinstance(picture, bytes) else Image.fromarray(picture)
-    if shrink_px and min(image.size) > shrink_px:
-        factor = shrink_px / min(image.size)
-        small = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        image = image.resize(small, Image.Resampling.BICUBIC)
-    return image
+def shrunk(image: Image.Image, shrink_px: int) -> Image.Image:
+    """The picture with its shorter side no longer than ``shrink_px`` (bicubic); 0 leaves it as it is."""
+    if not shrink_px or min(image.size) <= shrink_px:
+        return image
+    factor = shrink_px / min(image.size)
+    small = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(small, Image.Resampling.BICUBIC)
+
+
+def _opened(picture: Picture) -> Image.Image:
+    return open_picture(picture, "image") if isinstance(picture, bytes) else Image.fromarray(picture)

@@ -1,0 +1,189 @@
+"""The job from kept images to a classifier folder: rows of the frozen encoder, head from the class names, tuning.
+
+Source: arXiv:2210.07574, sections 2.4 to 2.7 of the method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reverie import seeds
+from reverie.captions.classes import read_classes
+from reverie.errors import InputError
+from reverie.evaluate.zero_shot import class_embeddings
+from reverie.learn.classifier_tuning import HEAD, ClassifierTuning, FeatureBatches, starting_head
+from reverie.learn.fit import Fit, FitSpeed, fit
+from reverie.models.classifier import ABOUT
+from reverie.models.encoder import Encoder, open_encoder
+from reverie.models.features import cached_rows
+from reverie.stage import Place
+
+On = Literal["nothing", "painted", "shots", "mixed", "painted, then shots", "shots, then painted"]
+
+
+@dataclass(frozen=True)
+class TuneSpeed:
+    """What does not change the result."""
+
+    batch_size: int = 64  # images through the encoder at once
+
+
+@dataclass(frozen=True)
+class TuneClassifier:
+    """Kept pairs, real shots, or both -> a classifier folder in ``place.weights()``."""
+
+    classes: tuple[str, ...] | Path  # names, or a file of them
+    templates: tuple[str, ...] = ("a photo of a {class}.",)
+    model: str = "builtin:clip"
+    on: On = "painted"  # "nothing" leaves the zero-shot head as it is: the baseline
+    shots: Path | None = None  # store of labelled photos, made by reverie import
+    where: str = "kept"  # which painted pairs
+    epochs: int = 30  # passes over the painted images; over the shots where there are no others
+    batch: int = 512  # painted images a step
+    real_batch: int = 32  # shots a step
+    lr: float = 2e-3
+    weight_decay: float = 0.1
+    clip: float = 1.0  # largest norm of the gradient
+    tuning: ClassifierTuning = field(default_factory=ClassifierTuning)
+    random_head: bool = False  # control: begin from noise and not from the class names
+    wrong_labels: float = 0.0  # control: share of painted images whose label is drawn anew
+    shrink_px: int = 0  # painted images are made this small first, as photos of low resolution are
+    seed: int = 0
+    speed: TuneSpeed = field(default_factory=TuneSpeed)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1 or self.real_batch < 1:
+            raise InputError("epochs and batches must be at least 1")
+        if not 0 <= self.wrong_labels <= 1:
+            raise InputError(f"wrong_labels {self.wrong_labels} is a share, in [0, 1]")
+        if self.on not in ("nothing", "painted") and self.shots is None:
+            raise InputError(f"tuning on {self.on!r} needs real shots")
+
+    def check(self) -> None:
+        """Raises InputError for fewer than two classes or shots that are not there."""
+        if len(read_classes(self.classes)) < 2:
+            raise InputError("a classifier needs two classes or more to tell apart")
+        if self.shots and not (self.shots / "pairs.lance").exists():
+            raise InputError(
+                f"{self.shots} holds no pairs.lance; make it with: reverie import PHOTOS --out {self.shots}"
+            )
+
+    def run(self, place: Place) -> None:
+        """Encode, tune, and put the folder in place last.
+
+        Raises: InputError for labels that are not among the classes or no images; what ``fit`` raises.
+        """
+        if place.weights().exists():
+            return
+        classes = read_classes(self.classes)
+        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        start = starting_head(class_embeddings(encoder, classes, self.templates), encoder.logit_scale)
+        checkpoints = place.checkpoints()
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        save_file({"weight": start}, checkpoints / "start.safetensors")
+        begin = checkpoints / "begin.safetensors"
+        rows = self.start_rows(start)
+        save_file({"weight": rows, "bias": torch.zeros(len(rows))}, begin)
+        losses: dict[str, float] = {}
+        for number, on in enumerate(_phases(self.on)):
+            batches = self._batches(on, classes, encoder, place)
+            settings = Fit(
+                self.epochs * batches.per_epoch,
+                self.lr,
+                weight_decay=self.weight_decay,
+                betas=(0.9, 0.999),
+                clip=self.clip,
+                speed=FitSpeed(checkpoint_every_s=60),
+            )
+            learner = dataclasses.replace(self.tuning, start=checkpoints / "start.safetensors", begin=begin)
+            folder = checkpoints / f"phase{number}" if number else checkpoints
+            seed = seeds.derive("tune", place.seed, self.seed)
+            net, losses = fit(learner, batches, settings, folder, seed=seed, device=place.device, report=place.report)
+            (checkpoints / f"after{number}").mkdir(exist_ok=True)
+            learner.save(net, checkpoints / f"after{number}")
+            begin = checkpoints / f"after{number}" / HEAD
+        self._put(place.weights(), begin, classes, encoder)
+        place.report("trained", classes=len(classes), **losses)
+
+    def start_rows(self, start: Tensor) -> Tensor:
+        """The head to begin from: the teacher, or noise of the same size."""
+        if not self.random_head:
+            return start
+        noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(seeds.derive("head", self.seed)))
+        return starting_head(noise, float(start.norm(dim=1).mean()))
+
+    def _batches(self, on: On, classes: Sequence[str], encoder: Encoder, place: Place) -> FeatureBatches:
+        painted: tuple[Tensor | None, Tensor | None] = (None, None)
+        real: tuple[Tensor | None, Tensor | None] = (None, None)
+        if on in ("painted", "mixed"):
+            rows, labels = _labelled(place.pairs, self.where, classes, encoder, place, self.shrink_px)
+            painted = rows, _with_wrong(labels, self.wrong_labels, len(classes), self.seed)
+        if on in ("shots", "mixed"):
+            assert self.shots is not None
+            where = "status = 'ok' and label is not null and image is not null"
+            real = _labelled(self.shots / "pairs.lance", where, classes, encoder, place, 0)
+        return FeatureBatches(*painted, *real, self.batch, self.real_batch, seeds.derive("rows", place.seed, self.seed))
+
+    def _put(self, weights: Path, head: Path, classes: Sequence[str], encoder: Encoder) -> None:
+        temporary = weights.with_name(weights.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        shutil.copy(head, temporary / HEAD)
+        about = {
+            "classes": list(classes),
+            "encoder": self.model,
+            "revision": encoder.revision,
+            "templates": list(self.templates),
+        }
+        (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.rename(weights)
+
+
+def _phases(on: On) -> tuple[On, ...]:
+    phases: dict[On, tuple[On, ...]] = {
+        "nothing": (), "painted, then shots": ("painted", "shots"), "shots, then painted": ("shots", "painted"),
+    }  # fmt: skip
+    return phases.get(on, (on,))
+
+
+def _labelled(
+    pairs: Path, where: str, classes: Sequence[str], encoder: Encoder, place: Place, shrink_px: int
+) -> tuple[Tensor, Tensor]:
+    """Rows (n, d) and class numbers (n,) of the pairs, by name."""
+    from reverie.store import tables  # tuning on rows in hand needs no store
+
+    number = {name: place_in_list for place_in_list, name in enumerate(classes)}
+    names = [name for part in tables.scan(pairs, ["label"], where) for name in part["label"].to_pylist()]
+    if not names:
+        raise InputError(f"no image in {pairs.parent} fulfils {where!r}; there is nothing to tune on")
+    if strangers := sorted({str(name) for name in names} - set(classes)):
+        raise InputError(f"{pairs.parent} has labels that are not among the classes: {', '.join(strangers[:5])}")
+
+    def open_batches() -> Iterator[list[bytes]]:
+        for part in tables.scan(pairs, ["image"], where):
+            yield part["image"].to_pylist()
+
+    rows = cached_rows(encoder, open_batches, place.folder / "features", shrink_px=shrink_px, report=place.report)
+    return rows, torch.tensor([number[name] for name in names])
+
+
+def _with_wrong(labels: Tensor, share: float, num_classes: int, seed: int) -> Tensor:
+    """Labels of which a share is drawn anew, from all classes."""
+    if not share:
+        return labels
+    rng = np.random.default_rng(seeds.derive("wrong labels", seed))
+    found: np.ndarray[Any, np.dtype[np.int64]] = labels.numpy().copy()
+    changed = rng.permutation(len(found))[: round(share * len(found))]
+    found[changed] = rng.integers(num_classes, size=len(changed))
+    return torch.from_numpy(found)

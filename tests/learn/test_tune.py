@@ -1,0 +1,149 @@
+"""From pairs in a store to a classifier that answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from reverie.errors import InputError, ModelError
+from reverie.evaluate.zero_shot import class_embeddings, classify
+from reverie.learn.classifier_tuning import ClassifierTuning
+from reverie.learn.tune import TuneClassifier
+from reverie.models.classifier import load_classifier
+from reverie.models.encoder import open_encoder
+from reverie.smallworld.render import render
+from reverie.smallworld.scene import sample
+from reverie.stage import Place
+from reverie.store import tables
+from tests.filters.conftest import pair_rows
+
+CLASSES = ("red circle", "blue star", "green cross")
+
+
+def pictures(num: int, camera: str, seed: int) -> list[tuple[str, bytes]]:
+    found = []
+    for i in range(num):
+        label = CLASSES[i % len(CLASSES)]
+        scene = sample(np.random.default_rng((seed, i)), 1, label)
+        file = io.BytesIO()
+        Image.fromarray(render(scene, camera, seed * 1000 + i).image).save(file, "png")  # type: ignore[arg-type]
+        found.append((label, file.getvalue()))
+    return found
+
+
+def store(folder: Path, rows: list[tuple[str, bytes]]) -> Path:
+    table = pair_rows([image for _, image in rows], unit=0, per_caption=1, labels=[label for label, _ in rows])
+    tables.append_unit(folder / "pairs.lance", 0, table)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(store(tmp_path / "run", pictures(30, "studio", 1)), "classifier")
+
+
+QUICK = {"where": "status = 'ok'", "epochs": 4, "batch": 10}
+
+
+def test_untouched_it_is_zero_shot_clip(place: Place) -> None:
+    TuneClassifier(CLASSES, on="nothing").run(place)
+    classifier = load_classifier(place.folder)
+    encoder = open_encoder("builtin:clip")
+    rows = encoder.images([Image.open(io.BytesIO(image)) for _, image in pictures(12, "street", 2)])
+    expected = classify(rows, class_embeddings(encoder, CLASSES, ("a photo of a {class}.",)))
+    assert torch.equal(classifier.logits(rows).argmax(1), expected)
+    chances = (rows @ class_embeddings(encoder, CLASSES, ("a photo of a {class}.",)).T * encoder.logit_scale).softmax(1)
+    torch.testing.assert_close(classifier.logits(rows).softmax(1), chances, atol=1e-5, rtol=1e-4)
+
+
+def test_tuning_fits_the_images_and_a_second_call_changes_nothing(place: Place) -> None:
+    stage = TuneClassifier(CLASSES, **QUICK)
+    stage.run(place)
+    before = (place.weights() / "head.safetensors").read_bytes()
+    answers = load_classifier(place.folder)([image for _, image in pictures(30, "studio", 1)])
+    assert np.mean([a.label == label for a, (label, _) in zip(answers, pictures(30, "studio", 1), strict=True)]) > 0.9
+    assert all(0 <= a.confidence <= 1 and abs(sum(a.probabilities) - 1) < 1e-4 for a in answers)
+    stage.run(place)
+    assert (place.weights() / "head.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("on", ["shots", "mixed", "painted, then shots", "shots, then painted"])
+def test_shots_in_every_order(place: Place, tmp_path: Path, on: str) -> None:
+    shots = store(tmp_path / "shots", pictures(6, "street", 3))
+    TuneClassifier(CLASSES, on=on, shots=shots, **QUICK).run(place)  # type: ignore[arg-type]
+    start = load_file(place.checkpoints() / "start.safetensors")["weight"]
+    assert not torch.equal(load_file(place.weights() / "head.safetensors")["weight"], start)
+    assert (place.checkpoints() / "after1").exists() is ("then" in on)
+
+
+def test_controls(place: Place) -> None:
+    """A random head knows no class; wrong labels are wrong; both come from the seed."""
+    images, truth = zip(*[(image, label) for label, image in pictures(30, "studio", 1)], strict=True)
+
+    def right(name: str, **options: object) -> float:
+        own = Place(place.folder, name)
+        stage = TuneClassifier(CLASSES, **QUICK | {"epochs": 30}, tuning=ClassifierTuning(soft_share=0.0), **options)
+        stage.run(own)
+        answers = load_classifier(own.weights())(images)
+        return float(np.mean([a.label == label for a, label in zip(answers, truth, strict=True)]))
+
+    assert right("plain", lr=0.5) > right("shuffled", lr=0.5, wrong_labels=1.0)
+    first = load_file(place.checkpoints("plain") / "begin.safetensors")["weight"]
+    right("noise", random_head=True)
+    noise = load_file(place.checkpoints("noise") / "begin.safetensors")["weight"]
+    assert not torch.equal(first, noise)
+    torch.testing.assert_close(noise.norm(dim=1), first.norm(dim=1), rtol=1e-4, atol=1e-3)
+
+
+def test_what_cannot_be_is_refused(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="two classes"):
+        TuneClassifier(("red circle",)).check()
+    with pytest.raises(InputError, match="needs real shots"):
+        TuneClassifier(CLASSES, on="mixed")
+    with pytest.raises(InputError, match=r"no pairs\.lance"):
+        TuneClassifier(CLASSES, on="mixed", shots=tmp_path).check()
+    with pytest.raises(InputError, match="not among the classes: green cross"):
+        TuneClassifier(CLASSES[:2], **QUICK).run(place)
+    with pytest.raises(InputError, match="nothing to tune on"):
+        TuneClassifier(CLASSES, where="label = 'none'").run(place)
+    with pytest.raises(InputError, match="no finished classifier"):
+        load_classifier(tmp_path)
+
+
+def test_another_encoder_under_the_same_name_is_noticed(place: Place) -> None:
+    TuneClassifier(CLASSES, on="nothing").run(place)
+    about = json.loads((place.weights() / "classifier.json").read_text())
+    (place.weights() / "classifier.json").write_text(json.dumps(about | {"revision": "builtin:clip@000000000000"}))
+    with pytest.raises(ModelError, match="tune it again"):
+        load_classifier(place.folder)
+
+
+def test_of_several_in_a_run_the_main_one_is_meant(place: Place) -> None:
+    TuneClassifier(CLASSES, on="nothing").run(place)
+    TuneClassifier(CLASSES, on="nothing").run(Place(place.folder, "other"))
+    assert load_classifier(place.folder).classes == CLASSES
+    shutil.rmtree(place.weights())
+    TuneClassifier(CLASSES, on="nothing").run(Place(place.folder, "third"))
+    with pytest.raises(InputError, match="holds 2 classifiers"):
+        load_classifier(place.folder)
+
+
+def test_pictures_of_any_mode_are_answered(place: Place, tmp_path: Path) -> None:
+    TuneClassifier(CLASSES, on="nothing").run(place)
+    classifier = load_classifier(place.folder)
+    image = Image.open(io.BytesIO(pictures(1, "studio", 1)[0][1]))
+    for mode, suffix in (("L", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("RGB", "jpg")):
+        image.convert(mode).save(tmp_path / f"{mode}.{suffix}")
+        assert classifier([tmp_path / f"{mode}.{suffix}"])[0].label in CLASSES
+        assert classifier([image.convert(mode)])[0].label in CLASSES
+    with pytest.raises(InputError, match="cannot read"):
+        classifier([tmp_path / "none.png"])
+    assert classifier([]) == []
