@@ -28,6 +28,8 @@ SCORES = {  # metric -> what the page calls it, best first
     "top1": "linear probe, top-1",
     "mean_per_class": "linear probe, mean per class",
     "knn_top1": "nearest neighbours, top-1",
+    "accuracy": "top-1",
+    "accuracy_per_class": "mean per class",
 }
 
 
@@ -180,7 +182,8 @@ def sentence(facts: Facts) -> str:
         return f"{first.name}: {metric} {number(metric, first.mean(metric))}."
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
     on = f"{shown(first.name)} features" if first.trained else shown(first.name)
-    say = f"A linear classifier on {on} is right on {first.mean(metric):.1%} of {photos}"
+    what = f"A linear classifier on {on}" if metric == "top1" else f"The classifier {shown(first.name)}"
+    say = f"{what} is right on {first.mean(metric):.1%} of {photos}"
     rivals = [arm for arm in found.arms if arm is not first and metric in arm.values]
     trained = [arm for arm in rivals if arm.trained]
     others = [  # further trained arms are in the table

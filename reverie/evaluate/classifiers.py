@@ -1,0 +1,100 @@
+"""How often tuned classifiers are right on real or street photos: the job that asks several of them about the same ones.
+
+Imports torch only when it runs, so that a recipe can name it at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reverie.captions.classes import read_classes
+from reverie.errors import InputError
+from reverie.evaluate import results
+from reverie.evaluate.linear_probe import ProbeSpeed
+from reverie.stage import Place
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One classifier: what the page calls it, the seed it was tuned with, and its learning step."""
+
+    name: str  # arms of one name are its seeds
+    step: str
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MeasureClassifiers:
+    """Classifier folders -> ``accuracy`` (top-1) and ``accuracy_per_class``; the test split is read once.
+
+    The weights are those of the last step, never the best of many on the test photos. Classes are joined by name.
+    """
+
+    arms: tuple[Tuned, ...]
+    classes: tuple[str, ...] | Path
+    photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
+    speed: ProbeSpeed = field(default_factory=ProbeSpeed)
+
+    def check(self) -> None:
+        """Raises InputError if the photos are not there, or no class list is."""
+        from reverie.evaluate.photos import find_photos
+
+        read_classes(self.classes)
+        find_photos(self.photos, "test")
+
+    def run(self, place: Place) -> None:
+        """Measure every arm and write its numbers; run again, it replaces them.
+
+        Raises: InputError for photos of classes that are not in the list; ModelError for a classifier that is damaged.
+        """
+        import numpy as np
+        import torch
+
+        from reverie.evaluate.metrics.classification import confusion, mean_per_class, top1
+        from reverie.evaluate.photos import load_photos
+        from reverie.models.classifier import load_classifier
+        from reverie.models.features import Picture, cached_rows
+
+        classes = read_classes(self.classes)
+        photos = load_photos(self.photos, "test", classes)
+        if not len(photos):
+            raise InputError(f"{self.photos} holds no test photos")
+
+        def open_batches() -> Iterator[list[Picture]]:
+            for start in range(0, len(photos), self.speed.batch_size):
+                yield list(photos.images[start : start + self.speed.batch_size])
+
+        for done, arm in enumerate(self.arms):
+            place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            classifier = load_classifier(place.weights(arm.step), place.device)
+            if classifier.classes != classes:
+                raise InputError(f"{arm.step} was tuned for other classes than the photos are measured with")
+            rows = cached_rows(classifier.encoder, open_batches, place.folder / "features")
+            with torch.inference_mode():
+                chances = classifier.logits(rows).softmax(1)
+            predicted = chances.argmax(1).numpy()
+            table = confusion(predicted, photos.labels, len(classes))
+            shared = {
+                "name": arm.name,
+                "split": "test",
+                "seed": arm.seed,
+                "step": place.step,
+                "weights": arm.step,
+                "photos": self.photos,
+                "num_test": len(photos),
+                "num_classes": len(classes),
+                "classes": list(classes),
+                "fingerprint": results.step_fingerprint(place, self),
+                "versions": results.versions(),
+            }
+            numbers = {
+                "accuracy": top1(predicted, photos.labels),
+                "accuracy_per_class": mean_per_class(predicted, photos.labels),
+            }
+            records = [shared | {"metric": metric, "value": value} for metric, value in numbers.items()]
+            records[0]["correct"] = np.packbits(predicted == photos.labels).tobytes().hex()
+            records[0]["confusion"] = table.tolist()  # rows are the truth, columns the answers
+            results.append(place.results, *records)
+        place.report("progress", done=len(self.arms), total=len(self.arms))

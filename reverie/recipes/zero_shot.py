@@ -1,0 +1,177 @@
+"""A classifier from class names alone: paint the classes, keep what an encoder believes, tune its text classifier on that.
+
+    He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
+
+    reverie run zero_shot --classes classes.txt --context "a satellite photo of {}" --photos photos --out runs/mine
+    reverie predict runs/mine photo.jpg
+
+The defaults of ``paper`` are the published ones where the paper or its code says so; see docs/recipes/zero_shot.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from reverie.captions.classes import HOLE
+from reverie.errors import InputError
+from reverie.recipes.make import clip_for, source
+from reverie.run.plan import Plan, Step
+
+
+@dataclass(frozen=True)
+class Size:
+    """What ``scale`` sets; every field is also a flag."""
+
+    painter: str
+    clip: str
+    per_class: int  # captions of each class
+    per_caption: int  # images of each
+    guidance: float
+    sampler_steps: int
+    most: int | None  # images kept of each class (K)
+    epochs: int
+    tune_batch: int
+    lr: float
+    seeds: tuple[int, ...]
+    photos: str | None
+    unit_size: int
+
+
+SIZES = {
+    "tiny": Size(
+        painter="builtin:painter", clip="builtin:clip", per_class=8, per_caption=2, guidance=2.0, sampler_steps=10,
+        most=None, epochs=30, tune_batch=64, lr=2e-3, seeds=(0, 1, 2), photos="smallworld:street:1:960", unit_size=32,
+    ),
+    "small": Size(
+        painter="builtin:painter", clip="builtin:clip", per_class=50, per_caption=4, guidance=2.0, sampler_steps=20,
+        most=None, epochs=30, tune_batch=512, lr=2e-3, seeds=(0, 1, 2), photos="smallworld:street:1:6400", unit_size=64,
+    ),
+    "paper": Size(  # sections 3 and appendix of the paper, and its code
+        painter="stable-diffusion-v1-5/stable-diffusion-v1-5", clip="openai/clip-vit-base-patch16", per_class=200,
+        per_caption=10, guidance=3.0, sampler_steps=50, most=800, epochs=30, tune_batch=512, lr=2e-3, seeds=(0, 1, 2),
+        photos=None, unit_size=100,
+    ),
+}  # fmt: skip
+
+
+def zero_shot(
+    scale: Literal["tiny", "small", "paper"] = "tiny",
+    classes: Path | None = None,
+    context: str = "a photo of a {class}.",
+    writer: str | None = None,
+    templates: Path | None = None,
+    per_class: int | None = None,
+    painter: str | None = None,
+    clip: str | None = None,
+    per_caption: int | None = None,
+    guidance: float | None = None,
+    sampler_steps: int | None = None,
+    batch: int = 16,
+    above: float | None = None,
+    most: int | None = None,
+    choose: Literal["random", "top"] = "random",
+    fill: bool = True,
+    soft_share: float = 0.5,
+    temperature: float = 2.0,
+    decay_to: Literal["zero", "start"] = "zero",
+    shrink_px: int = 0,
+    epochs: int | None = None,
+    tune_batch: int | None = None,
+    lr: float | None = None,
+    seeds: tuple[int, ...] | None = None,
+    photos: str | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Class names -> captions -> images -> CLIP filter -> a tuned classifier, beside zero-shot CLIP -> a page.
+
+    Example: reverie run zero_shot --classes classes.txt --photos photos/ --out runs/mine
+
+    Args:
+        scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes.
+        classes: file of class names; the classes of the small world when left out.
+        context: how the task says a class, {class} for its name; what the classifier begins from and the filter asks.
+        writer: language model that writes captions from class names; builtin:writer for the small world, templates else.
+        templates: file of sentences with {class} in them, one a line, to write captions with instead.
+        per_class: captions of each class.
+        painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
+        clip: the encoder that filters, teaches and is tuned; any CLIP or SigLIP.
+        per_caption: images of each caption.
+        guidance: w in eps_u + w (eps_c - eps_u).
+        sampler_steps: of DDIM.
+        batch: images painted together. Changes the speed only.
+        above: confidence that an image must exceed to pass; 1 / number of classes when left out.
+        most: images kept of each class (K); all that pass when left out at tiny and small, 800 at paper.
+        choose: which K of more that pass.
+        fill: where fewer than K pass, add the surest of those that do not.
+        soft_share: of the loss on soft targets; the rest is cross-entropy (sl).
+        temperature: of the teacher.
+        decay_to: what weight decay pulls the classifier towards: zero as published, or start, its text rows.
+        shrink_px: make painted images this small first, where the photos are of low resolution.
+        epochs: passes over the kept images.
+        tune_batch: images in a step of tuning.
+        lr: peak learning rate of tuning.
+        seeds: tune once with each.
+        photos: to measure on: a folder with test (and train), or smallworld:CAMERA:TRAIN:TEST; none with other classes.
+        seed: of captions and images.
+    """
+    flags = {name: value for name, value in locals().items() if value is not None}
+    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+    from reverie.filters.blank import Blank
+    from reverie.filters.clip_confidence import ClipConfidence
+    from reverie.filters.per_class import KeepPerClass
+    from reverie.images.pixels import PaintPixels, PaintSpeed
+    from reverie.learn.classifier_tuning import ClassifierTuning
+    from reverie.learn.tune import TuneClassifier
+    from reverie.report.page import WritePage
+    from reverie.smallworld.scene import class_names
+
+    size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
+    if HOLE not in context:
+        raise InputError(f"--context {context!r} has no {HOLE} for the class name")
+    if not size.seeds:
+        raise InputError("give at least one seed")
+    clip_for(size.painter, size.clip)
+    if photos is None and classes is not None:
+        size = dataclasses.replace(size, photos=None)  # the small world's photos are of its own classes
+    names: tuple[str, ...] | Path = classes or class_names()
+    paint = PaintPixels(
+        size.painter, size.per_caption, size.guidance, size.sampler_steps, scheduler="ddim", speed=PaintSpeed(batch)
+    )
+    filtered = ("paint", "blank", "confidence")
+    tune = TuneClassifier(
+        names,
+        (context,),
+        size.clip,
+        epochs=size.epochs,
+        batch=size.tune_batch,
+        lr=size.lr,
+        tuning=ClassifierTuning(soft_share=soft_share, temperature=temperature, decay_to=decay_to),
+        shrink_px=shrink_px,
+    )
+    tuned = {f"classifier{f'-{number}' * (place > 0)}": number for place, number in enumerate(size.seeds)}
+    steps = [
+        Step("captions", source(None, None, None, None, classes, writer, templates, size.per_class)),
+        Step("paint", paint, of=("captions",)),
+        Step("blank", Blank(), of=("paint",)),
+        Step("confidence", ClipConfidence(names, (context,), size.clip), of=("paint",)),
+        Step(
+            "keep",
+            KeepPerClass(
+                names, "status = 'ok' and blank = false", above=above, most=size.most, choose=choose, fill=fill
+            ),
+            of=filtered,
+        ),
+        Step("zero-shot", dataclasses.replace(tune, on="nothing"), of=("keep",)),
+        *(Step(name, dataclasses.replace(tune, seed=number), of=("keep",)) for name, number in tuned.items()),
+    ]
+    if size.photos:
+        arms = (
+            *(Tuned("tuned on painted images", name, number) for name, number in tuned.items()),
+            *(Tuned("zero-shot", "zero-shot", number) for number in size.seeds),
+        )
+        steps.append(Step("measure", MeasureClassifiers(arms, names, size.photos), of=("zero-shot", *tuned)))
+    steps.append(Step("page", WritePage(), of=("measure",) if size.photos else tuple(tuned)))
+    return Plan(recipe="zero_shot", seed=seed, unit_size=size.unit_size, steps=tuple(steps))
