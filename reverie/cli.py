@@ -40,6 +40,7 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie compact FOLDER                   fewer, larger files in the tables of a run that committed many small units
   reverie import SOURCE --out FOLDER       image folders, COCO, CSV, parquet, WebDataset, Hugging Face -> tables
   reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder
+  reverie predict FOLDER PHOTO ...         what a tuned classifier says of photos
   reverie models [list | check]            the builtin models; measure them
 
 'reverie COMMAND --help' shows the flags of a command and an example."""
@@ -420,6 +421,56 @@ def _counting(what: str) -> Iterator[Callable[..., None]]:
         yield lambda done, total=None: line.update(f"{what} {done:,}" + (f" of {total:,}" if total else ""))
 
 
+def predict(
+    classifier: Folder,
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    json: bool = False,
+    device: str = "",
+    batch: int = 64,
+) -> None:
+    """What a tuned classifier says of photos: label and confidence.
+
+    Example: reverie predict runs/zero_shot photo.jpg holidays/
+
+    Args:
+        classifier: a run folder of zero_shot or few_shot, or one of its weights folders.
+        photos: image files, and folders that are searched for them.
+        json: one JSON line a photo, with the probabilities of all classes, in place of a table.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        batch: photos through the network at once.
+    """
+    import json as as_json
+
+    from reverie.errors import BrokenImage
+    from reverie.models.classifier import load_classifier
+    from reverie.store.pictures import open_picture, picture_files
+
+    files = picture_files(photos)
+    if not files:
+        raise InputError("name at least one photo, or a folder with some")
+    opened = load_classifier(classifier, _device(device), batch)
+    table = Table("photo", "label", Column("confidence", justify="right"), box=None, header_style="bold")
+    broken: list[str] = []
+    for start in range(0, len(files), batch):
+        pictures = {}
+        for path in files[start : start + batch]:
+            try:
+                pictures[path] = open_picture(path.read_bytes(), str(path))
+            except BrokenImage as error:
+                broken.append(str(error))
+        for path, answer in zip(pictures, opened(pictures.values()), strict=True):
+            if json:
+                chances = dict(zip(opened.classes, (round(value, 6) for value in answer.probabilities), strict=True))
+                line = {"photo": str(path), "label": answer.label, "confidence": round(answer.confidence, 6)}
+                print(as_json.dumps(line | {"probabilities": chances}, ensure_ascii=False))
+            else:
+                table.add_row(str(path), answer.label, f"{answer.confidence:.1%}")
+    if table.row_count:
+        _console().print(table)
+    if broken:
+        raise InputError(f"{len(broken)} of {len(files)} photos cannot be read: {'; '.join(broken[:3])}")
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:
@@ -474,6 +525,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("compact", compact),
             ("import", import_),
             ("export", export),
+            ("predict", predict),
             ("models", models),
         )
     },

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from reverie import pairs
 from reverie.errors import BrokenImage, InputError, MissingExtra, StoreError, UnknownName
 from reverie.store import tables
-from reverie.store.pictures import as_png, open_picture, suffix
+from reverie.store.pictures import PICTURE_SUFFIXES, as_png, open_picture, suffix
 
 Line = TypeVar("Line")
 Kind = Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
@@ -35,7 +35,6 @@ Kind = Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webd
 TEXT_NAMES = ("txt", "text", "caption", "captions", "sentence", "sentences", "alt_text", "prompt", "title")
 LABEL_NAMES = ("label_name", "class_name", "class", "category", "label", "fine_label", "cls")
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes")
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_BYTES = 256 << 20  # of one encoded image
 KINDS_BY_SUFFIX: dict[str, Kind] = {
     ".json": "coco",

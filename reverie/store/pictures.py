@@ -5,19 +5,41 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from reverie.errors import BrokenImage
+from reverie.errors import BrokenImage, InputError
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a decompression bomb or a mistake
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 # Only these are tried: among the others that Pillow knows are some that run a program (PostScript runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 # Our own limit above is stricter and names the culprit, so Pillow's warning about the same thing would be noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)  # only the turn is asked of it
+
+
+def picture_files(paths: Iterable[Path]) -> list[Path]:
+    """Files as given, and the pictures in folders (at any depth, hidden ones left out), in order of name.
+
+    Raises: InputError for a path that is not there, or a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(item for item in path.rglob("[!.]*") if item.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise InputError(f"there is no picture in {path}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"there is no {path}")
+    return found
 
 
 def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = None) -> Image.Image:

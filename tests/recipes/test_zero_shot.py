@@ -1,0 +1,97 @@
+"""The whole line at its smallest, and what a person does with its result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reverie.cli import main
+from reverie.errors import InputError
+from reverie.evaluate import results
+from reverie.models.classifier import load_classifier
+from reverie.recipes.zero_shot import zero_shot
+from reverie.run.local import run
+from reverie.run.plan import call_recipe
+from reverie.smallworld.render import render
+from reverie.smallworld.scene import class_names, sample
+
+SMALL = {"per_class": 1, "per_caption": 1, "sampler_steps": 1, "epochs": 1, "seeds": (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zero_shot") / "run"
+    assert run(call_recipe("zero_shot", SMALL | {"photos": "smallworld:street:1:64"}), folder)
+    return folder
+
+
+def test_it_measures_zero_shot_and_tuned_beside_each_other(finished: Path) -> None:
+    rows = [row for row in results.read(finished / "results.jsonl") if row["metric"] == "accuracy"]
+    assert {(row["name"], row["seed"]) for row in rows} == {
+        (name, seed) for name in ("tuned on painted images", "zero-shot") for seed in (0, 1)
+    }
+    for row in rows:
+        table = np.array(row["confusion"])
+        assert table.sum() == row["num_test"] == 64
+        assert np.trace(table) / 64 == pytest.approx(row["value"])
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "zero-shot" in page
+    assert "not whole" not in page
+
+
+def test_the_classifier_answers_in_python_and_on_the_command_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        scene = sample(np.random.default_rng(number), 1)
+        Image.fromarray(render(scene, "street", number).image).save(tmp_path / f"{number}.png")
+    answers = load_classifier(finished)(sorted(tmp_path.glob("*.png")))
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(finished), str(tmp_path), "--json"])
+    assert ended.value.code == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["label"] for line in said] == [answer.label for answer in answers]
+    assert all(set(line["probabilities"]) == set(class_names()) for line in said)
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(finished), str(tmp_path)])
+    captured = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "1 of 4 photos cannot be read" in captured.err
+    assert "2.png" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["there/is/none.png"], "there is no there/is/none.png"),
+        ([], "at least one photo"),
+    ],
+)
+def test_predict_says_what_is_wrong(
+    finished: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(finished), *words])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
+    one = tmp_path / "one.txt"
+    one.write_text("cat\n", encoding="utf-8")
+    with pytest.raises(InputError, match="two classes"):
+        run(call_recipe("zero_shot", {"classes": one}), tmp_path / "run")
+    twins = tmp_path / "twins.txt"
+    twins.write_text("cat\nCat\n", encoding="utf-8")
+    with pytest.raises(InputError, match="differs only by case"):
+        zero_shot(classes=twins)
+    with pytest.raises(InputError, match=r"no \{class\}"):
+        zero_shot(context="a photo of a dog")
+    with pytest.raises(InputError, match="at least one seed"):
+        zero_shot(seeds=())
+    assert not (tmp_path / "run" / "captions.lance").exists()
