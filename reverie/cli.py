@@ -46,6 +46,9 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
 'reverie COMMAND --help' shows the flags of a command and an example."""
 
 
+FORBIDDEN = ("Permission denied", "Read-only file system")
+
+
 def main(words: list[str] | None = None) -> None:
     """The ``reverie`` command. Ends with SystemExit: 0, 2 (the user's to mend) or 130 (stopped)."""
     words = sys.argv[1:] if words is None else words
@@ -65,11 +68,18 @@ def main(words: list[str] | None = None) -> None:
     except BrokenPipeError:  # `reverie status x | head`
         sys.stderr.close()
         sys.exit(1)
-    except Exception as error:
-        if "No space left on device" not in str(error):  # safetensors wraps the OSError in one of its own
+    except Exception as error:  # safetensors and Lance wrap the OSError in one of their own
+        if isinstance(error, PermissionError) or any(said in str(error) for said in FORBIDDEN):
+            print(f"reverie: not allowed to read or write here ({_one_line(error)})", file=sys.stderr)
+            sys.exit(2)
+        if "No space left on device" not in str(error):
             raise
         print(f"reverie: the disk is full ({error}); free some space and run the same command again", file=sys.stderr)
         sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _dispatch(words: list[str]) -> int:
@@ -164,6 +174,7 @@ def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str 
     from reverie.run.local import run
 
     whole = run(plan, out, device, part, until)
+    _tell_failed(out)
     if (out / "results.jsonl").exists():
         from reverie.report.terminal import table
 
@@ -174,6 +185,20 @@ def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str 
     else:
         print(f"{out}: {'done' if whole else 'not whole yet'}; see: reverie status {shlex.quote(str(out))}")
     return 0
+
+
+def _tell_failed(out: Path) -> None:
+    """One line about rows that failed, which the page would only say in the end."""
+    from reverie.store import tables
+
+    failed = {
+        what: tables.count(path, "status = 'failed'")
+        for what, path in (("captions", out / "captions.lance"), ("images", out / "pairs.lance"))
+        if tables.exists(path)
+    }
+    if any(failed.values()):
+        said = " and ".join(f"{number:,} {what}" for what, number in failed.items() if number)
+        print(f"{said} failed; make them again with: reverie retry {shlex.quote(str(out))}")
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -235,6 +260,9 @@ def verify(folder: Folder) -> int:
     from reverie.store import tables
 
     steps = read_plan(folder)["steps"] if (folder / "plan.json").exists() else []  # an import has no plan
+    if steps and all(step["kind"] == "job" for step in steps):
+        print(f"{folder}: a run without tables of its own; there is nothing to verify")
+        return 0
     whole = {path.stem for path in (folder / "done").glob("*.json")}
     # Copies are counted only when all should be there: a run that is under way has units without images yet.
     copies = [step["per_caption"] for step in steps if step["kind"] == "pairs" and step["name"] in whole]
@@ -256,8 +284,20 @@ def retry(folder: Folder, device: str = "") -> None:
     from reverie.run.local import retry as again
     from reverie.run.plan import plan_again
 
+    folder = _where_it_was_made(folder)
     for step, mended in again(plan_again(folder), folder, _device(device)).items():
         print(f"{step}: {mended} rows mended")
+
+
+def _where_it_was_made(folder: Path) -> Path:
+    """Go where the run was started, as its arguments may be relative paths. Returns the folder as an absolute path."""
+    from reverie.run.plan import read_plan
+
+    made_in = Path(read_plan(folder).get("made_in", "."))
+    folder = folder.resolve()
+    if made_in.is_dir():
+        os.chdir(made_in)
+    return folder
 
 
 def repaint(
@@ -276,9 +316,10 @@ def repaint(
     from reverie.run.local import repaint as paint
     from reverie.run.plan import plan_again
 
-    path = out or Path(f"{pair_id}.png")
+    path = (out or Path(f"{pair_id}.png")).resolve()
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} to")
+    folder = _where_it_was_made(folder)
     image, stored = paint(plan_again(folder), folder, pair_id, _device(device))
     path.write_bytes(image)
     print(
@@ -401,7 +442,7 @@ def export(
         out: a new or empty folder.
         where: which pairs, in SQL over their columns.
     """
-    from reverie.store import exports
+    from reverie.store import exports, tables
 
     write = {
         "webdataset": exports.to_webdataset,
@@ -412,6 +453,9 @@ def export(
     with _counting("exported") as progress:
         counts = write(folder / "pairs.lance", out, where=where, progress=progress)
     print(f"{out}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
+    pairs = folder / "pairs.lance"
+    if "kept" in tables.column_names(pairs) and (lost := tables.count(pairs, f"({where}) and kept = false")):
+        print(f'{lost:,} of these were not kept by the selection; leave them out with: --where "{where} and kept"')
 
 
 @contextmanager

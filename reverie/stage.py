@@ -46,6 +46,7 @@ class Place:
     seed: int = 0  # the run seed
     device: str = "cpu"
     report: Report = field(default=_silent, compare=False)
+    retry: int = 0  # how often failed rows were made again before; those who draw from seeds then draw others
 
     @property
     def captions(self) -> Path:

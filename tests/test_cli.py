@@ -286,3 +286,72 @@ def test_export_to_a_place_that_cannot_be_written(say: Say) -> None:
     Path("file").write_text("mine")
     line = refused(say("export", "run", "--to", "webdataset", "--out", "file/x"))
     assert line == "reverie: cannot write to file/x: Not a directory; give another folder"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not json"])
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_a_plan_that_is_not_ours(say: Say, content: str, command: str) -> None:
+    Path("other").mkdir()
+    Path("other/plan.json").write_text(content)
+    assert "delete" not in refused(say(command, "other"))
+    refused(say("run", FAKE, "--out", "other"))
+    assert Path("other/plan.json").read_text() == content
+
+
+def test_retry_from_anywhere(say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The caption file was named relative to where the run was started."""
+    Path("captions.txt").write_text("a red circle\n")
+    flags = ["--captions", "captions.txt", "--per-caption", "1", "--steps", "1", "--until", "captions", "--out", "run"]
+    assert say("make", *flags)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert say("retry", "../run")[0] == 0
+
+
+def test_failed_captions_are_told_and_a_retry_tries_others(say: Say) -> None:
+    """The small world's writer has no word for an aardvark."""
+    Path("classes.txt").write_text("aardvark\nred circle\n")
+    flags = ["--classes", "classes.txt", "--writer", "builtin:writer", "--per-class", "1", "--until", "captions"]
+    code, out, _ = say("make", *flags, "--out", "run")
+    assert code == 0
+    assert "1 captions failed; make them again with: reverie retry run" in out
+    from reverie.store import tables
+
+    def tried() -> set[int]:
+        where = "status = 'dropped' and label = 'aardvark'"
+        return {seed for rows in tables.scan("run/captions.lance", ["seed"], where) for seed in rows["seed"].to_pylist()}
+
+    before = tried()
+    assert say("retry", "run")[0] == 0
+    assert tried() > before
+
+
+def test_nothing_usable_stops_where_it_is(say: Say) -> None:
+    Path("classes.txt").write_text("aardvark\n")
+    flags = ["--classes", "classes.txt", "--writer", "builtin:writer", "--per-class", "1", "--out", "run"]
+    code, _, err = say("make", *flags)
+    assert code == 2
+    assert "no caption is usable" in err
+
+
+def test_not_allowed_is_one_line(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "captions.csv")
+
+    monkeypatch.setattr("reverie.run.local.run", forbidden)
+    assert "not allowed to read or write" in refused(say("run", FAKE, "--out", "run"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["make", "--guidance", "nan"], "guidance nan"),
+        (["models", "check", "--num", "0"], "1 caption or more"),
+        (["run", "stablerep", "--view-px", "64", "--image-px", "32"], "cannot be cut from images"),
+        (["run", "stablerep", "--seeds", "0", "0"], "one seed twice"),
+        (["run", "stablerep", "--captions-per-batch", "500"], "more than the 128 captions"),
+    ],
+)
+def test_slips_are_told_before_any_work(say: Say, words: list[str], said: str) -> None:
+    assert said in refused(say(*words))
+    assert not Path("runs").exists()

@@ -82,20 +82,20 @@ class FromWriter:
         return self.worker(writer, place)
 
     def worker(self, writer: Writer, place: Place) -> Worker:
-        """The work with an open writer. Position p is about class p modulo the number of classes."""
+        """The work with an open writer. Position p is about class p // per_class."""
 
         def write(wanted: pa.Table) -> pa.Table:
             asked = [self._asked(unit, position, place.seed) for unit, position in _places(wanted)]
-            rows = self._rows(asked, writer, place.seed)
+            rows = self._rows(asked, writer, place.seed, place.retry * self.max_tries)
             return pairs.table(rows, pairs.CAPTIONS)
 
         return write
 
-    def _rows(self, asked: list[dict[str, Any]], writer: Writer, run_seed: int) -> list[dict[str, Any]]:
+    def _rows(self, asked: list[dict[str, Any]], writer: Writer, run_seed: int, first: int) -> list[dict[str, Any]]:
         taken: set[str] = set()
         rows: list[dict[str, Any]] = []
         left = asked
-        for attempt in range(self.max_tries):
+        for attempt in range(first, first + self.max_tries):
             seeds = [derive("caption", run_seed, row["caption_id"], attempt) for row in left]
             texts = writer.write([row["prompt"] for row in left], seeds, self.max_tokens, self.temperature, self.top_p)
             refused = []
@@ -118,7 +118,8 @@ class FromWriter:
         return rows
 
     def _asked(self, unit: int, position: int, run_seed: int) -> dict[str, Any]:
-        label = self._classes[position % len(self._classes)] if self._classes else None
+        # The captions of a class stand together, so that one unit holds most of those that could repeat each other.
+        label = self._classes[position // self.per_class] if self._classes else None
         return {
             "caption_id": pairs.caption_id(run_seed, "llm", position),
             "unit": unit,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie import seeds
+from reverie.errors import ModelError
 from reverie.evaluate.photos import Photos
 from reverie.nets.backbones import build_backbone, load_backbone, represent
 
@@ -31,14 +32,14 @@ class ImageEncoder(Protocol):
 def extract(describe: Describe, photos: Photos, size_px: int, batch_size: int = 256, resize_px: int = 0) -> Tensor:
     """Features of all photos, float32 (n, d) on the CPU; photos are decoded a batch at a time.
 
-    Raises: ValueError if a feature is not finite, because no number measured on it would mean anything.
+    Raises: ModelError if a feature is not finite, because no number measured on it would mean anything.
     """
     rows = []
     for start in range(0, len(photos), batch_size):
         rows.append(describe(photos.pixels(slice(start, start + batch_size), size_px, resize_px)).float().cpu())
     found = torch.cat(rows)
     if not torch.isfinite(found).all():
-        raise ValueError("features are not finite; the network is broken")
+        raise ModelError("features are not finite; the network is broken, train it again with a lower learning rate")
     return found
 
 

@@ -61,6 +61,10 @@ class LinearProbe:
     seed: int = 0  # of the split and of SGD
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
+    def __post_init__(self) -> None:
+        if 0 < self.resize_px < self.size_px:
+            raise InputError(f"squares of {self.size_px} pixels cannot be cut from photos resized to {self.resize_px}")
+
     def check(self) -> None:
         """Raises InputError if the photos are not there."""
         from reverie.evaluate.photos import find_photos

@@ -8,6 +8,7 @@ round for images that came out blank. So after a restart, or in any part of the 
 from __future__ import annotations
 
 import io
+import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,8 +59,8 @@ class PaintPixels:
     speed: PaintSpeed = field(default_factory=PaintSpeed)
 
     def __post_init__(self) -> None:
-        if self.guidance < 1:
-            raise InputError(f"guidance {self.guidance} is below 1; 1 means no guidance")
+        if not 1 <= self.guidance < math.inf:
+            raise InputError(f"guidance {self.guidance} must be a number of at least 1; 1 means no guidance")
         if self.image_format not in ("png", "jpeg", "webp"):
             raise InputError(f"image format {self.image_format!r} is not png, jpeg or webp")
         if not 1 <= self.quality <= 100:
@@ -153,9 +154,10 @@ class PaintWorker:
             wanted += [_Wanted(row, copy, number, reason=reason) for copy in range(self.stage.per_caption)]
         left = [item for item in wanted if item.text >= 0]
         with ThreadPoolExecutor(self.stage.speed.encode_threads) as threads:
-            blank, errors = self._round(left, 0, embeddings, threads)
+            first = 2 * self.place.retry
+            blank, errors = self._round(left, first, embeddings, threads)
             _raise_if_all(errors, len(left), {item.text for item in left})
-            self._round(blank, 1, embeddings, threads)
+            self._round(blank, first + 1, embeddings, threads)
             return pairs.table([self._row(item) for item in wanted], pairs.PAIRS)
 
     def paint(
@@ -210,7 +212,7 @@ class PaintWorker:
             item.status, item.reason = _judged(image)
             if item.status != pairs.OK:
                 blank.append(item)
-            if image is not None and (item.status == pairs.OK or attempt > 0):
+            if image is not None and (item.status == pairs.OK or attempt % 2):
                 item.encoded = threads.submit(_encoded, image, self.stage)
         return blank, errors
 

@@ -37,6 +37,7 @@ class Train:
     where: str = "status = 'ok'"  # which pairs, as a Lance SQL filter
     store: Path | None = None  # folder of another store with pairs.lance; the run's own when left out
     group: Literal["caption", "image", "random"] = "caption"  # whose images belong together, see store/batches.py
+    at_least: int = 0  # captions with fewer images are left out, where that is more than m
     limit: int = 0  # captions to learn from, drawn at random but the same for every seed; 0 = all
     seed: int = 0  # beside the run seed, to train again on the same pairs
     speed: TrainSpeed = field(default_factory=TrainSpeed)
@@ -77,10 +78,11 @@ class Train:
             world=world,
             threads=self.speed.threads,
             limit=self.limit,
+            at_least=self.at_least,
             group=self.group,
         )
         if batches.left_out:
-            text = f"{batches.left_out} captions have fewer than {batches.images} usable images and are left out"
+            text = f"{batches.left_out} captions have fewer than {max(batches.images, self.at_least)} usable images and are left out"
             place.report("warning", text=text)
         net, losses = fit(
             self.learner, batches, self.fit, place.checkpoints(), seed=seed, device=place.device, report=place.report

@@ -19,6 +19,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from reverie import seeds
 from reverie.errors import InputError
@@ -90,6 +91,11 @@ class TrainPainter:
         work = place.checkpoints()
         captions = self._captions(store)
         write_tokenizer(work / "tokenizer", split_words(text for texts in captions for text in texts), self.longest)
+        distinct = sorted({text for texts in captions for text in texts})
+        tokens = AutoTokenizer.from_pretrained(work / "tokenizer")(distinct, truncation=False, verbose=False)["input_ids"]
+        if cut := sum(len(ids) > self.longest for ids in tokens):
+            text = f"{cut:,} of {len(distinct):,} captions are longer than {self.longest - 2} words and are cut there"
+            place.report("warning", text=text)
         latents = self._latents(store, first.weights(), work / "latents.safetensors", place)
         learner = TextToImage(
             str(first.weights()),

@@ -58,6 +58,12 @@ class Size:
             raise InputError(
                 "--per-class, --sampler-steps, --view-px and --image-px must be 1 or more, --seeds at least one"
             )
+        if self.view_px > self.image_px:
+            raise InputError(
+                f"views of --view-px {self.view_px} cannot be cut from images of --image-px {self.image_px}"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"--seeds {' '.join(map(str, self.seeds))} names one seed twice")
 
 
 SIZES = {
@@ -225,6 +231,8 @@ def stablerep(
     assert size.photos is not None
     m, n, copies = size.per_batch, size.captions_per_batch, size.per_caption
     first = source(captions, text_column, label_column, limit, classes, writer, templates, size.per_class)
+    if first.count < n:
+        raise InputError(f"--captions-per-batch {n} is more than the {first.count} captions that there will be")
     clip = clip_for(size.painter, clip)
     if keep_best is not None and not clip:
         raise InputError("--keep-best goes by CLIP score; name a model with --clip")
@@ -244,10 +252,10 @@ def stablerep(
         speed=FitSpeed(trackers=trackers),
     )
     kept = size.keep_best if clip else 1.0
-    ours = Train(StableRep(images_per_caption=m, **shape), fit, n, size_px=size.image_px, where="kept")
+    ours = Train(StableRep(images_per_caption=m, **shape), fit, n, size_px=size.image_px, where="kept", at_least=m)
     # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
     alone: Literal["caption", "image"] = "caption" if first.count * kept >= m * n // 2 else "image"
-    simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=size.image_px, where="kept", group=alone)
+    simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=size.image_px, where="kept", at_least=m, group=alone)
     arms = {"StableRep": ours, "SimCLR": simclr}
     if controls:
         crops = StableRep(images_per_caption=1, crops=m, **shape)
@@ -255,7 +263,11 @@ def stablerep(
         arms["crops of one image"] = dataclasses.replace(ours, learner=crops)
     if real:
         arms["SimCLR on real photos"] = dataclasses.replace(
-            simclr, where="status = 'ok' and image is not null", store=real, limit=round(kept * first.count * copies)
+            simclr,
+            where="status = 'ok' and image is not null",
+            at_least=0,
+            store=real,
+            limit=round(kept * first.count * copies),
         )
     training = tuple(
         Step(_slug(name, number), dataclasses.replace(train, seed=number), of=("keep",))

@@ -139,7 +139,7 @@ def gather(folder: Path) -> Facts:
     except FileNotFoundError as error:
         raise InputError(f"{folder} is not a run folder (no plan.json in it)") from error
     except ValueError as error:
-        raise InputError(f"{folder / 'plan.json'} is damaged ({error}); delete the folder and run again") from error
+        raise InputError(f"{folder / 'plan.json'} is damaged or not ours ({error}); use another folder") from error
     events = list(_lines(folder / "events.jsonl"))
     # The step that writes the page cannot be done while it writes, and has nothing to tell.
     steps = tuple(_step(step, folder, events) for step in plan["steps"] if step["settings"]["stage"] != "WritePage")

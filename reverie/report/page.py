@@ -32,6 +32,7 @@ NUM_CAPTIONS, NUM_COPIES = 8, 6  # of the grid of images
 NUM_LOST = 12  # images, and captions, that were not kept
 THUMB_PX = 160
 MAX_BYTES = 2_000_000  # of pictures on one page
+LONGEST = 300  # characters of a caption
 LOOKED_AT = 20_000  # rows searched for examples of what was not kept
 
 
@@ -162,7 +163,7 @@ def _grid(pairs: Path, shop: _Thumbs) -> Iterator[dict[str, Any]]:
             copies.sort(key=lambda row: row["copy"])
             shown = [_card(row, shop) for row in copies[:NUM_COPIES]]
             yield {
-                "text": copies[0]["text"],
+                "text": _cut(copies[0]["text"] or ""),
                 "label": copies[0]["label"],
                 "images": shown,
                 "more": len(copies) - len(shown),
@@ -182,7 +183,7 @@ def _refused(captions: Path) -> Iterator[dict[str, Any]]:
     """Examples of captions that were not used."""
     if tables.exists(captions):
         for row in _various(captions, ["text", "status", "reason"], f"status != '{OK}'"):
-            yield {"text": row["text"] or "", "reason": _reason(row)}
+            yield {"text": _cut(row["text"] or ""), "reason": _reason(row)}
 
 
 def _various(path: Path, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
@@ -212,12 +213,16 @@ def _card(row: Mapping[str, Any], shop: _Thumbs) -> dict[str, Any]:
     kept = row["status"] == OK and row.get("kept") is not False
     return {
         "src": shop.make(row),
-        "text": row["text"] or "",
+        "text": _cut(row["text"] or ""),
         "pair_id": row["pair_id"],
         "kept": kept,
         "reason": "" if kept else _reason(row),
         "score": row.get("clip_score"),
     }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} characters)"
 
 
 def _reason(row: Mapping[str, Any]) -> str:

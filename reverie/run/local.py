@@ -19,6 +19,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reverie import seeds
 from reverie.errors import InputError
 from reverie.pairs import FAILED, OK
 from reverie.run.events import Events, read_events
@@ -28,6 +29,7 @@ from reverie.stage import Job, Place, UnitStage, Worker
 from reverie.store import tables
 
 AHEAD = 2  # finished units that may wait for the writer; more would only fill memory
+MOST_RETRIES = 1000  # that repaint looks through
 RATE_WINDOW_S = 600.0  # how far back `status` looks for the rate
 
 
@@ -91,9 +93,9 @@ def part_of(num_units: int, part: tuple[int, int]) -> range:
 class _Work:
     """One step of a run: what it reads, what is left, and doing it."""
 
-    def __init__(self, plan: Plan, step: Step, folder: Path, device: str, events: Events) -> None:
+    def __init__(self, plan: Plan, step: Step, folder: Path, device: str, events: Events, retry: int = 0) -> None:
         self.plan, self.step, self.events, self.folder = plan, step, events, folder
-        self.place = Place(folder, step.name, step.of, plan.seed, device, events.of(step.name))
+        self.place = Place(folder, step.name, step.of, plan.seed, device, events.of(step.name), retry)
         self.table = {"captions": self.place.captions, "pairs": self.place.pairs}.get(step.kind, self.place.columns())
         self.source = {"pairs": self.place.captions, "columns": self.place.pairs}.get(step.kind)
         self.mark = folder / "done" / f"{step.name}.json"
@@ -161,6 +163,12 @@ class _Work:
         due = self.due() & set(mine)
         todo = sorted(due - self.made())
         if not todo:
+            if not due and self.source is not None and self.is_whole():
+                what = "caption" if self.step.kind == "pairs" else "image"
+                raise InputError(
+                    f"no {what} is usable, so there is nothing for step {self.step.name!r} to work on; why: "
+                    f"reverie report {self.folder}"
+                )
             return
         total, done = len(due), len(due) - len(todo)
         with self.events.progress(self.step.name, done, total, "units"):
@@ -278,7 +286,10 @@ def retry(plan: Plan, folder: Path, device: str = "cpu") -> dict[str, int]:
     Returns: step -> rows that failed before and no longer do.
     """
     with units_held(folder, range(plan.num_units)), Events(folder) as events, alone(folder):
-        work = [_Work(plan, step, folder, device, events) for step in plan.steps]
+        # Counted from 1: attempt 0 is the run's own. What failed because of its seed would fail again with the same one.
+        before = 1 + sum(event.get("kind") == "retry" for event in read_events(folder))
+        events.report("retry", device=device)
+        work = [_Work(plan, step, folder, device, events, before) for step in plan.steps]
         unit_work = [(item, item.is_done()) for item in work if item.step.kind != "job"]
         to_join = [item.mark for item, _ in unit_work if item.step.kind == "columns"]
         mended = {item.step.name: item.again(was_done, to_join) for item, was_done in unit_work}
@@ -300,7 +311,7 @@ def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tupl
         to the last bit only if the batch was as large.
     Raises: InputError if there is no such pair, or it is not an image that a step of this plan made.
     """
-    columns = ["caption_id", "unit", "copy", "image"]
+    columns = ["caption_id", "unit", "copy", "image", "seed"]
     found = [] if "'" in pair_id else list(_rows(Place(folder, "repaint").pairs, columns, f"pair_id = '{pair_id}'"))
     step = next((step for step in plan.steps if step.kind == "pairs"), None)
     if not found or step is None:
@@ -308,7 +319,7 @@ def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tupl
             f"{folder} has no pair {pair_id!r}; the ids are in the report and in the pair_id column of the table"
         )
     with Events(folder) as events:
-        work = _Work(plan, step, folder, device, events)
+        work = _Work(plan, step, folder, device, events, _retry_of(found[0], plan.seed))
         captions = work.given(found[0]["unit"])
         caption = captions.filter(pc.equal(captions["caption_id"], found[0]["caption_id"]))
         rows = cast(UnitStage, step.stage).open(work.place)(caption)
@@ -316,6 +327,14 @@ def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tupl
     if image is None:
         raise InputError(f"pair {pair_id} has no image; it could not be painted")
     return image, found[0]["image"]
+
+
+def _retry_of(row: dict[str, Any], run_seed: int) -> int:
+    """In which retry an image was made, by its seed; 0 if in none."""
+    for retry in range(MOST_RETRIES):
+        if row["seed"] in (seeds.image_seed(run_seed, row["caption_id"], row["copy"], 2 * retry + i) for i in (0, 1)):
+            return retry
+    return 0
 
 
 @dataclass(frozen=True)

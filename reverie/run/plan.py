@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reverie import stage as stages
-from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.errors import FolderInUse, InputError, SettingsChanged, UnknownName
 from reverie.run.folder import write_whole
 
 Kind = Literal["captions", "pairs", "columns", "job"]
@@ -144,6 +144,7 @@ class Plan:
                 for step in self.steps
             ],
             "versions": versions(),
+            "made_in": str(Path.cwd()),  # what relative paths in the arguments are relative to
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 
@@ -176,9 +177,15 @@ def read_plan(folder: Path) -> dict[str, Any]:
         what = "is not a run folder (no plan.json in it)" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}; give the folder that a run was told with --out")
     try:
-        return typing.cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); delete the folder and run again") from error
+        raise InputError(f"{path} is damaged or not ours ({error}); use another --out") from error
+    if not isinstance(record, dict) or (
+        missing := {"recipe", "arguments", "seed", "unit_size", "steps"} - record.keys()
+    ):
+        what = f"it lacks {', '.join(sorted(missing))}" if isinstance(record, dict) else "it is no JSON object"
+        raise FolderInUse(f"{path} is not the plan of a run ({what}); use another folder")
+    return record
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[object, object]]:

@@ -18,6 +18,7 @@ from rich.table import Table
 from scipy import ndimage
 
 from reverie import seeds
+from reverie.errors import InputError
 from reverie.smallworld.describe import Style, describe, grammatical
 from reverie.smallworld.judge import Facts, Verdict, agrees, facts, judge, read
 from reverie.smallworld.render import render
@@ -62,6 +63,8 @@ def check(
 
     Raises: ModelError, UnknownName if a model cannot be loaded.
     """
+    if num < 1:
+        raise InputError(f"the models are measured on 1 caption or more, not {num}")
     return [
         *check_judge(seed, num),
         *check_painter(painter, seed, num, device),

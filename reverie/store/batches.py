@@ -47,6 +47,8 @@ class CaptionBatches:
         limit: use so many captions only, the same ones whatever the seed, and those of a lower limit among them; 0 = all.
         group: what counts as the images of a caption: those painted from it; each image alone; or, as a control, images
             dealt to the captions at random, the same way whatever the seed.
+        at_least: leave out captions with fewer images than this, where that is more than m, so that learners with different m
+            see the same images.
     Attributes: num_captions, captions with enough copies; left_out, captions with too few of them; ``len()``, batches an epoch.
     Raises: InputError if too few captions are left for one batch, or the sizes do not go together.
     Source: StableRep, arXiv:2306.00984 (section 3, multi-positive batches).
@@ -66,6 +68,7 @@ class CaptionBatches:
         columns: Sequence[str] = (),
         limit: int = 0,
         group: Group = "caption",
+        at_least: int = 0,
     ) -> None:
         if min(captions, images, size_px, threads, world) < 1 or not 0 <= rank < world:
             raise InputError("captions, images, size_px, threads and world must be at least 1, and rank below world")
@@ -79,6 +82,11 @@ class CaptionBatches:
             keys = self._table.scanner(columns=["caption_id", "copy", "_rowoffset"], filter=where).to_table()
         # Sorted by id, so that the order does not depend on who committed first or on compaction.
         keys = keys.take(pc.sort_indices(keys, [("caption_id", "ascending"), ("copy", "ascending")]))
+        few = 0
+        if at_least > 1:
+            whole = np.diff(_run_starts(keys["caption_id"]), append=len(keys))
+            few = int((whole < at_least).sum())
+            keys = keys.filter(pa.array(np.repeat(whole >= at_least, whole)))
         starts = np.arange(len(keys)) if group == "image" else _run_starts(keys["caption_id"])
         copies = np.diff(starts, append=len(keys))
         enough = copies >= images
@@ -86,7 +94,7 @@ class CaptionBatches:
         if group == "random":
             self._rows = np.random.default_rng(seeds.derive("group")).permutation(self._rows)
         self._starts, self._copies = starts[enough], copies[enough]
-        self.left_out = int((~enough).sum())
+        self.left_out = few + int((~enough).sum())
         if limit:
             lot = np.random.default_rng(seeds.derive("limit")).permutation(len(self._starts))
             chosen = np.sort(lot[:limit])
@@ -95,7 +103,7 @@ class CaptionBatches:
         self._epoch, self._order = -1, np.empty(0, np.int64)
         if self.num_captions < captions:
             raise InputError(
-                f"{path} has {self.num_captions} captions with {images} or more images that fit {where!r} "
+                f"{path} has {self.num_captions} captions with {max(images, at_least)} or more images that fit {where!r} "
                 f"({self.left_out} have fewer), and a batch wants {captions}"
             )
 

@@ -375,7 +375,8 @@ def _csv(path: Path, reading: Reading, is_tsv: bool = False) -> Iterator[Sample]
     Empty rows are passed over; a row with more or fewer fields than the first becomes a dropped row.
     """
     with _open_text(path) as file:
-        lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(file)
+        # Strict, so that a stray quote is an error and does not swallow the rows after it.
+        lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(file, strict=True)
         rows = _lines(path, lines)
         given = reading.get("text_column") or reading.get("label_column") or ""
         first = next(filter(None, rows), [])
@@ -476,19 +477,37 @@ def _class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
 def _webdataset(path: Path, reading: Reading) -> Iterator[Sample]:
     """Tar shards: members that share a name up to the first dot are one sample. Read as a stream; nothing is unpacked."""
     if path.is_dir() or not path.exists():
-        found = path.glob("*.tar") if path.is_dir() else path.parent.glob(path.name)
-        shards = sorted(found)
+        shards = sorted(path.glob("*.tar") if path.is_dir() else path.parent.glob(path.name))
         if not shards:
             raise InputError(f"{path} holds no .tar files")
     else:
         shards = [path]
     position = itertools.count()
+    first: InputError | None = None
+    known = False
+    waiting: list[Sample] = []  # unusable samples before the first usable one
     for shard in shards:
         try:
             for parts in _tar_samples(shard):
-                yield from _from_parts(next(position), parts, reading, shard)
+                number = next(position)
+                found = _from_parts(number, parts, reading, shard)
+                if isinstance(found, list):
+                    yield from waiting
+                    yield from found
+                    waiting, known = [], True
+                else:
+                    # One sample without a caption is dropped; none with one means that the columns are wrong.
+                    first = first or found
+                    image = "image" if any(f".{ending}" in PICTURE_SUFFIXES for ending in parts) else None
+                    refused = _refused(number, "no usable caption or class", _Columns(None, None, image))
+                    if known:
+                        yield refused
+                    else:
+                        waiting.append(refused)
         except (tarfile.TarError, EOFError, OSError, gzip.BadGzipFile) as error:
             raise InputError(f"cannot read {shard} as tar: {error}") from error
+    if first and not known:
+        raise first
 
 
 def _tar_samples(shard: Path) -> Iterator[dict[str, bytes | str]]:
@@ -514,8 +533,13 @@ def _tar_samples(shard: Path) -> Iterator[dict[str, bytes | str]]:
         yield parts
 
 
-def _from_parts(position: int, parts: dict[str, bytes | str], reading: Reading, shard: Path) -> Iterator[Sample]:
-    """A WebDataset sample: caption in .txt or .json, class in .cls or .json, image under its usual ending."""
+def _from_parts(
+    position: int, parts: dict[str, bytes | str], reading: Reading, shard: Path
+) -> list[Sample] | InputError:
+    """A WebDataset sample: caption in .txt or .json, class in .cls or .json, image under its usual ending.
+
+    Returns: its samples, or why it has none.
+    """
     row: dict[str, Any] = {}
     for ending, content in parts.items():
         if ending in ("txt", "caption", "cls") and isinstance(content, bytes):
@@ -524,16 +548,18 @@ def _from_parts(position: int, parts: dict[str, bytes | str], reading: Reading, 
             try:
                 facts = json.loads(content)
             except ValueError as error:
-                raise InputError(f"{shard}: the .json of sample {position} is not JSON: {error}") from error
+                return InputError(f"{shard} .json is not JSON: {error}")
             row = {**facts, **row} if isinstance(facts, dict) else row
         elif f".{ending}" in PICTURE_SUFFIXES:
             row["image"] = content
-    columns = _columns(shard, list(row), {**reading, "image_column": None}, guess_image=False)
+    try:
+        columns = _columns(shard, list(row), {**reading, "image_column": None}, guess_image=False)
+    except InputError as error:
+        return error
     columns = columns._replace(image="image" if "image" in row else None)
     if isinstance(problem := row.get("image"), str):
-        yield Sample(position, _clean(row.get(columns.text or "")), None, None, f"image {position}: {problem}")
-    else:
-        yield from _from_row(position, row, columns, reading, shard)
+        return [Sample(position, _clean(row.get(columns.text or "")), None, None, f"image {position}: {problem}")]
+    return list(_from_row(position, row, columns, reading, shard))
 
 
 def _huggingface(path: Path, reading: Reading) -> Iterator[Sample]:

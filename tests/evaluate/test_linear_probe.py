@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from reverie.errors import InputError
+from reverie.errors import InputError, ModelError
 from reverie.evaluate import results
 from reverie.evaluate.compare import unpack
 from reverie.evaluate.features import extract, of_encoder, of_pixels, of_untrained, of_weights
@@ -100,7 +100,7 @@ def test_pixels_and_encoders(photo_folder):
 
     means = extract(of_encoder(Means()), photos, 16, 8)
     assert torch.allclose(extract(of_pixels(1), photos, 16), means.float(), atol=1e-5)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ModelError, match="not finite"):
         extract(lambda images: torch.full((len(images), 2), torch.nan), photos, 16)
 
 

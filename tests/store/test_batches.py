@@ -232,3 +232,20 @@ def test_images_alone_and_images_dealt_at_random(path):
     assert not painted & shuffled
     assert set.union(*map(set, painted)) == set.union(*map(set, shuffled))  # all images are still there
     assert shuffled == dealt(1, "random")
+
+
+def test_learners_with_other_m_see_the_same_images(tmp_path):
+    """The third caption has one image only; with at_least=2 nobody sees it."""
+    path = tmp_path / "pairs.lance"
+    rows = pairs_of(captions_of(0, 4), 2).to_pylist()
+    rows[5] |= {"status": "failed", "reason": "black"}
+    tables.append_unit(path, 0, pairs.table(rows, pairs.PAIRS))
+
+    def seen(images, group, at_least):
+        batches = CaptionBatches(path, 3, images, seed=0, size_px=8, group=group, at_least=at_least)
+        return {name for batch in first(batches, 30) for name in batch["pair_id"]}, batches.left_out
+
+    both, left_out = seen(2, "caption", 2)
+    assert seen(1, "caption", 2) == (both, left_out) == (both, 1)
+    assert seen(1, "image", 2)[0] == both
+    assert seen(1, "caption", 0)[0] == both | {rows[4]["pair_id"]}

@@ -525,3 +525,27 @@ def test_a_second_source_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert units == [["a"], ["owl", "owl", "red fox", "red fox"], ["b"]]
     assert tables.done_units(folder / "pairs.lance") == {1}
     assert tables.verify(folder) == []
+
+
+def test_a_stray_quote_does_not_swallow_the_rows_after_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('caption\n"never closed\na red circle\na blue square\n', encoding="utf-8")
+    with pytest.raises(InputError, match="unexpected end of data"):
+        texts(path)
+
+
+def test_one_bad_sample_of_a_tar_is_dropped_and_a_tar_without_captions_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i in range(4):
+            add_to_tar(tar, f"{i}.png", picture(i))
+            if i in (1, 3):
+                add_to_tar(tar, f"{i}.txt", f"text {i}".encode())
+        add_to_tar(tar, "4.png", picture(4))
+        add_to_tar(tar, "4.json", b"{broken")
+    captions, _ = everything(tmp_path / "a.tar")
+    assert [row["text"] for row in captions if row["status"] == "ok"] == ["text 1", "text 3"]
+    assert [row["reason"] for row in captions if row["status"] == "dropped"] == ["no usable caption or class"] * 3
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        add_to_tar(tar, "0.png", picture(0))
+    with pytest.raises(InputError, match="no column of captions"):
+        everything(tmp_path / "b.tar")
