@@ -319,7 +319,9 @@ def test_failed_captions_are_told_and_a_retry_tries_others(say: Say) -> None:
 
     def tried() -> set[int]:
         where = "status = 'dropped' and label = 'aardvark'"
-        return {seed for rows in tables.scan("run/captions.lance", ["seed"], where) for seed in rows["seed"].to_pylist()}
+        return {
+            seed for rows in tables.scan("run/captions.lance", ["seed"], where) for seed in rows["seed"].to_pylist()
+        }
 
     before = tried()
     assert say("retry", "run")[0] == 0

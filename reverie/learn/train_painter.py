@@ -92,7 +92,9 @@ class TrainPainter:
         captions = self._captions(store)
         write_tokenizer(work / "tokenizer", split_words(text for texts in captions for text in texts), self.longest)
         distinct = sorted({text for texts in captions for text in texts})
-        tokens = AutoTokenizer.from_pretrained(work / "tokenizer")(distinct, truncation=False, verbose=False)["input_ids"]
+        tokens = AutoTokenizer.from_pretrained(work / "tokenizer")(distinct, truncation=False, verbose=False)[
+            "input_ids"
+        ]
         if cut := sum(len(ids) > self.longest for ids in tokens):
             text = f"{cut:,} of {len(distinct):,} captions are longer than {self.longest - 2} words and are cut there"
             place.report("warning", text=text)

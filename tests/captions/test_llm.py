@@ -35,7 +35,12 @@ def test_good_captions(place):
     table = rows_of(stage, writer, place)
     assert table.schema == CAPTIONS
     assert table["text"].to_pylist() == ["a cat, picture 0", "a cat, picture 1", "a dog, picture 0", "a dog, picture 1"]
-    assert table["label"].to_pylist() == ["cat", "cat", "dog", "dog"]  # classes together: their repeats meet in one unit
+    assert table["label"].to_pylist() == [
+        "cat",
+        "cat",
+        "dog",
+        "dog",
+    ]  # classes together: their repeats meet in one unit
     assert set(table["status"].to_pylist()) == {"ok"}
     first = table.to_pylist()[0]
     assert first["seed"] == derive("caption", place.seed, first["caption_id"], 0)

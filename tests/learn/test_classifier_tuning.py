@@ -58,7 +58,9 @@ def test_all_soft_at_temperature_1_has_no_gradient_at_the_start_and_at_2_it_has(
 
 @pytest.mark.parametrize("decay_to", ["zero", "start"])
 def test_the_loss_is_that_of_the_formulas(start: Path, decay_to: str) -> None:
-    learner = ClassifierTuning(start, soft_share=0.3, temperature=1.7, synthetic_weight=0.8, real_weight=1.2, decay_to=decay_to)  # type: ignore[arg-type]
+    learner = ClassifierTuning(
+        start, soft_share=0.3, temperature=1.7, synthetic_weight=0.8, real_weight=1.2, decay_to=decay_to
+    )  # type: ignore[arg-type]
     net = learner.build()
     assert isinstance(net, LinearHead)
     with torch.no_grad():
