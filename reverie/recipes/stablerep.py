@@ -86,7 +86,7 @@ SIZES = {
         warmup=0.1,
         precision="fp32",
         seeds=(0, 1, 2),
-        photos="smallworld:street:1920:960",
+        photos="smallworld:street:1280:640",
         protocol="logistic",
         unit_size=16,
     ),
