@@ -65,15 +65,16 @@ class TextToImage:
     text_width: int = 128
     text_layers: int = 2
     text_encoder: str = ""  # CLIP folder with the same tokenizer, whose text tower to start from
-    start: str = ""  # pipeline folder on the same latents, to go on from; the sizes above then do not count
+    start: str = ""  # pipeline by name or folder, on the same latents, to go on from; the sizes above then do not count
     caption_drop: float = 0.1  # share of captions replaced by the empty one, for guidance
     shift: float = 1.0  # above 1 more of the times are noisy ones: the median is at shift / (1 + shift) of all steps
 
     def build(self) -> nn.Module:
         """U-Net and text encoder, untrained but for what ``start`` and ``text_encoder`` bring."""
         if self.start:
-            unet = UNet2DConditionModel.from_pretrained(self.start, subfolder="unet", use_safetensors=True)
-            words = CLIPTextModel.from_pretrained(self.start, subfolder="text_encoder", use_safetensors=True)
+            start = locate(self.start).path_or_id
+            unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", use_safetensors=True)
+            words = CLIPTextModel.from_pretrained(start, subfolder="text_encoder", use_safetensors=True)
             return Denoiser(unet.float().to(memory_format=torch.channels_last), words.float())
         channels = self._vae().config.latent_channels
         unet = UNet2DConditionModel(

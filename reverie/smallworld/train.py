@@ -100,7 +100,7 @@ def painter(work: Path, further: int = 0) -> None:
         attention=(False, True, True),
         shift=2.0,
         text_encoder=str(work / "clip" / "weights"),  # it knows what the words look like: binding comes sooner
-        start=str(BUILTIN / "painter") if further else "",
+        start="builtin:painter" if further else "",
     )
     before = [json.loads((BUILTIN / "painter" / "training.json").read_text(encoding="utf-8"))] if further else []
     settings = dataclasses.replace(PAINTER_FIT, steps=further, lr=FURTHER_LR) if further else PAINTER_FIT
