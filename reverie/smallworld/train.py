@@ -53,7 +53,7 @@ SPEED = FitSpeed(checkpoint_every_s=60, log_every=20)
 
 AUTOENCODER = Autoencoder(channels=(16, 32, 64), latent_channels=4)
 AUTOENCODER_FIT = Fit(steps=6000, lr=1e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.95), clip=1.0)
-# Three times the rate, and the vision tower never gets past colours.
+# At three times the rate the vision tower had not got past colours after 1,100 steps.
 CLIP_FIT = Fit(steps=8000, lr=3e-4, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0)
 WRITER_FIT = Fit(steps=1500, lr=3e-3, warmup_steps=50, weight_decay=0.01, clip=1.0)
 PAINTER_FIT = Fit(steps=5000, lr=1e-3, warmup_steps=200, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999)
