@@ -33,19 +33,17 @@ class ClipConfidence:
 
     def open(self, place: Place) -> Worker:
         """Load the encoder and encode the classes. Raises InputError, ModelError, UnknownName."""
-        import torch.nn.functional as F
-
+        from reverie.evaluate.zero_shot import class_embeddings
         from reverie.models.encoder import open_encoder
 
         classes = read_classes(self.classes)
         if not self.templates or any(HOLE not in template for template in self.templates):
             raise InputError(f"every template of clip_confidence must hold {HOLE}, and there must be at least one")
         encoder = open_encoder(self.model, place.device, self.speed.batch_size)
-        prompts = [template.replace(HOLE, name) for name in classes for template in self.templates]
-        vectors = encoder.texts(prompts).reshape(len(classes), len(self.templates), -1)
-        prototypes = F.normalize(vectors.mean(dim=1), dim=1)
+        prototypes = class_embeddings(encoder, classes, self.templates)
         if encoder.num_cut:
-            place.report("text_cut", num_cut=encoder.num_cut, num_texts=len(prompts), model=encoder.revision)
+            num_texts = len(classes) * len(self.templates)
+            place.report("text_cut", num_cut=encoder.num_cut, num_texts=num_texts, model=encoder.revision)
         index = {name: number for number, name in enumerate(classes)}
 
         def score(rows: pa.Table) -> pa.Table:

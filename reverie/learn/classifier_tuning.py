@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from reverie import seeds
 from reverie.errors import InputError
-
-HEAD = "head.safetensors"
+from reverie.models.classifier import HEAD
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from reverie import seeds
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.evaluate.zero_shot import class_embeddings
-from reverie.learn.classifier_tuning import HEAD, ClassifierTuning, FeatureBatches, starting_head
+from reverie.learn.classifier_tuning import ClassifierTuning, FeatureBatches, starting_head
 from reverie.learn.fit import Fit, FitSpeed, fit
-from reverie.models.classifier import ABOUT
+from reverie.models.classifier import ABOUT, HEAD
 from reverie.models.encoder import Encoder, open_encoder
 from reverie.models.features import cached_rows
 from reverie.stage import Place

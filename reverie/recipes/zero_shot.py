@@ -170,7 +170,7 @@ def zero_shot(
     if size.photos:
         arms = (
             *(Tuned("tuned on painted images", name, number) for name, number in tuned.items()),
-            *(Tuned("zero-shot", "zero-shot", number) for number in size.seeds),
+            Tuned("zero-shot", "zero-shot"),  # nothing random in it, so it has no seeds
         )
         steps.append(Step("measure", MeasureClassifiers(arms, names, size.photos), of=("zero-shot", *tuned)))
     steps.append(Step("page", WritePage(), of=("measure",) if size.photos else tuple(tuned)))

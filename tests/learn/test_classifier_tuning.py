@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from reverie.errors import InputError
 from reverie.learn.classifier_tuning import (
-    HEAD,
     ClassifierTuning,
     FeatureBatches,
     LinearHead,
@@ -20,6 +19,7 @@ from reverie.learn.classifier_tuning import (
     starting_head,
 )
 from reverie.learn.fit import Fit, fit
+from reverie.models.classifier import HEAD
 
 
 @pytest.fixture

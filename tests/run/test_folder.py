@@ -19,12 +19,14 @@ with units_held(Path(sys.argv[1]), range(int(sys.argv[2]), int(sys.argv[3]))):
 
 def test_claim_takes_new_empty_and_ours(tmp_path: Path) -> None:
     claim(tmp_path / "a b" / "é")
+    assert (tmp_path / "a b" / "é").is_dir()
     claim(tmp_path / "a b" / "é")
     (tmp_path / "a b" / "é" / ".plan.json.half").write_text("{")  # what a kill leaves behind
     claim(tmp_path / "a b" / "é")
     (tmp_path / "a b" / "é" / "plan.json").write_text("{}")
     (tmp_path / "a b" / "é" / "other").write_text("")
     claim(tmp_path / "a b" / "é")
+    assert len(list((tmp_path / "a b" / "é").iterdir())) == 3  # nothing was taken away
 
 
 def test_claim_refuses_what_is_not_ours(tmp_path: Path) -> None:
