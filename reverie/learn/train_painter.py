@@ -130,7 +130,7 @@ class TrainPainter:
     def _latents(self, store: Path, autoencoder: Path, file: Path, place: Place) -> Tensor:
         """Scaled mean latents of all pairs in stored order, computed once."""
         from reverie.store import tables
-        from reverie.store.batches import square
+        from reverie.store.pictures import read_square
 
         if not file.exists():
             vae = AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True).eval().to(place.device)
@@ -138,9 +138,11 @@ class TrainPainter:
             parts: list[Tensor] = []
             done, total = 0, tables.count(store, self.where)
             for rows in tables.scan(store, ["pair_id", "image"], self.where):
-                named = zip(rows["image"].to_pylist(), rows["pair_id"].to_pylist(), strict=True)
-                pixels = np.stack([square(data, self.size_px, name) for data, name in named])
-                for some in np.array_split(pixels, -(-len(pixels) // 100)):
+                pixels = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
+                named = zip(rows["image"].to_pylist(), rows["pair_id"].to_pylist(), pixels, strict=True)
+                for data, name, out in named:
+                    read_square(data, f"pair {name}", out)
+                for some in np.array_split(pixels.transpose(0, 3, 1, 2), -(-len(pixels) // 100)):
                     parts.append(encode(vae, torch.from_numpy(some).to(place.device)).half().cpu())
                 done += len(rows)
                 place.report("progress", done=done, total=total, what="latents")

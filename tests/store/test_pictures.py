@@ -4,11 +4,12 @@ import io
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from reverie.errors import BrokenImage
-from reverie.store.pictures import as_png, look, open_picture, suffix
+from reverie.errors import BrokenImage, InputError
+from reverie.store.pictures import as_png, look, open_picture, read_square, suffix
 from tests.store.conftest import picture
 
 
@@ -103,3 +104,61 @@ def test_broken_exif_does_not_break_the_picture(exif):
     buffer = io.BytesIO()
     Image.new("RGB", (6, 4)).save(buffer, "JPEG", exif=exif)
     assert open_picture(buffer.getvalue(), "x").size == (6, 4)
+
+
+def jpeg(image: Image.Image, **how: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **how)
+    return buffer.getvalue()
+
+
+def square(data: bytes | None, side: int) -> np.ndarray:
+    out = np.full((side, side, 3), 7, np.uint8)
+    read_square(data, "x", out)
+    return out
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 40}])
+def test_a_plain_jpeg_has_the_bits_that_pillow_gives(how):
+    data = jpeg(NOISE.crop((0, 0, 32, 32)), **how)
+    assert np.array_equal(square(data, 32), np.asarray(Image.open(io.BytesIO(data))))
+    middle = Image.open(io.BytesIO(jpeg(NOISE, **how))).resize((8, 8), Image.Resampling.BICUBIC, (8, 0, 40, 32))
+    read = square(jpeg(NOISE, **how), 8).astype(int)  # decoded at a quarter of its size first
+    assert abs(read - np.asarray(middle, int)).mean() < 8
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_print_jpegs_read_as_pillow_reads_them(mode):
+    data = jpeg(NOISE.crop((0, 0, 32, 32)).convert(mode))
+    assert np.array_equal(square(data, 32), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_a_turned_jpeg_stands_upright():
+    image = NOISE.crop((0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    upright, turned = square(jpeg(image), 32), square(jpeg(image, exif=exif), 32)
+    assert np.array_equal(turned, upright[::-1, ::-1])
+
+
+def test_a_cut_jpeg_and_no_jpeg_are_told():
+    with pytest.raises(BrokenImage, match="x: cannot decode"):
+        square(jpeg(NOISE)[:700], 32)
+    with pytest.raises(InputError, match="x has no image"):
+        square(None, 32)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 40), (30, 30), (10, 12), (16, 16)])
+def test_shorter_side_resized_and_centre_cropped(width, height):
+    """Against the two steps done one after the other."""
+    across, down = np.meshgrid(np.arange(width), np.arange(height))
+    ramp = Image.fromarray(np.stack([across * 5, down * 5, across + down], axis=2).astype(np.uint8))
+    scale = 16 / min(width, height)
+    whole = ramp.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    left, top = (whole.width - 16) // 2, (whole.height - 16) // 2
+    expected = np.asarray(whole.crop((left, top, left + 16, top + 16))).astype(int)
+    found = square(as_png(ramp), 16)
+    assert np.abs(found.astype(int) - expected).max() <= 3  # the two steps round the width and the place of the crop
