@@ -69,10 +69,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """Numbers with thousands marked; nothing for what was not measured."""
+    """Numbers with thousands marked, of four digits where they are not whole; nothing for what was not measured."""
     if isinstance(value, bool) or value is None:
         return "" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def machine() -> str:

@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, help="folder that keeps the images for the next time")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a case, instead of the table")
     for word in ("--one", "--folder", "--size-px", "--epoch"):  # measure one reader in this process
         parser.add_argument(word, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -254,14 +254,8 @@ def main() -> None:
             make(folder, options.num, stored_px)
             cases.append(measure(options, stored_px, size_px, folder))
     if options.json:
-        facts = {
-            "benchmark": "reading",
-            "images": options.num,
-            "read": options.read,
-            "batch": options.batch,
-            "goal": 1.5,
-        }
-        print(json.dumps(facts | {"threads": options.threads, "cores": os.cpu_count(), "cases": cases}))
+        shared = {"images": options.num, "read": options.read, "batch": options.batch, "threads": options.threads}
+        print(json.dumps([case | shared for case in cases]))
         return
     for case in cases:
         print(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
@@ -98,3 +99,44 @@ class MeasureClassifiers:
             records[0]["confusion"] = table.tolist()  # rows are the truth, columns the answers
             results.append(place.results, *records)
         place.report("progress", done=len(self.arms), total=len(self.arms))
+
+
+@dataclass(frozen=True)
+class MeasureGradient:
+    """``gradient``: its norm at the starting head, with soft targets alone, at temperatures 1 and 2.
+
+    A control of everything between the store and the loss: at temperature 1 the head already is what the teacher asks for,
+    whatever the images. Measured on one batch of each of three draws, which stand for seeds.
+    """
+
+    tune: Any  # TuneClassifier, whose images, encoder and classes are taken
+
+    def run(self, place: Place) -> None:
+        """Measure; run again, it replaces the numbers. Raises what reading the images raises."""
+        import torch
+        import torch.nn.functional as F
+
+        from reverie.learn.classifier_tuning import LinearHead, soft_target_loss
+
+        start, rows = self.tune.teacher_and_rows(place)
+        records = []
+        for temperature in (1.0, 2.0):
+            for seed in range(3):
+                chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:256]
+                features = F.normalize(rows[chosen], dim=1)
+                head = LinearHead(start)
+                loss = soft_target_loss(head(features), head.zero_shot(features), temperature)
+                (gradient,) = torch.autograd.grad(loss, [head.moved])
+                records.append(
+                    {
+                        "name": f"soft targets, T = {temperature:g}",
+                        "metric": "gradient",
+                        "value": float(gradient.norm()),
+                        "split": "train",
+                        "seed": seed,
+                        "step": place.step,
+                        "fingerprint": results.step_fingerprint(place, self),
+                        "versions": results.versions(),
+                    }
+                )
+        results.append(place.results, *records)

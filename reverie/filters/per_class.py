@@ -37,6 +37,7 @@ class KeepPerClass:
     most: int | None = None  # kept of each class (K); None keeps all that pass
     choose: Literal["random", "top"] = "random"  # which K of more that pass; the paper's is random
     fill: bool = True  # where fewer than K pass, add the surest of those that do not
+    column: str = "kept"  # of the result; another name is a selection to compare with, without reasons
 
     def __post_init__(self) -> None:
         if self.most is not None and self.most < 1:
@@ -78,9 +79,10 @@ class KeepPerClass:
         keep_any = np.array([reason is None for reason in reasons])
         if not keep_any.any():
             raise InputError(f"no image of any class has {self.by} above {above:.4g}; use a lower bound, or --most K")
-        reasons_column = pa.array(list(reasons), pa.string())
-        kept_column = pa.array(keep_any)
-        join_columns(place, pa.table({"pair_id": rows["pair_id"], "kept": kept_column, "drop_reason": reasons_column}))
+        found = {"pair_id": rows["pair_id"], self.column: pa.array(keep_any)}
+        if self.column == "kept":
+            found["drop_reason"] = pa.array(list(reasons), pa.string())
+        join_columns(place, pa.table(found))
         for label, count in told.items():
             if not count["passed"]:
                 place.report(

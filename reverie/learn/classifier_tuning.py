@@ -84,7 +84,7 @@ class ClassifierTuning:
     def save(self, net: nn.Module, folder: Path) -> None:
         """``head.safetensors`` with ``weight`` (classes, d) and ``bias`` (classes)."""
         assert isinstance(net, LinearHead)
-        save_file({name: value.detach().cpu().contiguous() for name, value in net.parts().items()}, folder / HEAD)
+        save_head(net, folder)
 
     def _hard(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -117,6 +117,11 @@ class LinearHead(nn.Module):
         """``weight`` (classes, d) and ``bias`` (classes)."""
         rows = self.origin + self.moved
         return {"weight": rows[:, :-1], "bias": rows[:, -1]}
+
+
+def save_head(head: LinearHead, folder: Path) -> None:
+    """``head.safetensors`` with ``weight`` (classes, d) and ``bias`` (classes)."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in head.parts().items()}, folder / HEAD)
 
 
 def starting_head(class_rows: Tensor, logit_scale: float) -> Tensor:
@@ -163,7 +168,7 @@ class FeatureBatches:
     def iterate(self, start: int) -> Iterator[dict[str, Any]]:
         """Batches without end, from position ``start``."""
         streams = [
-            (name, rows, labels, _shuffled(len(rows), min(batch, len(rows)), seeds.derive(name, self.seed), start))
+            (name, rows, labels, shuffled(len(rows), min(batch, len(rows)), seeds.derive(name, self.seed), start))
             for name, rows, labels, batch in (
                 ("", self.features, self.labels, self.batch),
                 ("real_", self.real_features, self.real_labels, self.real_batch),
@@ -178,8 +183,8 @@ class FeatureBatches:
             yield found
 
 
-def _shuffled(num: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Row numbers, ``batch`` at a time, from one endless stream of shuffled passes."""
+def shuffled(num: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Row numbers below ``num``, ``batch`` at a time, from batch ``start`` of one endless stream of shuffled passes."""
     first = start * batch
     epoch, place = divmod(first, num)
     order = np.random.default_rng((seed, epoch)).permutation(num)

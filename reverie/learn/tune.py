@@ -116,6 +116,13 @@ class TuneClassifier:
         self._put(place.weights(), begin, classes, encoder)
         place.report("trained", classes=len(classes), **losses)
 
+    def teacher_and_rows(self, place: Place) -> tuple[Tensor, Tensor]:
+        """The zero-shot head (classes, d), and the encoder's rows (n, d) of the painted images it is tuned on."""
+        classes = read_classes(self.classes)
+        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        start = starting_head(class_embeddings(encoder, classes, self.templates), encoder.logit_scale)
+        return start, _labelled(place.pairs, self.where, classes, encoder, place, self.shrink_px)[0]
+
     def start_rows(self, start: Tensor) -> Tensor:
         """The head to begin from: the teacher, or noise of the same size."""
         if not self.random_head:

@@ -2,6 +2,7 @@
 
 classifier.json      classes in order, encoder and its revision, templates
 head.safetensors     weight (classes, d) and bias (classes)
+encoder/             the encoder, where it was tuned as well
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from reverie.store.pictures import open_picture
 
 ABOUT = "classifier.json"
 HEAD = "head.safetensors"
+OWN_ENCODER = "encoder"  # the encoder's name where it was tuned as well and stands in the folder itself
 MAIN = "classifier"  # the learning step of a run that is meant when only the run is named
 
 Pictured = str | Path | bytes | Image.Image | np.ndarray[Any, np.dtype[np.uint8]]
@@ -73,8 +75,9 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
         head = load_file(folder / HEAD)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} is a damaged classifier ({error}); make it again") from error
-    encoder = open_encoder(about["encoder"], device, batch_size)
-    if encoder.revision != about["revision"]:
+    own = about["encoder"] == OWN_ENCODER
+    encoder = open_encoder(str(folder / OWN_ENCODER) if own else about["encoder"], device, batch_size)
+    if not own and encoder.revision != about["revision"]:
         raise ModelError(
             f"{folder} was tuned on {about['revision']}, but {about['encoder']} is now {encoder.revision}; tune it again"
         )

@@ -42,6 +42,24 @@ class Encoder:
         """Factor on cosine similarities before a softmax (1 / temperature)."""
         return float(self.net.logit_scale.detach().float().exp())
 
+    @property
+    def preparation(self) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+        """Mean and standard deviation that colours in 0..1 are normalised with, and the side of the square, in pixels."""
+        processor = self._processor
+        size = (getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None) or processor.size
+        side = size["height"] if "height" in size else size["shortest_edge"]
+        return tuple(processor.image_mean), tuple(processor.image_std), int(side)
+
+    @property
+    def fit(self) -> tuple[int, str]:
+        """How a photo of any size becomes that square, and how it is resampled (as Pillow calls it).
+
+        The first is the length of the shorter side before the centre is cut out, or 0 where the photo is squashed.
+        """
+        size = self._processor.size
+        edge = int(size["shortest_edge"]) if "shortest_edge" in size else 0
+        return edge, Image.Resampling(int(self._processor.resample)).name.lower()
+
     def images(self, images: Images) -> torch.Tensor:
         """Unit vectors (B, d), float32, on the CPU."""
         return self._unit_vectors(self._image_features, _pictures(images))

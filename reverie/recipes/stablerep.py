@@ -13,6 +13,7 @@ images x 2 crops for SimCLR. They are compared by steps and views, never by epoc
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +24,24 @@ from reverie.run.plan import Plan, Step
 
 
 @dataclass(frozen=True)
+class TextSize:
+    """The text tower of StableRep+."""
+
+    tokenizer: str
+    width: int
+    layers: int
+    heads: int
+    context: int
+    out: int
+
+
+SMALL_TEXT = TextSize("builtin:clip", width=128, layers=2, heads=4, context=40, out=128)
+PAPER_TEXT = TextSize("openai/clip-vit-base-patch16", width=512, layers=12, heads=8, context=77, out=512)
+
+
+@dataclass(frozen=True)
 class Size:
-    """What the dial stands for. Every field but ``head``, ``warmup``, ``protocol`` and ``unit_size`` is a flag of this name."""
+    """What the dial stands for. Every field but ``head``, ``text``, ``warmup``, ``protocol`` and ``unit_size`` is a flag too."""
 
     painter: str
     per_class: int  # captions, where they come from class names
@@ -39,6 +56,7 @@ class Size:
     view_px: int
     image_px: int  # shorter side at which images and photos are read
     head: tuple[int, int]  # hidden and out
+    text: TextSize
     steps: int
     lr: float  # peak, for n m views a step; another number of views scales it
     warmup: float  # share of the steps
@@ -81,6 +99,7 @@ SIZES = {
         view_px=32,
         image_px=64,
         head=(512, 128),
+        text=SMALL_TEXT,
         steps=200,
         lr=1e-3,
         warmup=0.1,
@@ -104,6 +123,7 @@ SIZES = {
         view_px=32,
         image_px=64,
         head=(1024, 128),
+        text=SMALL_TEXT,
         steps=5000,
         lr=1e-3,
         warmup=0.1,
@@ -127,6 +147,7 @@ SIZES = {
         view_px=224,
         image_px=256,
         head=(4096, 256),
+        text=PAPER_TEXT,
         steps=85_000,
         lr=2e-4 * 1376 * 6 / 256 / 2,
         warmup=1 / 30,
@@ -170,6 +191,8 @@ def stablerep(
     seeds: tuple[int, ...] | None = None,
     photos: str | None = None,
     real: Path | None = None,
+    text_tower: bool = False,
+    downscale_px: tuple[int, ...] = (),
     controls: bool = False,
     seed: int = 0,
 ) -> Plan:
@@ -208,6 +231,8 @@ def stablerep(
         seeds: train both arms once with each.
         photos: to probe on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST.
         real: store of real photos, made by reverie import; a third arm is SimCLR on as many of them as images are kept.
+        text_tower: a further arm is StableRep+, which also learns which caption its images were painted from.
+        downscale_px: StableRep sees some images (5 %) made this small and large again, as photos of low resolution are.
         controls: two more arms that must not do well: StableRep with the images dealt to captions at random, and with m crops
             of one image in place of m images.
         seed: of captions and images.
@@ -221,7 +246,7 @@ def stablerep(
     from reverie.images.pixels import PaintPixels, PaintSpeed
     from reverie.learn.fit import Fit, FitSpeed
     from reverie.learn.simclr import SimCLR
-    from reverie.learn.stablerep import StableRep
+    from reverie.learn.stablerep import StableRep, TextTower
     from reverie.learn.train import Train
     from reverie.report.page import WritePage
 
@@ -252,13 +277,17 @@ def stablerep(
         speed=FitSpeed(trackers=trackers),
     )
     kept = size.keep_best if clip else 1.0
-    ours = Train(StableRep(images_per_caption=m, **shape), fit, n, size_px=size.image_px, where="kept", at_least=m)
+    learner = StableRep(images_per_caption=m, downscale_px=downscale_px, **shape)
+    ours = Train(learner, fit, n, size_px=size.image_px, where="kept", at_least=m)
     # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
     alone: Literal["caption", "image"] = "caption" if first.count * kept >= m * n // 2 else "image"
     simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=size.image_px, where="kept", at_least=m, group=alone)
     arms = {"StableRep": ours, "SimCLR": simclr}
+    if text_tower:
+        plus = dataclasses.replace(learner, text_tower=True, text=TextTower(**vars(size.text)))
+        arms["StableRep+"] = dataclasses.replace(ours, learner=plus)
     if controls:
-        crops = StableRep(images_per_caption=1, crops=m, **shape)
+        crops = dataclasses.replace(learner, images_per_caption=1, crops=m)
         arms["images dealt at random"] = dataclasses.replace(ours, group="random")
         arms["crops of one image"] = dataclasses.replace(ours, learner=crops)
     if real:
@@ -270,12 +299,12 @@ def stablerep(
             limit=round(kept * first.count * copies),
         )
     training = tuple(
-        Step(_slug(name, number), dataclasses.replace(train, seed=number), of=("keep",))
+        Step(slug(name, number), dataclasses.replace(train, seed=number), of=("keep",))
         for number in size.seeds
         for name, train in arms.items()
     )
     probed = (
-        *(Arm(name, number, _slug(name, number)) for name in arms for number in size.seeds),
+        *(Arm(name, number, slug(name, number)) for name in arms for number in size.seeds),
         *(Arm("untrained", number) for number in size.seeds),
         Arm("pixels"),
     )
@@ -316,5 +345,6 @@ def stablerep(
     )
 
 
-def _slug(arm: str, number: int) -> str:
-    return f"{arm.lower().replace(' ', '-')}-{number}"
+def slug(arm: str, number: int) -> str:
+    """Name of the step that trains an arm under a seed."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{arm.lower().replace('+', ' plus')} {number}")

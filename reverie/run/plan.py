@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import inspect
 import json
 import platform
@@ -242,12 +243,39 @@ def known_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__")
 
 
+def known_studies() -> list[str]:
+    """Names of the recipes whose paper's claims can be put to the test."""
+    return sorted(path.stem for path in (RECIPES / "claims").glob("*.py") if path.stem != "__init__")
+
+
+def find_study(name: str) -> Callable[..., Any]:
+    """The function that makes the study of a recipe's claims. Raises UnknownName."""
+    if name not in known_studies():
+        raise UnknownName("study of claims", name, known_studies())
+    return typing.cast(Callable[..., Any], vars(import_module(f"reverie.recipes.claims.{name}"))[name])
+
+
+def _run_of_study(study: str, run: str) -> Callable[..., Plan]:
+    make = find_study(study)
+
+    @functools.wraps(make)  # its flags are those of the study
+    def recipe(**arguments: Any) -> Plan:
+        runs = make(**arguments).runs
+        if run not in runs:
+            raise UnknownName(f"run of the study {study}", run, runs)
+        return typing.cast(Plan, runs[run])
+
+    return recipe
+
+
 def find_recipe(name: str) -> Callable[..., Plan]:
-    """The recipe of this name, or the one defined in this ``.py`` file.
+    """The recipe of this name, the one defined in this ``.py`` file, or one run of a study, as claims/STUDY/RUN.
 
     A user's file defines one function that returns a ``Plan`` (annotated ``-> Plan``, or called like the file).
     Raises UnknownName for a name, InputError for a file that is missing or defines none or several.
     """
+    if re.fullmatch(r"claims/\w+/[\w.-]+", name):
+        return _run_of_study(*name.split("/")[1:])
     if not name.endswith(".py"):
         if name not in known_recipes():
             raise UnknownName("recipe", name, known_recipes())

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reverie.evaluate.claims import Claim, beats, gains_more, judge, judge_all
+from reverie.evaluate.results import append
+
+A = {0: 0.50, 1: 0.54, 2: 0.52}
+B = {0: 0.40, 1: 0.43, 2: 0.43}
+
+
+def claim(terms=beats("r/s/a", "r/s/b"), **how):
+    return Claim("1", "a beats b", "+10", terms, **how)
+
+
+def test_the_interval_is_the_t_interval_of_paired_differences():
+    found = judge(claim(), {"r/s/a": A, "r/s/b": B})
+    gains = np.array([A[seed] - B[seed] for seed in A])
+    low, high = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert found.verdict == "holds"
+    assert found.mean == pytest.approx(gains.mean())
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_it_can_say_no():
+    assert judge(claim(beats("r/s/b", "r/s/a")), {"r/s/a": A, "r/s/b": B}).verdict == "fails"
+    same = {0: 0.5, 1: 0.3, 2: 0.4}, {0: 0.4, 1: 0.4, 2: 0.4}
+    assert judge(claim(), {"r/s/a": same[0], "r/s/b": same[1]}).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_few_seeds_say_nothing(num):
+    few = [{seed: values[seed] for seed in range(num)} for values in (A, B)]
+    found = judge(claim(), {"r/s/a": few[0], "r/s/b": few[1]})
+    assert found.verdict == "inconclusive"
+    assert found.mean == pytest.approx(0.1, abs=0.02)
+
+
+def test_an_arm_that_is_missing_is_named():
+    found = judge(claim(), {"r/s/a": A})
+    assert found.verdict == "inconclusive"
+    assert found.words == "not measured: r/s/b"
+    assert found.mean is None
+
+
+def test_more_gain_than_another_pair():
+    measured = {"a": A, "b": B, "c": {0: 0.6, 1: 0.61, 2: 0.6}, "d": {0: 0.59, 1: 0.6, 2: 0.6}}
+    assert judge(claim(gains_more("a", "b", "c", "d")), measured).verdict == "holds"
+    assert judge(claim(gains_more("c", "d", "a", "b")), measured).verdict == "fails"
+
+
+def test_a_bound_other_than_zero():
+    measured = {"r/s/a": A, "r/s/b": {0: 0.51, 1: 0.545, 2: 0.528}}  # a is worse, by about a point
+    assert judge(claim(above=-0.015), measured).verdict == "holds"
+    found = judge(claim(), measured)
+    assert found.verdict == "fails"
+    assert found.mean == pytest.approx(-0.00767, abs=1e-4)
+    assert judge(claim(above=0.2), {"r/s/a": A, "r/s/b": B}).verdict == "fails"
+
+
+def test_within():
+    alike = {"r/s/a": A, "r/s/b": {seed: value + 1e-4 * seed for seed, value in A.items()}}
+    assert judge(claim(within=0.01), alike).verdict == "holds"
+    assert judge(claim(within=1e-9), {"r/s/a": A, "r/s/b": B}).verdict == "fails"
+    assert judge(claim(within=0.095), {"r/s/a": A, "r/s/b": B}).verdict == "inconclusive"
+
+
+def test_one_number_serves_all_seeds_where_nothing_is_drawn():
+    found = judge(claim(fixed=("r/s/b",)), {"r/s/a": A, "r/s/b": {0: 0.4}})
+    assert found.by_seed == pytest.approx({0: 0.1, 1: 0.14, 2: 0.12})
+    assert found.verdict == "holds"
+
+
+def test_results_of_several_runs_are_judged_and_written(tmp_path):
+    for run, values in (("one", A), ("two", B)):
+        shared = {"name": "arm", "split": "test", "step": "probe", "fingerprint": "f", "versions": {}, "metric": "top1"}
+        append(
+            tmp_path / run / "results.jsonl",
+            *({**shared, "seed": seed, "value": value} for seed, value in values.items()),
+        )
+    (found,) = judge_all([claim(beats("one/probe/arm", "two/probe/arm"))], tmp_path, ("one", "two"))
+    assert found.verdict == "holds"
+    (written,) = json.loads((tmp_path / "claims.json").read_text())
+    assert written["verdict"] == "holds"
+    assert written["claim"]["paper"] == "+10"

@@ -1,0 +1,54 @@
+"""Studies name arms that their runs have; the whole way is slow and runs at its smallest."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reverie.cli import main
+from reverie.errors import InputError, UnknownName
+from reverie.run.plan import call_recipe, find_study, known_studies
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_every_claim_is_about_arms_that_are_measured(name):
+    study = find_study(name)(seeds=2)
+    measured = set()
+    for run, plan in study.runs.items():
+        for step in plan.steps:
+            measured |= {f"{run}/{step.name}/{arm.name}" for arm in getattr(step.stage, "arms", ())}
+    named = {arm for claim in study.claims for arm, _ in claim.terms if claim.metric != "gradient"}
+    assert named <= measured
+    assert len({claim.name for claim in study.claims}) == len(study.claims)
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_a_run_of_a_study_is_a_recipe_that_can_be_called_again(name):
+    study = find_study(name)(seeds=1)
+    for run, plan in study.runs.items():
+        again = call_recipe(f"claims/{name}/{run}", {"seeds": 1})
+        assert again.recipe == plan.recipe == f"claims/{name}/{run}"
+        assert again.fingerprints() == plan.fingerprints()
+
+
+def test_slips():
+    with pytest.raises(InputError, match="--seeds 0"):
+        find_study("stablerep")(seeds=0)
+    with pytest.raises(UnknownName, match="stablrep"):
+        find_study("stablrep")
+    with pytest.raises(UnknownName, match="no-such"):
+        call_recipe("claims/stablerep/no-such", {})
+
+
+@pytest.mark.slow
+def test_zero_shot_claims_from_the_command_line(tmp_path, capsys):
+    words = ["claims", "zero_shot", "--seeds", "1", "--per-class", "2", "--out", str(tmp_path / "study")]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 0
+    judged = {item["claim"]["name"]: item for item in json.loads((tmp_path / "study" / "claims.json").read_text())}
+    assert all(item["mean"] is not None for item in judged.values())
+    assert judged["13c"]["verdict"] == judged["13d"]["verdict"] == "holds"  # three draws, whatever the seeds
+    assert judged["1a"]["verdict"] == "inconclusive"  # of one seed
+    assert "report.html" in capsys.readouterr().out
