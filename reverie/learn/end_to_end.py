@@ -46,7 +46,10 @@ class EndToEnd:
 
     def build(self) -> nn.Module:
         """The zero-shot classifier, of which the vision tower and the head learn."""
-        return _Net(self._encoder(), self._start(), with_teacher=self.soft_share > 0)
+        with torch.device("cpu"):  # weights are read, also where a caller asks for shapes only
+            encoder = open_encoder(self.model)
+            rows = class_embeddings(encoder, read_classes(self.classes), self.templates)
+            return _Net(encoder, starting_head(rows, encoder.logit_scale), with_teacher=self.soft_share > 0)
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The loss is sl SCE + (1 - sl) CE. Raises InputError for a label that is not among the classes."""
@@ -76,13 +79,6 @@ class EndToEnd:
             "templates": list(self.templates),
         }
         (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-
-    def _encoder(self) -> Encoder:
-        return open_encoder(self.model)
-
-    def _start(self) -> Tensor:
-        encoder = self._encoder()
-        return starting_head(class_embeddings(encoder, read_classes(self.classes), self.templates), encoder.logit_scale)
 
     def _numbers(self) -> dict[str, int]:
         return _numbered(read_classes(self.classes))

@@ -109,11 +109,6 @@ class StableRep:
         return load_tokenizer(self.text.tokenizer)
 
 
-def peak_lr(base: float, captions: int, images_per_caption: int, crops: int = 1) -> float:
-    """The paper's peak rate for the joined batch of all processes: base * n * m / 256 * k / 2."""
-    return base * captions * images_per_caption / 256 * crops / 2
-
-
 @functools.cache
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a builtin model, a Hub id, or a folder, which may hold nothing else."""

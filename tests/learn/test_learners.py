@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, CLIPModel, CLIPProcessor
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, CLIPModel, CLIPProcessor
 
 from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.clip import CLIP
 from reverie.learn.fit import Fit, fit
-from reverie.learn.language import LanguageModel
+from reverie.learn.language import LanguageModel, WordToSentence
 from reverie.learn.simclr import SimCLR
-from reverie.learn.stablerep import StableRep, TextTower, peak_lr
+from reverie.learn.stablerep import StableRep, TextTower
 from reverie.nets.backbones import load_backbone, represent
 
 SMALL = {"backbone": "resnet-tiny", "image_size": 32, "head_hidden": 32, "head_out": 16}
@@ -109,11 +109,6 @@ def test_wrong_batches_are_named(pictures):
         learner.losses(net, next(pictures(1, 3).iterate(0)))
 
 
-def test_peak_rate_of_the_paper():
-    assert peak_lr(2e-4, captions=1376, images_per_caption=6) == pytest.approx(3.225e-3)
-    assert peak_lr(2e-4, captions=512, images_per_caption=1, crops=2) == pytest.approx(4e-4)
-
-
 def test_clip_learns_and_opens_as_clip(pictures, tower, tmp_path):
     learner = CLIP(image_size=32, patch_size=8, width=32, layers=1, heads=2, text=tower, augmentation="none")
     (net, _), rows = train(learner, pictures(8, 1), tmp_path, steps=25)
@@ -148,6 +143,38 @@ def test_a_tokenizer_whose_end_token_would_be_misread_is_refused(tower, tokenize
     learner = dataclasses.replace(learner, text=dataclasses.replace(tower, tokenizer=str(tmp_path)))
     with pytest.raises(InputError, match="id other than 2"):
         learner.build()
+
+
+def test_word_to_sentence_learns_which_class_and_to_stop(tokenizer_folder, tmp_path):
+    class Lines:
+        def iterate(self, start):
+            while True:
+                yield {
+                    "label": ["circle", "square", "circle", "square"],
+                    "text": ["a red circle", "a blue square", "a red circle on grey", "green " * 20],
+                }
+
+    learner = WordToSentence(tokenizer=tokenizer_folder, width=32, layers=1, heads=2, dropout=0.0, context=12)
+    _, rows = train(learner, Lines(), tmp_path, steps=150)
+    assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
+    assert rows[0]["texts_cut"] == 0.25
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "weights").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "weights")
+    assert (model.config.decoder_start_token_id, model.config.eos_token_id) == (2, 3)
+    asked = tokenizer(["circle"], return_tensors="pt")["input_ids"]
+    labels = tokenizer(["a red circle"], return_tensors="pt")["input_ids"][:, 1:]
+    with torch.no_grad():
+        public = model(input_ids=asked, labels=labels).loss
+        ours = learner.losses(model, {"label": ["circle"], "text": ["a red circle"]})["loss"]
+    torch.testing.assert_close(public, ours)
+    said = tokenizer.batch_decode(model.generate(asked, max_new_tokens=12), skip_special_tokens=True)[0]
+    assert said.startswith("a red circle")
+
+
+def test_word_to_sentence_needs_class_names(tokenizer_folder):
+    learner = WordToSentence(tokenizer=tokenizer_folder, width=32, layers=1, heads=2)
+    with pytest.raises(InputError, match="'a red circle' has no class name"):
+        learner.losses(learner.build(), {"label": [None], "text": ["a red circle"]})
 
 
 def test_language_model_learns_to_stop(tokenizer_folder, tmp_path):
