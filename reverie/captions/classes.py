@@ -1,13 +1,14 @@
-"""Class names, from a tuple or a file."""
+"""Class names and words that mean the same, from Python values or files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from reverie.captions.checks import clean
-from reverie.errors import InputError
+from reverie.errors import InputError, UnknownName
 
 HOLE = "{class}"  # where a template or prompt takes a class name
 
@@ -40,18 +41,54 @@ def read_classes(classes: Sequence[str] | str | Path) -> tuple[str, ...]:
 
 def read_list(path: Path, what: str) -> list[str]:
     """Lines of a text file without the blank ones, or a JSON list of strings. Raises InputError."""
+    if path.suffix != ".json":
+        return [line.strip() for line in _text(path, what).splitlines() if line.strip()]
+    items = read_json(path, what)
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise InputError(f"{path} must hold a JSON list of strings")
+    return items
+
+
+def read_synonyms(
+    synonyms: Mapping[str, str | Sequence[str]] | Path | None, classes: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Words that mean the same, for every class that has some.
+
+    Args:
+        synonyms: class name -> a word or several, or a JSON file that holds such an object; the case of names does not matter.
+    Raises: InputError for anything else; UnknownName for a name that is no class.
+    """
+    if synonyms is None:
+        return {}
+    origin = synonyms.name if isinstance(synonyms, Path) else "the synonyms"
+    given = read_json(synonyms, "synonyms") if isinstance(synonyms, Path) else synonyms
+    if not isinstance(given, Mapping):
+        raise InputError(f"{origin} must hold a JSON object: class name -> list of words that also count")
+    known = {name.casefold(): name for name in classes}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, words in given.items():
+        label = known.get(clean(str(name)).casefold())
+        if label is None:
+            raise UnknownName(f"class in {origin}", str(name), classes)
+        words = [words] if isinstance(words, str) else words
+        if not isinstance(words, Sequence) or not all(isinstance(word, str) and clean(word) for word in words):
+            raise InputError(f"{origin}: the words for {label!r} must be a list of words, not {words!r}")
+        found[label] = tuple(clean(word) for word in words)
+    return found
+
+
+def read_json(path: Path, what: str) -> Any:
+    """What a JSON file holds. Raises InputError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return json.loads(_text(path, what))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"cannot read {what} from {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}"
         ) from error
-    if path.suffix != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        items = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise InputError(f"{path} must hold a JSON list of strings")
-    return items

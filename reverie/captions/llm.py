@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +57,7 @@ class FromWriter:
     def __post_init__(self) -> None:
         if self.per_class < 1 or self.max_tries < 1 or self.max_tokens < 1:
             raise InputError("per_class, max_tries and max_tokens must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise InputError("temperature must not be negative, and top_p must lie in (0, 1]")
+        check_sampling(self.temperature, self.top_p)
         if (HOLE in self.prompt) != bool(self.classes):
             need = f"has no {HOLE} for the class names" if self.classes else f"holds {HOLE}, but no classes are given"
             raise InputError(f"the prompt {self.prompt!r} {need}")
@@ -69,17 +69,7 @@ class FromWriter:
 
     def open(self, place: Place) -> Worker:
         """Load the model. Raises ModelError, UnknownName, InputError."""
-        from reverie.models.writer import open_writer
-
-        writer = open_writer(
-            self.writer,
-            place.device,
-            dtype=self.dtype,
-            cache=place.folder / "requests.sqlite",
-            batch_size=self.speed.batch_size,
-            parallel=self.speed.parallel,
-        )
-        return self.worker(writer, place)
+        return self.worker(opened(self.writer, self.dtype, self.speed, place), place)
 
     def worker(self, writer: Writer, place: Place) -> Worker:
         """The work with an open writer. Position p is about class p // per_class."""
@@ -129,11 +119,9 @@ class FromWriter:
         }
 
     def _judged(self, text: str, label: str | None, taken: set[str]) -> tuple[str, str | None]:
-        # A model that goes on after the caption does so on the next line; chat models like to quote.
-        lines = [line for line in text.splitlines() if line.strip()]
-        caption, reason = check(lines[0].strip().strip('"“”') if lines else "", self.max_chars, self.max_words)
-        if reason is None and label and self.names_class and (missing := words_missing(caption, label)):
-            reason = f"does not name its class: {' '.join(missing)} is missing"
+        caption, reason = tidy(text, self.max_chars, self.max_words)
+        if reason is None and label and self.names_class:
+            reason = unnamed(caption, (label,))
         if reason is None and same(caption) in taken:
             reason = "duplicate within its unit"
         return caption, reason
@@ -141,6 +129,41 @@ class FromWriter:
     @cached_property
     def _classes(self) -> tuple[str, ...]:
         return read_classes(self.classes) if self.classes else ()
+
+
+def opened(name: str, dtype: str, speed: WriterSpeed, place: Place) -> Writer:
+    """The language model of a stage; a server's answers are kept in the run folder. Errors as in ``open_writer``."""
+    from reverie.models.writer import open_writer
+
+    return open_writer(
+        name,
+        place.device,
+        dtype=dtype,
+        cache=place.folder / "requests.sqlite",
+        batch_size=speed.batch_size,
+        parallel=speed.parallel,
+    )
+
+
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Raises InputError for numbers that no sampling knows."""
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise InputError("temperature must not be negative, and top_p must lie in (0, 1]")
+
+
+def tidy(text: str, max_chars: int, max_words: int) -> tuple[str, str | None]:
+    """The caption in what a model wrote, and why it cannot be one: see ``checks.check``."""
+    # A model that goes on after the caption does so on the next line; chat models like to quote.
+    lines = [line for line in text.splitlines() if line.strip()]
+    return check(lines[0].strip().strip('"“”') if lines else "", max_chars, max_words)
+
+
+def unnamed(caption: str, names: Sequence[str]) -> str | None:
+    """Why a caption does not count as one about its class: the class name comes first, then words that also count."""
+    missing = [words_missing(caption, name) for name in names]
+    if not all(missing):
+        return None
+    return f"does not name its class: {' '.join(missing[0])} is missing"
 
 
 def words_missing(caption: str, label: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Prompts -> texts: any transformers causal language model, or an OpenAI-compatible server.
+"""Prompts -> texts: any transformers language model, causal or sequence-to-sequence, or an OpenAI-compatible server.
 
 One seed a text. The local writer draws the numbers of a text from its own generator, so they do not depend on which
 other prompts share the batch. (The last bits of the logits may; a text then differs only when a draw falls within that
@@ -12,19 +12,19 @@ import inspect
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import transformers
 from torch import Tensor
 
 from reverie.errors import InputError, MissingExtra, ModelError
-from reverie.models.load import load_net, load_tokenizer
+from reverie.models.load import load_net, load_part, load_tokenizer
 from reverie.models.memory import Batching
 from reverie.models.names import Located, locate
 
@@ -57,7 +57,7 @@ def open_writer(
     batch_size: int = 64,
     parallel: int = 8,
 ) -> Writer:
-    """Open a language model by name (see models/names.py).
+    """Open a language model by name (see models/names.py); its configuration says whether it has an encoder of its own.
 
     Args:
         dtype: float32, bfloat16 or float16, of a local model's weights and computation.
@@ -69,12 +69,26 @@ def open_writer(
     place = locate(name)
     if place.kind == "openai":
         return ServerWriter(place, cache, parallel)
-    net = load_net(transformers.AutoModelForCausalLM, place, device, getattr(torch, dtype))
-    return LocalWriter(net, load_tokenizer(place, padding_side="left"), str(place), device, batch_size)
+    config = load_part(transformers.AutoConfig, place, trust_remote_code=False)
+    kind: type[LocalWriter]
+    if getattr(config, "is_encoder_decoder", False):
+        kind, loader = Seq2SeqWriter, transformers.AutoModelForSeq2SeqLM
+        known = transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    else:
+        kind, loader = CausalWriter, transformers.AutoModelForCausalLM
+        known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in known:
+        raise ModelError(f"cannot load {place.name} as a language model: it is a model of type {config.model_type!r}")
+    net = load_net(loader, place, device, getattr(torch, dtype))
+    return kind(net, load_tokenizer(place), str(place), device, batch_size)
+
+
+Following = Callable[[Tensor | None], Tensor]
+"""Tokens just chosen, (B,), or None before the first -> logits of the next ones, (B, V)."""
 
 
 class LocalWriter:
-    """A causal language model in this process."""
+    """A language model in this process; its two kinds differ in how a prompt is read and how a text is gone on with."""
 
     def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
         self.net, self.revision, self.device = net, revision, device
@@ -93,19 +107,16 @@ class LocalWriter:
             if len(self._ends)
             else 0
         )
-        self._limit = getattr(net.config.get_text_config(), "max_position_embeddings", None)
-        accepted = inspect.signature(net.forward).parameters
-        self._numbers_places = "position_ids" in accepted  # the others count places themselves, from the mask
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._limit: int | None = getattr(net.config.get_text_config(), "max_position_embeddings", None)
 
     def write(
         self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
     ) -> list[str]:
-        """See ``Writer``. A text also ends where the model's context does. Raises InputError for a prompt that fills it."""
+        """See ``Writer``. A text also ends where the model's context does. Raises InputError for a prompt that leaves no room."""
         asked = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             ids = self._tokens(prompt)
-            room = min(max_tokens, self._limit - len(ids)) if self._limit else max_tokens
+            room = min(max_tokens, self._room(ids, self._limit)) if self._limit else max_tokens
             if room < 1:
                 raise InputError(
                     f"a prompt of {len(ids)} tokens leaves no room for a text: {self.revision} takes {self._limit} tokens in all"
@@ -114,6 +125,54 @@ class LocalWriter:
         sample = partial(self._sample, temperature=temperature, top_p=top_p)
         made = [ids for batch in self._in_batches(sample, asked) for ids in batch]
         return [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
+
+    @torch.inference_mode()
+    def _sample(self, asked: Sequence[tuple[list[int], int, int]], temperature: float, top_p: float) -> list[list[int]]:
+        following = self._begin([ids for ids, _, _ in asked])
+        room = torch.tensor([room for _, _, room in asked], device=self.device)
+        steps = int(room.max())
+        draws = torch.stack([_uniforms(seed, steps) for _, seed, _ in asked]).to(self.device)
+        chosen: Tensor | None = None
+        ended, made = torch.zeros(len(asked), dtype=torch.bool, device=self.device), []
+        for step in range(steps):
+            chosen = draw(following(chosen).float(), draws[:, step], temperature, top_p)
+            ended |= torch.isin(chosen, self._ends) | (step >= room)
+            chosen = chosen.masked_fill(ended, self._pad)
+            made.append(torch.where(ended, -1, chosen))
+            if ended.all():
+                break
+        return [[token for token in row if token >= 0] for row in torch.stack(made, dim=1).tolist()]
+
+    def _padded(self, prompts: Sequence[list[int]], left: bool) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, (B, L), with the padding before or after the prompts."""
+        width = max(map(len, prompts))
+        rows, masks = [], []
+        for ids in prompts:
+            fill, zeros, ones = [self._pad] * (width - len(ids)), [0] * (width - len(ids)), [1] * len(ids)
+            rows.append(fill + ids if left else ids + fill)
+            masks.append(zeros + ones if left else ones + zeros)
+        return torch.tensor(rows, device=self.device), torch.tensor(masks, device=self.device)
+
+    def _tokens(self, prompt: str) -> list[int]:
+        raise NotImplementedError
+
+    def _room(self, ids: list[int], limit: int) -> int:
+        """How many tokens a model of so many places can write after this prompt; below 1 if it cannot even read it."""
+        raise NotImplementedError
+
+    def _begin(self, prompts: Sequence[list[int]]) -> Following:
+        """Read the prompts; what is returned is called once a token."""
+        raise NotImplementedError
+
+
+class CausalWriter(LocalWriter):
+    """A causal language model: a text goes on where its prompt ends, and both share the context."""
+
+    def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
+        super().__init__(net, tokenizer, revision, device, batch_size)
+        accepted = inspect.signature(net.forward).parameters
+        self._numbers_places = "position_ids" in accepted  # the others count places themselves, from the mask
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def _tokens(self, prompt: str) -> list[int]:
         if self._tokenizer.chat_template:
@@ -129,16 +188,18 @@ class LocalWriter:
             ids.pop()  # a text that is to be continued has not ended
         return ids or [self._pad]
 
-    @torch.inference_mode()
-    def _sample(self, asked: Sequence[tuple[list[int], int, int]], temperature: float, top_p: float) -> list[list[int]]:
-        width = max(len(ids) for ids, _, _ in asked)
-        tokens = torch.tensor([[self._pad] * (width - len(ids)) + ids for ids, _, _ in asked], device=self.device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _, _ in asked], device=self.device)
-        room = torch.tensor([room for _, _, room in asked], device=self.device)
-        steps = int(room.max())
-        draws = torch.stack([_uniforms(seed, steps) for _, seed, _ in asked]).to(self.device)
-        past, ended, made = None, torch.zeros(len(asked), dtype=torch.bool, device=self.device), []
-        for step in range(steps):
+    def _room(self, ids: list[int], limit: int) -> int:
+        return limit - len(ids)
+
+    def _begin(self, prompts: Sequence[list[int]]) -> Following:
+        tokens, mask = self._padded(prompts, left=True)
+        past = None
+
+        def following(chosen: Tensor | None) -> Tensor:
+            nonlocal tokens, mask, past
+            if chosen is not None:
+                tokens = chosen[:, None]
+                mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
             options: dict[str, Any] = dict(self._last_only)
             if self._numbers_places:
                 places = (mask.cumsum(1) - 1)[:, -tokens.shape[1] :]
@@ -146,15 +207,44 @@ class LocalWriter:
                 options["position_ids"] = places.clamp(0, self._limit - 1 if self._limit else None)
             output = self.net(input_ids=tokens, attention_mask=mask, past_key_values=past, use_cache=True, **options)
             past = output.past_key_values
-            chosen = draw(output.logits[:, -1].float(), draws[:, step], temperature, top_p)
-            ended |= torch.isin(chosen, self._ends) | (step >= room)
-            chosen = chosen.masked_fill(ended, self._pad)
-            made.append(torch.where(ended, -1, chosen))
-            if ended.all():
-                break
-            tokens = chosen[:, None]
-            mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
-        return [[token for token in row if token >= 0] for row in torch.stack(made, dim=1).tolist()]
+            return cast(Tensor, output.logits[:, -1])
+
+        return following
+
+
+class Seq2SeqWriter(LocalWriter):
+    """A sequence-to-sequence model (T5, BART, ...): an encoder reads the prompt once, a decoder writes the text from it."""
+
+    def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
+        super().__init__(net, tokenizer, revision, device, batch_size)
+        known = [getattr(where, "decoder_start_token_id", None) for where in (net.generation_config, net.config)]
+        self._start = next((start for start in (*known, tokenizer.bos_token_id) if start is not None), self._pad)
+
+    def _tokens(self, prompt: str) -> list[int]:
+        return list(self._tokenizer(prompt)["input_ids"]) or [self._pad]
+
+    def _room(self, ids: list[int], limit: int) -> int:
+        return limit if len(ids) <= limit else 0
+
+    def _begin(self, prompts: Sequence[list[int]]) -> Following:
+        tokens, mask = self._padded(prompts, left=False)
+        read = self.net.get_encoder()(input_ids=tokens, attention_mask=mask, return_dict=True)
+        start = torch.full((len(prompts),), self._start, device=self.device)
+        past = None
+
+        def following(chosen: Tensor | None) -> Tensor:
+            nonlocal past
+            output = self.net(
+                encoder_outputs=read,
+                attention_mask=mask,
+                decoder_input_ids=(start if chosen is None else chosen)[:, None],
+                past_key_values=past,
+                use_cache=True,
+            )
+            past = output.past_key_values
+            return cast(Tensor, output.logits[:, -1])
+
+        return following
 
 
 def _uniforms(seed: int, count: int) -> Tensor:

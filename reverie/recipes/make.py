@@ -7,9 +7,12 @@ Stop it at any time and run the same command again; give an array of jobs --part
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from reverie.captions.classes import read_classes
+from reverie.captions.domains import CAPTION
 from reverie.errors import InputError
 from reverie.models.names import locate
 from reverie.run.plan import Plan, Step
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from reverie.captions.corpus import FromCorpus
     from reverie.captions.llm import FromWriter
     from reverie.captions.templates import FromTemplates
+    from reverie.captions.words import FromWords
 
 BUILTIN = "builtin:"
 
@@ -30,6 +34,9 @@ def make(
     classes: Path | None = None,
     writer: str | None = None,
     templates: Path | None = None,
+    words: str | None = None,
+    synonyms: Path | None = None,
+    around: str | None = None,
     per_class: int = 8,
     painter: str = "builtin:painter",
     per_caption: int = 4,
@@ -57,6 +64,10 @@ def make(
         writer: language model that writes captions from class names: builtin:writer, a Hub id, a folder, or openai:MODEL@URL.
             When left out, builtin:writer for the small world and templates for other classes.
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
+        words: word-to-sentence model to write captions with instead: builtin:words, a Hub id, a folder; any T5 tuned on
+            CommonGen is one. Sentences differ over the whole class.
+        synonyms: JSON file, class name to words that also name it in a sentence of words.
+        around: how a sentence of words is said in the domain, {caption} for it: "a centered satellite photo of {caption}".
         per_class: captions for each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         per_caption: images of each caption.
@@ -77,7 +88,20 @@ def make(
     from reverie.filters.select import Keep
     from reverie.images.pixels import PaintPixels, PaintSpeed
 
-    first = Step("captions", source(captions, text_column, label_column, limit, classes, writer, templates, per_class))
+    stage = source(
+        captions,
+        text_column,
+        label_column,
+        limit,
+        classes,
+        writer,
+        templates,
+        per_class,
+        words=words,
+        synonyms=synonyms,
+        around=around,
+    )
+    first = Step("captions", stage)
     clip = clip_for(painter, clip)
     paint = PaintPixels(
         painter,
@@ -111,26 +135,47 @@ def source(
     text_column: str | None,
     label_column: str | None,
     limit: int | None,
-    classes: Path | None,
+    classes: tuple[str, ...] | Path | None,
     writer: str | None,
     templates: Path | None,
     per_class: int,
-) -> FromCorpus | FromTemplates | FromWriter:
-    """The stage that gives captions: from a file, from a writer, or from templates."""
+    *,
+    words: str | None = None,
+    synonyms: Mapping[str, tuple[str, ...]] | Path | None = None,
+    around: str | None = None,
+) -> FromCorpus | FromTemplates | FromWords | FromWriter:
+    """The stage that gives captions: from a file, from a writer, from a word-to-sentence model, or from templates."""
     from reverie.captions.corpus import FromCorpus
     from reverie.captions.llm import FromWriter
     from reverie.captions.templates import FromTemplates
+    from reverie.captions.words import FromWords
     from reverie.smallworld.scene import class_names
 
-    if captions and (classes or writer or templates):
-        raise InputError("give --captions, or --classes (with --writer or --templates), not both")
-    if writer and templates:
-        raise InputError("give --writer or --templates, not both")
+    if captions and (classes or writer or templates or words):
+        raise InputError("give --captions, or --classes (with --writer, --words or --templates), not both")
+    if (
+        len(
+            given := [
+                flag for flag, value in (("--writer", writer), ("--words", words), ("--templates", templates)) if value
+            ]
+        )
+        > 1
+    ):
+        raise InputError(f"give {' or '.join(given)}, not both")
+    if not words and (synonyms or around):
+        raise InputError("--synonyms and --around belong to the sentences of --words")
+    if words == "builtin:words" and classes and (others := set(read_classes(classes)) - set(class_names())):
+        raise InputError(
+            f"builtin:words knows the classes of the small world only, not {sorted(others)[0]!r}; name a public "
+            "word-to-sentence model, or leave --words out"
+        )
     if not captions and (text_column or label_column or limit is not None):
         raise InputError("--text-column, --label-column and --limit belong to a file of --captions")
-    stage: FromCorpus | FromTemplates | FromWriter
+    stage: FromCorpus | FromTemplates | FromWords | FromWriter
     if captions:
         stage = FromCorpus(captions, text_column=text_column, label_column=label_column, limit=limit)
+    elif words:
+        stage = FromWords(classes or class_names(), per_class, words, synonyms, around or CAPTION)
     elif templates or (classes and not writer):
         stage = FromTemplates(classes or class_names(), templates or TEMPLATES, per_class)
     else:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,16 @@ from rich.table import Table
 from scipy import ndimage
 
 from reverie import seeds
+from reverie.captions.classes import HOLE
 from reverie.errors import InputError
 from reverie.smallworld.describe import Style, describe, grammatical
 from reverie.smallworld.judge import Facts, Verdict, agrees, facts, judge, read
 from reverie.smallworld.render import render
 from reverie.smallworld.scene import Scene, class_names, relation, sample
+
+if TYPE_CHECKING:
+    from reverie.captions.llm import FromWriter
+    from reverie.captions.words import FromWords
 
 AMONG = 100  # captions from which the encoder picks
 BLUR_PX, NOISE = 1.0, 6.0  # a stand-in for a small painter's soft pictures: standard deviations in pixels, grey levels
@@ -52,14 +57,15 @@ def check(
     painter: str = "builtin:painter",
     encoder: str = "builtin:clip",
     writer: str = "builtin:writer",
+    words: str = "builtin:words",
     device: str = "cpu",
 ) -> list[Row]:
-    """Measure the judge and the three models.
+    """Measure the judge and the four models.
 
     Args:
         seed: of scenes, captions and noise.
         num: captions and pictures for each gate.
-        painter, encoder, writer: names of the models, see models/names.py.
+        painter, encoder, writer, words: names of the models, see models/names.py.
 
     Raises: ModelError, UnknownName if a model cannot be loaded.
     """
@@ -70,6 +76,7 @@ def check(
         *check_painter(painter, seed, num, device),
         *check_encoder(encoder, seed, num, device),
         *check_writer(writer, seed, num, device),
+        *check_words(words, seed, num, device),
     ]
 
 
@@ -139,22 +146,15 @@ def check_encoder(name: str, seed: int = 0, num: int = 500, device: str = "cpu")
 def check_writer(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
     """How many captions of a draw are sentences of the small world that name their class, and how many differ."""
     from reverie.captions.llm import FromWriter
-    from reverie.models.writer import open_writer
 
-    stage = FromWriter(writer=name, classes=class_names())
-    classes = [class_names()[index % len(class_names())] for index in range(num)]
-    texts = open_writer(name, device).write(
-        [stage.prompt.format(**{"class": label}) for label in classes],
-        [seeds.derive("check writer", seed, index) for index in range(num)],
-        stage.max_tokens,
-        stage.temperature,
-        stage.top_p,
-    )
-    good = [grammatical(text) and label in text for text, label in zip(texts, classes, strict=True)]
-    return [
-        Row("writer, grammatical and naming its class", float(np.mean(good)), 0.98),
-        Row("writer, distinct captions", len(set(texts)) / num, 0.60),
-    ]
+    return _texts("writer", FromWriter(writer=name, classes=class_names()), name, seed, num, device)
+
+
+def check_words(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
+    """The same of the word-to-sentence model, which is given the class name alone."""
+    from reverie.captions.words import FromWords
+
+    return _texts("words", FromWords(class_names(), model=name), name, seed, num, device)
 
 
 def paint(name: str, captions: Sequence[str], seed: int = 0, device: str = "cpu") -> Images:
@@ -193,6 +193,25 @@ def save_grid(path: Path, images: Images, captions: Sequence[str], columns: int 
             color="tab:green" if verdict.right else "tab:red",
         )  # fmt: skip
     figure.savefig(path)
+
+
+def _texts(what: str, stage: FromWriter | FromWords, model: str, seed: int, num: int, device: str) -> list[Row]:
+    """One draw of a model a class, the classes in turns, at the defaults of its stage."""
+    from reverie.models.writer import open_writer
+
+    classes = [class_names()[index % len(class_names())] for index in range(num)]
+    texts = open_writer(model, device).write(
+        [stage.prompt.replace(HOLE, label) for label in classes],
+        [seeds.derive(f"check {what}", seed, index) for index in range(num)],
+        stage.max_tokens,
+        stage.temperature,
+        stage.top_p,
+    )
+    good = [grammatical(text) and label in text for text, label in zip(texts, classes, strict=True)]
+    return [
+        Row(f"{what}, grammatical and naming its class", float(np.mean(good)), 0.98),
+        Row(f"{what}, distinct captions", len(set(texts)) / num, 0.60),
+    ]
 
 
 def _in_words(verdict: Verdict) -> str:

@@ -29,20 +29,30 @@ def labelled(
         than once more often than another.
     Raises: InputError, UnknownName (camera).
     """
-    if num < 1:
-        raise InputError(f"asked for {num} photos; ask for at least 1")
     if camera not in CAMERAS:
         raise UnknownName("camera", camera, CAMERAS)
-    classes = class_names()
-    rounds = range(-(-num // len(classes)))
-    order = [np.random.default_rng(seeds.derive("classes", seed, n)).permutation(len(classes)) for n in rounds]
-    labels = np.concatenate(order)[:num].astype(np.int64)
+    labels, classes = labels_of(num, seed)
 
-    def photo(index: int) -> npt.NDArray[np.uint8]:
-        own = seeds.derive("photo", seed, index)
-        scene = sample(np.random.default_rng(own), num_things=1, first=classes[labels[index]])
-        return render(scene, camera, seed=seeds.derive("camera", own)).image
+    def draw(index: int) -> npt.NDArray[np.uint8]:
+        return photo(index, classes[labels[index]], camera, seed)
 
     # numpy lets go of the interpreter while it computes, so threads are enough.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return np.stack(list(threads.map(photo, range(num)))), labels, classes
+        return np.stack(list(threads.map(draw, range(num)))), labels, classes
+
+
+def labels_of(num: int, seed: int = 0) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """The labels of ``labelled``, int64 (num,), and the names of the classes, without drawing anything. Raises InputError."""
+    if num < 1:
+        raise InputError(f"asked for {num} photos; ask for at least 1")
+    classes = class_names()
+    rounds = range(-(-num // len(classes)))
+    order = [np.random.default_rng(seeds.derive("classes", seed, n)).permutation(len(classes)) for n in rounds]
+    return np.concatenate(order)[:num].astype(np.int64), classes
+
+
+def photo(index: int, label: str, camera: CameraName, seed: int) -> npt.NDArray[np.uint8]:
+    """One photo of ``labelled``, uint8 (64, 64, 3), without its neighbours."""
+    own = seeds.derive("photo", seed, index)
+    scene = sample(np.random.default_rng(own), num_things=1, first=label)
+    return render(scene, camera, seed=seeds.derive("camera", own)).image

@@ -19,7 +19,7 @@ import torch
 from reverie import seeds
 from reverie.smallworld.describe import Style, describe
 from reverie.smallworld.render import CameraName, render
-from reverie.smallworld.scene import BACKGROUNDS, COLOURS, sample
+from reverie.smallworld.scene import BACKGROUNDS, COLOURS, Scene, sample
 from reverie.stage import Report
 
 CHUNK = 500
@@ -114,3 +114,32 @@ class Sentences:
             ]
             yield {"text": text}
             start += 1
+
+
+@dataclass(frozen=True)
+class ClassSentences:
+    """What the word-to-sentence model learns from: a class, and a caption of a scene in which it comes first.
+
+    One scene in three shows another thing as well: sentences about a class are about more than the class.
+    """
+
+    batch: int
+    seed: int
+
+    def iterate(self, start: int) -> Iterator[dict[str, Any]]:
+        """Batches without end, from position ``start``."""
+        while True:
+            rng = np.random.default_rng(seeds.derive("class sentences", self.seed, start))
+            scenes = [self._scene(rng) for _ in range(self.batch)]
+            styles: list[Style] = ["short" if rng.random() < 0.2 else "human" for _ in scenes]
+            yield {
+                "label": [scene.things[0].name for scene in scenes],
+                "text": [describe(scene, style, rng) for scene, style in zip(scenes, styles, strict=True)],
+            }
+            start += 1
+
+    def _scene(self, rng: np.random.Generator) -> Scene:
+        count = 2 if rng.random() < 1 / 3 else 1
+        while len((scene := sample(rng, num_things=count)).groups) < count:
+            pass  # two of the same are a plural, which is not the name of the class
+        return scene

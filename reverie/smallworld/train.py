@@ -30,7 +30,7 @@ from reverie import stage
 from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.clip import CLIP
 from reverie.learn.fit import Batches, Fit, FitSpeed, Learner, fit
-from reverie.learn.language import LanguageModel
+from reverie.learn.language import LanguageModel, WordToSentence
 from reverie.learn.stablerep import TextTower
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train_painter import LatentBatches
@@ -39,8 +39,8 @@ from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld import pool
 from reverie.smallworld.describe import Style, vocabulary
 
-Part = Literal["pool", "autoencoder", "painter", "clip", "writer"]
-PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer")
+Part = Literal["pool", "autoencoder", "painter", "clip", "writer", "words"]
+PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer", "words")
 SEED = 0
 CAPTIONS: tuple[Style, ...] = (
     "short",
@@ -56,6 +56,7 @@ AUTOENCODER_FIT = Fit(steps=6000, lr=1e-3, warmup_steps=50, weight_decay=0.01, b
 # At three times the rate the vision tower had not got past colours after 1,100 steps.
 CLIP_FIT = Fit(steps=8000, lr=3e-4, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0)
 WRITER_FIT = Fit(steps=1500, lr=3e-3, warmup_steps=50, weight_decay=0.01, clip=1.0)
+WORDS_FIT = Fit(steps=3000, lr=2e-3, warmup_steps=100, weight_decay=0.01, clip=1.0)
 PAINTER_FIT = Fit(steps=5000, lr=1e-3, warmup_steps=200, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999)
 FURTHER_LR = 5e-4  # half the rate to go on with: less of what is there is lost
 
@@ -85,6 +86,8 @@ def main(
         painter(work, further)
     if "writer" in only:
         writer(work)
+    if "words" in only:
+        sentences(work)
 
 
 def painter(work: Path, further: int = 0) -> None:
@@ -124,6 +127,13 @@ def writer(work: Path) -> None:
     learner = LanguageModel(str(work / "writer-tokenizer"), width=96, layers=3, heads=4, context=LONGEST)
     train(work / "writer", learner, WRITER_FIT, pool.Sentences(64, SEED))
     _ship(work / "writer", _copy_half)
+
+
+def sentences(work: Path) -> None:
+    """builtin:words, from class names and captions of scenes with one thing or two."""
+    learner = WordToSentence(str(work / "tokenizer"), width=96, layers=2, heads=4, dropout=0.0, context=LONGEST)
+    train(work / "words", learner, WORDS_FIT, pool.ClassSentences(64, SEED))
+    _ship(work / "words", _copy_half)
 
 
 def train(folder: Path, learner: Learner, settings: Fit, batches: Batches, before: Sequence[Any] = ()) -> None:

@@ -1,12 +1,14 @@
+import json
 import sqlite3
 import time
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from reverie.errors import InputError, ModelError
-from reverie.models.writer import ServerWriter, draw, open_writer
+from reverie.models.writer import CausalWriter, Seq2SeqWriter, ServerWriter, draw, open_writer
 from tests.models import tiny
 from tests.models.server import Server
 
@@ -130,8 +132,92 @@ def test_memory_that_is_short(tiny_writer, monkeypatch):
 
 
 def test_not_a_language_model(tmp_path):
-    with pytest.raises(ModelError, match="cannot load vit"):
+    with pytest.raises(ModelError, match="cannot load vit as a language model: it is a model of type 'vit'"):
         open_writer(str(tiny.save_vit(tmp_path / "vit")))
+    with pytest.raises(ModelError, match="cannot load builtin:clip as a language model"):
+        open_writer("builtin:clip")
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path):
+    folder = tiny.save_writer(tmp_path / "writer")
+    config = {"model_type": "unheard-of", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Net"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'was_here')!r}).touch()")
+    with pytest.raises(ModelError, match="cannot load writer"):
+        open_writer(str(folder))
+    assert not (tmp_path / "was_here").exists()
+
+
+# Sequence to sequence. One architecture that looks at distances and one that counts places.
+
+
+@pytest.fixture(scope="module", params=[tiny.save_seq2seq, tiny.save_bart], ids=["t5", "bart"])
+def translator(request, tmp_path_factory):
+    return request.param(tmp_path_factory.mktemp("seq2seq") / "model")
+
+
+def test_the_configuration_says_which_kind_it_is(translator, writer):
+    assert type(open_writer(str(translator))) is Seq2SeqWriter
+    assert type(writer) is CausalWriter
+
+
+def test_a_sampled_text_is_what_the_whole_model_says_token_by_token(translator):
+    """The slow way: everything computed anew for each token, nothing kept, no padding, one text at a time."""
+    net = transformers.AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
+    ours = open_writer(str(translator))
+    texts = ours.write(PROMPTS, SEEDS, 12, 0.9, 0.8)
+    for prompt, seed, text in zip(PROMPTS, SEEDS, texts, strict=True):
+        ids = ours._tokenizer(prompt, return_tensors="pt")["input_ids"]
+        uniforms = torch.rand(12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        said = [net.config.decoder_start_token_id]
+        for number in range(12):
+            with torch.no_grad():
+                logits = net(input_ids=ids, decoder_input_ids=torch.tensor([said])).logits[:, -1]
+            said.append(int(draw(logits, uniforms[number : number + 1], 0.9, 0.8)))
+            if said[-1] == net.config.eos_token_id:
+                break
+        assert text == ours._tokenizer.decode(said[1:], skip_special_tokens=True).strip()
+
+
+def test_seq2seq_greedy_agrees_with_generate(translator):
+    net = transformers.AutoModelForSeq2SeqLM.from_pretrained(translator)
+    ours = open_writer(str(translator))
+    for prompt, text in zip(PROMPTS, ours.write(PROMPTS, SEEDS, 10, 0.0, 1.0), strict=True):
+        ids = ours._tokenizer(prompt, return_tensors="pt")["input_ids"]
+        made = net.generate(ids, max_new_tokens=10, do_sample=False, num_beams=1)[0, 1:]
+        assert text == ours._tokenizer.decode(made, skip_special_tokens=True).strip()
+
+
+def test_a_seq2seq_text_does_not_depend_on_its_batch(translator):
+    ours = open_writer(str(translator))
+    together = ours.write(PROMPTS, SEEDS, 12, 1.0, 0.9)
+    alone = [ours.write([prompt], [seed], 12, 1.0, 0.9)[0] for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
+    pairs = open_writer(str(translator), batch_size=3).write(PROMPTS[::-1], SEEDS[::-1], 12, 1.0, 0.9)[::-1]
+    assert together == alone == pairs
+    assert (
+        len({*together, *ours.write(PROMPTS[:1] * 4, [1, 2, 3, 4], 12, 1.0, 0.9)}) > 4
+    )  # seeds and prompts both count
+
+
+def test_seq2seq_limits(tmp_path):
+    counts = open_writer(str(tiny.save_bart(tmp_path / "bart")))
+    with pytest.raises(InputError, match=r"a prompt of 26 tokens leaves no room for a text: bart@.* takes 20 tokens"):
+        counts.write(["cat " * 24], [1], 10, 1.0, 1.0)
+    assert len(counts.write(["cat"], [1], 50, 1.0, 1.0)) == 1  # ends where its places do
+    distances = open_writer(str(tiny.save_seq2seq(tmp_path / "t5")))
+    assert len(distances.write(["cat " * 100], [1], 30, 1.0, 1.0)) == 1
+
+
+def test_half_a_seq2seq_model_is_refused(tmp_path):
+    folder = tiny.save_seq2seq(tmp_path / "t5")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if "decoder" not in name},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(ModelError, match=r"lacks .* of its weights"):
+        open_writer(str(folder))
 
 
 # Servers. Retry-After is a hundredth of a second, so that the tests wait for nothing else.

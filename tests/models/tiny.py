@@ -107,6 +107,47 @@ def save_writer(folder: Path, chat_template: str | None = None) -> Path:
     return folder
 
 
+def save_seq2seq(folder: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer(end=True, limit=64)
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        eos_token_id=3,
+        decoder_start_token_id=2,
+        initializer_factor=2.0,  # as far from even odds that the prompt makes a difference
+    )
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_bart(folder: Path) -> Path:
+    """Counts places, where T5 looks at distances; so it has a longest text."""
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer(end=True, limit=64)
+    shape = {"layers": 1, "ffn_dim": 32, "attention_heads": 2}
+    config = transformers.BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        max_position_embeddings=20,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+        decoder_start_token_id=3,
+        forced_eos_token_id=None,
+        init_std=0.5,
+        **{f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in shape.items()},
+    )
+    transformers.BartForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def save_vit(folder: Path) -> Path:
     torch.manual_seed(0)
     config = transformers.ViTConfig(

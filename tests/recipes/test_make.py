@@ -35,6 +35,29 @@ def test_sources(tmp_path: Path) -> None:
         make(text_column="text", **flags)
 
 
+def test_sentences_of_a_word_to_sentence_model(tmp_path: Path) -> None:
+    flags = {"painter": "owner/painter"}
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    (tmp_path / "also.json").write_text('{"dog": ["hound"]}')
+    plan = make(
+        classes=tmp_path / "classes.txt", words="owner/t5", synonyms=tmp_path / "also.json", per_class=30, **flags
+    )
+    assert (plan.num_captions, type(plan.steps[0].stage).__name__) == (60, "FromWords")
+    plan = make(words="builtin:words", around="a photo of {caption}", per_class=2, **flags)
+    assert (plan.num_captions, plan.steps[0].stage.context) == (128, "a photo of {caption}")
+    with pytest.raises(InputError, match="give --writer or --words, not both"):
+        make(words="owner/t5", writer="owner/writer", **flags)
+    with pytest.raises(InputError, match="belong to the sentences of --words"):
+        make(synonyms=tmp_path / "also.json", **flags)
+    with pytest.raises(InputError, match="builtin:words knows the classes of the small world only, not 'cat'"):
+        make(classes=tmp_path / "classes.txt", words="builtin:words", **flags)
+    with pytest.raises(InputError, match=r"must hold \{caption\} once"):
+        make(words="builtin:words", around="a photo", **flags)
+    (tmp_path / "also.json").write_text('{"bird": ["hound"]}')
+    with pytest.raises(InputError, match=r"unknown class in also.json 'bird'"):
+        make(classes=tmp_path / "classes.txt", words="owner/t5", synonyms=tmp_path / "also.json", **flags)
+
+
 def test_the_builtin_clip_is_for_the_builtin_painter() -> None:
     with pytest.raises(InputError, match="small world only"):
         clip_for("owner/painter", "builtin:clip")

@@ -124,6 +124,21 @@ def test_writer_gates(monkeypatch, say, grammar, distinct):
     assert value(rows, "writer, distinct").passed is distinct
 
 
+@pytest.mark.parametrize(
+    ("say", "grammar", "distinct"),
+    [(a_caption, True, True), (lambda label, seed: f"a {label} {seed % 2}", False, False)],
+)
+def test_words_gates(monkeypatch, say, grammar, distinct):
+    monkeypatch.setattr("reverie.models.writer.open_writer", lambda name, device: Writer(say))
+    rows = check.check_words("fake", num=256)
+    assert value(rows, "words, grammatical").passed is grammar
+    assert value(rows, "words, distinct").passed is distinct
+
+
+def test_builtin_words_passes_its_gates():
+    assert [row.passed for row in check.check_words("builtin:words", num=128)] == [True, True]
+
+
 def test_grid(tmp_path):
     captions = ["a red circle on a white background", "a blue star above a green ring", "an orange heart"]
     check.save_grid(tmp_path / "grid.png", draw_what_is_said("", captions), captions, columns=2)
