@@ -70,6 +70,10 @@ class Place:
         """Folder of the checkpoints of a learning step."""
         return self.folder / "checkpoints" / (step or self.step)
 
+    def shots(self, step: str | None = None) -> Path:
+        """Store of the labelled photos that a step took, as ``reverie import`` would make it; see images/shots.py."""
+        return self.folder / "shots" / (step or self.step)
+
     @property
     def results(self) -> Path:
         """JSON lines of measured numbers: one object a line, see evaluate/results.py."""
@@ -105,7 +109,7 @@ class Job(Protocol):
 
 
 def options(stage: object) -> dict[str, Any]:
-    """All fields of a stage as plain JSON values, ``speed`` included; a file by its name and content."""
+    """All fields of a stage as plain JSON values, ``speed`` included; a file or model folder by its name and content."""
     return {item.name: _plain(getattr(stage, item.name)) for item in dataclasses.fields(stage)}  # type: ignore[arg-type]
 
 
@@ -130,6 +134,8 @@ def _plain(value: Any) -> Any:
         return (
             f"{value.name}, content {_digest(value.resolve(), value.stat().st_mtime_ns)}"
             if value.is_file()
+            else f"{value.name}, content {_digest_of_weights(value)}"
+            if (value / "config.json").is_file()
             else str(value)
         )
     if isinstance(value, Mapping):
@@ -144,6 +150,14 @@ def _digest(file: Path, changed: int) -> str:
     """8 hex digits of what is in a file: an edited file must not pass for the one that a run began with."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=4)).hexdigest()
+
+
+def _digest_of_weights(folder: Path) -> str:
+    """8 hex digits of the weights and settings in a model folder, wherever the folder lies."""
+    digest = hashlib.blake2b(digest_size=4)
+    for file in sorted(item for item in folder.iterdir() if item.suffix in (".safetensors", ".json")):
+        digest.update(f"{file.name} {_digest(file.resolve(), file.stat().st_mtime_ns)} ".encode())
+    return digest.hexdigest()
 
 
 def _without_speed(facts: Any) -> Any:

@@ -24,6 +24,7 @@ class Tuned:
     name: str  # arms of one name are its seeds
     step: str
     seed: int = 0
+    shots: int | None = None  # real ones of each class that it learnt from, where it is told by that
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class MeasureClassifiers:
                 "seed": arm.seed,
                 "step": place.step,
                 "weights": arm.step,
+                **({} if arm.shots is None else {"shots": arm.shots}),
                 "photos": self.photos,
                 "num_test": len(photos),
                 "num_classes": len(classes),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -95,7 +95,7 @@ class LinearProbe:
         for done, arm in enumerate(self.arms):
             place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
             began = time.monotonic()
-            describe = self._describe(arm, place)
+            describe = describe_arm(arm, self.arms, place, self.pixels_px)
             x, labels = rows_of(describe, train)
             open_test = functools.cache(functools.partial(lambda describe: rows_of(describe, open_photos()), describe))
             found = probe(
@@ -124,18 +124,6 @@ class LinearProbe:
             self._write(place, arm, numbers, about, found)
         place.report("progress", done=len(self.arms), total=len(self.arms))
 
-    def _describe(self, arm: Arm, place: Place) -> Describe:
-        from reverie.evaluate import features
-
-        if arm.name == "pixels":
-            return features.of_pixels(self.pixels_px)
-        if arm.weights:
-            return features.of_weights(place.weights(arm.weights), place.device)
-        trained = next((other.weights for other in self.arms if other.weights), None)
-        if trained is None:
-            raise InputError("arm 'untrained' takes its network from another arm's weights, and no arm has any")
-        return features.of_untrained(place.weights(trained), arm.seed, place.device)
-
     def _write(
         self, place: Place, arm: Arm, numbers: Mapping[str, float], about: Mapping[str, object], found: Probed
     ) -> None:
@@ -157,3 +145,17 @@ class LinearProbe:
         # Which test photos were right, one bit each: two arms can then be compared photo by photo.
         records[0]["correct"] = np.packbits(found.predicted == found.labels).tobytes().hex()
         results.append(place.results, *records)
+
+
+def describe_arm(arm: Arm, arms: Sequence[Arm], place: Place, pixels_px: int) -> Describe:
+    """What gives the features of an arm. Raises InputError for ``untrained`` beside no weights; ModelError."""
+    from reverie.evaluate import features
+
+    if arm.name == "pixels":
+        return features.of_pixels(pixels_px)
+    if arm.weights:
+        return features.of_weights(place.weights(arm.weights), place.device)
+    trained = next((other.weights for other in arms if other.weights), None)
+    if trained is None:
+        raise InputError("arm 'untrained' takes its network from another arm's weights, and no arm has any")
+    return features.of_untrained(place.weights(trained), arm.seed, place.device)

@@ -2,7 +2,8 @@
 
     smallworld:street:4000:1000    4,000 train and 1,000 test photos of the small world, by its street camera
     a folder                       with train and test, each ``.parquet`` (columns image and label), ``.lance`` (a table
-                                   of pairs), or a folder that ``reverie import`` made
+                                   of pairs), a folder that ``reverie import`` made, or one with a folder of pictures for
+                                   each class; a folder that is such a thing itself is train alone
 
 Photos are held in memory as they are encoded; a network sees them a batch at a time.
 
@@ -11,7 +12,7 @@ Class names come from a column ``label_name`` where there is one, else from ``la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -41,15 +42,13 @@ class Photos:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pixels(self, rows: slice, size_px: int, resize_px: int = 0) -> npt.NDArray[np.uint8]:
+    def pixels(self, rows: slice | npt.NDArray[np.int64], size_px: int, resize_px: int = 0) -> npt.NDArray[np.uint8]:
         """These photos as uint8 (n, 3, size_px, size_px): shorter side resized (bicubic) to resize_px, centre cropped.
 
         Raises: BrokenImage naming the photo that cannot be decoded.
         """
-        squares = [
-            _square(item, size_px, resize_px or size_px, rows.start + place)
-            for place, item in enumerate(self.images[rows])
-        ]
+        places = range(len(self))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
+        squares = [_square(self.images[place], size_px, resize_px or size_px, place) for place in places]
         return np.stack(squares).transpose(0, 3, 1, 2)
 
 
@@ -63,49 +62,116 @@ def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | Non
     path = find_photos(source, split)
     if isinstance(path, tuple):
         return _smallworld(*path, split)
-    rows = _rows(path)
-    if not rows.num_rows:
+    images, names = [], []
+    for part in _batches(path):
+        images += part["image"].to_pylist()
+        names += _labels(part, path)
+    if not names:
         raise InputError(f"{path} holds no labelled photos")
-    if rows["image"].null_count or rows["name"].null_count:
+    if None in images:
         raise InputError(f"{path} has rows without an image or without a label; take them out first")
-    names = [str(name) for name in rows["name"].to_pylist()]
     classes = classes or tuple(sorted(set(names), key=lambda name: (int(name), "") if name.isdigit() else (-1, name)))
     number = {name: place for place, name in enumerate(classes)}
     if strange := sorted(set(names) - set(classes)):
         raise InputError(f"{path} has labels that the train photos do not: {', '.join(strange[:5])}")
-    return Photos(rows["image"].to_pylist(), np.array([number[name] for name in names], dtype=np.int64), classes)
+    return Photos(images, np.array([number[name] for name in names], dtype=np.int64), classes)
+
+
+def photo_labels(source: str | Path, split: Split) -> list[str]:
+    """The class name of every photo of a split, in order; no picture is read. Raises InputError, UnknownName."""
+    path = find_photos(source, split)
+    if isinstance(path, tuple):
+        from reverie.smallworld.photos import labels_of
+
+        labels, classes = labels_of(path[1], seeds.derive("smallworld photos", split))
+        return [classes[label] for label in labels]
+    return [name for part in _batches(path, pictures=False) for name in _labels(part, path)]
+
+
+def take_photos(source: str | Path, split: Split, wanted: Collection[int]) -> dict[int, Picture]:
+    """The photos with these numbers, counted from 0 in the order of ``photo_labels``; no others stay in memory."""
+    path = find_photos(source, split)
+    if isinstance(path, tuple):
+        from reverie.smallworld.photos import photo
+
+        camera, labels = cast(Any, path[0]), photo_labels(source, split)
+        return {row: photo(row, labels[row], camera, seeds.derive("smallworld photos", split)) for row in wanted}
+    found: dict[int, Picture] = {}
+    start = 0
+    for part in _batches(path, only=frozenset(wanted)):
+        here = [row for row in wanted if start <= row < start + len(part)]
+        found |= {row: part["image"][row - start].as_py() for row in here}
+        start += len(part)
+    return found
 
 
 def find_photos(source: str | Path, split: Split) -> Path | tuple[str, int]:
     """The file or table of one split, or camera and number of photos of the small world. Raises InputError, UnknownName."""
     if str(source).startswith("smallworld:"):
         return _camera(str(source), split)
-    found = [Path(source) / name for name in (f"{split}.parquet", f"{split}.lance", f"{split}/pairs.lance")]
-    path = next((path for path in found if path.exists()), None)
+    folder = Path(source)
+    found = [folder / name for name in (f"{split}.parquet", f"{split}.lance", f"{split}/pairs.lance", split)]
+    if split == "train" and not any((folder / name).exists() for name in ("train", "test")):
+        found += [folder / "pairs.lance", folder]
+    path = next((path for path in found if path.exists() and (path.suffix or _class_folders(path))), None)
     if path is None:
-        names = ", ".join(str(path.relative_to(source)) for path in found)
+        names = ", ".join(str(path.relative_to(folder)) for path in found[:4])
         raise InputError(f"no {split} photos at {source}; one of these must be there: {names}")
     return path
 
 
-def _rows(path: Path) -> pa.Table:
-    """Columns image (bytes) and name (class)."""
+def _class_folders(path: Path) -> bool:
+    return path.is_dir() and any(item.is_dir() and not item.name.startswith(".") for item in path.iterdir())
+
+
+def _labels(rows: pa.Table, path: Path) -> list[str]:
+    if rows["name"].null_count:
+        raise InputError(f"{path} has rows without an image or without a label; take them out first")
+    return [str(name) for name in rows["name"].to_pylist()]
+
+
+def _batches(path: Path, pictures: bool = True, only: Collection[int] | None = None) -> Iterator[pa.Table]:
+    """Columns name (class) and, with ``pictures``, image (bytes), some rows at a time.
+
+    Of class folders, ``only`` these rows are read, and the images of others are null.
+    """
     if path.suffix == ".lance":
         from reverie.store import tables  # the store is not needed to measure on a parquet file
 
         where = "status = 'ok' and label is not null and image is not null"
-        return pa.concat_tables(tables.scan(path, ["image", "label"], where)).rename_columns(["image", "name"])
+        for rows in tables.scan(path, ["image", "label"] if pictures else ["label"], where):
+            yield rows.rename_columns(["image", "name"] if pictures else ["name"])
+        return
+    if path.is_dir():
+        yield _from_folders(path, pictures, only)
+        return
     try:
-        columns = pq.read_schema(path).names
+        file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is not a parquet file") from error
+    columns = file.schema_arrow.names
     name = "label_name" if "label_name" in columns else "label"
     if missing := [column for column in ("image", name) if column not in columns]:
         raise InputError(f"{path} has no column {missing[0]!r}; it has: {', '.join(columns)}")
-    rows = pq.read_table(path, columns=["image", name]).select(["image", name]).rename_columns(["image", "name"])
-    if pa.types.is_struct(rows["image"].type):  # how Hugging Face datasets keep an image: {bytes, path}
-        rows = rows.set_column(0, "image", pa.chunked_array([chunk.field("bytes") for chunk in rows["image"].chunks]))
-    return rows
+    for batch in file.iter_batches(batch_size=1024, columns=["image", name] if pictures else [name]):
+        found = {"name": batch[name]}
+        if pictures:  # Hugging Face datasets keep an image as {bytes, path}
+            image = batch["image"]
+            found["image"] = image.field("bytes") if pa.types.is_struct(image.type) else image
+        yield pa.table(found)
+
+
+def _from_folders(path: Path, pictures: bool, only: Collection[int] | None) -> pa.Table:
+    from reverie.store.imports import samples
+
+    found = list(samples(path, "folder"))
+    names = pa.array([item.label for item in found], pa.string())
+    if not pictures:
+        return pa.table({"name": names})
+    images = [
+        cast(Path, item.image).read_bytes() if only is None or row in only else None for row, item in enumerate(found)
+    ]
+    return pa.table({"name": names, "image": pa.array(images, pa.large_binary())})
 
 
 def _camera(source: str, split: Split) -> tuple[str, int]:

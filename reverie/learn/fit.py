@@ -112,6 +112,7 @@ def fit(
     seed: int,
     device: str = "cpu",
     report: stage.Report = _quiet,
+    watch: Callable[[int, nn.Module], None] | None = None,
 ) -> Fitted:
     """Train, or go on training from ``folder/latest``, for ``settings.steps`` steps in all.
 
@@ -119,6 +120,8 @@ def fit(
         batches: of this process only; equal sizes on every process.
         device: "cpu", "cuda" or "cuda:N"; under ``accelerate launch`` each process takes its own GPU.
         report: gets ``("progress", done=, total=, loss=, rate=)`` about once a second; rate in steps per second.
+        watch: called after every step, before its checkpoint, with the steps done and the net that would be the result;
+            it leaves the net in the mode it found. After a kill it is called again for the steps that are done again.
     Raises:
         SettingsChanged: the folder holds a checkpoint of another learner, Fit, seed or number of processes.
         TrainingError: a loss is not finite; the batch is saved and named.
@@ -179,6 +182,8 @@ def fit(
                 after_step(net)
             if ema is not None:
                 ema.update_parameters(net)
+            if watch is not None:
+                watch(step + 1, net if ema is None else ema.module)
 
             if unread is not None:
                 losses = curve.read(unread)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 
 from reverie import seeds
 from reverie.errors import InputError
+from reverie.images.shots import check_store, shots_store
 from reverie.learn.fit import Fit, fit
 from reverie.stage import Place
 
@@ -35,42 +37,56 @@ class Train:
     images_per_caption: int = 0  # m; 0 = as the learner says, or 1
     size_px: int = 0  # images are read as squares of this side; 0 = what fits the learner's views
     where: str = "status = 'ok'"  # which pairs, as a Lance SQL filter
-    store: Path | None = None  # folder of another store with pairs.lance; the run's own when left out
+    store: Path | str | None = None  # folder of another store with pairs.lance, or the step that took shots; else the run's own
     group: Literal["caption", "image", "random"] = "caption"  # whose images belong together, see store/batches.py
     at_least: int = 0  # captions with fewer images are left out, where that is more than m
     limit: int = 0  # captions to learn from, drawn at random but the same for every seed; 0 = all
+    start: str | None = (
+        None  # learning step of this run whose weights the learner begins from; it needs a field ``start``
+    )
     seed: int = 0  # beside the run seed, to train again on the same pairs
     speed: TrainSpeed = field(default_factory=TrainSpeed)
 
     def __post_init__(self) -> None:
         if self.captions_per_batch < 1:
             raise InputError(f"captions_per_batch must be at least 1, not {self.captions_per_batch}")
+        if self.start is not None and not hasattr(self.learner, "start"):
+            raise InputError(f"{type(self.learner).__name__} cannot begin from the weights of another step")
 
     def check(self) -> None:
-        """Raises InputError, ModelError for a network that cannot be built, or another store that is not there."""
-        if self.store and not (self.store / "pairs.lance").exists():
-            raise InputError(
-                f"{self.store} holds no pairs.lance; make it with: reverie import SOURCE --out {self.store}"
-            )
+        """Raises InputError, ModelError for a network that cannot be built, or another store that is not there.
+
+        A learner may have ``check_batch(images)``, which raises InputError for a joined batch of a size that it cannot use.
+        """
+        check_store(self.store)
+        if look := getattr(self.learner, "check_batch", None):
+            look(self.captions_per_batch * self._images())
         with torch.device("meta"):  # shapes only
             self.learner.build()
 
     def run(self, place: Place) -> None:
         """Train, or go on training, then put the weights in place last.
 
+        A learner may have ``check_labels(names)``, which raises InputError for labels that it does not know.
         Raises: InputError if the pairs are too few for one batch; what ``fit`` raises.
         """
-        from reverie.store.batches import CaptionBatches  # learners and the loop also run where there is no store
+        # Learners and the loop also run where there is no store.
+        from reverie.store import tables
+        from reverie.store.batches import CaptionBatches
 
         weights = place.weights()
         if weights.exists():
             return
         seed = seeds.derive("train", place.seed, self.seed)
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        learner = dataclasses.replace(self.learner, start=place.weights(self.start)) if self.start else self.learner
+        pairs = shots_store(place, self.store) if self.store else place.pairs
+        if look := getattr(learner, "check_labels", None):
+            look({name for part in tables.scan(pairs, ["label"], self.where) for name in part["label"].to_pylist()})
         batches = CaptionBatches(
-            (self.store or place.folder) / "pairs.lance",
+            pairs,
             captions=self.captions_per_batch,
-            images=self.images_per_caption or getattr(self.learner, "images_per_caption", 1),
+            images=self._images(),
             seed=seeds.derive("batches", seed),
             size_px=self.size_px or self._square_px(),
             where=self.where,
@@ -85,17 +101,23 @@ class Train:
             text = f"{batches.left_out} captions have fewer than {max(batches.images, self.at_least)} usable images and are left out"
             place.report("warning", text=text)
         net, losses = fit(
-            self.learner, batches, self.fit, place.checkpoints(), seed=seed, device=place.device, report=place.report
+            learner, batches, self.fit, place.checkpoints(), seed=seed, device=place.device, report=place.report
         )
         if rank == 0:
             temporary = weights.with_name(weights.name + ".tmp")
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            self.learner.save(net, temporary)
+            learner.save(net, temporary)
             temporary.rename(weights)
             place.report("trained", steps=self.fit.steps, captions=batches.num_captions, **losses)
 
+    def _images(self) -> int:
+        return self.images_per_caption or int(getattr(self.learner, "images_per_caption", 1))
+
     def _square_px(self) -> int:
-        """256 for views of 224, as in the papers; small views are cut from images of their own side."""
-        view = int(getattr(self.learner, "image_size", 224))
-        return view if view < 128 else round(view * 256 / 224)
+        return square_px(int(getattr(self.learner, "image_size", 224)))
+
+
+def square_px(view_px: int) -> int:
+    """Side of the squares that views are cut from: 256 for views of 224, as in the papers; small views have their own side."""
+    return view_px if view_px < 128 else round(view_px * 256 / 224)

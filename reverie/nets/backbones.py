@@ -1,20 +1,31 @@
 """Vision backbones: any transformers vision model by name, or a small one built here, and one way to read features off.
 
 resnet-tiny   ResNetModel, one basic block a stage, 32-64-128-256, 1.2 M parameters: 32 to 64 pixels on a CPU
+resnet-50     ResNetModel with bottlenecks, 23.5 M parameters
 vit-tiny      ViTModel, 4 layers, width 128, patches of 8 pixels
+vit-s16       ViTModel of the size of DeiT-S: 12 layers, width 384, patches of 16 pixels, no distillation token
 vit-b16       ViTModel as in the StableRep paper: 12 layers, width 768, patches of 16 pixels
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessorPil, ResNetConfig, ViTConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    CLIPImageProcessorPil,
+    ResNetConfig,
+    ViTConfig,
+)
 from transformers.utils import logging
 
 from reverie.errors import InputError, ModelError
@@ -22,7 +33,7 @@ from reverie.nets.saving import save_pretrained
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet
 STD = (0.229, 0.224, 0.225)
-BUILT = ("resnet-tiny", "vit-tiny", "vit-b16")
+BUILT = ("resnet-tiny", "resnet-50", "vit-tiny", "vit-s16", "vit-b16")
 
 
 def build_backbone(name: str, image_size: int) -> nn.Module:
@@ -31,19 +42,52 @@ def build_backbone(name: str, image_size: int) -> nn.Module:
     Args: ``name`` is one of ``BUILT``, or a folder or Hub id, of which the config is used and the weights are not.
     Raises: InputError if the images do not divide into patches; ModelError if there is no such vision model.
     """
-    config = _config(name)
-    if isinstance(getattr(config, "patch_size", None), int) and image_size % config.patch_size:
-        raise InputError(f"{image_size} pixels do not divide into patches of {config.patch_size}; change image_size")
-    if hasattr(config, "image_size"):
-        config.image_size = image_size
-    config.view_size = image_size  # every backbone of ours knows the size of view it was made for
+    config = _sized(name, image_size)
     options = {"add_pooling_layer": False} if _has_optional_pooler(AutoModel._model_mapping[type(config)]) else {}
     net = _vision_only(AutoModel.from_config(config, **options), name)
     return _channels_last(net)
 
 
-def load_backbone(folder: Path) -> nn.Module:
-    """A backbone saved by ``save_backbone``, or any transformers vision folder, ready to measure. Raises ModelError."""
+def build_classifier(name: str, image_size: int, classes: Sequence[str]) -> Any:
+    """An untrained backbone, as ``build_backbone`` makes it, with one linear layer on its representation.
+
+    Returns: a transformers model for image classification: ``net(pixel_values=...).logits`` is (B, classes), and
+        ``net.base_model`` the backbone. Saved by ``save_backbone``, it opens as either.
+    Raises: as ``build_backbone``; ModelError if transformers has no classifier of this kind.
+    """
+    config = _sized(name, image_size)
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: number for number, name in enumerate(classes)}
+    try:
+        net = AutoModelForImageClassification.from_config(config)
+    except ValueError as error:
+        raise ModelError(f"{name} ({config.model_type}) cannot be trained as a classifier of images") from error
+    return _channels_last(_vision_only(net, name))
+
+
+def begin_from(net: nn.Module, start: str | Path) -> None:
+    """Give an untrained backbone the weights of another one of the same architecture.
+
+    Args: ``start`` is a folder that ``load_backbone`` opens, or a Hub id. A ``net`` on the meta device is compared only.
+    Raises: ModelError if there are no such weights, or they are of another architecture or size of view.
+    """
+    with torch.device("cpu"):
+        found = load_backbone(start)
+    ours, theirs = net.state_dict(), found.state_dict()
+    name = start.name if isinstance(start, Path) else start
+    if type(found) is not type(net):
+        raise ModelError(f"{name} is a {type(found).__name__}, which cannot start a {type(net).__name__}")
+    for key in dict.fromkeys([*ours, *theirs]):
+        there, here = (list(weights[key].shape) if key in weights else "not there" for weights in (theirs, ours))
+        if there != here:
+            hint = "; it was made for another size of view" if key.endswith("position_embeddings") else ""
+            raise ModelError(f"{name} cannot start this {type(net).__name__}: {key} is {there}, not {here}{hint}")
+    if not any(weight.is_meta for weight in ours.values()):
+        net.load_state_dict(theirs)
+
+
+def load_backbone(folder: str | Path) -> nn.Module:
+    """A backbone saved by ``save_backbone``, or any transformers vision folder or Hub id, ready to measure. Raises ModelError."""
     logging.disable_progress_bar()  # a bar for each of a dozen small files says nothing
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -115,15 +159,30 @@ def center_square(pixels: Tensor, size_px: int) -> Tensor:
     return pixels[..., top : top + size_px, left : left + size_px]
 
 
+def _sized(name: str, image_size: int) -> Any:
+    """The config of a backbone for square images of this size. Raises InputError if they do not divide into patches."""
+    config = _config(name)
+    if isinstance(getattr(config, "patch_size", None), int) and image_size % config.patch_size:
+        raise InputError(f"{image_size} pixels do not divide into patches of {config.patch_size}; change image_size")
+    if hasattr(config, "image_size"):
+        config.image_size = image_size
+    config.view_size = image_size  # every backbone of ours knows the size of view it was made for
+    return config
+
+
 def _config(name: str) -> Any:
     if name == "resnet-tiny":
         # The stem divides the side by 4 and the stages by 8: the last map is 2x2 at 64 pixels, 1x1 at 32.
         sizes = {"hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 1]}
         return ResNetConfig(embedding_size=32, layer_type="basic", **sizes)
+    if name == "resnet-50":
+        return ResNetConfig()
     if name == "vit-tiny":
         return ViTConfig(
             hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, patch_size=8
         )
+    if name == "vit-s16":
+        return ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
     if name == "vit-b16":
         return ViTConfig()
     try:

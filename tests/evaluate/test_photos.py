@@ -8,7 +8,7 @@ from PIL import Image
 
 from reverie import pairs
 from reverie.errors import BrokenImage, InputError
-from reverie.evaluate.photos import Photos, load_photos
+from reverie.evaluate.photos import Photos, load_photos, photo_labels, take_photos
 from reverie.store import tables
 
 from .conftest import as_bytes, colour_photos
@@ -58,6 +58,54 @@ def test_a_table_of_pairs_is_a_split(tmp_path):
     tables.append_unit(tmp_path / "train.lance", 0, pairs.table(rows, pairs.PAIRS))
     found = load_photos(tmp_path, "train")
     assert (found.images, found.classes) == (images, ("blue", "green", "red"))
+
+
+def in_folders(root, images, names):
+    for number, (image, name) in enumerate(zip(images, names, strict=True)):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name / f"{number}.png").write_bytes(image)
+
+
+def test_a_folder_of_pictures_for_each_class_is_a_split_or_train_alone(tmp_path):
+    images, names = colour_photos(6, 0)
+    in_folders(tmp_path / "split" / "train", images, names)
+    in_folders(tmp_path / "split" / "test", images[:3], names[:3])
+    in_folders(tmp_path / "bare", images, names)
+    for source in (tmp_path / "split", tmp_path / "bare"):
+        found = load_photos(source, "train")
+        assert found.classes == ("blue", "green", "red")
+        assert found.images == [images[0], images[3], images[1], images[4], images[2], images[5]]
+    assert len(load_photos(tmp_path / "split", "test", found.classes)) == 3
+    with pytest.raises(InputError, match="no test photos"):
+        load_photos(tmp_path / "bare", "test")
+    (tmp_path / "split" / "train").rename(tmp_path / "split" / "other")
+    with pytest.raises(InputError, match="no train photos"):  # "test" is no class
+        load_photos(tmp_path / "split", "train")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lance", "folders", "smallworld"])
+def test_labels_alone_and_some_photos_alone_are_those_of_all(tmp_path, kind):
+    images, names = colour_photos(7, 0)
+    source = str(tmp_path)
+    if kind == "parquet":
+        table = pa.table({"image": images, "label": names})
+        pq.write_table(table, tmp_path / "train.parquet", row_group_size=3)
+    elif kind == "lance":
+        for unit in range(7):
+            row = {"pair_id": f"{unit}-000", "caption_id": str(unit), "copy": 0, "unit": unit, "status": "ok"}
+            rows = pairs.table([row | {"label": names[unit], "image": images[unit]}], pairs.PAIRS)
+            tables.append_unit(tmp_path / "train.lance", unit, rows)
+    elif kind == "folders":
+        in_folders(tmp_path, images, names)
+    else:
+        source = "smallworld:street:7:1"
+    whole = load_photos(source, "train")
+    assert photo_labels(source, "train") == [whole.classes[number] for number in whole.labels]
+    some = take_photos(source, "train", [6, 1, 4])
+    assert sorted(some) == [1, 4, 6]
+    for number, photo in some.items():
+        assert np.array_equal(photo, whole.images[number])
+    assert take_photos(source, "train", []) == {}
 
 
 def test_pixels_are_resized_by_the_shorter_side_and_cut_in_the_middle():

@@ -1,6 +1,7 @@
 import io
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,3 +116,44 @@ def test_speed_is_no_part_of_the_fingerprint():
     fast = Train(Brightness(), replace(SETTINGS, speed=FitSpeed(9.0, 5)), speed=TrainSpeed(8))
     assert stage.settings(fast) == stage.settings(Train(Brightness(), SETTINGS))
     assert stage.settings(fast) != stage.settings(Train(Brightness(), replace(SETTINGS, lr=0.5)))
+
+
+@dataclass(frozen=True)
+class Particular(Brightness):
+    """Wants even batches and known labels, and may begin from the weights of another step."""
+
+    start: Path | None = None
+
+    def check_batch(self, images):
+        if images % 2:
+            raise InputError(f"{images} images are odd")
+
+    def check_labels(self, names):
+        if names != {None}:
+            raise InputError("labels")
+
+    def build(self):
+        net = super().build()
+        if self.start:
+            with torch.no_grad():
+                net.weight.copy_(torch.tensor(json.loads((self.start / "weights.json").read_text())))
+        return net
+
+
+def test_a_learner_may_refuse_a_size_of_batch_or_labels(place):
+    with pytest.raises(InputError, match="5 images are odd"):
+        Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=5).check()
+    Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=4).run(place)
+    row = {"pair_id": "z-000", "caption_id": "z", "copy": 0, "unit": 1, "label": "strange", "image": b"", "status": "ok"}
+    tables.append_unit(place.pairs, 1, pairs.table([row], pairs.PAIRS))
+    with pytest.raises(InputError, match="labels"):
+        Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=4).run(replace(place, step="other"))
+
+
+def test_it_begins_from_the_weights_of_another_step(place):
+    Train(Brightness(), SETTINGS, captions_per_batch=4).run(place)
+    still = replace(SETTINGS, steps=1, lr=1e-9)
+    Train(Particular(), still, captions_per_batch=4, start="train").run(replace(place, step="further", of=("train",)))
+    torch.testing.assert_close(weights(replace(place, step="further")), weights(place))
+    with pytest.raises(InputError, match="Brightness cannot begin from the weights"):
+        Train(Brightness(), start="train")

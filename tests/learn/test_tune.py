@@ -84,6 +84,48 @@ def test_shots_in_every_order(place: Place, tmp_path: Path, on: str) -> None:
     assert (place.checkpoints() / "after1").exists() is ("then" in on)
 
 
+def test_shots_may_come_from_a_step_and_be_the_first_few(place: Place) -> None:
+    for rank in range(2):
+        rows = pictures(3, "street", 4 + rank)
+        table = pair_rows([i for _, i in rows], unit=rank, labels=[name for name, _ in rows])
+        tables.append_unit(place.shots("shots-0") / "pairs.lance", rank, table)
+
+    def head(name: str, **options: object) -> torch.Tensor:
+        own = Place(place.folder, name)
+        TuneClassifier(CLASSES, on="shots", **QUICK | options).run(own)  # type: ignore[arg-type]
+        return load_file(own.weights() / "head.safetensors")["weight"]
+
+    first = store(place.folder / "first", pictures(3, "street", 4))
+    torch.testing.assert_close(head("one", shots="shots-0", num_shots=1), head("folder", shots=first))
+    assert not torch.equal(head("both", shots="shots-0"), head("again", shots="shots-0", num_shots=1))
+    with pytest.raises(InputError, match="no order of shots"):
+        TuneClassifier(CLASSES, on="shots", shots=first, num_shots=1)
+
+
+def test_steps_in_place_of_epochs(place: Place) -> None:
+    TuneClassifier(CLASSES, **QUICK | {"steps": 7}).run(place)  # type: ignore[arg-type]
+    lines = (place.checkpoints() / "curve.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 7
+    with pytest.raises(InputError, match="steps"):
+        TuneClassifier(CLASSES, steps=0)
+
+
+def test_selections_that_are_encoded_together_give_the_same_head(place: Place) -> None:
+    """``among`` changes which images the encoder runs over, not what is learnt."""
+    apart, together = Place(place.folder, "apart"), Place(place.folder, "together")
+    some = QUICK | {"where": "label != 'blue star' or pair_id > '8'"}
+    with_all = some | {"among": "status = 'ok'"}
+    TuneClassifier(CLASSES, **some).run(apart)  # type: ignore[arg-type]
+    files = set((place.folder / "features").iterdir())
+    TuneClassifier(CLASSES, **with_all).run(together)  # type: ignore[arg-type]
+    heads = [load_file(at.weights() / "head.safetensors")["weight"] for at in (apart, together)]
+    torch.testing.assert_close(*heads, atol=1e-4, rtol=1e-4)
+    (whole,) = set((place.folder / "features").iterdir()) - files
+    assert len(load_file(whole)["rows"]) == 30
+    with pytest.raises(InputError, match="which was to hold for all of them"):
+        TuneClassifier(CLASSES, **some | {"among": "label = 'blue star'"}).run(Place(place.folder, "no"))  # type: ignore[arg-type]
+
+
 def test_controls(place: Place) -> None:
     """A random head knows no class; wrong labels are wrong; both come from the seed."""
     images, truth = zip(*[(image, label) for label, image in pictures(30, "studio", 1)], strict=True)

@@ -1,0 +1,178 @@
+"""Few-shot episodes on frozen features: new classes from a few photos each, by the nearest prototype.
+
+An episode draws classes, photos of each from the train split to learn from, and photos of each from the test split to ask
+about. The mean of the photos to learn from is taken off all features, which are then made unit length; a class is the mean
+of its photos, and a question goes to the nearest class in Euclidean distance.
+
+Source: arXiv:2306.00984 (5 classes, 5 photos); the episodes are those of El Banani et al., arXiv:2302.12248, whose public code
+draws 5,000 with 6 questions a class. StableRep does not confirm that its episodes are the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie import seeds
+from reverie.errors import InputError
+from reverie.evaluate import results
+from reverie.evaluate.linear_probe import Arm, ProbeSpeed, describe_arm
+from reverie.stage import Place
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FewShotEpisodes:
+    """Weights of several learning steps -> ``episodes_top1``: mean accuracy over the same episodes for every arm.
+
+    A record also holds the standard deviation over episodes and half of the 95 % interval of the mean. ``untrained`` and
+    ``pixels`` are as in ``linear_probe.py``.
+    """
+
+    arms: tuple[Arm, ...]
+    photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
+    size_px: int = 64  # photos are cut to squares of this side
+    resize_px: int = 0  # their shorter side before the cut; 0 = size_px
+    pixels_px: int = 16  # side of the photos of arm ``pixels``
+    ways: int = 5  # classes in an episode
+    shots: int = 5  # train photos of each
+    queries: int = 6  # test photos of each
+    episodes: int = 5000
+    seed: int = 0  # of the episodes
+    speed: ProbeSpeed = field(default_factory=ProbeSpeed)
+
+    def __post_init__(self) -> None:
+        if self.ways < 2 or min(self.shots, self.queries, self.episodes) < 1:
+            raise InputError("an episode needs 2 classes or more, and shots, queries and episodes must be at least 1")
+
+    def check(self) -> None:
+        """Raises InputError if the photos are not there."""
+        from reverie.evaluate.photos import find_photos
+
+        for split in ("train", "test"):
+            find_photos(self.photos, split)
+
+    def run(self, place: Place) -> None:
+        """Measure every arm and write its numbers; run again, it replaces them.
+
+        Raises: InputError for photos that cannot be used or are too few; ModelError for weights that cannot.
+        """
+        from reverie.evaluate import features
+        from reverie.evaluate.photos import load_photos
+
+        train = load_photos(self.photos, "train")
+        test = load_photos(self.photos, "test", train.classes)
+        for done, arm in enumerate(self.arms):
+            place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            began = time.monotonic()
+            describe = describe_arm(arm, self.arms, place, self.pixels_px)
+            support, questions = (
+                features.extract(describe, photos, self.size_px, self.speed.batch_size, self.resize_px).numpy()
+                for photos in (train, test)
+            )
+            right = accuracies(
+                support,
+                train.labels,
+                questions,
+                test.labels,
+                ways=self.ways,
+                shots=self.shots,
+                queries=self.queries,
+                episodes=self.episodes,
+                seed=self.seed,
+            )
+            mean, half = interval(right)
+            record = {
+                "name": arm.name,
+                "metric": "episodes_top1",
+                "value": mean,
+                "interval": half,
+                "deviation": float(right.std(ddof=1)) if len(right) > 1 else None,
+                "split": "test",
+                "seed": arm.seed,
+                "step": place.step,
+                "weights": arm.weights,
+                "photos": self.photos,
+                "ways": self.ways,
+                "shots": self.shots,
+                "queries": self.queries,
+                "episodes": self.episodes,
+                "num_test": len(test),
+                "num_classes": self.ways,  # that an answer is one of
+                "num_features": support.shape[1],
+                "seconds": round(time.monotonic() - began, 3),
+                "fingerprint": results.step_fingerprint(place, self),
+                "versions": results.versions(),
+            }
+            results.append(place.results, record)
+        place.report("progress", done=len(self.arms), total=len(self.arms))
+
+
+def accuracies(
+    support: Floats,
+    support_labels: Ints,
+    questions: Floats,
+    question_labels: Ints,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    episodes: int,
+    seed: int,
+) -> npt.NDArray[np.float64]:
+    """Share of right answers in each episode, (episodes,).
+
+    Args:
+        support, support_labels: features (n, d) and classes (n,) that are learned from.
+        questions, question_labels: features (m, d) and classes (m,) that are asked about.
+        seed: of the episodes; episode e is drawn from (seed, e) alone.
+    Raises: InputError if fewer than ``ways`` classes have ``shots`` rows to learn from and ``queries`` to ask about.
+    """
+    rows = {
+        int(number): (np.flatnonzero(support_labels == number), np.flatnonzero(question_labels == number))
+        for number in np.unique(support_labels)
+    }
+    usable = [number for number, (few, asked) in rows.items() if len(few) >= shots and len(asked) >= queries]
+    if len(usable) < ways:
+        raise InputError(
+            f"{len(usable)} classes have {shots} train and {queries} test photos, but an episode wants {ways}; "
+            "give more photos, or smaller episodes"
+        )
+    found = np.empty(episodes)
+    truth = np.repeat(np.arange(ways), queries)
+    for episode in range(episodes):
+        draw = np.random.default_rng(seeds.derive("episode", seed, episode))
+        chosen = draw.permutation(usable)[:ways]
+        few = support[np.concatenate([draw.permutation(rows[number][0])[:shots] for number in chosen])]
+        asked = questions[np.concatenate([draw.permutation(rows[number][1])[:queries] for number in chosen])]
+        found[episode] = np.mean(nearest(few, asked, ways) == truth)
+    return found
+
+
+def nearest(few: Floats, asked: Floats, ways: int) -> Ints:
+    """The nearest prototype, int64 (q,), of each row of ``asked`` (q, d); ``few`` (ways * shots, d) is sorted by class."""
+    centre = few.mean(axis=0)
+    few, asked = _unit(few - centre), _unit(asked - centre)
+    prototypes = few.reshape(ways, -1, few.shape[1]).mean(axis=1)
+    # |a - p|^2 without |a|^2, which is the same for all prototypes.
+    distances = (prototypes**2).sum(axis=1) - 2 * asked @ prototypes.T
+    answers: Ints = distances.argmin(axis=1)
+    return answers
+
+
+def interval(values: npt.NDArray[np.float64], z: float = 1.96) -> tuple[float, float]:
+    """Mean, and half of the 95 % interval of the mean over many episodes (0 for one, of which nothing is known)."""
+    half = z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return float(values.mean()), half
+
+
+def _unit(rows: Floats) -> Floats:
+    unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit

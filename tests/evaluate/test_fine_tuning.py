@@ -1,0 +1,314 @@
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageClassification
+
+from reverie import pairs
+from reverie.errors import InputError, ModelError
+from reverie.evaluate import fine_tuning, results
+from reverie.evaluate.compare import unpack
+from reverie.evaluate.fine_tuning import Arm, FineTune, PhotoBatches, draw
+from reverie.evaluate.photos import Photos, load_photos
+from reverie.learn.fit import Fit, FitSpeed
+from reverie.nets.backbones import build_backbone, save_backbone
+from reverie.stage import Place
+from reverie.store import tables
+
+from .conftest import colour_photos
+
+QUICK = Fit(6, 3e-3, weight_decay=0.05, betas=(0.9, 0.999), speed=FitSpeed(checkpoint_every_s=0.0))
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Place(tmp_path / "run", "transfer", of=("learn-0",), seed=4)
+    torch.manual_seed(0)
+    place.weights("learn-0").mkdir(parents=True)
+    save_backbone(build_backbone("resnet-tiny", 32), place.weights("learn-0"))
+    return place
+
+
+@pytest.fixture
+def job(photo_folder):
+    return FineTune((Arm("untrained"),), str(photo_folder), fit=QUICK, batch=16, looks=2)
+
+
+def paint(folder, num, labels=("blue", "green", "red")):
+    """A store of painted images, of these labels in turns."""
+    images, _ = colour_photos(num, 5)
+    rows = [
+        {"pair_id": f"{n:04d}-000", "caption_id": f"{n:04d}", "copy": 0, "unit": 0, "label": labels[n % len(labels)], "image": image, "status": "ok"}
+        for n, image in enumerate(images)
+    ]  # fmt: skip
+    tables.append_unit(folder / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
+    return folder
+
+
+def by_metric(place, name="untrained"):
+    return {row["metric"]: row for row in results.read(place.results) if row["name"] == name}
+
+
+def test_every_arm_is_trained_for_as_many_steps_and_measured_on_test(job, place, photo_folder):
+    arms = (
+        Arm("mine", 1, "learn-0"),
+        Arm("frozen", 1, "learn-0", frozen_batchnorm=True),
+        Arm("few", real=5),
+        Arm("untrained"),
+    )
+    steps = []
+    told = dataclasses.replace(place, report=lambda kind, **facts: steps.append(facts))
+    dataclasses.replace(job, arms=arms, fit=Fit(24, 5e-3)).run(told)
+    found = results.read(place.results)
+    keys = [(row["name"], row["metric"]) for row in found]
+    assert keys == [
+        (arm.name, metric) for arm in arms for metric in ("accuracy", "accuracy_per_class", "accuracy_at_best")
+    ]
+    mine = by_metric(place, "mine")
+    assert mine["accuracy"]["value"] > 0.8  # the classes are colours
+    assert unpack(mine["accuracy"]).mean() == pytest.approx(mine["accuracy"]["value"])
+    assert [by_metric(place, arm.name)["accuracy"]["weights"] for arm in arms] == [
+        "learn-0",
+        "learn-0",
+        "transfer.few-0",
+        None,
+    ]
+    assert [by_metric(place, arm.name)["accuracy"]["num_train"] for arm in arms] == [60, 60, 15, 60]
+    assert {row["steps"] for row in found} == {24}
+    assert (steps[-1]["done"], steps[-1]["total"]) == (96, 96)
+    for arm in arms:
+        curve = (place.checkpoints(f"transfer.{arm.folder}") / "curve.jsonl").read_text()
+        assert curve.count("\n") == 24
+
+
+def test_the_best_step_is_chosen_on_held_out_photos_and_its_weights_are_measured(job, place, photo_folder, monkeypatch):
+    """Held-out photos say that the first look is the best; the numbers must be those of the networks at that step and the last."""
+    kept = {}
+    looks = iter([0.9, 0.2, 0.1])
+    measured = fine_tuning.top1
+    real_fit = fine_tuning.fit
+
+    def watching(learner, *arguments, watch, **options):
+        def spy(step, net):
+            kept[step] = {name: value.clone() for name, value in net.state_dict().items()}
+            watch(step, net)
+
+        return real_fit(learner, *arguments, watch=spy, **options)
+
+    def told(predicted, labels):
+        return next(looks) if len(labels) == 6 else measured(predicted, labels)
+
+    monkeypatch.setattr(fine_tuning, "fit", watching)
+    monkeypatch.setattr(fine_tuning, "top1", told)
+    job = dataclasses.replace(job, looks=3, keep=True)
+    job.run(place)
+    records = by_metric(place)
+    assert (records["accuracy"]["best_step"], records["accuracy"]["held_out_accuracy"]) == (2, 0.9)
+    assert records["accuracy"]["num_held_out"] == 6
+    net = AutoModelForImageClassification.from_pretrained(place.weights("transfer.untrained-0")).eval()
+    test = load_photos(photo_folder, "test", ("blue", "green", "red"))
+    for step, metric in ((6, "accuracy"), (2, "accuracy_at_best")):
+        net.load_state_dict(kept[step])
+        predicted = job._predict(net, test, None, "cpu")
+        assert float(np.mean(predicted == test.labels)) == pytest.approx(records[metric]["value"]), metric
+    assert list(net.config.id2label.values()) == ["blue", "green", "red"]
+
+
+def test_a_finished_arm_is_not_run_again_and_other_images_are(job, place, photo_folder, monkeypatch):
+    job.run(place)
+    before = place.results.read_text()
+    monkeypatch.setattr(fine_tuning, "fit", None)  # would fail
+    place.results.unlink()
+    job.run(place)
+    assert place.results.read_text() == before
+    monkeypatch.undo()
+    images, names = colour_photos(60, 77)
+    pq.write_table(pa.table({"image": images, "label": names}), photo_folder / "train.parquet")
+    job.run(place)
+    assert place.results.read_text() != before
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_killed_in_an_arm_it_goes_on_to_the_same_numbers(job, place, photo_folder, tmp_path, monkeypatch, step):
+    whole = dataclasses.replace(place, folder=tmp_path / "whole")
+    job.run(whole)
+    real_fit = fine_tuning.fit
+
+    class Killed(Exception):
+        pass
+
+    def cut(*arguments, watch, **options):
+        def stop(done, net):
+            watch(done, net)
+            if done == step + 1:
+                raise Killed
+
+        return real_fit(*arguments, watch=stop, **options)
+
+    monkeypatch.setattr(fine_tuning, "fit", cut)
+    with pytest.raises(Killed):
+        job.run(place)
+    assert json.loads((place.checkpoints("transfer.untrained-0") / "latest" / "state.json").read_text())["step"] == step
+    assert not place.results.exists()
+    monkeypatch.undo()
+    job.run(place)
+
+    def told(of):
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in results.read(of.results)]
+
+    assert told(place) == told(whole)
+    left = {path.name for path in place.checkpoints("transfer.untrained-0").iterdir()}
+    assert left == {"arm.json", "curve.jsonl"}
+
+
+def test_the_test_split_is_opened_when_a_network_is_final(job, place, photo_folder):
+    (photo_folder / "test.parquet").unlink()
+    with pytest.raises(InputError, match="no test photos"):
+        job.check()
+    with pytest.raises(InputError, match="no test photos"):
+        job.run(place)
+    assert (place.checkpoints("transfer.untrained-0") / "curve.jsonl").read_text().count("\n") == 6
+    assert results.read(place.results) == []
+
+
+def test_painted_images_join_by_name_alone_and_mixed(job, place, photo_folder):
+    paint(
+        place.folder, 30, ("red", "blue", "green")
+    )  # another order than that of the photos, and right for none of them
+    images, _ = colour_photos(30, 5)
+    names = [("red", "blue", "green")[n % 3] for n in range(30)]
+    arms = (Arm("painted", real=0, painted=None), Arm("mixed", real=2, painted=4), Arm("half", real=2, painted=4))
+    job = dataclasses.replace(job, arms=arms)
+    pool = fine_tuning._Images(job, place)
+    real, painted = pool.rows(arms[0])
+    assert len(real) == 0
+    assert [pool.pool.images[row] for row in painted] == images
+    assert [pool.pool.classes[pool.pool.labels[row]] for row in painted] == names
+    real, painted = pool.rows(arms[1])
+    assert (real < 60).all()
+    assert (painted >= 60).all()
+    assert np.bincount(pool.pool.labels[real]).tolist() == [2, 2, 2]
+    assert np.bincount(pool.pool.labels[painted]).tolist() == [4, 4, 4]
+    train, held_out = job._without_held_out((real, painted), pool.pool.labels, 0)
+    assert [len(rows) for rows in train] == [3, 12]
+    assert (held_out < 60).all()  # real ones are what it will be asked about
+    assert job._shares(train) == (3, 13)
+    assert dataclasses.replace(job, real_share=0.5)._shares(train) == (8, 8)
+    job.run(place)
+    row = by_metric(place, "mixed")["accuracy"]
+    assert (row["num_train"], row["num_real"], row["num_painted"]) == (18, 6, 12)
+
+
+def test_fewer_painted_images_than_asked_are_a_warning_and_fewer_photos_an_error(job, place, photo_folder):
+    told = []
+    paint(place.folder, 30)
+    reporting = dataclasses.replace(place, report=lambda kind, **facts: told.append((kind, facts.get("text"))))
+    job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=50),))
+    _, rows = fine_tuning._Images(job, reporting).rows(job.arms[0])
+    assert len(rows) == 30
+    assert told == [("warning", "painted: a class has 10 painted images, so not 50 of each are used")]
+    with pytest.raises(InputError, match="21 images of each class are asked for, and one class has 20"):
+        dataclasses.replace(job, arms=(Arm("untrained", real=21),)).run(place)
+
+
+def test_draws_are_nested_balanced_and_of_the_seed():
+    labels = np.repeat([0, 1, 2], 20)
+    few, many = draw(labels, 3, 0), draw(labels, 8, 0)
+    assert set(few) < set(many)
+    assert np.bincount(labels[many]).tolist() == [8, 8, 8]
+    assert set(few) != set(draw(labels, 3, 1))
+    assert draw(labels, None, 0).tolist() == list(range(60))
+
+
+def numbered(num):
+    """Pictures whose colour is their number."""
+    found = []
+    for number in range(num):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return Photos(found, np.arange(num) % 2, ("even", "odd"))
+
+
+def test_batches_go_through_every_source_in_turn_and_from_any_position():
+    sources = ((np.arange(6), 3), (np.arange(6, 26), 5))
+    batches = PhotoBatches(numbered(26), sources, 1, 8)
+    stream = batches.iterate(0)
+    first = [next(stream) for _ in range(8)]
+    numbers = [batch["images"][:, 0, 0, 0].tolist() for batch in first]
+    assert all(
+        batch["label"] == ["even" if n % 2 == 0 else "odd" for n in found]
+        for batch, found in zip(first, numbers, strict=True)
+    )
+    assert all(max(found[:3]) < 6 <= min(found[3:]) for found in numbers)
+    for start in (0, 2, 4):  # six images, three a batch: two batches are a pass
+        assert sorted(numbers[start][:3] + numbers[start + 1][:3]) == list(range(6))
+    assert sorted(number for found in numbers[:4] for number in found[3:]) == list(range(6, 26))
+    assert next(batches.iterate(5))["images"].equal(first[5]["images"])
+    halves = [dataclasses.replace(batches, rank=rank, world=2) for rank in (0, 1)]
+    shared = [next(half.iterate(5))["images"][:, 0, 0, 0].tolist() for half in halves]
+    assert sorted(shared[0] + shared[1]) == sorted(numbers[5])
+
+
+def test_a_batch_larger_than_what_there_is_sees_images_again():
+    (batch, *_) = (next(PhotoBatches(numbered(3), ((np.arange(3), 8),), 0, 8).iterate(0)),)
+    assert sorted(batch["images"][:, 0, 0, 0].tolist())[:3] != [0, 1, 2]
+    assert set(batch["images"][:, 0, 0, 0].tolist()) == {0, 1, 2}
+
+
+def test_classes_may_be_given_so_that_no_train_photos_are_needed(job, place, photo_folder):
+    paint(place.folder, 30)
+    (photo_folder / "train.parquet").unlink()
+    job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=None),), classes=("red", "green", "blue"))
+    job.check()
+    job.run(place)
+    assert by_metric(place, "painted")["accuracy"]["num_held_out"] == 3
+
+
+def test_slips_are_named(job, place, photo_folder, tmp_path):
+    for arguments, said in (
+        ({"name": "a", "weights": "x", "model": "y"}, "not from both"),
+        ({"name": "a", "frozen_batchnorm": True}, "no statistics of BatchNorm"),
+        ({"name": "a", "real": 0}, "at least one real or painted"),
+        ({"name": "a", "real": -1}, "at least one real or painted"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Arm(**arguments)
+    for changes, said in (
+        ({"arms": ()}, "at least one arm"),
+        ({"arms": (Arm("a b"), Arm("A-b"))}, "differ in name or seed"),
+        ({"batch": 0}, "at least 1"),
+        ({"real_share": 1.0}, r"lie in \[0, 1\)"),
+    ):
+        with pytest.raises(InputError, match=said):
+            dataclasses.replace(job, **changes)
+    with pytest.raises(InputError, match=r"no pairs\.lance"):
+        dataclasses.replace(job, painted=tmp_path / "none").check()
+    with pytest.raises(InputError, match="no train photos"):
+        dataclasses.replace(job, photos=str(tmp_path / "none")).check()
+    paint(place.folder, 6, ("red", "violet"))
+    painted = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=None),))
+    with pytest.raises(InputError, match="not among the classes: violet"):
+        painted.run(place)
+    paint(tmp_path / "one", 6, ("red",))
+    with pytest.raises(InputError, match=r"no painted image .* shows blue, green"):
+        dataclasses.replace(painted, painted=tmp_path / "one").run(place)
+    images, _ = colour_photos(6, 0)
+    pq.write_table(pa.table({"image": images, "label": ["red"] * 6}), photo_folder / "train.parquet")
+    with pytest.raises(InputError, match="photos of one class"):
+        job.run(place)
+
+
+def test_weights_of_another_architecture_are_told_before_any_work(job, place, tmp_path):
+    save_backbone(build_backbone("vit-tiny", 32), tmp_path / "vit")
+    with pytest.raises(ModelError, match="vit is a ViTModel, which cannot start a ResNetModel"):
+        dataclasses.replace(job, arms=(Arm("a", model=tmp_path / "vit"),)).check()
+    save_backbone(build_backbone("vit-tiny", 32), place.weights("learn-0"))
+    with pytest.raises(ModelError, match="cannot start a ResNetModel"):
+        dataclasses.replace(job, arms=(Arm("a", weights="learn-0"),)).run(place)

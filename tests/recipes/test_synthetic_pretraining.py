@@ -1,0 +1,151 @@
+"""The whole line at its smallest, and that every flag reaches its stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reverie.errors import InputError, ModelError
+from reverie.evaluate import results
+from reverie.nets.backbones import build_backbone, load_backbone, save_backbone
+from reverie.recipes.synthetic_pretraining import SIZES, synthetic_pretraining
+from reverie.run.local import run
+from reverie.run.plan import Plan, call_recipe, plan_again
+from reverie.store import tables
+
+NAMES = "red circle\nblue square\ngreen star\npink ring\n"
+SMALL: dict[str, Any] = {
+    "images": 16, "per_caption": 2, "sampler_steps": 1, "batch_images": 8, "steps": 2, "transfer_steps": 2,
+    "transfer_batch": 8, "seeds": (0,), "photos": "smallworld:street:128:64", "writer": "builtin:writer",
+}  # fmt: skip
+
+
+def stage(plan: Plan, name: str) -> Any:
+    return plan.step(name).stage
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> Path:
+    (tmp_path / "classes.txt").write_text(NAMES, encoding="utf-8")
+    return tmp_path / "classes.txt"
+
+
+def test_the_whole_line_with_two_methods(names: Path, tmp_path: Path) -> None:
+    plan = call_recipe("synthetic_pretraining", SMALL | {"classes": names, "methods": ("supervised", "mocov2")})
+    plan = dataclasses.replace(plan, unit_size=4)
+    assert run(plan, tmp_path / "run") is True
+    found = {row["name"]: row for row in results.read(tmp_path / "run" / "results.jsonl") if row["metric"] == "accuracy"}
+    assert set(found) == {"supervised on painted images", "MoCo v2 on painted images", "untrained"}
+    for row in found.values():
+        assert (row["num_test"], row["num_classes"], row["steps"], row["num_train"]) == (64, 64, 2, 128)
+    for step in ("supervised-on-painted-images-0", "moco-v2-on-painted-images-0", "transfer.untrained-0"):
+        load_backbone(tmp_path / "run" / "weights" / step)
+    assert tables.count(tmp_path / "run" / "pairs.lance", "kept") == 16
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "MoCo v2 on painted images" in page
+    assert "loss of transfer" in page
+    assert "not whole" not in page
+
+
+def test_a_plan_is_made_again_from_its_folder(names: Path, tmp_path: Path) -> None:
+    arguments = {"classes": names, "methods": ("mae",), "backbone": "vit-tiny", "photos": "smallworld:street:128:64"}
+    plan = call_recipe("synthetic_pretraining", arguments)
+    (tmp_path / "run").mkdir()
+    plan.settle(tmp_path / "run")
+    assert plan_again(tmp_path / "run").fingerprints() == plan.fingerprints()
+
+
+def test_as_many_images_of_more_classes(names: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("red star\nblue ring\n", encoding="utf-8")
+    narrow = synthetic_pretraining(classes=names, images=240, writer="builtin:writer")
+    wide = synthetic_pretraining(classes=names, more_classes=more, images=240, writer="builtin:writer")
+    for plan, classes in ((narrow, 4), (wide, 6)):
+        assert plan.num_captions * stage(plan, "paint").per_caption == 240
+        train = stage(plan, "supervised-on-painted-images-0")
+        assert len(train.learner.classes) == classes
+        assert (train.limit, train.group, train.where) == (240, "image", "kept")
+    uneven = synthetic_pretraining(classes=names, images=242, writer="builtin:writer")
+    assert uneven.num_captions * 2 == 248
+    assert stage(uneven, "supervised-on-painted-images-0").limit == 242
+    more.write_text("red star\nblue square\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'blue square' twice"):
+        synthetic_pretraining(classes=names, more_classes=more)
+
+
+def test_every_flag_reaches_its_stage(names: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    torch.manual_seed(0)
+    save_backbone(build_backbone("vit-tiny", 32), start)
+    plan = synthetic_pretraining(
+        classes=names, writer="builtin:writer", guidance=4.0, sampler_steps=7, methods=("mae", "supervised"), backbone="vit-tiny",
+        start=str(start), steps=9, batch_images=20, lr=0.5, precision="bf16", photos="somewhere", shots=3, transfer_steps=11,
+        transfer_batch=5, transfer_lr=0.25, frozen_batchnorm=True, seeds=(3, 4), seed=8, view_px=24, image_px=48,
+    )  # fmt: skip
+    paint, mae, transfer = stage(plan, "paint"), stage(plan, "mae-on-painted-images-4"), stage(plan, "transfer")
+    assert (paint.guidance, paint.steps) == (4.0, 7)
+    assert (mae.fit.steps, mae.fit.lr, mae.fit.precision, mae.captions_per_batch, mae.size_px, mae.seed) == (
+        9, 0.5, "bf16", 20, 48, 4,
+    )  # fmt: skip
+    assert (mae.learner.backbone, mae.learner.image_size, mae.learner.start) == ("vit-tiny", 24, start)
+    assert (transfer.fit.steps, transfer.fit.lr, transfer.batch, transfer.photos, transfer.image_size) == (
+        11, 0.25, 5, "somewhere", 24,
+    )  # fmt: skip
+    arms = [(arm.name, arm.seed, arm.weights, arm.model, arm.real, arm.frozen_batchnorm) for arm in transfer.arms]
+    assert arms == [
+        *(
+            (f"{method} on painted images", seed, f"{method.lower()}-on-painted-images-{seed}", None, 3, True)
+            for seed in (3, 4)
+            for method in ("MAE", "supervised")
+        ),
+        *(("where it began", seed, None, start, 3, True) for seed in (3, 4)),
+        *(("untrained", seed, None, None, 3, False) for seed in (3, 4)),
+    ]
+    assert plan.seed == 8
+    assert set(plan.step("transfer").of) == {arm.weights for arm in transfer.arms if arm.weights}
+
+
+def test_paper_has_the_published_numbers_of_images(names: Path) -> None:
+    sentences = names.with_name("templates.txt")
+    sentences.write_text("".join(f"sentence {n} about a {{class}}\n" for n in range(30_000)), encoding="utf-8")
+    plan = synthetic_pretraining("paper", classes=names, templates=sentences, photos="cifar100", methods=("supervised", "mocov2"))
+    paint, moco = stage(plan, "paint"), stage(plan, "moco-v2-on-painted-images-0").learner
+    assert plan.num_captions * paint.per_caption == 1_200_000
+    assert (paint.guidance, paint.per_caption) == (3.0, 10)
+    assert (moco.queue, moco.momentum, moco.temperature, moco.head_out, moco.backbone) == (65_536, 0.999, 0.2, 128, "resnet-50")
+    assert "confidence" not in {step.name for step in plan.steps}  # no filter by CLIP
+    for size in SIZES.values():
+        assert size.queue % size.batch_images == 0
+
+
+def test_what_cannot_be_is_refused_before_any_work(names: Path, tmp_path: Path) -> None:
+    def refused(said: str, kind: type[Exception] = InputError, **flags: Any) -> None:
+        with pytest.raises(kind, match=said) as caught:
+            run(call_recipe("synthetic_pretraining", SMALL | {"classes": names} | flags), tmp_path / "run")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run" / "captions.lance").exists()
+
+    one = tmp_path / "one.txt"
+    one.write_text("red circle\n", encoding="utf-8")
+    refused("two classes or more", classes=one)
+    refused("--batch-images 64 is more than the 16 --images", batch_images=64)
+    refused("8 captions of --per-caption 2 make fewer than --images 640", writer=None, images=640, templates=one_sentence(tmp_path))
+    refused("--methods wants one", methods=())
+    refused("names one seed twice", seeds=(1, 1))
+    refused("views of --view-px 128", view_px=128)
+    refused("plain ViT, and resnet-tiny is a ResNetModel", methods=("mae",))
+    refused("queue of 512 keys is not a multiple of a batch of 12", methods=("mocov2",), batch_images=12)
+    save_backbone(build_backbone("vit-tiny", 32), tmp_path / "vit")
+    refused("vit is a ViTModel, which cannot start a ResNetModel", ModelError, start=str(tmp_path / "vit"))
+    refused("no train photos", photos=str(tmp_path / "none"))
+    refused(r"no pairs\.lance", real=tmp_path / "none")
+    refused("--scale paper needs --classes FILE, and --photos FOLDER", scale="paper", photos=None)
+
+
+def one_sentence(folder: Path) -> Path:
+    (folder / "sentences.txt").write_text("a {class}\na big {class}\n", encoding="utf-8")
+    return folder / "sentences.txt"
