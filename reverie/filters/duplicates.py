@@ -1,7 +1,8 @@
 """The same picture again: exactly, or nearly.
 
 Two steps. ``ImageHash`` looks at each image once and writes three small columns; ``Duplicates`` compares those of all images
-at once and says of which earlier image a picture is the copy.
+at once and says of which earlier image a picture is the copy. ``find_duplicates`` takes both for tables that no plan made,
+and ``same_pictures`` reads what was found: a picture under two labels is a label conflict.
 """
 
 from __future__ import annotations
@@ -9,21 +10,25 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.fft
 from PIL import Image
 
 from reverie.errors import InputError
 from reverie.filters.pictures import Speed, decoded
 from reverie.filters.select import join_columns
-from reverie.stage import Place, Worker
+from reverie.stage import Place, Report, Worker
 from reverie.store import tables
+from reverie.store.tables import TablePath
 
 BITS = 64
 HASH_SIDE = 32  # pixels of the grey picture that is transformed
@@ -130,6 +135,74 @@ class Duplicates:
         found = pa.array(names.to_pylist(), pa.string(), mask=~is_copy)
         join_columns(place, pa.table({"pair_id": rows["pair_id"], "duplicate_of": found}))
         place.report("duplicates", num_images=len(rows), num_exact=num_exact, num_near=int(is_copy.sum()) - num_exact)
+
+
+def find_duplicates(folder: Path, duplicates: Duplicates | None = None, report: Report | None = None) -> None:
+    """Hash all images of a run or an import and join ``duplicate_of`` and the hashes to its pairs, anew.
+
+    Killed on the way, it goes on with the units that are left.
+    Raises: InputError if there are no images.
+    """
+    place = Place(folder, "image-hash")
+    if not tables.exists(place.pairs):
+        raise InputError(f"{folder} holds no images; give the folder of a run or an import with images")
+    stage = ImageHash()
+    worker, units = stage.open(place), sorted(tables.done_units(place.pairs))
+    done = tables.done_units(place.columns())
+    for number, unit in enumerate(units, 1):
+        if unit not in done:
+            rows = tables.read_unit(place.pairs, unit, ["pair_id", "unit", *stage.reads], only="ok")
+            tables.append_unit(place.columns(), unit, worker(rows))
+        if report:
+            report("progress", done=number, total=len(units), what="units")
+    tables.add_columns(place.pairs, place.columns(), replace=True)
+    (duplicates or Duplicates()).run(Place(folder, "duplicates"))
+    shutil.rmtree(place.columns())  # the next call may meet other images
+
+
+@dataclass(frozen=True)
+class SamePicture:
+    """One picture and its copies."""
+
+    rows: tuple[Mapping[str, Any], ...]  # pair_id, caption_id, label and pixels; the original first
+    exact: bool  # all are equal to the last pixel
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it is found under, each once."""
+        return tuple(dict.fromkeys(str(row["label"]) for row in self.rows if row["label"] is not None))
+
+    @property
+    def in_conflict(self) -> bool:
+        """Whether it is found under more than one label."""
+        return len(self.labels) > 1
+
+
+def same_pictures(pairs: TablePath) -> list[SamePicture]:
+    """Pictures that are there more than once: label conflicts first, then those with most copies.
+
+    Raises: InputError if nobody has looked for duplicates yet.
+    """
+    if "duplicate_of" not in tables.column_names(pairs):
+        raise InputError(f"{pairs} has no column duplicate_of; run: reverie duplicates")
+    columns = ["pair_id", "caption_id", "label", "pixels"]
+    copies: dict[str, list[dict[str, Any]]] = {}
+    for rows in tables.scan(pairs, [*columns, "duplicate_of"], "duplicate_of is not null"):
+        for row in rows.to_pylist():
+            copies.setdefault(row["duplicate_of"], []).append(row)
+    originals = {}
+    wanted = pa.array(copies, pa.string())
+    for rows in tables.scan(pairs, columns, "duplicate_of is null") if copies else ():
+        for row in rows.filter(pc.is_in(rows["pair_id"], wanted)).to_pylist():
+            originals[row["pair_id"]] = row
+    groups = [
+        SamePicture(
+            (first, *sorted(copies[name], key=lambda row: str(row["pair_id"]))),
+            all(row["pixels"] == first["pixels"] for row in copies[name]),
+        )
+        for name, first in originals.items()
+    ]
+    return sorted(groups, key=lambda group: (not group.in_conflict, -len(group.rows), group.rows[0]["pair_id"]))
 
 
 def exact_copies(digests: Iterable[str]) -> Array:

@@ -27,7 +27,8 @@ from reverie.store import tables
 class KeepPerClass:
     """Columns ``kept`` (bool) and ``drop_reason`` (null where kept), joined to the pairs in one commit.
 
-    A pair passes if it fulfils ``usable`` and its ``by`` is above ``above``, strictly; a missing value never passes.
+    A pair passes if it fulfils ``usable`` and ``also``, and its ``by`` is above ``above``, strictly unless ``or_equal``; a
+    missing value never passes.
     """
 
     classes: tuple[str, ...] | Path  # names, or a file of them
@@ -37,6 +38,9 @@ class KeepPerClass:
     most: int | None = None  # kept of each class (K); None keeps all that pass
     choose: Literal["random", "top"] = "random"  # which K of more that pass; the paper's is random
     fill: bool = True  # where fewer than K pass, add the surest of those that do not
+    or_equal: bool = False  # a value of exactly ``above`` passes too
+    also: str | None = None  # filter that must hold as well to pass; those that fill up need not fulfil it
+    among: str | None = None  # filter: the selection is about these pairs, and null for others; None is all pairs
     column: str = "kept"  # of the result; another name is a selection to compare with, without reasons
 
     def __post_init__(self) -> None:
@@ -47,13 +51,15 @@ class KeepPerClass:
         """Judge all pairs. Raises InputError for labels that are not among the classes, or if nothing is kept."""
         classes = read_classes(self.classes)
         columns = ["pair_id", "label", self.by]
-        rows = pa.concat_tables(tables.scan(place.pairs, columns)) if tables.count(place.pairs) else None
-        if rows is None:
-            raise InputError("there are no pairs to select from")
+        parts = list(tables.scan(place.pairs, columns, self.among))
+        if not parts:
+            raise InputError(f"there are no pairs to select from{f' among those with {self.among}' * bool(self.among)}")
+        rows = pa.concat_tables(parts)
         names, labels = rows["pair_id"].to_pylist(), rows["label"].to_pylist()
         if strangers := set(labels) - set(classes):
             raise InputError(f"a pair has the label {strangers.pop()!r}, which is not among the {len(classes)} classes")
-        usable = {name for part in tables.scan(place.pairs, ["pair_id"], self.usable) for name in part[0].to_pylist()}
+        usable = _fulfil(place, self.usable)
+        also = None if self.also is None else _fulfil(place, self.also)
         scores = rows[self.by].cast(pa.float64()).to_numpy(zero_copy_only=False)
         above = 1 / len(classes) if self.above is None else self.above
         reasons = np.full(len(rows), None, dtype=object)
@@ -69,12 +75,16 @@ class KeepPerClass:
                 self.choose,
                 self.fill,
                 seeds.derive("keep per class", place.seed),
+                or_equal=self.or_equal,
+                also=None if also is None else np.array([names[row] in also for row in good], dtype=bool),
             )
             for row in own:
                 reasons[row] = f"fails: {self.usable}"
             for row, keep, passes in zip(good, kept, passed, strict=True):
                 beyond = f"one of more than {self.most} that pass"
-                reasons[row] = None if keep else beyond if passes else f"fails: {self.by} > {above:.4g}"
+                sign = ">=" if self.or_equal else ">"
+                failed = f"{self.by} {sign} {above:.4g}{f' and {self.also}' * bool(self.also)}"
+                reasons[row] = None if keep else beyond if passes else f"fails: {failed}"
             told[label] = {"made": len(own), "passed": int(passed.sum()), "kept": int(kept.sum())}
         keep_any = np.array([reason is None for reason in reasons])
         if not keep_any.any():
@@ -101,15 +111,22 @@ def choose_rows(
     choose: Literal["random", "top"],
     fill: bool,
     seed: int,
+    *,
+    or_equal: bool = False,
+    also: np.ndarray[Any, np.dtype[np.bool_]] | None = None,
 ) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.bool_]]]:
     """The rule for the images of one class. NaN scores never pass and fill up last.
 
     Args:
         names: ids; ties go by them, and the random draw is by them, so that the order of rows does not matter.
+        or_equal: a score of exactly ``above`` passes.
+        also: (n,) of what must hold besides, to pass.
     Returns: two bool arrays (n,): kept, and passed.
     """
     scores = np.where(np.isnan(scores), -np.inf, scores)
-    passed = scores > above
+    passed = scores >= above if or_equal else scores > above
+    if also is not None:
+        passed &= also
     if most is None:
         return passed.copy(), passed
     surest = np.lexsort([np.array(names, dtype=str), -scores])
@@ -120,3 +137,8 @@ def choose_rows(
     kept = np.zeros(len(names), dtype=bool)
     kept[first] = True
     return kept, passed
+
+
+def _fulfil(place: Place, where: str) -> set[str]:
+    """Names of the pairs for which a filter holds."""
+    return {name for part in tables.scan(place.pairs, ["pair_id"], where) for name in part["pair_id"].to_pylist()}

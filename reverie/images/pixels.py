@@ -1,7 +1,7 @@
-"""Captions -> RGB images, several for each caption.
+"""Captions -> RGB images, several for each caption, painted from noise or from a noised photo of the caption's class.
 
-The batches of a unit depend on its rows only: captions in order, copies in order, cut at a fixed size, then one more
-round for images that came out blank. So after a restart, or in any part of the work, every bit of an image is the same
+The batches of a unit depend on its rows only: captions in order, copies in order, cut at a fixed size, one kind of
+start after the other, then one more round for images that came out blank. So after a restart, or in any part of the work, every bit of an image is the same
 (on the same machine, in the same dtype, with no batch halved for memory); the noise is the same everywhere.
 """
 
@@ -21,9 +21,12 @@ from PIL import Image
 
 from reverie import pairs, seeds
 from reverie.errors import InputError, ModelError, ReverieError
+from reverie.images.guidance import FromShots, Guide
 from reverie.stage import Place
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from reverie.models.painter import Embeddings, Painter  # imports torch, which the command line must not wait for
 
 BLANK_LEVELS = 1  # an image whose channels each span at most this many of 255 levels shows nothing
@@ -44,7 +47,7 @@ class PaintPixels:
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
 
     model: str = "builtin:painter"  # builtin:NAME, a diffusers folder, or a Hub id
-    per_caption: int = 4  # images of each caption (l in the StableRep paper)
+    per_caption: int = 4  # images of each caption (l in the StableRep paper), of all starts together
     guidance: float = 2.0  # w in eps_u + w (eps_c - eps_u); 1 = no guidance
     steps: int = 20
     scheduler: str | None = (
@@ -56,6 +59,7 @@ class PaintPixels:
     image_format: Literal["png", "jpeg", "webp"] = "png"
     quality: int = 95  # of jpeg and webp, 1 to 100
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    starts: tuple[FromShots | None, ...] = (None,)  # the copies are dealt to these in equal blocks; None is noise
     speed: PaintSpeed = field(default_factory=PaintSpeed)
 
     def __post_init__(self) -> None:
@@ -75,6 +79,16 @@ class PaintPixels:
         for name, value in counts.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
+        if not self.starts or self.per_caption % len(self.starts):
+            raise InputError(
+                f"{self.per_caption} images of a caption cannot be dealt equally to {len(self.starts)} starts; use a multiple"
+            )
+
+    def check(self) -> None:
+        """Raises InputError for a store of shots that is not there."""
+        for start in self.starts:
+            if start is not None:
+                start.check()
 
     def open(self, place: Place) -> PaintWorker:
         """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""
@@ -83,7 +97,9 @@ class PaintPixels:
         painter = open_painter(self.model, place.device, self.scheduler, self.negative_prompt, self.dtype)
         painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
         _refuse_another(painter.revision, place)
-        return PaintWorker(self, painter, place)
+        size_px = self.size_px or painter.size_px
+        guides = [None if start is None else Guide(start, place, painter, self.steps, size_px) for start in self.starts]
+        return PaintWorker(self, painter, place, guides)
 
 
 def _refuse_another(painter: str, place: Place) -> None:
@@ -106,6 +122,7 @@ class _Wanted:
     caption: dict[str, Any]
     copy: int
     text: int  # row of the embeddings, or -1
+    start: int = 0  # which of the stage's starts
     status: pairs.Status = pairs.FAILED
     reason: str | None = None
     seed: int | None = None
@@ -115,17 +132,20 @@ class _Wanted:
 class PaintWorker:
     """Paints the captions of a unit. ``batch`` is the largest number of images that fits the memory, as far as known."""
 
-    def __init__(self, stage: PaintPixels, painter: Painter, place: Place) -> None:
+    def __init__(
+        self, stage: PaintPixels, painter: Painter, place: Place, guides: Sequence[Guide | None] = (None,)
+    ) -> None:
         self.stage = stage
         self.painter = painter
         self.place = place
+        self.guides = guides  # one for each of the stage's starts
         self.size_px = stage.size_px or painter.size_px
         self.batch = stage.speed.batch
         self._words_told: set[str] = set()
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """The columns that say how an image was made; equal in all rows."""
+        """The columns that say how an image was made from noise; equal in all rows."""
         return {
             "painter": self.painter.revision,
             "scheduler": self.painter.scheduler,
@@ -151,7 +171,9 @@ class PaintWorker:
         wanted = []
         for row, text in zip(rows, found, strict=True):
             number, reason = (text, None) if isinstance(text, int) else (-1, text)
-            wanted += [_Wanted(row, copy, number, reason=reason) for copy in range(self.stage.per_caption)]
+            block = self.stage.per_caption // len(self.guides)
+            copies = range(self.stage.per_caption)
+            wanted += [_Wanted(row, copy, number, start=copy // block, reason=reason) for copy in copies]
         left = [item for item in wanted if item.text >= 0]
         with ThreadPoolExecutor(self.stage.speed.encode_threads) as threads:
             first = 2 * self.place.retry
@@ -161,9 +183,16 @@ class PaintWorker:
             return pairs.table([self._row(item) for item in wanted], pairs.PAIRS)
 
     def paint(
-        self, embeddings: Embeddings, texts: Sequence[int], noise: Sequence[int]
+        self,
+        embeddings: Embeddings,
+        texts: Sequence[int],
+        noise: Sequence[int],
+        guide: Guide | None = None,
+        shots: Sequence[str] = (),
     ) -> Iterator[np.ndarray | Exception | None]:
         """Paint row ``texts[i]`` of the embeddings with seed ``noise[i]`` for all i, in batches that fit the memory.
+
+        With a guide, image i begins at ``shots[i]``.
 
         Yields: uint8 (H, W, 3), or None when it is not finite, or what the painter raised for this image alone.
         Raises: ModelError when one image does not fit the memory.
@@ -175,8 +204,9 @@ class PaintWorker:
             part, seed = texts[start : start + self.batch], noise[start : start + self.batch]
             error: Exception | None = None
             try:
+                begin = _begin(guide, shots[start : start + self.batch]) if guide else {}
                 floats = self.painter.sample(
-                    pick(embeddings, part), seed, self.stage.guidance, self.stage.steps, self.size_px
+                    pick(embeddings, part), seed, self.stage.guidance, self.stage.steps, self.size_px, **begin
                 )
                 images, finite = to_bytes(floats)
             except ReverieError:
@@ -193,7 +223,8 @@ class PaintWorker:
                 yield error
             else:
                 for index in range(len(part)):
-                    yield from self.paint(embeddings, part[index : index + 1], seed[index : index + 1])
+                    one = slice(start + index, start + index + 1)
+                    yield from self.paint(embeddings, texts[one], noise[one], guide, shots[one])
             start += len(part)
 
     def _round(
@@ -201,9 +232,9 @@ class PaintWorker:
     ) -> tuple[list[_Wanted], list[Exception]]:
         """Paint, and compress in threads while the next batch is painted. Returns the blank ones, and what was raised."""
         blank, errors = [], []
+        wanted = sorted(wanted, key=lambda item: item.start)  # a batch has one start; within it the order stays
         noise = [seeds.image_seed(self.place.seed, item.caption["caption_id"], item.copy, attempt) for item in wanted]
-        painted = self.paint(embeddings, [item.text for item in wanted], noise)
-        for item, seed, image in zip(wanted, noise, painted, strict=True):
+        for item, seed, image in zip(wanted, noise, self._painted(wanted, embeddings, noise), strict=True):
             item.seed = seed
             if isinstance(image, Exception):
                 item.status, item.reason = pairs.FAILED, _said(image)
@@ -215,6 +246,23 @@ class PaintWorker:
             if image is not None and (item.status == pairs.OK or attempt % 2):
                 item.encoded = threads.submit(_encoded, image, self.stage)
         return blank, errors
+
+    def _painted(
+        self, wanted: list[_Wanted], embeddings: Embeddings, noise: list[int]
+    ) -> Iterator[np.ndarray | Exception | None]:
+        """The images in order, one start after the other."""
+        first = 0
+        for number, guide in enumerate(self.guides):
+            own = [item for item in wanted if item.start == number]
+            shots = [self._shot(item) for item in own] if guide else []
+            rows = slice(first, first + len(own))
+            yield from self.paint(embeddings, [item.text for item in own], noise[rows], guide, shots)
+            first += len(own)
+
+    def _shot(self, item: _Wanted) -> str:
+        guide = self.guides[item.start]
+        assert guide is not None
+        return guide.shot(item.caption["caption_id"], item.caption["label"], item.copy)
 
     def _encode(self, texts: Sequence[str | None]) -> tuple[Embeddings, list[int | str]]:
         """Encode each text once. Returns the embeddings and, for each text, its row there or why it has none."""
@@ -289,10 +337,23 @@ class PaintWorker:
             "height": side,
             "origin": "painted",
             **self.made_with,
+            **self._begun_at(item),
             "seed": item.seed,
             "status": item.status,
             "reason": item.reason,
         }
+
+    def _begun_at(self, item: _Wanted) -> dict[str, Any]:
+        guide = self.guides[item.start]
+        return {"start": guide.told(self._shot(item)), "steps": guide.start.steps} if guide else {}
+
+
+def _begin(guide: Guide, shots: Sequence[str]) -> dict[str, Any]:
+    """What the painter needs to begin at these photos."""
+    import torch
+
+    latents: list[Tensor] = [guide.latent(name) for name in shots]
+    return {"start": guide.start, "clean": torch.stack(latents)}
 
 
 def _encoded(image: np.ndarray, stage: PaintPixels) -> bytes:

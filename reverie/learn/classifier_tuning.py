@@ -63,20 +63,21 @@ class ClassifierTuning:
         assert isinstance(head, LinearHead)
         parts = [batch[key] for key in ("features", "real_features") if key in batch]
         logits = net(torch.cat(parts))
+        pieces = list(logits.split([len(part) for part in parts]))  # on the way back, slices would cost a matrix each
         total = logits.new_zeros(())
         named: dict[str, Tensor] = {}
         labels: list[Tensor] = []
-        num = len(batch["features"]) if "features" in batch else 0
-        if num:
+        if "features" in batch:
+            painted = pieces.pop(0)
             labels.append(batch["labels"])
             teacher = head.zero_shot(batch["features"])
-            named["soft"] = soft_target_loss(logits[:num], teacher, self.temperature, self.hard_pseudo_labels)
-            named["hard"] = self._hard(logits[:num], batch["labels"])
+            named["soft"] = soft_target_loss(painted, teacher, self.temperature, self.hard_pseudo_labels)
+            named["hard"] = self._hard(painted, batch["labels"])
             mixed = self.soft_share * named["soft"] + (1 - self.soft_share) * named["hard"]
             total = total + self.synthetic_weight * mixed
         if "real_features" in batch:
             labels.append(batch["real_labels"])
-            named["real"] = self._hard(logits[num:], batch["real_labels"])
+            named["real"] = self._hard(pieces.pop(0), batch["real_labels"])
             total = total + self.real_weight * named["real"]
         named["right"] = (logits.detach().argmax(1) == torch.cat(labels)).float().mean()
         return {"loss": total, **named}
@@ -106,7 +107,8 @@ class LinearHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (n, classes) of features (n, d), which are made unit length."""
         rows = self.origin + self.moved
-        return F.linear(F.normalize(features.float(), dim=1), rows[:, :-1], rows[:, -1])
+        weight, bias = rows.split([rows.shape[1] - 1, 1], dim=1)
+        return F.linear(F.normalize(features.float(), dim=1), weight, bias[:, 0])
 
     @torch.no_grad()
     def zero_shot(self, features: Tensor) -> Tensor:

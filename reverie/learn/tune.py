@@ -6,8 +6,6 @@ Source: arXiv:2210.07574, sections 2.4 to 2.7 of the method.
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +20,10 @@ from reverie import seeds
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.evaluate.zero_shot import class_embeddings
+from reverie.images.shots import check_shots, check_store, shots_filter, shots_store
 from reverie.learn.classifier_tuning import ClassifierTuning, FeatureBatches, starting_head
 from reverie.learn.fit import Fit, FitSpeed, fit
-from reverie.models.classifier import ABOUT, HEAD
+from reverie.models.classifier import HEAD, save_classifier
 from reverie.models.encoder import Encoder, open_encoder
 from reverie.models.features import cached_rows
 from reverie.stage import Place
@@ -47,9 +46,12 @@ class TuneClassifier:
     templates: tuple[str, ...] = ("a photo of a {class}.",)
     model: str = "builtin:clip"
     on: On = "painted"  # "nothing" leaves the zero-shot head as it is: the baseline
-    shots: Path | None = None  # store of labelled photos, made by reverie import
+    shots: Path | str | None = None  # store of labelled photos, made by reverie import, or the step that took them
+    num_shots: int | None = None  # the first so many of each class; all when None
     where: str = "kept"  # which painted pairs
+    among: str | None = None  # filter: encode all of these and pick from them, so that selections share one pass
     epochs: int = 30  # passes over the painted images; over the shots where there are no others
+    steps: int | None = None  # of each phase, in place of epochs
     batch: int = 512  # painted images a step
     real_batch: int = 32  # shots a step
     lr: float = 2e-3
@@ -63,21 +65,19 @@ class TuneClassifier:
     speed: TuneSpeed = field(default_factory=TuneSpeed)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1 or self.real_batch < 1:
-            raise InputError("epochs and batches must be at least 1")
+        if min(self.epochs, self.batch, self.real_batch, 1 if self.steps is None else self.steps) < 1:
+            raise InputError("epochs, steps and batches must be at least 1")
         if not 0 <= self.wrong_labels <= 1:
             raise InputError(f"wrong_labels {self.wrong_labels} is a share, in [0, 1]")
         if self.on not in ("nothing", "painted") and self.shots is None:
             raise InputError(f"tuning on {self.on!r} needs real shots")
+        check_shots(self.shots, self.num_shots)
 
     def check(self) -> None:
         """Raises InputError for fewer than two classes or shots that are not there."""
         if len(read_classes(self.classes)) < 2:
             raise InputError("a classifier needs two classes or more to tell apart")
-        if self.shots and not (self.shots / "pairs.lance").exists():
-            raise InputError(
-                f"{self.shots} holds no pairs.lance; make it with: reverie import PHOTOS --out {self.shots}"
-            )
+        check_store(self.shots)
 
     def run(self, place: Place) -> None:
         """Encode, tune, and put the folder in place last.
@@ -99,7 +99,7 @@ class TuneClassifier:
         for number, on in enumerate(_phases(self.on)):
             batches = self._batches(on, classes, encoder, place)
             settings = Fit(
-                self.epochs * batches.per_epoch,
+                self.epochs * batches.per_epoch if self.steps is None else self.steps,
                 self.lr,
                 weight_decay=self.weight_decay,
                 betas=(0.9, 0.999),
@@ -113,7 +113,8 @@ class TuneClassifier:
             (checkpoints / f"after{number}").mkdir(exist_ok=True)
             learner.save(net, checkpoints / f"after{number}")
             begin = checkpoints / f"after{number}" / HEAD
-        self._put(place.weights(), begin, classes, encoder)
+        about = {"classes": list(classes), "encoder": self.model, "templates": list(self.templates)}
+        save_classifier(place.weights(), begin, about | {"revision": encoder.revision})
         place.report("trained", classes=len(classes), **losses)
 
     def teacher_and_rows(self, place: Place) -> tuple[Tensor, Tensor]:
@@ -121,7 +122,7 @@ class TuneClassifier:
         classes = read_classes(self.classes)
         encoder = open_encoder(self.model, place.device, self.speed.batch_size)
         start = starting_head(class_embeddings(encoder, classes, self.templates), encoder.logit_scale)
-        return start, _labelled(place.pairs, self.where, classes, encoder, place, self.shrink_px)[0]
+        return start, labelled_rows(place.pairs, self.where, classes, encoder, place, self.shrink_px, self.among)[0]
 
     def start_rows(self, start: Tensor) -> Tensor:
         """The head to begin from: the teacher, or noise of the same size."""
@@ -134,27 +135,13 @@ class TuneClassifier:
         painted: tuple[Tensor | None, Tensor | None] = (None, None)
         real: tuple[Tensor | None, Tensor | None] = (None, None)
         if on in ("painted", "mixed"):
-            rows, labels = _labelled(place.pairs, self.where, classes, encoder, place, self.shrink_px)
+            rows, labels = labelled_rows(place.pairs, self.where, classes, encoder, place, self.shrink_px, self.among)
             painted = rows, _with_wrong(labels, self.wrong_labels, len(classes), self.seed)
         if on in ("shots", "mixed"):
             assert self.shots is not None
-            where = "status = 'ok' and label is not null and image is not null"
-            real = _labelled(self.shots / "pairs.lance", where, classes, encoder, place, 0)
+            store, where = shots_store(place, self.shots), shots_filter(self.num_shots)
+            real = labelled_rows(store, where, classes, encoder, place)
         return FeatureBatches(*painted, *real, self.batch, self.real_batch, seeds.derive("rows", place.seed, self.seed))
-
-    def _put(self, weights: Path, head: Path, classes: Sequence[str], encoder: Encoder) -> None:
-        temporary = weights.with_name(weights.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        shutil.copy(head, temporary / HEAD)
-        about = {
-            "classes": list(classes),
-            "encoder": self.model,
-            "revision": encoder.revision,
-            "templates": list(self.templates),
-        }
-        (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-        temporary.rename(weights)
 
 
 def _phases(on: On) -> tuple[On, ...]:
@@ -164,25 +151,41 @@ def _phases(on: On) -> tuple[On, ...]:
     return phases.get(on, (on,))
 
 
-def _labelled(
-    pairs: Path, where: str, classes: Sequence[str], encoder: Encoder, place: Place, shrink_px: int
+def labelled_rows(
+    pairs: Path,
+    where: str,
+    classes: Sequence[str],
+    encoder: Encoder,
+    place: Place,
+    shrink_px: int = 0,
+    among: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows (n, d) and class numbers (n,) of the pairs, by name."""
+    """Rows (n, d) and class numbers (n,) of the pairs, by name.
+
+    Args: among: filter that all of ``where`` fulfil; all of these are encoded, and kept for the next who asks for them.
+    Raises: InputError for no pair, or a label that is not among the classes.
+    """
     from reverie.store import tables  # tuning on rows in hand needs no store
 
     number = {name: place_in_list for place_in_list, name in enumerate(classes)}
-    names = [name for part in tables.scan(pairs, ["label"], where) for name in part["label"].to_pylist()]
-    if not names:
+    rows = [row for part in tables.scan(pairs, ["pair_id", "label"], where) for row in part.to_pylist()]
+    if not rows:
         raise InputError(f"no image in {pairs.parent} fulfils {where!r}; there is nothing to tune on")
-    if strangers := sorted({str(name) for name in names} - set(classes)):
+    if strangers := sorted({str(row["label"]) for row in rows} - set(classes)):
         raise InputError(f"{pairs.parent} has labels that are not among the classes: {', '.join(strangers[:5])}")
 
     def open_batches() -> Iterator[list[bytes]]:
-        for part in tables.scan(pairs, ["image"], where):
+        for part in tables.scan(pairs, ["image"], among or where):
             yield part["image"].to_pylist()
 
-    rows = cached_rows(encoder, open_batches, place.folder / "features", shrink_px=shrink_px, report=place.report)
-    return rows, torch.tensor([number[name] for name in names])
+    found = cached_rows(encoder, open_batches, place.folder / "features", shrink_px=shrink_px, report=place.report)
+    if among is not None:
+        names = [name for part in tables.scan(pairs, ["pair_id"], among) for name in part["pair_id"].to_pylist()]
+        at = {name: place_in_table for place_in_table, name in enumerate(names)}
+        if outside := next((row["pair_id"] for row in rows if row["pair_id"] not in at), None):
+            raise InputError(f"pair {outside} fulfils {where!r} but not {among!r}, which was to hold for all of them")
+        found = found[[at[row["pair_id"]] for row in rows]]
+    return found, torch.tensor([number[row["label"]] for row in rows])
 
 
 def _with_wrong(labels: Tensor, share: float, num_classes: int, seed: int) -> Tensor:

@@ -2,21 +2,25 @@
 
 classifier.json      classes in order, encoder and its revision, templates
 head.safetensors     weight (classes, d) and bias (classes)
+cache.safetensors    of a cache model: keys (n, d) and labels (n), the number of each key's class
 encoder/             the encoder, where it was tuned as well
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
@@ -25,6 +29,7 @@ from reverie.store.pictures import open_picture
 
 ABOUT = "classifier.json"
 HEAD = "head.safetensors"
+CACHE = "cache.safetensors"
 OWN_ENCODER = "encoder"  # the encoder's name where it was tuned as well and stands in the folder itself
 MAIN = "classifier"  # the learning step of a run that is meant when only the run is named
 
@@ -41,11 +46,32 @@ class Answer:
     probabilities: tuple[float, ...]  # of all classes, in their order
 
 
+@dataclass(frozen=True)
+class Cache:
+    """Labelled photos that vote beside the head, the nearer the louder; nothing is trained.
+
+    Source: Zhang et al., Tip-Adapter, arXiv:2111.03930: alpha exp(-beta (1 - cosine)) for the class of each key.
+    """
+
+    keys: Tensor  # unit rows (n, d)
+    labels: Tensor  # int64 (n,)
+    alpha: float = 1.0
+    beta: float = 5.5
+
+    def votes(self, rows: Tensor, num_classes: int) -> Tensor:
+        """What to add to the logits, (m, classes), for unit rows (m, d)."""
+        nearness = torch.exp(-self.beta * (1 - rows @ self.keys.T))
+        values = self.labels[:, None] == torch.arange(num_classes)
+        return self.alpha * nearness @ values.to(nearness.dtype)
+
+
 class Classifier:
     """Made by ``load_classifier``. Call it with images."""
 
-    def __init__(self, classes: Sequence[str], encoder: Encoder, weight: Tensor, bias: Tensor) -> None:
-        self.classes, self.encoder = tuple(classes), encoder
+    def __init__(
+        self, classes: Sequence[str], encoder: Encoder, weight: Tensor, bias: Tensor, cache: Cache | None = None
+    ) -> None:
+        self.classes, self.encoder, self.cache = tuple(classes), encoder, cache
         self.weight, self.bias = weight.float(), bias.float()
 
     def __call__(self, images: Iterable[Pictured]) -> list[Answer]:
@@ -61,7 +87,28 @@ class Classifier:
 
     def logits(self, rows: Tensor) -> Tensor:
         """Logits (n, classes) for the encoder's rows (n, d)."""
-        return F.linear(F.normalize(rows.float(), dim=1), self.weight, self.bias)
+        rows = F.normalize(rows.float(), dim=1)
+        logits = F.linear(rows, self.weight, self.bias)
+        return logits + self.cache.votes(rows, len(self.classes)) if self.cache else logits
+
+
+def save_classifier(folder: Path, head: Path, about: Mapping[str, Any], cache: Cache | None = None) -> None:
+    """Write a classifier folder beside its place and rename it, so that it is never seen half.
+
+    Args:
+        head: file to copy, with ``weight`` and ``bias``.
+        about: ``classes``, ``encoder`` (its name), ``revision`` (of the encoder) and ``templates``.
+    """
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    shutil.copy(head, temporary / HEAD)
+    about = dict(about)
+    if cache is not None:
+        save_file({"keys": cache.keys.contiguous(), "labels": cache.labels}, temporary / CACHE)
+        about["cache"] = {"alpha": cache.alpha, "beta": cache.beta}
+    (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.rename(folder)
 
 
 def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64) -> Classifier:
@@ -73,7 +120,8 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         head = load_file(folder / HEAD)
-    except (OSError, ValueError) as error:
+        cache = Cache(**load_file(folder / CACHE), **about["cache"]) if "cache" in about else None
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder} is a damaged classifier ({error}); make it again") from error
     own = about["encoder"] == OWN_ENCODER
     encoder = open_encoder(str(folder / OWN_ENCODER) if own else about["encoder"], device, batch_size)
@@ -81,7 +129,7 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
         raise ModelError(
             f"{folder} was tuned on {about['revision']}, but {about['encoder']} is now {encoder.revision}; tune it again"
         )
-    return Classifier(about["classes"], encoder, head["weight"], head["bias"])
+    return Classifier(about["classes"], encoder, head["weight"], head["bias"], cache)
 
 
 def find_classifier(path: Path) -> Path:
@@ -101,7 +149,9 @@ def find_classifier(path: Path) -> Path:
 
 def _opened(image: Pictured) -> Image.Image:
     if isinstance(image, np.ndarray):
-        return Image.fromarray(image)
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise InputError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 (H, W, 3)")
+        return Image.fromarray(image).convert("RGB")
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if isinstance(image, bytes):

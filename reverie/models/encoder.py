@@ -46,7 +46,9 @@ class Encoder:
     def preparation(self) -> tuple[tuple[float, ...], tuple[float, ...], int]:
         """Mean and standard deviation that colours in 0..1 are normalised with, and the side of the square, in pixels."""
         processor = self._processor
-        size = (getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None) or processor.size
+        size = (
+            getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+        ) or processor.size
         side = size["height"] if "height" in size else size["shortest_edge"]
         return tuple(processor.image_mean), tuple(processor.image_std), int(side)
 

@@ -41,7 +41,7 @@ def cached_rows(
         folder: where the files are kept; may be shared by any number of encoders and image sets.
         shrink_px: make pictures this small (shorter side) before the encoder's own preparation, as photos of low
             resolution are; 0 leaves them.
-    Raises: BrokenImage for a picture that cannot be decoded.
+    Raises: BrokenImage naming the picture that cannot be decoded by its number, from 0.
     """
     name = hashlib.blake2b(f"{encoder.revision} shrink {shrink_px} ".encode(), digest_size=12)
     total = 0
@@ -56,7 +56,8 @@ def cached_rows(
         found: list[Tensor] = []
         done = 0
         for batch in open_batches():
-            found.append(encoder.images([shrunk(_opened(picture), shrink_px) for picture in batch]))
+            opened = (_opened(picture, done + place) for place, picture in enumerate(batch))
+            found.append(encoder.images([shrunk(picture, shrink_px) for picture in opened]))
             done += len(batch)
             if report:
                 report("progress", done=done, total=total, what="images encoded")
@@ -77,5 +78,5 @@ def shrunk(image: Image.Image, shrink_px: int) -> Image.Image:
     return image.resize(small, Image.Resampling.BICUBIC)
 
 
-def _opened(picture: Picture) -> Image.Image:
-    return open_picture(picture, "image") if isinstance(picture, bytes) else Image.fromarray(picture)
+def _opened(picture: Picture, number: int) -> Image.Image:
+    return open_picture(picture, f"image {number}") if isinstance(picture, bytes) else Image.fromarray(picture)

@@ -1,5 +1,7 @@
 """Any diffusers text-to-image pipeline behind two verbs: encode a text once, paint it as often as wanted.
 
+It paints from noise, or from a noised picture (models/starts.py), which the autoencoder of the pipeline makes a latent.
+
 Guidance is eps_u + w (eps_c - eps_u) (StableRep, arXiv:2306.00984, section 2); w = 1 means none, and costs one pass of
 the network instead of two. Flux models distilled for guidance ("dev") take w as an input instead and need no second pass.
 
@@ -20,10 +22,12 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError, UnknownName
 from reverie.models.names import locate
+from reverie.models.starts import Start, start_at
 
 Embeddings = dict[str, Any]
 """What a pipeline wants to know about n texts: tensors or lists whose first dimension is n, by argument name."""
@@ -191,13 +195,60 @@ class Painter:
             encoded = {key: torch.zeros_like(value) for key, value in encoded.items()}
         return {f"negative_{key}": value for key, value in encoded.items()}
 
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], guidance: float, steps: int, size_px: int) -> Tensor:
+    def start_at(self, level: float, steps: int) -> Start:
+        """Begin at a picture that is noised to sqrt(abar) = ``level`` in [0, 1]; see models/starts.py.
+
+        Args: steps: of a whole run; the same share of them is left as of the noise.
+        Raises: ModelError for a pipeline that paints without latents, or whose scheduler cannot begin there; InputError.
+        """
+        if not hasattr(getattr(self.pipe, "vae", None), "encode") or "latents" not in self._takes:
+            raise ModelError(f"{self.family} has no autoencoder for pictures, so it cannot begin at a photo")
+        # PixArt takes a single step for a sign that the model was distilled to it.
+        start = start_at(self.pipe.scheduler, level, steps, least=2 if self.family.startswith("PixArt") else 1)
+        if "sigmas" in start.arguments and "sigmas" not in self._takes:
+            raise ModelError(f"{self.family} does not take the steps of its sampler, so it cannot begin at a photo")
+        return start
+
+    @torch.no_grad()
+    def latents(self, pictures: np.ndarray) -> Tensor:
+        """What the network paints, of pictures: the mean of the autoencoder, shifted and scaled as the pipeline does.
+
+        Args: pictures: uint8 (B, H, W, 3).
+        Returns: (B, C, h, w) float32 on the CPU.
+        """
+        vae = self.pipe.vae
+        dtype = vae.dtype
+        exact = dtype == torch.float16 and vae.config.get("force_upcast")  # these overflow in fp16
+        if exact:
+            vae.to(torch.float32)
+        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        encoded = vae.encode(pixels.to(self.pipe.device, vae.dtype))
+        vae.to(dtype)
+        found: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        config = vae.config
+        means = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0]).view(1, -1, 1, 1)
+        spreads = torch.tensor(config.get("latents_std") or [1.0]).view(1, -1, 1, 1)
+        scaled: Tensor = (found.float().cpu() - means) * config.scaling_factor / spreads
+        return scaled
+
+    def sample(
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        guidance: float,
+        steps: int,
+        size_px: int,
+        start: Start | None = None,
+        clean: Tensor | None = None,
+    ) -> Tensor:
         """Paint one image for every row of the embeddings.
 
         Args:
             embeddings: B rows (see `pick`), one image each.
             seeds: B seeds of the start noise (and of the noise in between, for schedulers that add some).
             guidance: w, at least 1.
+            steps: from noise; how many are left after ``start`` it says itself.
+            start: begin there (see `start_at`), at ``clean`` (see `latents`), B rows, noised with the start noise.
 
         Returns: (B, 3, H, W) in 0..1 on the device; NaN where the network overflowed.
         Raises: InputError, torch.OutOfMemoryError.
@@ -214,8 +265,26 @@ class Painter:
         }
         if "use_resolution_binning" in self._takes:
             arguments["use_resolution_binning"] = False  # paint the size asked for, not a nearby one
-        images: Tensor = self.pipe(**arguments).images
+        if start is not None:
+            assert clean is not None
+            arguments |= start.arguments | {"latents": self._noised(start, clean, arguments["generator"])}
+        own = self.pipe.scheduler
+        try:
+            if start is not None:
+                self.pipe.scheduler = start.scheduler
+            images: Tensor = self.pipe(**arguments).images
+        finally:
+            self.pipe.scheduler = own
         return images
+
+    def _noised(self, start: Start, clean: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Latents as the pipeline takes them; the noise is the one that it would draw itself."""
+        net = getattr(self.pipe, "unet", None) or self.pipe.transformer
+        noise = randn_tensor(clean.shape, generator=generators, device=self.pipe.device, dtype=net.dtype)
+        latents = start.noised(clean.to(noise.device), noise)
+        if hasattr(self.pipe, "_pack_latents"):  # Flux: patches of 2 x 2 in a row
+            latents = self.pipe._pack_latents(latents, *latents.shape)
+        return latents
 
     def paint(
         self,

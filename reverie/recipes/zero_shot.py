@@ -2,7 +2,7 @@
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
 
-    reverie run zero_shot --classes classes.txt --context "a satellite photo of {}" --photos photos --out runs/mine
+    reverie run zero_shot --classes classes.txt --context "a satellite photo of {class}." --photos photos --out runs/mine
     reverie predict runs/mine photo.jpg
 
 The defaults of ``paper`` are the published ones where the paper or its code says so; see docs/recipes/zero_shot.md.
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from reverie.captions.classes import HOLE
+from reverie.captions.domains import Domain, read_domain
 from reverie.errors import InputError
-from reverie.recipes.make import clip_for, source
+from reverie.recipes.make import BUILTIN, clip_for, source
 from reverie.run.plan import Plan, Step
 
 
@@ -60,7 +61,11 @@ SIZES = {
 def zero_shot(
     scale: Literal["tiny", "small", "paper"] = "tiny",
     classes: Path | None = None,
-    context: str = "a photo of a {class}.",
+    context: str | None = None,
+    domain: str | None = None,
+    words: str | None = None,
+    synonyms: Path | None = None,
+    around: str | None = None,
     writer: str | None = None,
     templates: Path | None = None,
     per_class: int | None = None,
@@ -93,7 +98,14 @@ def zero_shot(
         scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes.
         classes: file of class names; the classes of the small world when left out.
         context: how the task says a class, {class} for its name; what the classifier begins from and the filter asks.
-        writer: language model that writes captions from class names; builtin:writer for the small world, templates else.
+            "a photo of a {class}." when left out, or the templates of the domain.
+        domain: FILE.json:DATASET, a record of class names, templates, synonyms, and what sentences are said in; see
+            captions/domains.py. The flags for these go before it.
+        words: word-to-sentence model that writes captions from class names (language enhancement): a folder or Hub id;
+            builtin:words for the small world with a builtin painter, templates for other classes when left out.
+        synonyms: JSON file, class name to words that also name it in a sentence of words.
+        around: how a sentence of words is said in the domain, {caption} for it; the sentence alone when left out.
+        writer: language model, asked for captions of class names, to write them with instead.
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
         per_class: captions of each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
@@ -129,21 +141,39 @@ def zero_shot(
     from reverie.smallworld.scene import class_names
 
     size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
-    if HOLE not in context:
+    record = read_domain(domain) if domain else Domain()
+    if context is not None and HOLE not in context:
         raise InputError(f"--context {context!r} has no {HOLE} for the class name")
     if not size.seeds:
         raise InputError("give at least one seed")
     clip_for(size.painter, size.clip)
-    if photos is None and classes is not None:
+    own = classes or record.classes or None
+    if photos is None and own is not None:
         size = dataclasses.replace(size, photos=None)  # the small world's photos are of its own classes
-    names: tuple[str, ...] | Path = classes or class_names()
+    names: tuple[str, ...] | Path = own or class_names()
+    said = (context,) if context else record.templates
+    if not (words or writer or templates or own) and size.painter.startswith(BUILTIN):
+        words = "builtin:words"
+    first = source(
+        None,
+        None,
+        None,
+        None,
+        own,
+        writer,
+        templates,
+        size.per_class,
+        words=words,
+        synonyms=synonyms or (record.synonyms if words else None),
+        around=around or (record.context if words else None),
+    )
     paint = PaintPixels(
         size.painter, size.per_caption, size.guidance, size.sampler_steps, scheduler="ddim", speed=PaintSpeed(batch)
     )
     filtered = ("paint", "blank", "confidence")
     tune = TuneClassifier(
         names,
-        (context,),
+        said,
         size.clip,
         epochs=size.epochs,
         batch=size.tune_batch,
@@ -153,10 +183,10 @@ def zero_shot(
     )
     tuned = {f"classifier{f'-{number}' * (place > 0)}": number for place, number in enumerate(size.seeds)}
     steps = [
-        Step("captions", source(None, None, None, None, classes, writer, templates, size.per_class)),
+        Step("captions", first),
         Step("paint", paint, of=("captions",)),
         Step("blank", Blank(), of=("paint",)),
-        Step("confidence", ClipConfidence(names, (context,), size.clip), of=("paint",)),
+        Step("confidence", ClipConfidence(names, said, size.clip), of=("paint",)),
         Step(
             "keep",
             KeepPerClass(

@@ -212,7 +212,8 @@ def _only(record: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 def _has_begun(folder: Path, step: Mapping[str, Any]) -> bool:
     """Whether a step has left anything in a run folder that other settings would contradict."""
     name, kind = step["name"], step["kind"]
-    left = [folder / "done" / f"{name}.json", folder / "columns" / f"{name}.lance", folder / "weights" / name]
+    left = [folder / "done" / f"{name}.json", folder / "columns" / f"{name}.lance"]
+    left += [folder / "weights" / name, folder / "shots" / name]
     left += [folder / f"{kind}.lance"] if kind in ("captions", "pairs") else []
     parts = [path.name for path in (folder / "checkpoints").glob("*")]  # a job of several parts has one for each
     return any(path.exists() for path in left) or any(part == name or part.startswith(f"{name}.") for part in parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,43 @@ def test_predict_says_what_is_wrong(
         main(["predict", str(finished), *words])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_where_captions_come_from(tmp_path: Path) -> None:
+    listed, template = tmp_path / "classes.txt", tmp_path / "templates.txt"
+    listed.write_text("cat\ndog\n", encoding="utf-8")
+    template.write_text("a photo of a {class}\n", encoding="utf-8")
+
+    def kind(**flags: Any) -> str:
+        return type(zero_shot(**flags).step("captions").stage).__name__
+
+    public = {"painter": "owner/painter", "clip": "owner/clip"}
+    assert kind() == "FromWords"
+    assert kind(writer="builtin:writer") == kind(**public) == "FromWriter"
+    assert kind(templates=template) == kind(classes=listed) == kind(classes=listed, **public) == "FromTemplates"
+    assert kind(classes=listed, words="owner/t5", **public) == "FromWords"
+    with pytest.raises(InputError, match="knows the classes of the small world only"):
+        zero_shot(classes=listed, words="builtin:words")
+
+
+def test_a_domain_gives_classes_templates_and_what_sentences_are_said_in(tmp_path: Path) -> None:
+    record = {
+        "classes": ["forest", "river"],
+        "templates": ["a satellite photo of a {}."],
+        "synonyms": {"river": ["stream"]},
+    }
+    (tmp_path / "land.json").write_text(json.dumps({"EuroSAT": record}), encoding="utf-8")
+    flags = {"domain": f"{tmp_path / 'land.json'}:EuroSAT", "painter": "owner/painter", "clip": "owner/clip"}
+    plan = zero_shot(**flags, words="owner/t5", per_class=5)
+    captions, tune = plan.step("captions").stage, plan.step("classifier").stage
+    assert (captions.classes, captions.context) == (("forest", "river"), "a satellite photo of {caption}")
+    assert dict(captions.synonyms) == {"river": ("stream",)}
+    assert (tune.classes, tune.templates) == (("forest", "river"), ("a satellite photo of a {class}.",))
+    assert plan.step("confidence").stage.templates == tune.templates
+    assert "measure" not in {step.name for step in plan.steps}  # the small world's photos are not of these classes
+    plan = zero_shot(**flags, words="owner/t5", context="{class}", around="seen: {caption}")
+    assert plan.step("captions").stage.context == "seen: {caption}"
+    assert plan.step("classifier").stage.templates == ("{class}",)
 
 
 def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Real shots -> a classifier without any training: zero-shot CLIP, and the shots' votes beside it.
+
+Source: Zhang et al., Tip-Adapter, arXiv:2111.03930, its training-free form with the published alpha and beta. Differs: a
+key is the row of the photo itself, not the mean over augmented views, and nothing is searched on a validation split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from reverie.captions.classes import read_classes
+from reverie.errors import InputError
+from reverie.evaluate.zero_shot import class_embeddings
+from reverie.images.shots import check_shots, check_store, shots_filter, shots_store
+from reverie.learn.classifier_tuning import starting_head
+from reverie.learn.tune import TuneSpeed, labelled_rows
+from reverie.models.classifier import HEAD, Cache, save_classifier
+from reverie.models.encoder import open_encoder
+from reverie.stage import Place
+
+
+@dataclass(frozen=True)
+class CacheModel:
+    """Real shots -> a classifier folder in ``place.weights()``: logits + alpha exp(-beta (1 - cosine)) of each shot's class."""
+
+    classes: tuple[str, ...] | Path  # names, or a file of them
+    shots: Path | str  # store of labelled photos, made by reverie import, or the step that took them
+    templates: tuple[str, ...] = ("a photo of a {class}.",)
+    model: str = "builtin:clip"
+    num_shots: int | None = None  # the first so many of each class; all when None
+    alpha: float = 1.0
+    beta: float = 5.5
+    speed: TuneSpeed = field(default_factory=TuneSpeed)
+
+    def __post_init__(self) -> None:
+        check_shots(self.shots, self.num_shots)
+        if self.alpha < 0 or self.beta < 0:
+            raise InputError(f"alpha {self.alpha} and beta {self.beta} of the cache model must not be negative")
+
+    def check(self) -> None:
+        """Raises InputError for fewer than two classes or shots that are not there."""
+        if len(read_classes(self.classes)) < 2:
+            raise InputError("a classifier needs two classes or more to tell apart")
+        check_store(self.shots)
+
+    def run(self, place: Place) -> None:
+        """Encode the shots and put the folder in place. Raises InputError for labels that are not among the classes."""
+        if place.weights().exists():
+            return
+        classes = read_classes(self.classes)
+        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        start = starting_head(class_embeddings(encoder, classes, self.templates), encoder.logit_scale)
+        store = shots_store(place, self.shots)
+        keys, labels = labelled_rows(store, shots_filter(self.num_shots), classes, encoder, place)
+        place.checkpoints().mkdir(parents=True, exist_ok=True)
+        head = place.checkpoints() / HEAD
+        save_file({"weight": start, "bias": torch.zeros(len(start))}, head)
+        about = {"classes": list(classes), "encoder": self.model, "templates": list(self.templates)}
+        cache = Cache(keys, labels, self.alpha, self.beta)
+        save_classifier(place.weights(), head, about | {"revision": encoder.revision}, cache)
