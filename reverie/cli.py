@@ -32,6 +32,7 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie demo                             the whole way in minutes on a CPU: words, images, training, a page
   reverie make --captions captions.txt     captions and images in bulk; run it again to go on
   reverie run RECIPE ...                   a recipe by name, or your own recipe file
+  reverie claims RECIPE                    put a paper's claims to the test: holds, fails or inconclusive
   reverie status FOLDER                    how far a run is, with rate and time left
   reverie verify FOLDER                    check that the tables are whole
   reverie retry FOLDER                     make failed rows again
@@ -39,7 +40,8 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie report FOLDER                    write report.html again
   reverie compact FOLDER                   fewer, larger files in the tables of a run that committed many small units
   reverie import SOURCE --out FOLDER       image folders, COCO, CSV, parquet, WebDataset, Hugging Face -> tables
-  reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder
+  reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder; classifier -> ONNX
+  reverie duplicates FOLDER                pictures that are there twice, first those under two labels
   reverie predict FOLDER PHOTO ...         what a tuned classifier says of photos
   reverie models [list | check]            the builtin models; measure them
 
@@ -120,6 +122,45 @@ def _make(words: list[str]) -> int:
 
 def _demo(words: list[str]) -> int:
     return _recipe("demo", "stablerep", words, out=Path("runs/demo"))
+
+
+def _claims(words: list[str]) -> int:
+    from reverie.run.plan import call_recipe, find_study, known_studies
+
+    if not words or words[0] in ("-h", "--help"):
+        print(
+            f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}"
+        )
+        print("\nExample:\n  reverie claims stablerep --scale tiny --seeds 3 --out runs/claims-stablerep")
+        return 0 if words else 2
+    name = words[0]
+
+    def work(out: Path = Path("runs") / f"claims-{name}", device: str = "") -> None:
+        """Flags that every study has.
+
+        Args:
+            out: folder for the runs and the page; the same command with the same folder goes on where it stopped.
+            device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        """
+
+    make = find_study(name)
+    arguments, flags = tyro.cli(_joined(make, work), prog=f"reverie claims {name}", args=words[1:])
+    study, out, device = make(**arguments), flags["out"], _device(flags["device"])
+    from reverie.evaluate.claims import judge_all
+    from reverie.report.claims import table, write
+    from reverie.run.folder import claim
+    from reverie.run.local import run
+
+    claim(out, ours=tuple(study.runs))
+    for number, run_name in enumerate(study.runs, 1):
+        print(f"run {number} of {len(study.runs)}, {run_name}", file=sys.stderr)
+        run(call_recipe(f"claims/{name}/{run_name}", arguments), out / run_name, device)
+        _tell_failed(out / run_name)
+    judged = judge_all(study.claims, out, tuple(study.runs))
+    _console().print(table(judged))
+    again = shlex.join(["reverie", "claims", *words])
+    print(write(out, name, study.about, again, judged, {run: study.words.get(run, "") for run in study.runs}).resolve())
+    return 0
 
 
 def _recipe(command: str, name: str, words: list[str], out: Path | None = None) -> int:
@@ -430,18 +471,26 @@ def import_(
 
 
 def export(
-    folder: Folder, to: Literal["webdataset", "parquet", "coco", "folder"], out: Path, where: str = "status = 'ok'"
+    folder: Folder,
+    to: Literal["webdataset", "parquet", "coco", "folder", "onnx"],
+    out: Path,
+    where: str = "status = 'ok'",
 ) -> None:
-    """The pairs of a run or an import -> files that other tools read.
+    """The pairs of a run or an import -> files that other tools read; or its classifier -> an ONNX file.
 
     Example: reverie export runs/demo --to webdataset --out shards --where "kept and clip_score > 0.3"
 
     Args:
-        folder: a run folder, or one that reverie import made.
-        to: WebDataset tars, parquet with an Image feature, COCO JSON with images, or an image folder.
-        out: a new or empty folder.
+        folder: a run folder, or one that reverie import made; for onnx a run folder, or one of its weights folders.
+        to: WebDataset tars, parquet with an Image feature, COCO JSON with images, or an image folder; or ONNX.
+        out: a new or empty folder; for onnx a new file.
         where: which pairs, in SQL over their columns.
     """
+    if to == "onnx":
+        if where != "status = 'ok'":
+            raise InputError("--where chooses pairs; an ONNX file holds a classifier and no pairs")
+        _export_classifier(folder, out)
+        return
     from reverie.store import exports, tables
 
     write = {
@@ -456,6 +505,50 @@ def export(
     pairs = folder / "pairs.lance"
     if "kept" in tables.column_names(pairs) and (lost := tables.count(pairs, f"({where}) and kept = false")):
         print(f'{lost:,} of these were not kept by the selection; leave them out with: --where "{where} and kept"')
+
+
+def duplicates(folder: Folder, max_distance: int = 4, exact: bool = False) -> None:
+    """Pictures that are there more than once, exactly or nearly: a table of those under two labels, and duplicates.html.
+
+    Example: reverie duplicates photos
+
+    Every copy gets the key of the picture that it repeats in the column duplicate_of, so that --where "duplicate_of is null"
+    leaves copies out of an export.
+
+    Args:
+        folder: an import or a run; nobody may be at work in it.
+        max_distance: bits of 64 that the hashes of near copies may differ in.
+        exact: only those that are equal to the last pixel.
+    """
+    from reverie.filters.duplicates import Duplicates, find_duplicates
+    from reverie.report.duplicates import gather, sentence, table, write
+    from reverie.run.folder import units_held
+
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
+    with units_held(folder, range(EVERY_UNIT)), _counting("units looked at:") as progress:
+        find_duplicates(
+            folder,
+            Duplicates(max_distance, near=not exact),
+            lambda kind, **facts: progress(facts["done"], facts["total"]) if kind == "progress" else None,
+        )
+    page, found = write(folder), gather(folder)
+    if found.conflicts:
+        _console().print(table(found))
+    print(f"{sentence(found)}\n{page.resolve()}")
+
+
+def _export_classifier(folder: Path, out: Path) -> None:
+    from reverie.models.classifier import load_classifier
+    from reverie.models.onnx import about, export_onnx
+
+    classifier = load_classifier(folder)
+    difference = export_onnx(classifier, out)
+    said = about(classifier)
+    print(
+        f"{out}: {len(classifier.classes):,} classes; pixels uint8 (batch, {said['side']}, {said['side']}, 3) -> logits, "
+        f"probabilities; differs from torch by {difference:.1g} at most on random pictures"
+    )
 
 
 @contextmanager
@@ -547,6 +640,7 @@ BUILTIN_IS = {
     "painter": "text-to-image, 64x64 (StableDiffusionPipeline), trained on the small world",
     "clip": "image-text encoder (CLIPModel), trained on the small world",
     "writer": "captions from a class name (causal LM), trained on small-world captions",
+    "words": "many sentences from a class name (T5), trained on small-world captions",
 }
 
 
@@ -558,6 +652,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "make": _make,
     "demo": _demo,
+    "claims": _claims,
     **{
         name: _command(name, function)
         for name, function in (
@@ -569,6 +664,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("compact", compact),
             ("import", import_),
             ("export", export),
+            ("duplicates", duplicates),
             ("predict", predict),
             ("models", models),
         )

@@ -30,7 +30,10 @@ SCORES = {  # metric -> what the page calls it, best first
     "knn_top1": "nearest neighbours, top-1",
     "accuracy": "top-1",
     "accuracy_per_class": "mean per class",
+    "accuracy_at_best": "top-1 of the step that was best on held-out images",
+    "episodes_top1": "few-shot episodes, top-1",
 }
+SEEDLESS = ("pixels", "zero-shot")  # nothing about them is drawn by chance, so they are the same under every seed
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,12 @@ def gather(folder: Path) -> Facts:
         raise InputError(f"{folder} is not a run folder (no plan.json in it)") from error
     except ValueError as error:
         raise InputError(f"{folder / 'plan.json'} is damaged or not ours ({error}); use another folder") from error
-    events = list(_lines(folder / "events.jsonl"))
+    events = list(lines(folder / "events.jsonl"))
     # The step that writes the page cannot be done while it writes, and has nothing to tell.
     steps = tuple(_step(step, folder, events) for step in plan["steps"] if step["settings"]["stage"] != "WritePage")
     measured = tuple(_measured(results.read(folder / "results.jsonl")))
     counts = tuple(_counts(folder, plan))
-    curves = {path.parent.name: list(_lines(path)) for path in sorted((folder / "checkpoints").glob("*/curve.jsonl"))}
+    curves = {path.parent.name: list(lines(path)) for path in sorted((folder / "checkpoints").glob("*/curve.jsonl"))}
     warnings = tuple(dict.fromkeys(str(event.get("text", "")) for event in events if event.get("kind") == "warning"))
     device = next((str(event.get("device", "")) for event in reversed(events) if event.get("kind") == "run"), "")
     return Facts(
@@ -232,12 +235,12 @@ def _and(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
-    """JSON lines that are whole; whoever writes the file may be at work, or may have been killed."""
+def lines(path: Path) -> Iterable[dict[str, Any]]:
+    """JSON objects of a file of lines, those that are whole: whoever writes the file may be at work, or may have been killed."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
             try:
                 found = json.loads(line)
             except ValueError:
@@ -306,12 +309,13 @@ def _counts(folder: Path, plan: Mapping[str, Any]) -> Iterable[Count]:
     if tables.exists(pairs) and "kept" in tables.column_names(pairs):
         kept: Counter[bool] = Counter()
         reasons = Counter()
-        for rows in tables.scan(pairs, ["kept", "drop_reason"], f"status = '{OK}'"):
+        chosen_from = f"status = '{OK}' and kept is not null"  # a selection may be about some of the images
+        for rows in tables.scan(pairs, ["kept", "drop_reason"], chosen_from):
             for keep, reason in zip(rows["kept"].to_pylist(), rows["drop_reason"].to_pylist(), strict=True):
                 kept[bool(keep)] += 1
                 if not keep:
                     reasons[reason or "no reason given"] += 1
-        made = tables.count(pairs, f"status = '{OK}'")
+        made = tables.count(pairs, chosen_from)
         yield Count("kept to learn from", made, kept[True], kept[False], 0, tuple(reasons.most_common()))
 
 
@@ -343,7 +347,7 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
         if other is first or metric not in other.values:
             continue
         theirs = dict(other.values[metric])
-        if other.name == "pixels":  # nothing about raw pixels is drawn by chance, so they are the same under every seed
+        if other.name in SEEDLESS:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
         if not ours.keys() & theirs.keys():
             continue
@@ -353,7 +357,7 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
 def _over_photos(first: Arm, other: Arm) -> Difference | None:
     """Compare photo by photo, where it is known which ones each arm had right."""
     ours, theirs = ({r["seed"]: unpack(r) for r in arm.records if "correct" in r} for arm in (first, other))
-    if other.name == "pixels" and theirs:
+    if other.name in SEEDLESS and theirs:
         theirs = dict.fromkeys(ours, next(iter(theirs.values())))
     shared = sorted(ours.keys() & theirs.keys())
     if not shared or len({len(rows) for seed in shared for rows in (ours[seed], theirs[seed])}) > 1:

@@ -6,9 +6,8 @@ picture is decoded and encoded again before it is shown; and the page forbids it
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,21 +16,27 @@ from typing import Any
 
 import jinja2
 import pyarrow as pa
-from PIL import Image
 
 from reverie import seeds
-from reverie.errors import BrokenImage
 from reverie.pairs import OK
+from reverie.report import classes as by_class
+from reverie.report import duplicates, plots
 from reverie.report import facts as tell
-from reverie.report import plots
+from reverie.report.thumbs import THUMB_PX, Thumbs
 from reverie.stage import Place
 from reverie.store import tables
-from reverie.store.pictures import open_picture
 
 NUM_CAPTIONS, NUM_COPIES = 8, 6  # of the grid of images
 NUM_LOST = 12  # images, and captions, that were not kept
-THUMB_PX = 160
-MAX_BYTES = 2_000_000  # of pictures on one page
+NUM_CONFLICTS = 8  # pictures under two labels
+NUM_WARNINGS = 3  # shown; some more are folded away
+OPEN_CLASSES, FOLDED_CLASSES = 8, 56  # whose pictures are shown
+PER_CLASS = 3  # pictures kept of a class, and as many not kept
+CLASS_ARMS = 4  # classifiers beside each other in the table of classes
+CLASS_ROWS = 1000  # of that table
+MATRIX_CLASSES = 100  # most in a drawn confusion matrix
+NUM_CONFUSED, NUM_NEAREST, NUM_CHANGED = 12, 12, 8
+CLASS_PX = 72  # of small pictures
 LONGEST = 300  # characters of a caption
 LOOKED_AT = 20_000  # rows searched for examples of what was not kept
 
@@ -66,8 +71,13 @@ def _render(facts: tell.Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": tell.duration, "shown": tell.shown, "number": tell.number}
-    shop = _Thumbs()
+    environment.filters |= {
+        "duration": tell.duration,
+        "shown": tell.shown,
+        "number": tell.number,
+        "brief": _brief,
+    }
+    shop = Thumbs()
     curves, colours = _curves(facts)
     return environment.get_template("page.html").render(
         facts=facts,
@@ -82,6 +92,9 @@ def _render(facts: tell.Facts) -> str:
         grid=list(_grid(facts.folder / "pairs.lance", shop)),
         lost=list(_lost(facts.folder / "pairs.lance", shop)),
         refused=list(_refused(facts.folder / "captions.lance")),
+        num_warnings=NUM_WARNINGS,
+        **_duplicates(facts.folder, shop),
+        **_classes(facts, shop),
         left_out=shop.left_out,
     )
 
@@ -92,17 +105,25 @@ def _render(facts: tell.Facts) -> str:
 def _curves(facts: tell.Facts) -> tuple[list[tuple[str, Any]], dict[str, str]]:
     """Drawings of training, each with what its axis shows, and the colour of every arm: the same in all drawings.
 
-    Contrastive arms, whose loss has a known floor, are drawn together; others each alone.
+    Contrastive arms, whose loss has a known floor, are drawn together, and the arms of a fine-tuning job; others each alone.
     """
     measured = [arm for found in facts.measured for arm in found.arms]
-    arm_of = {record["weights"]: arm.name for arm in measured for record in arm.records if record.get("weights")}
+    arm_of = {
+        record[key]: arm.name
+        for arm in measured
+        for record in arm.records
+        for key in ("weights", "curve")
+        if record.get(key)
+    }
+    # The arms of one fine-tuning job learn the same thing, so their losses can be compared.
+    job_of = {record["curve"]: found.step for found in facts.measured for arm in found.arms for record in arm.records if "curve" in record}  # fmt: skip
     learners = {step.name: dict(step.settings).get("learner.class", step.name) for step in facts.steps}
     drawn: dict[tuple[str, str], dict[str, dict[str, list[tuple[float, float]]]]] = {}
     names = [arm.name for arm in measured]
     for step, rows in facts.curves.items():
         arm = arm_of.get(step, learners.get(step, step))
         names.append(arm)
-        metric, group = ("kl", "") if all("kl" in row for row in rows) else ("loss", arm)
+        metric, group = ("kl", "") if all("kl" in row for row in rows) else ("loss", job_of.get(step, arm))
         if points := [(row["step"], row[metric]) for row in rows if "step" in row and metric in row]:
             drawn.setdefault((metric, group), {}).setdefault(arm, {})[step] = points
     colours = plots.arm_colours(list(dict.fromkeys(names)))
@@ -114,35 +135,94 @@ def _curves(facts: tell.Facts) -> tuple[list[tuple[str, Any]], dict[str, str]]:
     return drawings, colours
 
 
+# Duplicates
+
+
+def _duplicates(folder: Path, shop: Thumbs) -> dict[str, Any]:
+    """Pictures under two labels, where somebody has looked for duplicates."""
+    pairs = folder / "pairs.lance"
+    if not tables.exists(pairs) or "duplicate_of" not in tables.column_names(pairs):
+        return {"found_twice": None}
+    found = duplicates.gather(folder, NUM_CONFLICTS)
+    return {
+        "found_twice": found,
+        "found_sentence": duplicates.sentence(found),
+        "conflicts": duplicates.sides(found, found.conflicts, pairs, shop, NUM_CONFLICTS),
+    }
+
+
+# Classes
+
+
+def _classes(facts: tell.Facts, shop: Thumbs) -> dict[str, Any]:
+    """What classes.html needs; ``classes`` is None for a run without a classifier."""
+    found = by_class.gather(facts)
+    if found is None:
+        return {"classes": None}
+    names = [item.name for item in found.classes]
+    rates = [(item.name, item.pass_rate) for item in found.weakest if item.pass_rate is not None]
+    changed = [(item.name, change) for item, change in found.changed]
+    confused = found.confused(NUM_CONFUSED)
+    drawn = confused and len(names) <= MATRIX_CLASSES
+    nearest = by_class.nearest_shots(facts, NUM_NEAREST)
+    return {
+        "classes": found,
+        "hardly": by_class.HARDLY,
+        "rates": plots.by_class(rates, "images that pass the filter", by_class.HARDLY) if rates else "",
+        "strips": _strips(found, facts.folder / "pairs.lance", shop),
+        "num_open": OPEN_CLASSES,
+        "num_arms": CLASS_ARMS,
+        "most_rows": CLASS_ROWS,
+        "changes": plots.by_class(changed, "change in accuracy, points") if changed else "",
+        "gained": [(item, change) for item, change in found.changed if change > 0][:NUM_CHANGED],
+        "lost_most": [(item, change) for item, change in found.changed[::-1] if change < 0][:NUM_CHANGED],
+        "fewest_photos": min((item.photos for item, _ in found.changed), default=0),
+        "confused": confused,
+        "confusion": plots.heat_map(found.confusion[found.arms[0]], names) if drawn else "",
+        "nearest": nearest,
+        "alike": by_class.ALIKE,
+        "copies": list(_copies(nearest, shop)) if nearest else [],
+    }
+
+
+def _strips(found: by_class.Classes, pairs: Path, shop: Thumbs) -> list[tuple[by_class.Class, list[dict[str, Any]]]]:
+    """Classes with a few of their pictures: those of which fewest and most pass, then the rest from the weakest on."""
+    weakest = [item for item in found.weakest if item.images]
+    half = OPEN_CLASSES // 2
+    first = weakest if len(weakest) <= OPEN_CLASSES else [*weakest[:half], *weakest[-half:]]
+    rest = [item for item in weakest if item not in first]
+    chosen = [*first, *rest[:FOLDED_CLASSES]]
+    wanted = by_class.examples(pairs, [item.name for item in chosen], PER_CLASS)
+    if not wanted:
+        return []
+    numbers = [row for kept, lost in wanted.values() for row in (*kept, *lost)]
+    rows = iter(tables.take(pairs, numbers, _columns(pairs)).to_pylist() if numbers else [])
+    taken = {name: [next(rows) for _ in (*kept, *lost)] for name, (kept, lost) in wanted.items()}
+    # Who works in the folder meanwhile may have moved rows; a picture must never stand beside another class.
+    return [
+        (item, [_card(row, shop, CLASS_PX) for row in taken[item.name] if row["label"] == item.name]) for item in chosen
+    ]
+
+
+def _copies(nearest: by_class.Nearest, shop: Thumbs) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Painted images, each with its nearest real shot."""
+    for row in nearest.pairs:
+        shot = nearest.shots.get(row["nearest_shot"])
+        painted = {
+            "src": shop.make(row, CLASS_PX),
+            "label": row["label"],
+            "pair_id": row["pair_id"],
+            "nearest_shot": row["nearest_shot"],
+            "similarity": row["nearest_shot_similarity"],
+            "own": bool(row.get("start")) and str(row["nearest_shot"]) in row["start"],
+        }
+        yield painted, {"src": shop.make(shot, CLASS_PX) if shot else None, "label": shot["label"] if shot else None}
+
+
 # Pictures
 
 
-class _Thumbs:
-    """Makes small pictures as data URIs until the page has enough of them."""
-
-    def __init__(self) -> None:
-        self.left_out, self._bytes = 0, 0
-
-    def make(self, row: Mapping[str, Any]) -> str | None:
-        """The picture of a row, or None if it has none, it is broken, or the page is full."""
-        if not row["image"]:
-            return None
-        try:
-            picture = open_picture(row["image"], row["pair_id"], at_least_px=THUMB_PX)
-        except BrokenImage:
-            return None  # the row says so beside the empty frame
-        picture.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        kind = "PNG" if max(picture.size) <= 64 else "JPEG"
-        picture.save(buffer, kind, quality=85, optimize=True)
-        if self._bytes + buffer.tell() > MAX_BYTES:
-            self.left_out += 1
-            return None
-        self._bytes += buffer.tell()
-        return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _grid(pairs: Path, shop: _Thumbs) -> Iterator[dict[str, Any]]:
+def _grid(pairs: Path, shop: Thumbs) -> Iterator[dict[str, Any]]:
     """Some captions with their images, spread evenly over all units."""
     if not tables.exists(pairs):
         return
@@ -170,7 +250,7 @@ def _grid(pairs: Path, shop: _Thumbs) -> Iterator[dict[str, Any]]:
             }
 
 
-def _lost(pairs: Path, shop: _Thumbs) -> Iterator[dict[str, Any]]:
+def _lost(pairs: Path, shop: Thumbs) -> Iterator[dict[str, Any]]:
     """Examples of images that were not kept, of as many different reasons as there are."""
     if not tables.exists(pairs):
         return
@@ -206,18 +286,19 @@ def _various(path: Path, columns: Sequence[str], where: str) -> list[dict[str, A
 def _columns(pairs: Path) -> list[str]:
     known = tables.column_names(pairs)
     wanted = ["pair_id", "caption_id", "copy", "text", "label", "image", "status", "reason"]
-    return wanted + [name for name in ("kept", "drop_reason", "clip_score") if name in known]
+    return wanted + [name for name in ("kept", "drop_reason", "clip_score", "clip_confidence") if name in known]
 
 
-def _card(row: Mapping[str, Any], shop: _Thumbs) -> dict[str, Any]:
+def _card(row: Mapping[str, Any], shop: Thumbs, side_px: int = THUMB_PX) -> dict[str, Any]:
     kept = row["status"] == OK and row.get("kept") is not False
     return {
-        "src": shop.make(row),
+        "src": shop.make(row, side_px),
         "text": _cut(row["text"] or ""),
         "pair_id": row["pair_id"],
         "kept": kept,
         "reason": "" if kept else _reason(row),
         "score": row.get("clip_score"),
+        "confidence": row.get("clip_confidence"),
     }
 
 
@@ -229,3 +310,8 @@ def _reason(row: Mapping[str, Any]) -> str:
     if row["status"] != OK:
         return f"{row['status']}: {row['reason'] or 'no reason given'}"
     return row.get("drop_reason") or "no reason given"
+
+
+def _brief(reason: str) -> str:
+    """The filter's reason in the words that fit below a small picture."""
+    return re.sub(r"^fails: \w+ > ([\d.e+-]+)$", r"not above \1", reason)

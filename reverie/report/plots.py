@@ -14,12 +14,14 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from reverie.evaluate.claims import Judged
 from reverie.report.facts import SCORES, Arm, Measured, main_metric, number, shown
 
 # Matplotlib wants colours it knows; each of these stands for a variable of the page's style sheet.
 INK, SOFT, LINE, PAPER = "#010203", "#010204", "#010205", "#010206"
+GOOD, BAD = "#010207", "#010208"
 ARMS = ("#010211", "#010212", "#010213", "#010214", "#010215", "#010216")
-VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", PAPER: "paper"} | {
+VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", PAPER: "paper", GOOD: "good", BAD: "bad"} | {
     colour: f"arm{place}" for place, colour in enumerate(ARMS)
 }
 STYLE = {
@@ -41,6 +43,8 @@ STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a dollar in a name is a dollar
 }
+HEAT = (0.16, 0.47, 0.68)  # of a picture, which cannot take a variable: as red, green, blue; reads on light and dark
+NAMED_BARS, NAMED_CELLS = 24, 70  # classes whose names are written beside their bars, and beside a matrix
 POINTS = 300  # of a curve; more only makes the page heavier
 
 
@@ -131,6 +135,100 @@ def curves(
         )
 
 
+def differences(judged: Sequence[Judged]) -> Markup:
+    """What claims came to, in points: a dot for each seed, the mean, its interval, and marks at what is claimed."""
+    verdicts = {"holds": GOOD, "fails": BAD, "inconclusive": SOFT}
+    with _figure(0.42 * len(judged) + 0.9) as (figure, axes):
+        for row, item in enumerate(judged):
+            colour, values = verdicts[item.verdict], [100 * value for value in (item.by_seed or {}).values()]
+            bounds = [item.claim.above] if item.claim.within is None else [-item.claim.within, item.claim.within]
+            axes.vlines([100 * bound for bound in bounds], row - 0.32, row + 0.32, color=INK, linewidth=1.2, zorder=1)
+            axes.scatter(values, [row] * len(values), s=18, color=colour, alpha=0.45, linewidth=0, zorder=2)
+            if item.low is not None and item.high is not None:
+                axes.plot([100 * item.low, 100 * item.high], [row, row], color=colour, linewidth=2, zorder=3)
+            axes.scatter(np.mean(values), row, s=52, color=colour, edgecolor=PAPER, linewidth=0.8, zorder=4)
+        axes.axvline(0, color=LINE, linewidth=1, zorder=0)
+        axes.set_yticks(range(len(judged)), [_short(item.claim.name) for item in judged])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set_ylim(len(judged) - 0.4, -0.6)
+        axes.spines["left"].set_visible(False)
+        axes.set_xscale("symlog", linthresh=4)  # one large difference must not hide the small ones
+        axes.margins(x=0.06)
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in (-100, -50, -20, -10, -4, -2, 0, 2, 4, 10, 20, 50, 100) if low <= tick <= high]
+        axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+        axes.set_xlabel("difference in accuracy, points")
+        said = "; ".join(f"claim {item.claim.name} {item.verdict}" for item in judged)
+        return _svg(figure, f"Differences with 95 % intervals: {said}", "claims")
+
+
+def by_class(values: Sequence[tuple[str, float]], what: str, mark: float | None = None) -> Markup:
+    """A bar a class, in the order given: with its name for a few classes, as a skyline for many.
+
+    Args:
+        values: name and share in [0, 1], or a difference of shares in [-1, 1].
+        what: what the axis shows.
+        mark: bars up to it are drawn as bad; below zero they are in any case.
+    """
+    names, shares = [name for name, _ in values], 100 * np.array([value for _, value in values])
+    low = np.array([value < 0 if mark is None else value <= mark for _, value in values])
+    few = len(values) <= NAMED_BARS
+
+    def shares_of(value: float, _: object) -> str:
+        return f"{value:g}%" if mark is not None else f"{value:+g}" if value else "0"
+
+    with _figure(0.27 * len(values) + 0.7 if few else 2.4) as (figure, axes):
+        colours = np.where(low, ARMS[1], ARMS[0])
+        if few:
+            axes.barh(range(len(values)), shares, height=0.62, color=colours, alpha=0.75)
+            axes.scatter(shares, range(len(values)), s=9, color=colours)  # so that a share of 0 is seen
+            axes.set_yticks(range(len(values)), [_short(name) for name in names])
+            axes.tick_params(axis="y", length=0, labelcolor=INK)
+            axes.set_ylim(len(values) - 0.4, -0.6)
+            axes.xaxis.set_major_formatter(shares_of)
+            axes.set_xlabel(what)
+            axes.grid(axis="x")
+        else:
+            edges = np.arange(len(values) + 1)
+            for chosen, colour in ((~low, ARMS[0]), (low, ARMS[1])):
+                axes.stairs(np.where(chosen, shares, 0), edges, fill=True, color=colour, alpha=0.75)
+            if mark is not None and low.any():  # of those at 0 nothing else would be seen
+                axes.vlines(np.flatnonzero(low) + 0.5, 0, 1.5, color=ARMS[1], linewidth=400 / len(values))
+            axes.set_xlim(0, len(values))
+            axes.yaxis.set_major_formatter(shares_of)
+            axes.set_xlabel(f"{len(values):,} classes in order")
+            axes.set_title(what, loc="left", fontsize=11, color=SOFT)
+            axes.grid(axis="y")
+        if mark is not None:
+            (axes.set_xlim if few else axes.set_ylim)(0, 100)
+        axes.set_axisbelow(True)
+        said = f"{what} of {len(values)} classes, from {shares.min():.0f} to {shares.max():.0f}"
+        return _svg(figure, said, f"classes-{what}")
+
+
+def heat_map(table: np.ndarray[Any, Any], names: Sequence[str]) -> Markup:
+    """A confusion matrix: what each class (a row) was taken for, as shares of its photos."""
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    ink = np.zeros((*table.shape, 4), dtype=np.float32)
+    ink[...] = (*HEAT, 0.0)
+    ink[..., 3] = shares**0.7  # so that a few mistakes can be seen beside many right answers
+    num, side = len(names), 6.2
+    with _figure(side) as (figure, axes):
+        axes.imshow(ink, interpolation="none", aspect="equal")
+        for edge in ("top", "right"):
+            axes.spines[edge].set_visible(True)
+        size = min(10.0, 0.7 * 72 * (side - 1) / num)
+        if num <= NAMED_CELLS:
+            shown_names = [_short(name, 18) for name in names]
+            axes.set_yticks(range(num), shown_names, fontsize=size)
+            axes.set_xticks(range(num), shown_names, fontsize=size, rotation=90)
+            axes.tick_params(length=0)
+        axes.set_ylabel("is", fontsize=10)
+        axes.set_xlabel("taken for", fontsize=10)
+        said = f"confusion matrix of {num} classes; {np.trace(table) / max(table.sum(), 1):.1%} lies on the diagonal"
+        return _svg(figure, said, "confusion")
+
+
 def _thinned(rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """At most ``POINTS`` points, each the mean of its neighbours."""
     parts = np.array_split(rows, min(POINTS, len(rows)))
@@ -138,7 +236,7 @@ def _thinned(rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarr
     return means[:, 0], means[:, 1]
 
 
-def _short(name: str, limit: int = 22) -> str:
+def _short(name: str, limit: int = 24) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 

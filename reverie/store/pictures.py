@@ -62,7 +62,7 @@ def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = Non
             picture.draft("RGB", (at_least_px, at_least_px))
         picture.load()
         _turn_upright(picture)
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return _as_rgb(picture)
     except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as error:  # what Pillow's plugins raise
         raise BrokenImage(f"{name}: cannot decode the image ({_short(error)})") from error
 
@@ -127,6 +127,18 @@ def _plain_jpeg(data: bytes, out: Pixels) -> Pixels | None:
     except ValueError:
         return None
     return out if fits else pixels
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """Eight bits of each colour; a transparent picture as it is without its transparency.
+
+    Raises: ValueError for numbers whose range nobody knows.
+    """
+    if picture.mode.startswith("I;16"):  # Pillow would cut at 255, so that nearly everything was white
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {picture.mode} have no known range; save it with 8 or 16 bits")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _turn_upright(picture: Image.Image) -> None:

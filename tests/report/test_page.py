@@ -6,7 +6,7 @@ import pytest
 
 from reverie import pairs
 from reverie.errors import InputError, StoreError
-from reverie.report import page
+from reverie.report import thumbs
 from reverie.report.page import WritePage, write
 from reverie.stage import Place
 from reverie.store import tables
@@ -142,7 +142,7 @@ def test_one_seed_is_inconclusive_and_has_no_interval(tmp_path):
 
 
 def test_pictures_stop_at_the_limit(run_folder, monkeypatch):
-    monkeypatch.setattr(page, "MAX_BYTES", 1500)
+    monkeypatch.setattr(thumbs, "MAX_BYTES", 1500)
     write(run_folder)
     seen = read(run_folder)
     assert 1 <= sum(tag == "img" for tag, _ in seen.tags) < 10

@@ -55,7 +55,8 @@ def test_image_folder(tmp_path):
     captions, images = everything(class_folder(tmp_path / "photos"), template="a photo of a {class}")
     assert [row["label"] for row in captions] == ["owl"] * 3 + ["red fox"] * 3
     assert captions[3]["text"] == images[3]["text"] == "a photo of a red fox"
-    assert captions[0]["source"] == "import"
+    first = sorted((tmp_path / "photos" / "owl").iterdir())[0].name
+    assert captions[0]["source"] == f"import: owl/{first}"
     assert images[1]["image"] == picture(1, form="JPEG")
     for caption, image in zip(captions, images, strict=True):
         assert image["pair_id"] == f"{caption['caption_id']}-000"

@@ -162,3 +162,23 @@ def test_shorter_side_resized_and_centre_cropped(width, height):
     expected = np.asarray(whole.crop((left, top, left + 16, top + 16))).astype(int)
     found = square(as_png(ramp), 16)
     assert np.abs(found.astype(int) - expected).max() <= 3  # the two steps round the width and the place of the crop
+
+
+def encoded(image, form):
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_grey_of_sixteen_bits_keeps_its_shades(form):
+    """Cut at 255, as Pillow does, nearly all of it would be white."""
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    found = np.asarray(open_picture(encoded(Image.fromarray(ramp), form), "x"))
+    assert np.array_equal(found, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_numbers_of_no_known_range_are_told(kind):
+    with pytest.raises(BrokenImage, match="no known range"):
+        open_picture(encoded(Image.fromarray(np.ones((4, 4), kind)), "TIFF"), "x")

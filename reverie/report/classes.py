@@ -1,0 +1,277 @@
+"""What a run with a classifier knows of each class: captions, images, what the filter let pass, and how often it is right.
+
+Reads files only. Everything is counted in arrays, so that a thousand classes with a thousand images each are no matter.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reverie.pairs import DROPPED, FAILED, OK
+from reverie.report.facts import Arm, Facts, lines
+from reverie.store import tables
+
+HARDLY = 0.05  # a class of which no larger share passes cannot be drawn, or is not known to the encoder
+ALIKE = 0.95  # cosine from which a painted image is called close to a copy
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Class:
+    """One class of a run."""
+
+    name: str
+    captions: int  # accepted
+    refused: int
+    images: int  # painted, whatever became of them
+    unusable: int  # of those: failed or dropped when they were made
+    passed: int | None  # surer than the filter asks; None before it ran
+    kept: int | None  # to learn from
+    photos: int  # that the classifiers were tested on
+    right: Mapping[str, float]  # arm -> share of these photos, mean over seeds
+
+    @property
+    def pass_rate(self) -> float | None:
+        """Share of the painted images that pass; None where it is not known."""
+        return None if self.passed is None or not self.images else self.passed / self.images
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Photos of one class that were taken for another."""
+
+    truth: str
+    answer: str
+    times: float  # mean over seeds
+    photos: int  # of the true class
+    before: float | None  # the same of the second arm
+
+
+@dataclass(frozen=True)
+class Classes:
+    """All classes of a run, in the order of its classifier."""
+
+    classes: tuple[Class, ...]
+    arms: tuple[str, ...]  # what was asked about photos; the first is compared with the second
+    confusion: Mapping[str, Counts]  # arm -> (classes, classes), rows are the truth, summed over its seeds
+    num_seeds: Mapping[str, int]
+
+    @property
+    def weakest(self) -> list[Class]:
+        """By rising pass rate; classes without images first, and in the classifier's order where nothing is filtered yet."""
+        return sorted(self.classes, key=lambda item: -1.0 if item.pass_rate is None else item.pass_rate)
+
+    @property
+    def not_drawn(self) -> list[Class]:
+        """Those of which hardly an image passes the filter."""
+        return [item for item in self.weakest if item.pass_rate is not None and item.pass_rate <= HARDLY]
+
+    def change(self, item: Class) -> float | None:
+        """By how much the first arm is right more often than the second, in [-1, 1]."""
+        if len(self.arms) < 2 or not item.photos:
+            return None
+        return item.right[self.arms[0]] - item.right[self.arms[1]]
+
+    @property
+    def changed(self) -> list[tuple[Class, float]]:
+        """Classes with photos and their change, the largest gain first."""
+        found = [(item, change) for item in self.classes if (change := self.change(item)) is not None]
+        return sorted(found, key=lambda pair: -pair[1])
+
+    def confused(self, limit: int) -> list[Confused]:
+        """What the first arm mistakes most often for what."""
+        if not self.arms:
+            return []
+        first, *others = self.arms
+        wrong = self.confusion[first].copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+        found = []
+        for truth, answer in zip(*np.unravel_index(order, wrong.shape), strict=True):
+            if wrong[truth, answer]:
+                before = self.confusion[others[0]][truth, answer] / self.num_seeds[others[0]] if others else None
+                true, taken = self.classes[truth], self.classes[answer]
+                times = float(wrong[truth, answer] / self.num_seeds[first])
+                found.append(Confused(true.name, taken.name, times, true.photos, before))
+        return found
+
+
+def gather(facts: Facts) -> Classes | None:
+    """All that is known of the classes; None for a run that makes no classifier, or knows no class yet."""
+    if not any(step.stage == "TuneClassifier" for step in facts.steps):
+        return None
+    arms = next((found.arms for found in facts.measured if _tables(found.arms[0])), ())
+    arms = tuple(arm for arm in arms if _tables(arm))
+    captions, pairs = facts.folder / "captions.lance", facts.folder / "pairs.lance"
+    written, painted = _statuses(captions), _statuses(pairs)
+    names = _names(facts.folder, arms) or list(dict.fromkeys(label for label, _ in written))
+    kept = _kept(pairs)
+    passed = _passed(facts)
+    confusion = {arm.name: np.sum(_tables(arm), axis=0) for arm in arms}
+    seeds = {arm.name: len(_tables(arm)) for arm in arms}
+    found = []
+    for number, name in enumerate(names):
+        photos = {arm: int(table[number].sum()) // seeds[arm] for arm, table in confusion.items()}
+        found.append(
+            Class(
+                name,
+                written[name, OK],
+                written[name, DROPPED] + written[name, FAILED],
+                painted[name, OK] + painted[name, DROPPED] + painted[name, FAILED],
+                painted[name, DROPPED] + painted[name, FAILED],
+                passed.get(name),
+                None if kept is None else kept[name],
+                max(photos.values(), default=0),
+                {
+                    arm: float(table[number, number] / table[number].sum())
+                    for arm, table in confusion.items()
+                    if table[number].any()
+                },
+            )
+        )
+    return Classes(tuple(found), tuple(confusion), confusion, seeds) if found else None
+
+
+def _names(folder: Path, arms: Sequence[Arm]) -> list[str]:
+    """The classes in the order of the classifier, from what was measured, else from a finished classifier."""
+    for arm in arms:
+        return list(arm.records[0]["classes"])
+    for about in sorted(folder.glob("weights/*/classifier.json")):
+        return list(json.loads(about.read_text(encoding="utf-8"))["classes"])
+    return []
+
+
+def _tables(arm: Arm) -> list[Counts]:
+    return [np.array(record["confusion"], dtype=np.int64) for record in arm.records if "confusion" in record]
+
+
+def _statuses(path: Path) -> Counter[tuple[str, str]]:
+    """How many rows a class and status."""
+    found: Counter[tuple[str, str]] = Counter()
+    if tables.exists(path):
+        for rows in tables.scan(path, ["label", "status"], "label is not null"):
+            for row in rows.group_by(["label", "status"]).aggregate([([], "count_all")]).to_pylist():
+                found[row["label"], row["status"]] += row["count_all"]
+    return found
+
+
+def _kept(pairs: Path) -> Counter[str] | None:
+    if not tables.exists(pairs) or "kept" not in tables.column_names(pairs):
+        return None
+    found: Counter[str] = Counter()
+    for rows in tables.scan(pairs, ["label"], "kept"):
+        for row in pc.value_counts(rows["label"].combine_chunks()).to_pylist():
+            found[row["values"]] += row["counts"]
+    return found
+
+
+def _passed(facts: Facts) -> dict[str, int]:
+    """What the filter said of each class, the last time that it ran."""
+    # Selections into other columns are there to be compared with; nothing is learnt from them but by their own arms.
+    steps = {step.name for step in facts.steps if dict(step.settings).get("column", "kept") == "kept"}
+    said: dict[str, dict[str, int]] = {}
+    for event in lines(facts.folder / "events.jsonl"):
+        if event.get("step") in steps and isinstance(event.get("per_class"), dict):
+            said = event["per_class"]
+    return {label: count["passed"] for label, count in said.items()}
+
+
+# Which pictures to look at
+
+
+def examples(pairs: Path, names: Sequence[str], num: int) -> dict[str, tuple[list[int], list[int]]]:
+    """Row numbers of some images of each class: kept and not kept, from the surest to the least sure.
+
+    Args:
+        names: classes wanted. num: how many of each kind.
+    Returns: class -> (kept, not kept), each up to ``num`` numbers of stored rows; no entry without a selection.
+    """
+    if not tables.exists(pairs) or "kept" not in (known := tables.column_names(pairs)):
+        return {}
+    scored = "clip_confidence" in known
+    label, sure, kept = [], [], []
+    wanted = pa.array(names, pa.string())
+    for rows in tables.scan(pairs, ["label", "kept", *(["clip_confidence"] if scored else [])]):
+        label.append(np.asarray(pc.fill_null(pc.index_in(rows["label"], wanted), -1), dtype=np.int32))
+        kept.append(np.asarray(pc.fill_null(rows["kept"], False), dtype=bool))
+        values = pc.fill_null(rows["clip_confidence"], -1.0) if scored else np.zeros(len(rows))
+        sure.append(np.asarray(values, dtype=np.float32))
+    if not label:
+        return {}
+    labels, scores, keeps = np.concatenate(label), np.concatenate(sure), np.concatenate(kept)
+    order = np.lexsort([-scores, ~keeps, labels])
+    group = 2 * labels[order] + ~keeps[order]
+    found = {}
+    for number, name in enumerate(names):
+        ends = np.searchsorted(group, [2 * number, 2 * number + 1, 2 * number + 2])
+        found[name] = (_spread(order[ends[0] : ends[1]], num), _spread(order[ends[1] : ends[2]], num))
+    return found
+
+
+def _spread(rows: npt.NDArray[np.int64], num: int) -> list[int]:
+    """Some of the rows, the first and the last among them."""
+    if len(rows) > num:
+        rows = rows[np.linspace(0, len(rows) - 1, num).round().astype(int)]
+    return [int(row) for row in rows]
+
+
+# How close painted images are to real shots
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The painted images that resemble a real shot most, and how alike they are on the whole."""
+
+    pairs: tuple[Mapping[str, Any], ...]  # rows of pairs with their image, the most alike first
+    shots: Mapping[str, Mapping[str, Any]]  # pair_id of a shot -> its row with its image, for those that were found
+    num: int  # painted images compared
+    median: float
+    num_alike: int  # of at least ALIKE
+
+
+def nearest_shots(facts: Facts, num: int) -> Nearest | None:
+    """The ``num`` painted images most like a real shot; None if no stage looked for it."""
+    path = facts.folder / "pairs.lance"
+    if not tables.exists(path) or not {"nearest_shot", "nearest_shot_similarity"} <= set(tables.column_names(path)):
+        return None
+    best: list[tuple[float, str]] = []
+    values: list[npt.NDArray[np.float32]] = []
+    for rows in tables.scan(path, ["pair_id", "nearest_shot_similarity"], "nearest_shot_similarity is not null"):
+        alike = np.asarray(rows["nearest_shot_similarity"], dtype=np.float32)
+        values.append(alike)
+        here = zip(alike.tolist(), rows["pair_id"].to_pylist(), strict=True)
+        best = heapq.nlargest(num, [*best, *here])
+    if not best:
+        return None
+    everything = np.concatenate(values)
+    columns = ["pair_id", "label", "image", "start", "nearest_shot", "nearest_shot_similarity"]
+    found = {row["pair_id"]: row for row in tables.rows_of(path, "pair_id", [name for _, name in best], columns)}
+    chosen = tuple(found[name] for _, name in best)
+    wanted = {str(row["nearest_shot"]) for row in chosen}
+    shots: dict[str, Mapping[str, Any]] = {}
+    for store in _shot_stores(facts):
+        rows = tables.rows_of(store, "pair_id", sorted(wanted - shots.keys()), columns[:3])
+        shots |= {row["pair_id"]: row for row in rows}
+    return Nearest(
+        chosen, shots, len(everything), float(statistics.median(everything.tolist())), int((everything >= ALIKE).sum())
+    )
+
+
+def _shot_stores(facts: Facts) -> list[Path]:
+    """Tables of real shots that the plan names, by step or by folder, where they still are; and the run's own pairs."""
+    made_in = Path(facts.plan.get("made_in", "."))
+    named = [value for step in facts.steps for name, value in step.settings if name.rpartition(".")[2] == "shots"]
+    places = [root / value for value in dict.fromkeys(named) for root in (facts.folder / "shots", made_in)]
+    return [*(place / "pairs.lance" for place in places), facts.folder / "pairs.lance"]
