@@ -3,18 +3,22 @@
     python benchmarks/linear_probe.py [--train 1280] [--test 6400] [--json]
 
 Features are those of ``builtin:clip`` of street photos of the small world, standardised, 64 classes. The grid is the one that
-the linear probe of the package sweeps, and ours runs at the tolerance with which it does. Both have the same threads. The
-other way is used as its documentation says (lbfgs, its default tolerance), with iterations enough to converge. Accuracy is
-measured on test photos at every strength: the largest difference, and the one at the strength that is best for each.
+the linear probe of the package sweeps, and ours does as it does: all strengths at its tolerance for choosing, then the best
+one again at its tolerance for the result. Both have the same threads. The other way is used as its documentation says (lbfgs,
+its default tolerance), with iterations enough to converge. The best strength of each is that with most test photos right:
+this compares two ways to the same number, and measures no encoder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 import warnings
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch; as the command line sets it
 
 import numpy as np
 import torch
@@ -42,8 +46,13 @@ def compare(num_train: int, num_test: int) -> dict[str, Any]:
 
     began = time.perf_counter()
     heads = logistic_heads(x, labels, num_classes, STRENGTHS, tolerance=1e-4)
-    ours_s = time.perf_counter() - began
+    sweep_s = time.perf_counter() - began
     ours = (heads.predict(test) == truth).double().mean(dim=1).numpy()
+    best = int(ours.argmax())
+    began = time.perf_counter()
+    final = logistic_heads(x, labels, num_classes, STRENGTHS[best : best + 1])
+    ours_s = sweep_s + time.perf_counter() - began
+    right = float((final.predict(test)[0] == truth).double().mean())
 
     mean, scale = x.mean(dim=0), x.std(dim=0, correction=0)
     rows, classes = ((x - mean) / scale).numpy(), labels.numpy()
@@ -63,9 +72,13 @@ def compare(num_train: int, num_test: int) -> dict[str, Any]:
         "test photos": num_test,
         "threads": torch.get_num_threads(),
         "seconds": {"reverie": round(ours_s, 2), "scikit-learn": round(theirs_s, 2)},
-        "best accuracy, %": {"reverie": round(100 * ours.max(), 2), "scikit-learn": round(100 * other.max(), 2)},
-        "difference of the best, points": round(100 * (ours.max() - other.max()), 2),
-        "largest difference at one strength, points": round(100 * float(np.abs(ours - other).max()), 2),
+        "of these the sweep": round(sweep_s, 2),
+        "best accuracy, %": {"reverie": round(100 * right, 2), "scikit-learn": round(100 * float(other.max()), 2)},
+        "difference, points": round(100 * (right - float(other.max())), 2),
+        "best strength": {"reverie": STRENGTHS[best], "scikit-learn": STRENGTHS[int(other.argmax())]},
+        "root mean square difference over all strengths, points": round(
+            100 * float(np.sqrt(((ours - other) ** 2).mean())), 2
+        ),
         "scikit-learn fits that stopped short": short,
         "ratio time": round(theirs_s / ours_s, 1),
     }
@@ -83,7 +96,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     for name, value in found.items():
-        print(f"{name:45} {value}")
+        print(f"{name:56} {value}")
 
 
 if __name__ == "__main__":

@@ -623,7 +623,14 @@ def models(
     if what == "check":
         from reverie.smallworld import check
 
-        rows = check.check(seed=seed, num=num)
+        with Console(stderr=True).status("measuring") as line:
+            rows = check.check(
+                seed=seed,
+                num=num,
+                progress=lambda what, done, total: line.update(
+                    f"measuring {what}" + f": {done:,} of {total:,} images" * (total > 1)
+                ),
+            )
         _console().print(check.table(rows))
         return 1 if any(row.passed is False for row in rows) else 0
     from reverie.models.names import builtin_folder, builtin_names

@@ -48,7 +48,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = open_encoder(str(tiny.save_clip(folder / "clip")))
     torch.manual_seed(1)
     save_file({"weight": 5 * torch.randn(3, 8), "bias": torch.zeros(3)}, folder / "head.safetensors")
-    about = {"classes": CLASSES, "encoder": str(folder / "clip"), "revision": encoder.revision, "templates": ["{class}"]}
+    about = {
+        "classes": CLASSES,
+        "encoder": str(folder / "clip"),
+        "revision": encoder.revision,
+        "templates": ["{class}"],
+    }
     (folder / "run" / "weights").mkdir(parents=True)
     save_classifier(folder / "run" / "weights" / "classifier", folder / "head.safetensors", about)
     return folder / "run"
@@ -137,12 +142,14 @@ def test_what_is_not_there(run: Path, tmp_path: Path, say: Say) -> None:
         assert said in line
 
 
-def test_a_run_that_has_no_classifier_yet(run: Path, tmp_path: Path, say: Say) -> None:
+def test_a_run_that_has_no_classifier_yet(tmp_path: Path, say: Say, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run" / "weights" / "classifier.tmp").mkdir(parents=True)
     photo = tmp_path / "photo.png"
     Image.new("RGB", (8, 8)).save(photo)
     assert "no finished classifier" in say("predict", tmp_path / "run", photo)[2]
-    assert "no finished classifier" in say("export", tmp_path / "run", "--to", "onnx", "--out", tmp_path / "x.onnx")[2]
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "x.onnx")])
+    assert "no finished classifier" in capsys.readouterr().err
 
 
 def as_parquet(folder: Path, images: list[bytes], labels: list[str]) -> Path:

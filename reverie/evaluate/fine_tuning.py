@@ -143,82 +143,80 @@ class FineTune:
         place.report("progress", done=len(self.arms) * self.fit.steps, total=len(self.arms) * self.fit.steps)
 
     def _arm(self, arm: Arm, images: _Images, place: Place, number: int) -> None:
+        """Train and measure one arm, or go on with it, or take the numbers it left."""
         began = time.monotonic()
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        real, painted = images.rows(arm)
-        train, held_out = self._without_held_out((real, painted), images.pool.labels, arm.seed)
+        sources = images.rows(arm)
+        train, held_out = self._without_held_out(sources, images.pool.labels, arm.seed)
         start = place.weights(arm.weights) if arm.weights else arm.model
         learner = dataclasses.replace(self._learner(images.pool.classes, start), frozen_batchnorm=arm.frozen_batchnorm)
         folder = place.checkpoints(f"{place.step}.{arm.folder}")
-        made_of = stage.fingerprint(
-            {
-                "learner": stage.settings(learner),
-                "job": stage.settings(dataclasses.replace(self, arms=(arm,))),
-                "images": _digest(images.pool, (*train, held_out)),
-                "seed": place.seed,
-            }
-        )
-        mark = _read(folder / MARK)
-        if mark.get("made_of") == made_of and "records" in mark:
+        made_of = {
+            "learner": stage.settings(learner),
+            "job": stage.settings(dataclasses.replace(self, arms=(arm,))),
+            "images": _digest(images.pool, (*train, held_out)),
+            "seed": place.seed,
+        }
+        mark = _Mark(folder / MARK, stage.fingerprint(made_of))
+        records = mark.records()
+        if records is None:
             if rank == 0:
-                results.append(place.results, *mark["records"])
-                _tidy(folder)
-            return
-        if rank == 0:
-            if mark.get("made_of") != made_of:
-                shutil.rmtree(folder, ignore_errors=True)
-            _write(folder / MARK, {"made_of": made_of})
-        shares = self._shares(train)
-        batches = PhotoBatches(
-            images.pool,
-            tuple((rows, share) for rows, share in zip(train, shares, strict=True) if share),
-            seed=seeds.derive("fine-tuning", place.seed, arm.seed),
-            size_px=self.size_px or square_px(self.image_size),
-            rank=rank,
-            world=world,
-            threads=self.speed.threads,
-        )
-        predict = functools.partial(self._predict, device=place.device)
-        best = _Best(folder, max(1, self.fit.steps // self.looks), self.fit.steps, rank == 0)
-        truth = images.pool.labels[held_out]
+                mark.begin()
+            batches = PhotoBatches(
+                images.pool,
+                tuple((rows, share) for rows, share in zip(train, self._shares(train), strict=True) if share),
+                seed=seeds.derive("fine-tuning", place.seed, arm.seed),
+                size_px=self.size_px or square_px(self.image_size),
+                rank=rank,
+                world=world,
+                threads=self.speed.threads,
+            )
+            best = _Best(folder, max(1, self.fit.steps // self.looks), self.fit.steps, rank == 0 and len(held_out) > 0)
+            truth = images.pool.labels[held_out]
 
-        def watch(step: int, net: nn.Module) -> None:
-            if len(held_out):
-                best.look(step, net, lambda: top1(predict(net, images.pool, held_out), truth))
+            def watch(step: int, net: nn.Module) -> None:
+                best.look(step, net, lambda: top1(self._predict(net, images.pool, held_out, place.device), truth))
 
-        def report(kind: str, **facts: Any) -> None:
-            if kind == "progress":
-                steps = self.fit.steps
-                facts |= {"done": number * steps + facts["done"], "total": len(self.arms) * steps, "arm": arm.name}
-            place.report(kind, **facts)
+            def report(kind: str, **facts: Any) -> None:
+                if kind == "progress":
+                    before, total = number * self.fit.steps, len(self.arms) * self.fit.steps
+                    facts |= {"done": before + facts["done"], "total": total, "arm": arm.name}
+                place.report(kind, **facts)
 
-        fitted = fit(
-            learner,
-            batches,
-            self.fit,
-            folder,
-            seed=seeds.derive("fine-tune", place.seed, arm.seed),
-            device=place.device,
-            report=report,
-            watch=watch,
-        )
-        if rank:
-            return
-        test = images.test
-        shared = {
+            seed = seeds.derive("fine-tune", place.seed, arm.seed)
+            net, _ = fit(learner, batches, self.fit, folder, seed=seed, device=place.device, report=report, watch=watch)
+            if rank == 0:
+                if self.keep:
+                    _put(place.weights(folder.name), net, learner)
+                about = self._about(arm, place, sources, len(held_out), images.test)
+                records = self._measured(net, images.test, best if len(held_out) else None, place.device)
+                seconds = round(time.monotonic() - began, 3)
+                records = [about | record | {"seconds": seconds} for record in records]
+                mark.end(records)
+        if rank == 0 and records:
+            results.append(place.results, *records)
+            _tidy(folder)
+
+    def _about(
+        self, arm: Arm, place: Place, sources: tuple[Rows, Rows], num_held_out: int, test: Photos
+    ) -> dict[str, Any]:
+        """What all records of an arm say alike."""
+        real, painted = (len(rows) for rows in sources)
+        model = arm.model.name if isinstance(arm.model, Path) else arm.model
+        return {
             "name": arm.name,
             "split": "test",
             "seed": arm.seed,
             "step": place.step,
-            "weights": _start_name(arm, folder.name),
-            "begins": arm.weights
-            or str(Path(arm.model).name if isinstance(arm.model, Path) else arm.model or "untrained"),
-            "curve": folder.name,
+            # What was measured; nothing for the arm that the page calls the untrained network.
+            "weights": None if arm.name == "untrained" else arm.weights or f"{place.step}.{arm.folder}",
+            "begins": arm.weights or model or "untrained",
+            "curve": f"{place.step}.{arm.folder}",
             "photos": self.photos,
-            "num_train": len(real) + len(painted),
-            "num_real": len(real),
-            "num_painted": len(painted),
-            "num_held_out": len(held_out),
+            "num_train": real + painted,
+            "num_real": real,
+            "num_painted": painted,
+            "num_held_out": num_held_out,
             "num_test": len(test),
             "num_classes": len(test.classes),
             "steps": self.fit.steps,
@@ -226,23 +224,24 @@ class FineTune:
             "fingerprint": results.step_fingerprint(place, self),
             "versions": results.versions(),
         }
-        predicted = predict(fitted.net, test, None)
-        numbers = {
-            "accuracy": top1(predicted, test.labels),
-            "accuracy_per_class": mean_per_class(predicted, test.labels),
-        }
-        if self.keep:
-            _put(place.weights(folder.name), fitted.net, learner)
-        if len(held_out):
-            shared |= best.restore(fitted.net)
-            numbers["accuracy_at_best"] = top1(predict(fitted.net, test, None), test.labels)
-        shared["seconds"] = round(time.monotonic() - began, 3)
-        records = [shared | {"metric": metric, "value": value} for metric, value in numbers.items()]
-        # Which test photos were right, one bit each: two arms can then be compared photo by photo.
-        records[0]["correct"] = np.packbits(predicted == test.labels).tobytes().hex()
-        _write(folder / MARK, {"made_of": made_of, "records": records})
-        results.append(place.results, *records)
-        _tidy(folder)
+
+    def _measured(self, net: nn.Module, test: Photos, best: _Best | None, device: str) -> list[dict[str, Any]]:
+        """Numbers of the last step, and then of the best one, whose weights the net is left with."""
+        predicted = self._predict(net, test, None, device)
+        records: list[dict[str, Any]] = [
+            # Which test photos were right, one bit each: two arms can then be compared photo by photo.
+            {
+                "metric": "accuracy",
+                "value": top1(predicted, test.labels),
+                "correct": np.packbits(predicted == test.labels).tobytes().hex(),
+            },
+            {"metric": "accuracy_per_class", "value": mean_per_class(predicted, test.labels)},
+        ]
+        if best is not None:
+            chosen = best.restore(net)
+            accuracy = top1(self._predict(net, test, None, device), test.labels)
+            records.append({"metric": "accuracy_at_best", "value": accuracy, **chosen})
+        return records
 
     def _learner(self, classes: tuple[str, ...], start: str | Path | None) -> Supervised:
         return Supervised(
@@ -408,6 +407,38 @@ def _painted(job: FineTune, place: Place, classes: tuple[str, ...]) -> Photos:
     return Photos([row["image"] for row in rows], labels, classes)
 
 
+class _Mark:
+    """The file that says what an arm was made of, and its numbers once they are measured."""
+
+    def __init__(self, file: Path, made_of: str) -> None:
+        self.file, self.made_of = file, made_of
+
+    def records(self) -> list[dict[str, Any]] | None:
+        """The numbers of a finished arm that was made of the same."""
+        found = self._read()
+        records: list[dict[str, Any]] | None = found.get("records")
+        return records if found.get("made_of") == self.made_of else None
+
+    def begin(self) -> None:
+        """Take away what another arm of this name left; what this one left is gone on with."""
+        if self._read().get("made_of") != self.made_of:
+            shutil.rmtree(self.file.parent, ignore_errors=True)
+        self._write({"made_of": self.made_of})
+
+    def end(self, records: list[dict[str, Any]]) -> None:
+        """Keep the numbers."""
+        self._write({"made_of": self.made_of, "records": records})
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps(facts), encoding="utf-8")
+        partial.replace(self.file)
+
+
 class _Best:
     """Keeps the weights that were best on the held-out images, in a file, so that a kill loses nothing."""
 
@@ -439,11 +470,6 @@ class _Best:
         return int(about["step"]), float(about["accuracy"])
 
 
-def _start_name(arm: Arm, own: str) -> str | None:
-    """What a record says it measured; nothing for the arm that the page calls the untrained network."""
-    return None if arm.name == "untrained" else arm.weights or own
-
-
 def _digest(photos: Photos, parts: Sequence[Rows]) -> str:
     """16 hex digits of these images and their labels, so that numbers never pass for those of other images."""
     digest = hashlib.blake2b(digest_size=8)
@@ -469,14 +495,3 @@ def _tidy(folder: Path) -> None:
     """Take away what a finished arm needs no more."""
     shutil.rmtree(folder / "latest", ignore_errors=True)
     (folder / BEST).unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(facts), encoding="utf-8")
-    partial.replace(path)

@@ -7,6 +7,7 @@ weak, each starting where the last one ended, and are as large as the cache (CPU
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,7 @@ def fit_logistic(
         labels: int64 (n,) in [0, num_classes).
         strengths: (s,), not negative.
         tolerance: stop a problem when its estimated distance to the minimum is below this share of its value (or of
-            ``FLAT``, if that is more).
+            ``FLAT``, if that is more), and of what it has gained over weights of zero.
         memory: pairs of steps that L-BFGS remembers.
     Raises: ValueError for no rows, features not finite, or negative strengths.
     """
@@ -88,11 +89,15 @@ def _minimise(
     gradient = _gradient(rows, labels, probabilities, weights, penalty)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
+    curvatures: list[Tensor] = []
     stuck = torch.zeros(num, dtype=torch.bool, device=rows.device)
     for iteration in range(max_iterations + 1):
-        direction = -_two_loops(gradient, steps, changes, inverse)
+        direction = -_two_loops(gradient, steps, changes, curvatures, inverse)
         slope = _dot(gradient, direction)  # minus half of it is what a quadratic has left to gain
-        done = (-0.5 * slope.double() <= tolerance * value.clamp(min=FLAT)) | stuck | (iteration == max_iterations)
+        # Under a strong penalty all that can be gained is a small part of the objective, and decides all the same.
+        gained = (math.log(num_classes) - value).clamp(min=0)
+        near = -0.5 * slope.double() <= tolerance * torch.minimum(value.clamp(min=FLAT), gained)
+        done = near | stuck | (iteration == max_iterations)
         if done.any():
             ready, left = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
             finished.append((who[ready], weights[:, ready], value[ready], iteration))
@@ -102,6 +107,7 @@ def _minimise(
             weights, logits, gradient = weights[:, left], logits[:, left], gradient[:, left]
             direction, penalty, inverse = direction[:, left], penalty[:, left], inverse[:, left]
             steps, changes = [item[:, left] for item in steps], [item[:, left] for item in changes]
+            curvatures = [item[left] for item in curvatures]
 
         turn = (rows @ direction.flatten(1)).view_as(logits)  # logits move by t * turn along the direction
         length, value, logits, probabilities = _line_search(
@@ -112,6 +118,7 @@ def _minimise(
         weights = weights + step
         before, gradient = gradient, _gradient(rows, labels, probabilities, weights, penalty)
         steps, changes = [*steps, step][-memory:], [*changes, gradient - before][-memory:]
+        curvatures = [*curvatures, _dot(step, changes[-1])][-memory:]
     return finished
 
 
@@ -140,19 +147,23 @@ def _gradient(rows: Tensor, labels: Tensor, probabilities: Tensor, weights: Tens
     return (rows.T @ wrong.flatten(1)).view_as(weights) / len(rows) + penalty * weights
 
 
-def _two_loops(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], inverse: Tensor) -> Tensor:
-    """Inverse Hessian times gradient from remembered steps (Nocedal and Wright, algorithm 7.4), all problems at once."""
-    result, alphas = gradient, []
-    for step, change in zip(reversed(steps), reversed(changes), strict=True):
-        alpha = _ratio(_dot(step, result), _dot(step, change))
-        result = result - alpha[:, None] * change
+def _two_loops(
+    gradient: Tensor, steps: list[Tensor], changes: list[Tensor], curvatures: list[Tensor], inverse: Tensor
+) -> Tensor:
+    """Inverse Hessian times gradient from remembered steps (Nocedal and Wright, algorithm 7.4), all problems at once.
+
+    A curvature is the inner product of a step with the change of the gradient along it, (s,).
+    """
+    result, alphas = gradient.clone(), []
+    for step, change, curvature in zip(reversed(steps), reversed(changes), reversed(curvatures), strict=True):
+        alpha = _ratio(_dot(step, result), curvature)
+        result.addcmul_(alpha[:, None], change, value=-1)
         alphas.append(alpha)
-    result = inverse * result
+    result *= inverse
     if steps:
-        scale = _ratio(_dot(steps[-1], changes[-1]), _dot(changes[-1], inverse * changes[-1]))
-        result = scale[:, None] * result
-    for step, change, alpha in zip(steps, changes, reversed(alphas), strict=True):
-        result = result + (alpha - _ratio(_dot(change, result), _dot(step, change)))[:, None] * step
+        result *= _ratio(curvatures[-1], _dot(changes[-1], inverse * changes[-1]))[:, None]
+    for step, change, curvature, alpha in zip(steps, changes, curvatures, reversed(alphas), strict=True):
+        result.addcmul_((alpha - _ratio(_dot(change, result), curvature))[:, None], step)
     return result
 
 

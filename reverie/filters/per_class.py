@@ -94,7 +94,7 @@ class KeepPerClass:
             found["drop_reason"] = pa.array(list(reasons), pa.string())
         join_columns(place, pa.table(found))
         for label, count in told.items():
-            if not count["passed"]:
+            if not count["passed"] and self.column == "kept":
                 place.report(
                     "warning",
                     text=f"no image of {label!r} passes ({count['made']} made, {count['kept']} kept to fill up): "

@@ -107,7 +107,7 @@ class LinearHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (n, classes) of features (n, d), which are made unit length."""
         rows = self.origin + self.moved
-        weight, bias = rows.split([rows.shape[1] - 1, 1], dim=1)
+        weight, bias = torch.split(rows, [rows.shape[1] - 1, 1], dim=1)
         return F.linear(F.normalize(features.float(), dim=1), weight, bias[:, 0])
 
     @torch.no_grad()

@@ -37,13 +37,13 @@ class Train:
     images_per_caption: int = 0  # m; 0 = as the learner says, or 1
     size_px: int = 0  # images are read as squares of this side; 0 = what fits the learner's views
     where: str = "status = 'ok'"  # which pairs, as a Lance SQL filter
-    store: Path | str | None = None  # folder of another store with pairs.lance, or the step that took shots; else the run's own
+    store: Path | str | None = (
+        None  # folder of another store with pairs.lance, or the step that took shots; else the run's own
+    )
     group: Literal["caption", "image", "random"] = "caption"  # whose images belong together, see store/batches.py
     at_least: int = 0  # captions with fewer images are left out, where that is more than m
     limit: int = 0  # captions to learn from, drawn at random but the same for every seed; 0 = all
-    start: str | None = (
-        None  # learning step of this run whose weights the learner begins from; it needs a field ``start``
-    )
+    start: str | None = None  # learning step of this run whose weights the learner begins from, by its field ``start``
     seed: int = 0  # beside the run seed, to train again on the same pairs
     speed: TrainSpeed = field(default_factory=TrainSpeed)
 

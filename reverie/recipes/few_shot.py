@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,7 +70,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(
-        painter="builtin:painter", clip="builtin:clip", per_class=6, per_caption=1, guidance=2.0, sampler_steps=10, most=4,
+        painter="builtin:painter", clip="builtin:clip", per_class=4, per_caption=1, guidance=2.0, sampler_steps=10, most=3,
         epochs=30, tune_batch=64, real_batch=32, lr=1e-3, num_shots=(1, 4), seeds=(0, 1, 2),
         shots="smallworld:street:1024:960", unit_size=32,
     ),
@@ -260,28 +261,17 @@ def few_shot(
     ]
 
     # As many steps for every arm, so that none learns longer than another.
-    tune = dataclasses.replace(
-        tune, steps=size.epochs * math.ceil(size.most * num_classes / size.tune_batch), real_batch=size.real_batch
-    )
+    tune_steps = size.epochs * math.ceil(size.most * num_classes / size.tune_batch)
+    tune = dataclasses.replace(tune, steps=tune_steps, real_batch=size.real_batch)
     arms: dict[int, list[Tuned]] = {each.shots: [] for each in rounds}
     for each in rounds:
-        cache = CacheModel(names, each.taken, tune.templates, tune.model, each.shots, alpha, beta)
+        shown = f"{each.shots} shot{'s' * (each.shots > 1)}"
         own = dataclasses.replace(tune, seed=each.seed, shots=each.taken, num_shots=each.shots, on="shots")
-        learnt: list[tuple[str, Any, tuple[str, ...]]] = []
-        for order in orders:
-            for one in sets[each]:
-                among = f"status = 'ok' and {blocks[one.start]}"
-                stage = dataclasses.replace(own, on=ORDERS[order], where=one.column, among=among)
-                learnt.append((f"{ORDERS[order]}, {one.called}", stage, (one.keep, each.taken)))
-        # The first two arms of a page are compared: with painted images, and without.
-        learnt[1:1] = [("shots alone", own, (each.taken,))]
-        learnt.append(("cache model", cache, (each.taken,)))
-        for called, stage, of in learnt:
+        cache = CacheModel(names, each.taken, tune.templates, tune.model, each.shots, alpha, beta)
+        for called, stage, of in _learnt(own, cache, orders, sets[each], blocks):
             name = MAIN if steps[-1].name == "zero-shot" else each.step(called.replace(", ", "-").replace(" ", "-"))
-            steps.append(Step(name, stage, of))
-            arms[each.shots].append(
-                Tuned(f"{called}, {each.shots} shot{'s' * (each.shots > 1)}", name, each.seed, each.shots)
-            )
+            steps.append(Step(name, stage, of=(*of, each.taken)))
+            arms[each.shots].append(Tuned(f"{called}, {shown}", name, each.seed, each.shots))
 
     test = _test_photos(photos, size.shots)
     measures = {
@@ -333,6 +323,20 @@ def _painted(
                     )
                 )
     return found
+
+
+def _learnt(
+    own: Any, cache: Any, orders: tuple[Order, ...], painted: list[_Painted], blocks: Mapping[FromShots | None, str]
+) -> list[tuple[str, Any, tuple[str, ...]]]:
+    """What is learnt from one number of shots and seed: its name, the stage, and the steps that it reads besides the shots."""
+    found: list[tuple[str, Any, tuple[str, ...]]] = []
+    for order in orders:
+        for one in painted:
+            among = f"status = 'ok' and {blocks[one.start]}"
+            stage = dataclasses.replace(own, on=ORDERS[order], where=one.column, among=among)
+            found.append((f"{ORDERS[order]}, {one.called}", stage, (one.keep,)))
+    # A page compares the first two arms class by class: with painted images, and without.
+    return [found[0], ("shots alone", own, ()), *found[1:], ("cache model", cache, ())]
 
 
 def _test_photos(photos: str | None, shots: str) -> str | None:

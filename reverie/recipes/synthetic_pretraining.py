@@ -82,15 +82,15 @@ class Size:
 SIZES = {
     "tiny": Size(
         painter="builtin:painter", images=640, per_caption=2, guidance=2.0, sampler_steps=10, backbone="resnet-tiny",
-        view_px=32, image_px=64, batch_images=64, steps=300, lr=1e-3, transfer_steps=150, transfer_batch=64,
-        transfer_lr=1e-3, seeds=(0, 1, 2), photos="smallworld:street:640:640", warmup=0.1, least_area=0.25, queue=512,
+        view_px=32, image_px=64, batch_images=64, steps=300, lr=3e-3, transfer_steps=150, transfer_batch=64,
+        transfer_lr=3e-3, seeds=(0, 1, 2), photos="smallworld:street:640:640", warmup=0.1, least_area=0.8, queue=512,
         momentum=0.99, batchnorm_groups=4, decoder=(64, 2, 4), store_px=None,
         dtype="fp32", unit_size=32,
     ),
     "small": Size(
         painter="builtin:painter", images=12_800, per_caption=4, guidance=2.0, sampler_steps=20, backbone="resnet-tiny",
         view_px=32, image_px=64, batch_images=128, steps=5000, lr=1e-3, transfer_steps=2000, transfer_batch=64,
-        transfer_lr=1e-3, seeds=(0, 1, 2), photos="smallworld:street:6400:6400", warmup=0.05, least_area=0.25,
+        transfer_lr=1e-3, seeds=(0, 1, 2), photos="smallworld:street:6400:6400", warmup=0.05, least_area=0.8,
         queue=4096, momentum=0.99, batchnorm_groups=4, decoder=(64, 2, 4), store_px=None,
         dtype="fp32", unit_size=64,
     ),
@@ -149,7 +149,7 @@ def synthetic_pretraining(
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         images: painted, of all classes together.
-        per_caption: images of each caption.
+        per_caption: images of each caption; more than the size says, where templates make too few captions, if left out.
         guidance: w in eps_u + w (eps_c - eps_u).
         sampler_steps: of DDIM.
         batch: images painted together. Changes the speed only.
@@ -195,11 +195,14 @@ def synthetic_pretraining(
     names = read_classes(names)  # a name that is there twice is told here
     per_class = -(-size.images // (len(names) * size.per_caption))
     first = source(None, None, None, None, names if own else None, writer, templates, per_class, words=words)
-    if first.count * size.per_caption < size.images:
-        raise InputError(
-            f"{first.count} captions of --per-caption {size.per_caption} make fewer than --images {size.images}; "
-            "give more templates, a writer, or more images a caption"
-        )
+    if first.count * size.per_caption < size.images:  # there are only so many templates
+        if per_caption is None:
+            size = dataclasses.replace(size, per_caption=-(-size.images // first.count))
+        else:
+            raise InputError(
+                f"{first.count} captions of --per-caption {per_caption} make fewer than --images {size.images}; "
+                "give more templates, a writer, or more images a caption"
+            )
     begin = Path(start) if start and Path(start).is_dir() else start
     fit = Fit(
         size.steps, size.lr, round(size.warmup * size.steps), weight_decay=0.05, betas=(0.9, 0.999), precision=precision

@@ -37,15 +37,16 @@ class Class:
     refused: int
     images: int  # painted, whatever became of them
     unusable: int  # of those: failed or dropped when they were made
-    passed: int | None  # surer than the filter asks; None before it ran
+    judged: int  # by the filter whose images the classifier learns from: all of them, or one of several painted sets
+    passed: int | None  # surer than that filter asks; None before it ran
     kept: int | None  # to learn from
     photos: int  # that the classifiers were tested on
     right: Mapping[str, float]  # arm -> share of these photos, mean over seeds
 
     @property
     def pass_rate(self) -> float | None:
-        """Share of the painted images that pass; None where it is not known."""
-        return None if self.passed is None or not self.images else self.passed / self.images
+        """Share of the judged images that pass; None where it is not known."""
+        return None if self.passed is None or not self.judged else self.passed / self.judged
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Classes:
     arms: tuple[str, ...]  # what was asked about photos; the first is compared with the second
     confusion: Mapping[str, Counts]  # arm -> (classes, classes), rows are the truth, summed over its seeds
     num_seeds: Mapping[str, int]
+    measured: str  # the measuring step that all this is of
+    column: str  # of the pairs: true where an image is kept
 
     @property
     def weakest(self) -> list[Class]:
@@ -112,13 +115,14 @@ def gather(facts: Facts) -> Classes | None:
     """All that is known of the classes; None for a run that makes no classifier, or knows no class yet."""
     if not any(step.stage == "TuneClassifier" for step in facts.steps):
         return None
-    arms = next((found.arms for found in facts.measured if _tables(found.arms[0])), ())
-    arms = tuple(arm for arm in arms if _tables(arm))
+    measured = next((found for found in facts.measured if _tables(found.arms[0])), None)
+    arms = tuple(arm for arm in measured.arms if _tables(arm)) if measured else ()
     captions, pairs = facts.folder / "captions.lance", facts.folder / "pairs.lance"
     written, painted = _statuses(captions), _statuses(pairs)
     names = _names(facts.folder, arms) or list(dict.fromkeys(label for label, _ in written))
-    kept = _kept(pairs)
-    passed = _passed(facts)
+    step, column = _selection(facts)
+    kept = _kept(pairs, column)
+    told = _told(facts, step)
     confusion = {arm.name: np.sum(_tables(arm), axis=0) for arm in arms}
     seeds = {arm.name: len(_tables(arm)) for arm in arms}
     found = []
@@ -131,7 +135,8 @@ def gather(facts: Facts) -> Classes | None:
                 written[name, DROPPED] + written[name, FAILED],
                 painted[name, OK] + painted[name, DROPPED] + painted[name, FAILED],
                 painted[name, DROPPED] + painted[name, FAILED],
-                passed.get(name),
+                told[name]["made"] if name in told else 0,
+                told[name]["passed"] if name in told else None,
                 None if kept is None else kept[name],
                 max(photos.values(), default=0),
                 {
@@ -141,7 +146,9 @@ def gather(facts: Facts) -> Classes | None:
                 },
             )
         )
-    return Classes(tuple(found), tuple(confusion), confusion, seeds) if found else None
+    if not found:
+        return None
+    return Classes(tuple(found), tuple(confusion), confusion, seeds, measured.step if measured else "", column)
 
 
 def _names(folder: Path, arms: Sequence[Arm]) -> list[str]:
@@ -167,45 +174,55 @@ def _statuses(path: Path) -> Counter[tuple[str, str]]:
     return found
 
 
-def _kept(pairs: Path) -> Counter[str] | None:
-    if not tables.exists(pairs) or "kept" not in tables.column_names(pairs):
+def _kept(pairs: Path, column: str) -> Counter[str] | None:
+    if not tables.exists(pairs) or column not in tables.column_names(pairs):
         return None
     found: Counter[str] = Counter()
-    for rows in tables.scan(pairs, ["label"], "kept"):
+    for rows in tables.scan(pairs, ["label"], column):
         for row in pc.value_counts(rows["label"].combine_chunks()).to_pylist():
             found[row["values"]] += row["counts"]
     return found
 
 
-def _passed(facts: Facts) -> dict[str, int]:
-    """What the filter said of each class, the last time that it ran."""
-    # Selections into other columns are there to be compared with; nothing is learnt from them but by their own arms.
-    steps = {step.name for step in facts.steps if dict(step.settings).get("column", "kept") == "kept"}
+def _selection(facts: Facts) -> tuple[str, str]:
+    """The filter whose images the classifier that is asked by default learns from, and its column."""
+    settings = {step.name: (step.stage, dict(step.settings)) for step in facts.steps}
+    filters = {own.get("column", "kept"): name for name, (stage, own) in settings.items() if stage == "KeepPerClass"}
+    asked = settings.get("classifier", ("", {}))[1].get("where", "kept")
+    column = asked if asked in filters else next(iter(filters), "kept") if "kept" not in filters else "kept"
+    return filters.get(column, ""), column
+
+
+def _told(facts: Facts, step: str) -> dict[str, dict[str, int]]:
+    """What a filter said of each class, the last time that it ran."""
     said: dict[str, dict[str, int]] = {}
     for event in lines(facts.folder / "events.jsonl"):
-        if event.get("step") in steps and isinstance(event.get("per_class"), dict):
+        if event.get("step") == step and isinstance(event.get("per_class"), dict):
             said = event["per_class"]
-    return {label: count["passed"] for label, count in said.items()}
+    return said
 
 
 # Which pictures to look at
 
 
-def examples(pairs: Path, names: Sequence[str], num: int) -> dict[str, tuple[list[int], list[int]]]:
+def examples(pairs: Path, column: str, names: Sequence[str], num: int) -> dict[str, tuple[list[int], list[int]]]:
     """Row numbers of some images of each class: kept and not kept, from the surest to the least sure.
 
     Args:
+        column: true where an image is kept, null where it was not judged.
         names: classes wanted. num: how many of each kind.
     Returns: class -> (kept, not kept), each up to ``num`` numbers of stored rows; no entry without a selection.
     """
-    if not tables.exists(pairs) or "kept" not in (known := tables.column_names(pairs)):
+    if not tables.exists(pairs) or column not in (known := tables.column_names(pairs)):
         return {}
     scored = "clip_confidence" in known
     label, sure, kept = [], [], []
     wanted = pa.array(names, pa.string())
-    for rows in tables.scan(pairs, ["label", "kept", *(["clip_confidence"] if scored else [])]):
-        label.append(np.asarray(pc.fill_null(pc.index_in(rows["label"], wanted), -1), dtype=np.int32))
-        kept.append(np.asarray(pc.fill_null(rows["kept"], False), dtype=bool))
+    for rows in tables.scan(pairs, ["label", column, *(["clip_confidence"] if scored else [])]):
+        number = pc.index_in(rows["label"], wanted)
+        number = pc.if_else(pc.is_valid(rows[column]), number, pa.scalar(None, number.type))
+        label.append(np.asarray(pc.fill_null(number, -1), dtype=np.int32))
+        kept.append(np.asarray(pc.fill_null(rows[column], False), dtype=bool))
         values = pc.fill_null(rows["clip_confidence"], -1.0) if scored else np.zeros(len(rows))
         sure.append(np.asarray(values, dtype=np.float32))
     if not label:
@@ -214,8 +231,8 @@ def examples(pairs: Path, names: Sequence[str], num: int) -> dict[str, tuple[lis
     order = np.lexsort([-scores, ~keeps, labels])
     group = 2 * labels[order] + ~keeps[order]
     found = {}
-    for number, name in enumerate(names):
-        ends = np.searchsorted(group, [2 * number, 2 * number + 1, 2 * number + 2])
+    for place, name in enumerate(names):
+        ends = np.searchsorted(group, [2 * place, 2 * place + 1, 2 * place + 2])
         found[name] = (_spread(order[ends[0] : ends[1]], num), _spread(order[ends[1] : ends[2]], num))
     return found
 
@@ -270,8 +287,8 @@ def nearest_shots(facts: Facts, num: int) -> Nearest | None:
 
 
 def _shot_stores(facts: Facts) -> list[Path]:
-    """Tables of real shots that the plan names, by step or by folder, where they still are; and the run's own pairs."""
+    """Tables of real shots: those that steps of the run took, and those that the plan names, where they still are."""
     made_in = Path(facts.plan.get("made_in", "."))
     named = [value for step in facts.steps for name, value in step.settings if name.rpartition(".")[2] == "shots"]
-    places = [root / value for value in dict.fromkeys(named) for root in (facts.folder / "shots", made_in)]
-    return [*(place / "pairs.lance" for place in places), facts.folder / "pairs.lance"]
+    own = sorted(facts.folder.glob("shots/*/pairs.lance"))
+    return [*own, *(made_in / value / "pairs.lance" for value in dict.fromkeys(named))]

@@ -192,15 +192,17 @@ def _strips(found: by_class.Classes, pairs: Path, shop: Thumbs) -> list[tuple[by
     first = weakest if len(weakest) <= OPEN_CLASSES else [*weakest[:half], *weakest[-half:]]
     rest = [item for item in weakest if item not in first]
     chosen = [*first, *rest[:FOLDED_CLASSES]]
-    wanted = by_class.examples(pairs, [item.name for item in chosen], PER_CLASS)
+    wanted = by_class.examples(pairs, found.column, [item.name for item in chosen], PER_CLASS)
     if not wanted:
         return []
     numbers = [row for kept, lost in wanted.values() for row in (*kept, *lost)]
-    rows = iter(tables.take(pairs, numbers, _columns(pairs)).to_pylist() if numbers else [])
+    columns = dict.fromkeys([*_columns(pairs), found.column])
+    rows = iter(tables.take(pairs, numbers, list(columns)).to_pylist() if numbers else [])
     taken = {name: [next(rows) for _ in (*kept, *lost)] for name, (kept, lost) in wanted.items()}
     # Who works in the folder meanwhile may have moved rows; a picture must never stand beside another class.
     return [
-        (item, [_card(row, shop, CLASS_PX) for row in taken[item.name] if row["label"] == item.name]) for item in chosen
+        (item, [_card(row, shop, CLASS_PX, found.column) for row in taken[item.name] if row["label"] == item.name])
+        for item in chosen
     ]
 
 
@@ -289,14 +291,15 @@ def _columns(pairs: Path) -> list[str]:
     return wanted + [name for name in ("kept", "drop_reason", "clip_score", "clip_confidence") if name in known]
 
 
-def _card(row: Mapping[str, Any], shop: Thumbs, side_px: int = THUMB_PX) -> dict[str, Any]:
-    kept = row["status"] == OK and row.get("kept") is not False
+def _card(row: Mapping[str, Any], shop: Thumbs, side_px: int = THUMB_PX, column: str = "kept") -> dict[str, Any]:
+    """What the templates show of a pair. ``column`` says whether it was kept; reasons are told of ``kept`` alone."""
+    kept = row["status"] == OK and row.get(column) is not False
     return {
         "src": shop.make(row, side_px),
         "text": _cut(row["text"] or ""),
         "pair_id": row["pair_id"],
         "kept": kept,
-        "reason": "" if kept else _reason(row),
+        "reason": "" if kept or (column != "kept" and row["status"] == OK) else _reason(row),
         "score": row.get("clip_score"),
         "confidence": row.get("clip_confidence"),
     }

@@ -6,8 +6,9 @@ caption says; all settings are the defaults of the stages that use the models.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -50,6 +51,13 @@ class Row:
         return None if self.needed is None else self.measured >= self.needed
 
 
+def _unwatched(what: str, done: int, total: int) -> None:
+    """Progress nobody asked for."""
+
+
+Progress = Callable[[str, int, int], None]
+
+
 def check(
     seed: int = 0,
     num: int = 500,
@@ -59,6 +67,7 @@ def check(
     writer: str = "builtin:writer",
     words: str = "builtin:words",
     device: str = "cpu",
+    progress: Progress = _unwatched,
 ) -> list[Row]:
     """Measure the judge and the four models.
 
@@ -66,18 +75,19 @@ def check(
         seed: of scenes, captions and noise.
         num: captions and pictures for each gate.
         painter, encoder, writer, words: names of the models, see models/names.py.
+        progress: called with what is being measured, images painted, and how many there will be.
 
     Raises: ModelError, UnknownName if a model cannot be loaded.
     """
     if num < 1:
         raise InputError(f"the models are measured on 1 caption or more, not {num}")
-    return [
-        *check_judge(seed, num),
-        *check_painter(painter, seed, num, device),
-        *check_encoder(encoder, seed, num, device),
-        *check_writer(writer, seed, num, device),
-        *check_words(words, seed, num, device),
-    ]
+    progress("judge", 0, 1)
+    rows = check_judge(seed, num)
+    rows += check_painter(painter, seed, num, device, progress)
+    progress("clip, writer and words", 0, 1)
+    rows += check_encoder(encoder, seed, num, device)
+    rows += check_writer(writer, seed, num, device)
+    return rows + check_words(words, seed, num, device)
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -107,13 +117,16 @@ def check_judge(seed: int = 0, num: int = 500) -> list[Row]:
     return [*rows, Row("judge, pictures on one core", 2 * num / spent_s, 200, "per second")]
 
 
-def check_painter(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
+def check_painter(
+    name: str, seed: int = 0, num: int = 500, device: str = "cpu", progress: Progress = _unwatched
+) -> list[Row]:
     """How often a painting shows what its caption says, and where it does not."""
     rows, spent_s = [], 0.0
     for things, needed in ((1, 0.90), (2, 0.75)):
         captions = [caption for _, caption, _ in _asked(things, seed, num)]
         start = time.perf_counter()
-        images = paint(name, captions, seed, device)
+        told = functools.partial(progress, f"painter, {things} thing{'s' * (things > 1)}")
+        images = paint(name, captions, seed, device, told)
         spent_s += time.perf_counter() - start
         verdicts = [judge(image, caption) for image, caption in zip(images, captions, strict=True)]
         asked = f"painter, {'one thing' if things == 1 else 'two things with relation'}"
@@ -157,7 +170,13 @@ def check_words(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -
     return _texts("words", FromWords(class_names(), model=name), name, seed, num, device)
 
 
-def paint(name: str, captions: Sequence[str], seed: int = 0, device: str = "cpu") -> Images:
+def paint(
+    name: str,
+    captions: Sequence[str],
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Images:
     """One image a caption, at the default settings of PaintPixels. uint8 (captions, 64, 64, 3)."""
     from reverie.images.pixels import PaintPixels
     from reverie.models.painter import open_painter
@@ -166,6 +185,7 @@ def paint(name: str, captions: Sequence[str], seed: int = 0, device: str = "cpu"
     painter = open_painter(name, device, stage.scheduler)
     images = []
     for start in range(0, len(captions), stage.speed.batch):
+        progress(start, len(captions))
         texts = captions[start : start + stage.speed.batch]
         numbers = [seeds.derive("check painter", seed, start + place) for place in range(len(texts))]
         images.append(painter.paint(painter.encode(texts), numbers, stage.guidance, stage.steps))

@@ -73,3 +73,14 @@ def test_a_class_without_rows_is_never_the_answer():
 def test_refuses_no_rows_and_no_numbers(x):
     with pytest.raises(ValueError, match="finite features"):
         fit_logistic(x, torch.zeros(len(x), dtype=torch.int64), 2, torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("strength", [1e3, 1e4, 1e5])
+def test_a_strong_penalty_is_no_excuse_to_stop_at_zero(strength):
+    """All that can be gained there is less than the tolerance times the objective, and still decides every answer."""
+    x, labels = blobs()
+    x = x.double()
+    best = fit_logistic(x, labels, 4, torch.tensor([strength]), tolerance=1e-12).objective
+    loose = fit_logistic(x, labels, 4, torch.tensor([strength]), tolerance=1e-2).objective
+    zero = objective(x, labels, x.new_zeros(12, 4), x.new_zeros(4), strength)
+    assert float(zero - loose) > 0.95 * float(zero - best)

@@ -199,6 +199,23 @@ def test_an_image_that_breaks_the_network_does_not_take_others_with_it(folder, g
     assert [row["start"] for row in rows] == [row["start"] for row in whole]
 
 
+def test_a_blank_image_is_tried_again_from_the_same_shot(folder, guided):
+    worker = guided.open(place(folder))
+    sample, bad = worker.painter.sample, seeds.image_seed(SEED, "0-1", 3)
+
+    def blank(embeddings, noise, *settings, **begin):
+        made = sample(embeddings, noise, *settings, **begin)
+        made[[seed == bad for seed in noise]] = 0
+        return made
+
+    worker.painter.sample = blank
+    rows = worker(captions("cat", "dog")).to_pylist()
+    assert {row["status"] for row in rows} == {"ok"}
+    assert rows[7]["seed"] == seeds.image_seed(SEED, "0-1", 3, attempt=1)
+    assert rows[7]["start"].split()[0] in shots_of(folder, "dog")
+    assert len({row["start"] for row in rows[4:]}) == SHOTS
+
+
 def test_what_cannot_be_is_refused(folder, guided, tmp_path):
     with pytest.raises(InputError, match=r"no shot of the class 'owl' in shots-0"):
         guided.open(place(folder))(captions("cat", "owl"))

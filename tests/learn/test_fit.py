@@ -150,6 +150,20 @@ def test_the_ema_is_the_slow_average(tmp_path):
     torch.testing.assert_close(result.net.state_dict()["1.running_mean"], seen[-1]["1.running_mean"])
 
 
+def test_who_watches_sees_every_step_and_the_net_that_would_be_the_result(tmp_path):
+    seen = {}
+
+    def watch(step, net):
+        seen[step] = {key: value.clone() for key, value in net.state_dict().items()}
+
+    settings = dataclasses.replace(SETTINGS, steps=6, speed=FitSpeed())
+    result = fit(Line(), Points(), settings, tmp_path, seed=3, watch=watch)
+    assert list(seen) == [1, 2, 3, 4, 5, 6]
+    for name, value in result.net.state_dict().items():  # the average, as the settings have it
+        assert torch.equal(value, seen[6][name])
+    assert not torch.equal(seen[6]["5.weight"], seen[5]["5.weight"])
+
+
 def test_clipping_bounds_the_first_moment(tmp_path):
     settings = dataclasses.replace(SETTINGS, steps=3, clip=1e-3, ema=None, speed=FitSpeed())
     fit(Line(), Points(), settings, tmp_path, seed=3)

@@ -55,18 +55,19 @@ def test_the_decoder_knows_where_a_patch_is():
 
 
 def test_it_learns_where_pixels_are(tmp_path):
-    class Stripes:
-        """One picture, whose every patch looks different."""
+    class OnePicture:
+        """Noise, so that nothing but the place of a hidden patch says what is in it."""
 
         def iterate(self, start):
             image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
             while True:
-                yield {"images": image.repeat(16, 1, 1, 1)}
+                yield {"images": image.repeat(8, 1, 1, 1)}
 
     learner = dataclasses.replace(LEARNER, least_area=1.0, decoder_width=64)
-    fit(learner, Stripes(), Fit(150, 5e-3), tmp_path, seed=0)
+    fit(learner, OnePicture(), Fit(40, 5e-3), tmp_path, seed=0)
     rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+    # Drawing all patches alike gets no further than 0.93; it is the flips that keep this from being nearer to 0.
+    assert sum(row["loss"] for row in rows[-5:]) / 5 < 0.85
 
 
 def test_the_encoder_is_saved_as_a_plain_vit_that_sees_all_patches(pictures, tmp_path):

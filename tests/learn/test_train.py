@@ -144,7 +144,15 @@ def test_a_learner_may_refuse_a_size_of_batch_or_labels(place):
     with pytest.raises(InputError, match="5 images are odd"):
         Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=5).check()
     Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=4).run(place)
-    row = {"pair_id": "z-000", "caption_id": "z", "copy": 0, "unit": 1, "label": "strange", "image": b"", "status": "ok"}
+    row = {
+        "pair_id": "z-000",
+        "caption_id": "z",
+        "copy": 0,
+        "unit": 1,
+        "label": "strange",
+        "image": b"",
+        "status": "ok",
+    }
     tables.append_unit(place.pairs, 1, pairs.table([row], pairs.PAIRS))
     with pytest.raises(InputError, match="labels"):
         Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=4).run(replace(place, step="other"))

@@ -133,7 +133,21 @@ def test_strong_hits_as_often_as_it_should():
     assert found.max() < 1 + 1e-4
 
 
-@pytest.mark.parametrize("view", [views.strong, views.weak, views.plain])
+def test_light_crops_no_less_than_asked_and_flips_half_and_leaves_colours():
+    torch.manual_seed(0)
+    ramp = torch.arange(0, 160, 4, dtype=torch.uint8).view(1, 1, 1, 40).expand(2000, 3, 40, 40)  # brighter to the right
+    found = 255 * denormalize(views.light(ramp, 20, 0.5))
+    slope = found[:, 0, 10, -1] - found[:, 0, 10, 0]
+    assert float((slope < 0).float().mean()) == pytest.approx(0.5, abs=0.04)
+    width = slope.abs() / (4 * 19 / 20)  # pixels of the image that the view spans
+    assert float(width.min()) > 40 * (0.5 * 0.75) ** 0.5 - 3  # half the area, in the narrowest shape
+    assert float(width.max()) <= 40 + 1e-3
+    torch.testing.assert_close(found[:, 0], found[:, 2], atol=1e-2, rtol=0)
+    whole = 255 * denormalize(views.light(ramp[:8], 40, 1.0))
+    assert {round(float(value)) for value in whole[:, 0, 0, 0]} <= {0, 156}
+
+
+@pytest.mark.parametrize("view", [views.strong, views.weak, views.light, views.plain])
 def test_views_are_float_squares_made_from_torch_seeds(view):
     images = batch(70, 40)
     torch.manual_seed(1)

@@ -3,7 +3,16 @@ import torch
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from reverie.errors import InputError, ModelError
-from reverie.nets.backbones import build_backbone, center_square, load_backbone, represent, save_backbone, width
+from reverie.nets.backbones import (
+    begin_from,
+    build_backbone,
+    build_classifier,
+    center_square,
+    load_backbone,
+    represent,
+    save_backbone,
+    width,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +75,45 @@ def test_center_square_keeps_the_middle():
     pixels[..., 10:30] = 1
     assert torch.equal(center_square(pixels, 20), torch.ones(1, 3, 20, 20))
     assert center_square(pixels, 10).shape == (1, 3, 10, 10)
+
+
+@pytest.mark.parametrize(("name", "length"), [("resnet-50", 2048), ("vit-s16", 384), ("vit-b16", 768)])
+def test_the_papers_backbones_have_their_sizes(name, length):
+    with torch.device("meta"):
+        net = build_backbone(name, 224)
+    assert width(net) == length
+    millions = sum(weight.numel() for weight in net.parameters()) / 1e6
+    assert millions == pytest.approx({2048: 23.5, 384: 21.7, 768: 85.8}[length], abs=0.1)
+
+
+def test_a_classifier_is_a_backbone_with_one_layer(tmp_path):
+    torch.manual_seed(0)
+    net = build_classifier("vit-tiny", 32, ("cat", "dog", "owl")).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        rows = represent(net.base_model, pixels)
+        logits = rows @ net.classifier.weight.T + net.classifier.bias
+        torch.testing.assert_close(net(pixel_values=pixels).logits, logits)
+    assert net.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+
+
+def test_weights_of_a_classifier_start_a_backbone_and_others_do_not(tmp_path):
+    torch.manual_seed(0)
+    net = build_classifier("resnet-tiny", 32, ("cat", "dog"))
+    save_backbone(net, tmp_path / "classifier")
+    fresh = build_backbone("resnet-tiny", 32)
+    begin_from(fresh, tmp_path / "classifier")
+    for name, value in net.base_model.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value)
+    with torch.device("meta"):
+        begin_from(build_backbone("resnet-tiny", 32), tmp_path / "classifier")  # compared, not filled
+    config = ViTConfig(
+        hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, patch_size=8, image_size=32
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "narrow")
+    with pytest.raises(
+        ModelError, match=r"narrow cannot start this ViTModel: embeddings\.cls_token is \[1, 1, 64\], not \[1, 1, 128\]"
+    ):
+        begin_from(build_backbone("vit-tiny", 32), tmp_path / "narrow")
+    with pytest.raises(ModelError, match="narrow is a ViTModel, which cannot start a ResNetModel"):
+        begin_from(fresh, tmp_path / "narrow")

@@ -38,7 +38,9 @@ def test_the_whole_line_with_two_methods(names: Path, tmp_path: Path) -> None:
     plan = call_recipe("synthetic_pretraining", SMALL | {"classes": names, "methods": ("supervised", "mocov2")})
     plan = dataclasses.replace(plan, unit_size=4)
     assert run(plan, tmp_path / "run") is True
-    found = {row["name"]: row for row in results.read(tmp_path / "run" / "results.jsonl") if row["metric"] == "accuracy"}
+    found = {
+        row["name"]: row for row in results.read(tmp_path / "run" / "results.jsonl") if row["metric"] == "accuracy"
+    }
     assert set(found) == {"supervised on painted images", "MoCo v2 on painted images", "untrained"}
     for row in found.values():
         assert (row["num_test"], row["num_classes"], row["steps"], row["num_train"]) == (64, 64, 2, 128)
@@ -72,6 +74,8 @@ def test_as_many_images_of_more_classes(names: Path, tmp_path: Path) -> None:
     uneven = synthetic_pretraining(classes=names, images=242, writer="builtin:writer")
     assert uneven.num_captions * 2 == 248
     assert stage(uneven, "supervised-on-painted-images-0").limit == 242
+    few = synthetic_pretraining(classes=names, images=242)  # eight templates for each class
+    assert (few.num_captions, stage(few, "paint").per_caption) == (32, 8)
     more.write_text("red star\nblue square\n", encoding="utf-8")
     with pytest.raises(InputError, match="'blue square' twice"):
         synthetic_pretraining(classes=names, more_classes=more)
@@ -110,13 +114,19 @@ def test_every_flag_reaches_its_stage(names: Path, tmp_path: Path) -> None:
 
 
 def test_paper_has_the_published_numbers_of_images(names: Path) -> None:
-    sentences = names.with_name("templates.txt")
-    sentences.write_text("".join(f"sentence {n} about a {{class}}\n" for n in range(30_000)), encoding="utf-8")
-    plan = synthetic_pretraining("paper", classes=names, templates=sentences, photos="cifar100", methods=("supervised", "mocov2"))
+    plan = synthetic_pretraining(
+        "paper", classes=names, writer="builtin:writer", photos="cifar100", methods=("supervised", "mocov2")
+    )
     paint, moco = stage(plan, "paint"), stage(plan, "moco-v2-on-painted-images-0").learner
     assert plan.num_captions * paint.per_caption == 1_200_000
     assert (paint.guidance, paint.per_caption) == (3.0, 10)
-    assert (moco.queue, moco.momentum, moco.temperature, moco.head_out, moco.backbone) == (65_536, 0.999, 0.2, 128, "resnet-50")
+    assert (moco.queue, moco.momentum, moco.temperature, moco.head_out, moco.backbone) == (
+        65_536,
+        0.999,
+        0.2,
+        128,
+        "resnet-50",
+    )
     assert "confidence" not in {step.name for step in plan.steps}  # no filter by CLIP
     for size in SIZES.values():
         assert size.queue % size.batch_images == 0
@@ -133,7 +143,12 @@ def test_what_cannot_be_is_refused_before_any_work(names: Path, tmp_path: Path) 
     one.write_text("red circle\n", encoding="utf-8")
     refused("two classes or more", classes=one)
     refused("--batch-images 64 is more than the 16 --images", batch_images=64)
-    refused("8 captions of --per-caption 2 make fewer than --images 640", writer=None, images=640, templates=one_sentence(tmp_path))
+    refused(
+        "8 captions of --per-caption 2 make fewer than --images 640",
+        writer=None,
+        images=640,
+        templates=one_sentence(tmp_path),
+    )
     refused("--methods wants one", methods=())
     refused("names one seed twice", seeds=(1, 1))
     refused("views of --view-px 128", view_px=128)

@@ -45,7 +45,7 @@ def test_captions_say_all_that_is_judged_and_are_fresh_for_each_seed():
     assert [caption for _, caption, _ in one] != [caption for _, caption, _ in check._asked(1, 1, 40)]
 
 
-def draw_what_is_said(name, captions, seed=0, device="cpu"):
+def draw_what_is_said(name, captions, seed=0, device="cpu", progress=None):
     """A perfect painter: it reads the caption and photographs such a scene."""
     where = {"left of": (0.25, 0.5), "right of": (0.75, 0.5), "above": (0.5, 0.25), "below": (0.5, 0.75)}
     images = []

@@ -42,9 +42,8 @@ def synthetic_pretraining(
         seed: of captions and images.
     """
     numbers = seeds_of(seeds)
-    size = dataclasses.replace(
-        SIZES[scale], **({"images": images} if images else {}), **({"steps": steps} if steps else {})
-    )
+    size = SIZES[scale]
+    size = dataclasses.replace(size, images=images or size.images, steps=steps or size.steps)
     runs = {
         "resnet": _run(recipe(scale, images=size.images, steps=size.steps, seeds=numbers, seed=seed), size, numbers, scale),
         "vit": _run(

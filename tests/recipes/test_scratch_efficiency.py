@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reverie.errors import InputError
+from reverie.evaluate import results
+from reverie.recipes.scratch_efficiency import scratch_efficiency
+from reverie.run.local import run
+from reverie.run.plan import call_recipe
+
+SMALL: dict[str, Any] = {
+    "paint": (1,), "real": (2,), "mixed": (1,), "per_caption": 1, "sampler_steps": 1, "steps": 2, "batch_images": 8,
+    "photos": "smallworld:street:128:64", "seeds": (0,),
+}  # fmt: skip
+
+
+def test_the_whole_line_and_again_from_its_images(tmp_path: Path) -> None:
+    plan = call_recipe("scratch_efficiency", SMALL)
+    assert run(dataclasses.replace(plan, unit_size=64), tmp_path / "run") is True
+    found = {
+        row["name"]: (row["num_real"], row["num_painted"])
+        for row in results.read(tmp_path / "run" / "results.jsonl")
+        if row["metric"] == "accuracy"
+    }
+    assert found == {
+        "1 painted a class": (0, 64),
+        "1 real a class": (64, 0),
+        "2 real a class": (128, 0),
+        "1 real and 1 painted a class": (64, 64),
+    }
+    worth = [row for row in results.read(tmp_path / "run" / "results.jsonl") if row["metric"] == "worth_real_photos"]
+    assert {row["name"] for row in worth} == {"1 painted a class", "1 real and 1 painted a class"}
+    assert "1 painted a class" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+    again = call_recipe("scratch_efficiency", SMALL | {"images": tmp_path / "run"})
+    assert [step.name for step in again.steps] == ["scratch", "worth", "page"]
+    assert again.step("scratch").stage.where == "kept"  # type: ignore[attr-defined]
+    assert run(again, tmp_path / "again") is True
+    numbers = [
+        {
+            row["name"]: row["value"]
+            for row in results.read(tmp_path / name / "results.jsonl")
+            if row["metric"] == "accuracy"
+        }
+        for name in ("run", "again")
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_as_many_images_are_painted_as_the_largest_arm_wants(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n", encoding="utf-8")
+    plan = scratch_efficiency(
+        classes=tmp_path / "classes.txt", photos="there", paint=(5, 100), real=(5, 50), painter="owner/painter"
+    )
+    assert plan.num_captions == 24  # eight templates
+    assert plan.step("paint").stage.per_caption == 13  # type: ignore[attr-defined]
+    arms = plan.step("scratch").stage.arms  # type: ignore[attr-defined]
+    assert {(arm.real, arm.painted) for arm in arms} == {(0, 5), (0, 100), (5, 0), (50, 0), (2, 0), (2, 100)}
+    assert all(arm.weights is arm.model is None for arm in arms)
+
+
+def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("cat\n", encoding="utf-8")
+
+    def refused(said: str, **flags: Any) -> None:
+        with pytest.raises(InputError, match=said):
+            scratch_efficiency(**(SMALL | flags))
+
+    refused("two classes or more", classes=tmp_path / "one.txt")
+    refused("--classes needs --photos", classes=tmp_path / "one.txt", photos=None)
+    refused("--paint takes different numbers", paint=(5, 5))
+    refused("--real takes different numbers", real=(0,))
+    refused("there is no curve", real=(1,), mixed=())
+    refused("at least one seed", seeds=())
+    refused("make fewer than 50 images", paint=(50,), per_caption=1, templates=sentences(tmp_path))
+    refused("no pairs.lance", images=tmp_path)
+
+
+def sentences(folder: Path) -> Path:
+    (folder / "sentences.txt").write_text("a {class}\na big {class}\n", encoding="utf-8")
+    return folder / "sentences.txt"
