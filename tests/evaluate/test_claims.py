@@ -13,7 +13,10 @@ A = {0: 0.50, 1: 0.54, 2: 0.52}
 B = {0: 0.40, 1: 0.43, 2: 0.43}
 
 
-def claim(terms=beats("r/s/a", "r/s/b"), **how):
+A_BEATS_B = beats("r/s/a", "r/s/b")
+
+
+def claim(terms=A_BEATS_B, **how):
     return Claim("1", "a beats b", "+10", terms, **how)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from reverie import pairs
 from reverie.errors import InputError, ModelError
 from reverie.evaluate import results
 from reverie.nets.backbones import build_backbone, load_backbone, save_backbone
@@ -111,6 +112,39 @@ def test_every_flag_reaches_its_stage(names: Path, tmp_path: Path) -> None:
     ]
     assert plan.seed == 8
     assert set(plan.step("transfer").of) == {arm.weights for arm in transfer.arms if arm.weights}
+
+
+def test_real_photos_are_learned_from_beside_painted_ones(names: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "pair_id": f"{n}-000",
+            "caption_id": str(n),
+            "copy": 0,
+            "unit": 0,
+            "label": label,
+            "image": b"",
+            "status": "ok",
+        }
+        for n, label in enumerate(("owl", "cat", None, "owl"))
+    ]
+    tables.append_unit(tmp_path / "photos" / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
+    plan = synthetic_pretraining(
+        classes=names, writer="builtin:writer", real=tmp_path / "photos", methods=("supervised", "mocov2"), photos="there", seeds=(2,)
+    )  # fmt: skip
+    painted, real = (stage(plan, f"supervised-on-{what}-2") for what in ("painted-images", "real-photos"))
+    assert real.learner.classes == ("cat", "owl")
+    assert real.where.endswith("label is not null")
+    assert real == dataclasses.replace(painted, learner=real.learner, store=tmp_path / "photos", where=real.where)
+    moco = stage(plan, "moco-v2-on-real-photos-2")
+    assert moco.learner == stage(plan, "moco-v2-on-painted-images-2").learner
+    assert "label" not in moco.where
+    assert [arm.name for arm in stage(plan, "transfer").arms] == [
+        "supervised on painted images",
+        "supervised on real photos",
+        "MoCo v2 on painted images",
+        "MoCo v2 on real photos",
+        "untrained",
+    ]
 
 
 def test_paper_has_the_published_numbers_of_images(names: Path) -> None:

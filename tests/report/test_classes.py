@@ -227,7 +227,7 @@ def test_other_selections_do_not_count(four):
 def test_examples_are_spread_from_sure_to_unsure(tmp_path):
     make_run(tmp_path, 12, per_class=9)
     names = class_names(12)
-    found = by_class.examples(tmp_path / "pairs.lance", names, 3)
+    found = by_class.examples(tmp_path / "pairs.lance", "kept", names, 3)
     for number, name in enumerate(names):
         kept, lost = found[name]
         rows = tables.take(tmp_path / "pairs.lance", [*kept, *lost], ["label", "copy", "kept"]).to_pylist()
