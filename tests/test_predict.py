@@ -15,13 +15,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from reverie import pairs
 from reverie.cli import main
 from reverie.errors import BrokenImage, InputError
 from reverie.evaluate import results
 from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+from reverie.filters.per_class import KeepPerClass
+from reverie.learn.tune import TuneClassifier
 from reverie.models.classifier import load_classifier, save_classifier
 from reverie.models.encoder import open_encoder
 from reverie.stage import Place
+from reverie.store import tables
 from tests.models import tiny
 
 CLASSES = ("red", "green", "blue")
@@ -183,3 +187,32 @@ def test_photos_whose_labels_differ_from_the_classes_by_case(run: Path, tmp_path
     source = as_parquet(tmp_path / "set", [buffer.getvalue()] * 2, ["Red", "blue"])
     with pytest.raises(InputError, match="Red"):
         MeasureClassifiers((Tuned("it", "classifier"),), CLASSES, str(source)).run(Place(run, "measure"))
+
+
+def test_a_class_of_which_no_image_passes(tmp_path: Path) -> None:
+    """A warning; the run goes on, and the class is known by its name alone."""
+    encoder = tiny.save_clip(tmp_path / "clip")
+    folder, events = tmp_path / "run", []
+    rows = []
+    for number, (label, colour) in enumerate([("red", (200, 0, 0))] * 4 + [("blue", (0, 0, 200))] * 2):
+        buffer = io.BytesIO()
+        Image.new("RGB", (16, 16), colour).save(buffer, "PNG")
+        name = f"{number:016x}"
+        row = {"pair_id": f"{name}-000", "caption_id": name, "copy": 0, "unit": 0, "label": label, "status": "ok"}
+        rows.append(row | {"image": buffer.getvalue(), "width": 16, "height": 16})
+    tables.append_unit(folder / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
+    scores = {"pair_id": [row["pair_id"] for row in rows], "unit": [0] * 6}
+    scores["clip_confidence"] = pa.array(
+        [0.9, 0.8, 0.7, 0.6, 0.5, 0.1], pa.float32()
+    )  # 0.5 is chance, and not above it
+    tables.append_unit(folder / "columns" / "confidence.lance", 0, pa.table(scores))
+    tables.add_columns(folder / "pairs.lance", folder / "columns" / "confidence.lance")
+    place = Place(folder, "keep", report=lambda kind, **facts: events.append((kind, facts)))
+    KeepPerClass(("red", "blue")).run(place)
+    assert [facts["text"] for kind, facts in events if kind == "warning" and "'blue'" in facts["text"]]
+    TuneClassifier(("red", "blue"), ("a photo of a {class}",), str(encoder), epochs=2, batch=4).run(
+        Place(folder, "classifier")
+    )
+    (answer,) = load_classifier(folder)([Image.new("RGB", (16, 16))])
+    assert len(answer.probabilities) == 2
+    assert sum(answer.probabilities) == pytest.approx(1)

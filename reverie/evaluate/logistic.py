@@ -89,10 +89,10 @@ def _minimise(
     gradient = _gradient(rows, labels, probabilities, weights, penalty)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
-    curvatures: list[Tensor] = []
+    memory_weights: list[Tensor] = []
     stuck = torch.zeros(num, dtype=torch.bool, device=rows.device)
     for iteration in range(max_iterations + 1):
-        direction = -_two_loops(gradient, steps, changes, curvatures, inverse)
+        direction = -_two_loops(gradient, steps, changes, memory_weights, inverse)
         slope = _dot(gradient, direction)  # minus half of it is what a quadratic has left to gain
         # Under a strong penalty all that can be gained is a small part of the objective, and decides all the same.
         gained = (math.log(num_classes) - value).clamp(min=0)
@@ -107,7 +107,7 @@ def _minimise(
             weights, logits, gradient = weights[:, left], logits[:, left], gradient[:, left]
             direction, penalty, inverse = direction[:, left], penalty[:, left], inverse[:, left]
             steps, changes = [item[:, left] for item in steps], [item[:, left] for item in changes]
-            curvatures = [item[left] for item in curvatures]
+            memory_weights = [item[left] for item in memory_weights]
 
         turn = (rows @ direction.flatten(1)).view_as(logits)  # logits move by t * turn along the direction
         length, value, logits, probabilities = _line_search(
@@ -118,7 +118,7 @@ def _minimise(
         weights = weights + step
         before, gradient = gradient, _gradient(rows, labels, probabilities, weights, penalty)
         steps, changes = [*steps, step][-memory:], [*changes, gradient - before][-memory:]
-        curvatures = [*curvatures, _dot(step, changes[-1])][-memory:]
+        memory_weights = [*memory_weights, _over(_dot(step, changes[-1]))][-memory:]
     return finished
 
 
@@ -148,28 +148,30 @@ def _gradient(rows: Tensor, labels: Tensor, probabilities: Tensor, weights: Tens
 
 
 def _two_loops(
-    gradient: Tensor, steps: list[Tensor], changes: list[Tensor], curvatures: list[Tensor], inverse: Tensor
+    gradient: Tensor, steps: list[Tensor], changes: list[Tensor], weights: list[Tensor], inverse: Tensor
 ) -> Tensor:
     """Inverse Hessian times gradient from remembered steps (Nocedal and Wright, algorithm 7.4), all problems at once.
 
-    A curvature is the inner product of a step with the change of the gradient along it, (s,).
+    A weight is one over the inner product of a step with the change of the gradient along it, (s,), and 0 where that is not
+    positive: a step without curvature says nothing.
     """
     result, alphas = gradient.clone(), []
-    for step, change, curvature in zip(reversed(steps), reversed(changes), reversed(curvatures), strict=True):
-        alpha = _ratio(_dot(step, result), curvature)
+    for step, change, weight in zip(reversed(steps), reversed(changes), reversed(weights), strict=True):
+        alpha = weight * _dot(step, result)
         result.addcmul_(alpha[:, None], change, value=-1)
         alphas.append(alpha)
     result *= inverse
     if steps:
-        result *= _ratio(curvatures[-1], _dot(changes[-1], inverse * changes[-1]))[:, None]
-    for step, change, curvature, alpha in zip(steps, changes, curvatures, reversed(alphas), strict=True):
-        result.addcmul_((alpha - _ratio(_dot(change, result), curvature))[:, None], step)
+        bent = weights[-1] * _dot(changes[-1], inverse * changes[-1])
+        result *= _over(bent)[:, None]
+    for step, change, weight, alpha in zip(steps, changes, weights, reversed(alphas), strict=True):
+        result.addcmul_((alpha - weight * _dot(change, result))[:, None], step)
     return result
 
 
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """Quotient, and 0 where below is not positive: a remembered step without curvature says nothing."""
-    return torch.where(below > 0, above / below.clamp(min=torch.finfo(below.dtype).tiny), 0.0)
+def _over(below: Tensor) -> Tensor:
+    """One over it, and 0 where it is not positive."""
+    return torch.where(below > 0, 1 / below.clamp(min=torch.finfo(below.dtype).tiny), 0.0)
 
 
 def _line_search(
@@ -193,25 +195,23 @@ def _line_search(
     slack = (1e-7 if logits.dtype == torch.float32 else 1e-15) * value.abs()  # what rounding may add
     length, low, high = torch.ones_like(value), torch.zeros_like(value), torch.full_like(value, torch.inf)
     tried = torch.arange(len(value), device=value.device)
-    final, final_value, final_probabilities = torch.zeros_like(value), value.clone(), torch.empty_like(logits)
-    final_logits = logits.clone()
+    toward = _of_label(turn, labels).mean(dim=0, dtype=torch.float64)
     for attempt in range(31):
-        every = len(tried) == len(value)
-        here, turned = (logits, turn) if every else (logits[:, tried], turn[:, tried])
+        here, turned = (logits[:, tried], turn[:, tried]) if attempt else (logits, turn)
         t = length[tried] if attempt < 30 else torch.zeros_like(length[tried])  # give up and stay
-        moved = here + t.to(here)[:, None] * turned
+        moved = torch.addcmul(here, t.to(here)[:, None], turned)
         cost, probabilities = _evaluate(moved, labels)
         new = cost + at[tried] + 2 * t * along[tried] + t * t * bend[tried]
-        tilt = ((probabilities * turned).sum(dim=2) - _of_label(turned, labels)).mean(dim=0, dtype=torch.float64)
+        tilt = (probabilities * turned).sum(dim=2).mean(dim=0, dtype=torch.float64) - toward[tried]
         tilt = tilt + 2 * along[tried] + 2 * t * bend[tried]
         too_long = new > value[tried] + ARMIJO * t * slope[tried] + slack[tried]
         too_short = ~too_long & (tilt < WOLFE * slope[tried])
         good = ~(too_long | too_short) | (t == 0)
-        own = tried[good]
-        if every and len(own) == len(tried):
-            return t.to(logits), new, moved, probabilities
-        final[own], final_value[own] = t[good], new[good]
-        final_logits[:, own], final_probabilities[:, own] = moved[:, good], probabilities[:, good]
+        if attempt == 0:
+            final, final_value, final_logits, final_probabilities = t, new, moved, probabilities
+        else:  # what was not good is overwritten until it is
+            final[tried], final_value[tried] = t, new
+            final_logits[:, tried], final_probabilities[:, tried] = moved, probabilities
         if good.all():
             break
         high[tried[too_long]], low[tried[too_short]] = t[too_long], t[too_short]

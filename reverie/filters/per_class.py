@@ -64,8 +64,11 @@ class KeepPerClass:
         above = 1 / len(classes) if self.above is None else self.above
         reasons = np.full(len(rows), None, dtype=object)
         told: dict[str, dict[str, int]] = {}
+        rows_of: dict[str, list[int]] = {label: [] for label in classes}
+        for row, label in enumerate(labels):
+            rows_of[label].append(row)
         for label in classes:
-            own = [row for row, name in enumerate(labels) if name == label]
+            own = rows_of[label]
             good = [row for row in own if names[row] in usable]
             kept, passed = choose_rows(
                 [names[row] for row in good],

@@ -269,3 +269,31 @@ def test_nearest_shots_first_the_most_alike(tmp_path, where):
     assert "How close to the real shots?" in seen.text
     assert "1.000" in seen.text
     assert ("beside real" in seen.text) == (where == "shots")
+
+
+def test_of_several_painted_sets_the_one_that_is_learnt_from_counts(tmp_path):
+    """As few_shot makes them: the classifier that is asked by default learns from a selection of its own."""
+    make_run(tmp_path, 4)
+    keys = [row for part in tables.scan(tmp_path / "pairs.lance", ["pair_id", "copy"]) for row in part.to_pylist()]
+    guided = [None if row["copy"] < 2 else row["copy"] == 3 for row in keys]  # the first two copies are another set
+    columns = {"pair_id": [row["pair_id"] for row in keys], "unit": [0] * len(keys)}
+    tables.append_unit(tmp_path / "columns" / "g.lance", 0, pa.table(columns | {"kept_guided": pa.array(guided)}))
+    tables.add_columns(tmp_path / "pairs.lance", tmp_path / "columns" / "g.lance")
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    (keep,) = (step for step in plan["steps"] if step["name"] == "keep")
+    (tune,) = (step for step in plan["steps"] if step["name"] == "classifier")
+    tune["settings"]["where"] = "kept_guided"
+    plan["steps"].insert(3, keep | {"name": "keep-guided", "settings": keep["settings"] | {"column": "kept_guided"}})
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    told = {name: {"made": 2, "passed": 1, "kept": 1} for name in class_names(4)}
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"time": 9.0, "kind": "selected", "step": "keep-guided", "per_class": told}) + "\n")
+    found = by_class.gather(tell.gather(tmp_path))
+    assert found.column == "kept_guided"
+    assert [(item.images, item.judged, item.passed, item.kept) for item in found.classes] == [(4, 2, 1, 1)] * 4
+    chosen = by_class.examples(tmp_path / "pairs.lance", "kept_guided", class_names(4), 3)
+    for kept, lost in chosen.values():
+        rows = tables.take(tmp_path / "pairs.lance", [*kept, *lost], ["copy"]).to_pylist()
+        assert [row["copy"] for row in rows] == [3, 2]
+    write(tmp_path)
+    assert "Counted is the painted set that the first classifier learns from" in read(tmp_path).text
