@@ -87,6 +87,7 @@ class Sample:
     image: bytes | Path | None = None
     problem: str | None = None  # why there is no image where there should be one
     refused: str | None = None  # why the row could not be read at all
+    file: str | None = None  # its place in a folder of files, for its owner to find it again
 
 
 def import_into(
@@ -253,18 +254,13 @@ def _unit(number: int, group: Sequence[Sample], name: str, seed: int, pool: Thre
         row = {"caption_id": caption, "unit": number, "text": sample.text, "label": sample.label}
         reason = sample.refused or (None if sample.text else "no text")
         silent = {"status": pairs.DROPPED, "reason": reason} if reason else {"status": pairs.OK}
-        captions.append(row | {"source": f"import: {_origin(sample)}"} | silent)
+        captions.append(row | {"source": f"import: {sample.file or f'row {sample.position}'}"} | silent)
         if not skip and (sample.image is not None or sample.problem is not None):
             failed = {"status": pairs.FAILED, "reason": image.problem} if image.problem else silent
             here = {"pair_id": pairs.pair_id(caption, 0), "copy": 0, "origin": "real"}
             images.append(row | here | {"image": image.data, "width": image.width, "height": image.height} | failed)
     has_images = any(sample.image is not None or sample.problem is not None for sample in group)
     return Unit(number, pairs.table(captions, pairs.CAPTIONS), pairs.table(images, pairs.PAIRS) if has_images else None)
-
-
-def _origin(sample: Sample) -> str:
-    """Where in the source a caption stands, so that its owner finds it again."""
-    return "/".join(sample.image.parts[-2:]) if isinstance(sample.image, Path) else f"row {sample.position}"
 
 
 class _Looked(NamedTuple):
@@ -334,7 +330,7 @@ def _folder(path: Path, reading: Reading) -> Iterator[Sample]:
     position = itertools.count()
     for name in names:
         for file in files[name]:
-            yield Sample(next(position), _from_template(reading, name), name, file)
+            yield Sample(next(position), _from_template(reading, name), name, file, file=str(file.relative_to(path)))
 
 
 def _class_name(folder: str) -> str:
