@@ -119,6 +119,9 @@ def test_pictures_and_arrays_in_python(run: Path, photos: Path) -> None:
 
 def test_a_broken_photo_among_others(run: Path, photos: Path, say: Say) -> None:
     """The others are answered, and the one is named: one line, exit code 2."""
+    (photos / ".hidden").mkdir()
+    for hidden in (".hidden/thumb.png", "._sidecar.png"):  # as some systems leave them; nobody means those
+        (photos / hidden).write_bytes(b"no picture")
     (photos / "broken.jpg").write_bytes(b"no picture")
     (photos / "empty.png").write_bytes(b"")
     (photos / "grey.jpg").write_bytes((photos / "grey.jpg").read_bytes()[:200])

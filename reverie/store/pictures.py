@@ -36,7 +36,12 @@ def picture_files(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(item for item in path.rglob("[!.]*") if item.suffix.lower() in PICTURE_SUFFIXES)
+            inside = sorted(
+                item
+                for item in path.rglob("*")
+                if item.suffix.lower() in PICTURE_SUFFIXES
+                and not any(part.startswith(".") for part in item.relative_to(path).parts)
+            )
             if not inside:
                 raise InputError(f"there is no picture in {path}")
             found += inside
