@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -87,7 +88,7 @@ Following = Callable[[Tensor | None], Tensor]
 """Tokens just chosen, (B,), or None before the first -> logits of the next ones, (B, V)."""
 
 
-class LocalWriter:
+class LocalWriter(ABC):
     """A language model in this process; its two kinds differ in how a prompt is read and how a text is gone on with."""
 
     def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
@@ -153,16 +154,16 @@ class LocalWriter:
             masks.append(zeros + ones if left else ones + zeros)
         return torch.tensor(rows, device=self.device), torch.tensor(masks, device=self.device)
 
-    def _tokens(self, prompt: str) -> list[int]:
-        raise NotImplementedError
+    @abstractmethod
+    def _tokens(self, prompt: str) -> list[int]: ...
 
+    @abstractmethod
     def _room(self, ids: list[int], limit: int) -> int:
         """How many tokens a model of so many places can write after this prompt; below 1 if it cannot even read it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _begin(self, prompts: Sequence[list[int]]) -> Following:
         """Read the prompts; what is returned is called once a token."""
-        raise NotImplementedError
 
 
 class CausalWriter(LocalWriter):

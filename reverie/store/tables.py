@@ -160,9 +160,8 @@ def append_unit(path: TablePath, unit: int, rows: pa.Table) -> None:
     try:
         table = open_table(path)
     except StoreError:
-        if exists(path):
-            raise
-        _create(path, rows.schema)
+        if not exists(path):  # looked at anew: a rival may have made it since
+            _create(path, rows.schema)
         table = open_table(path)
     _refuse_done(table, unit, path)
     with _commits(path):
