@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
@@ -29,14 +29,15 @@ class Tuned:
 
 @dataclass(frozen=True)
 class MeasureClassifiers:
-    """Classifier folders -> ``accuracy`` (top-1) and ``accuracy_per_class``; the test split is read once.
+    """Classifier folders -> ``accuracy`` (top-1) and ``accuracy_per_class``; a split is read once.
 
-    The weights are those of the last step, never the best of many on the test photos. Classes are joined by name.
+    The weights are those of the last step, never the best of many on these photos. Classes are joined by name.
     """
 
     arms: tuple[Tuned, ...]
     classes: tuple[str, ...] | Path
     photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
+    split: Literal["train", "test"] = "test"  # train photos are for choosing settings
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
     def check(self) -> None:
@@ -44,7 +45,7 @@ class MeasureClassifiers:
         from reverie.evaluate.photos import find_photos
 
         read_classes(self.classes)
-        find_photos(self.photos, "test")
+        find_photos(self.photos, self.split)
 
     def run(self, place: Place) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.
@@ -60,9 +61,9 @@ class MeasureClassifiers:
         from reverie.models.features import Picture, cached_rows
 
         classes = read_classes(self.classes)
-        photos = load_photos(self.photos, "test", classes)
+        photos = load_photos(self.photos, self.split, classes)
         if not len(photos):
-            raise InputError(f"{self.photos} holds no test photos")
+            raise InputError(f"{self.photos} holds no {self.split} photos")
 
         def open_batches() -> Iterator[list[Picture]]:
             for start in range(0, len(photos), self.speed.batch_size):
@@ -80,7 +81,7 @@ class MeasureClassifiers:
             table = confusion(predicted, photos.labels, len(classes))
             shared = {
                 "name": arm.name,
-                "split": "test",
+                "split": self.split,
                 "seed": arm.seed,
                 "step": place.step,
                 "weights": arm.step,

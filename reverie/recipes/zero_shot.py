@@ -88,6 +88,7 @@ def zero_shot(
     lr: float | None = None,
     seeds: tuple[int, ...] | None = None,
     photos: str | None = None,
+    split: Literal["train", "test"] = "test",
     seed: int = 0,
 ) -> Plan:
     """Class names -> captions -> images -> CLIP filter -> a tuned classifier, beside zero-shot CLIP -> a page.
@@ -127,6 +128,7 @@ def zero_shot(
         lr: peak learning rate of tuning.
         seeds: tune once with each.
         photos: to measure on: a folder with test (and train), or smallworld:CAMERA:TRAIN:TEST; none with other classes.
+        split: of these photos; settings are to be chosen on train, so that test is read once.
         seed: of captions and images.
     """
     flags = {name: value for name, value in locals().items() if value is not None}
@@ -202,6 +204,6 @@ def zero_shot(
             *(Tuned("tuned on painted images", name, number) for name, number in tuned.items()),
             Tuned("zero-shot", "zero-shot"),  # nothing random in it, so it has no seeds
         )
-        steps.append(Step("measure", MeasureClassifiers(arms, names, size.photos), of=("zero-shot", *tuned)))
+        steps.append(Step("measure", MeasureClassifiers(arms, names, size.photos, split), of=("zero-shot", *tuned)))
     steps.append(Step("page", WritePage(), of=("measure",) if size.photos else tuple(tuned)))
     return Plan(recipe="zero_shot", seed=seed, unit_size=size.unit_size, steps=tuple(steps))
