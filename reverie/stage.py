@@ -118,6 +118,23 @@ def settings(stage: object) -> dict[str, Any]:
     return {"stage": type(stage).__name__, **_without_speed(options(stage))}
 
 
+def with_defaults(recorded: Any, stage: object) -> Any:
+    """What ``options`` recorded of a stage, with the default of every field that the record lacks, at any depth."""
+    if isinstance(recorded, list) and isinstance(stage, (list, tuple)) and len(recorded) == len(stage):
+        return [with_defaults(old, now) for old, now in zip(recorded, stage, strict=True)]
+    if not isinstance(recorded, Mapping) or not dataclasses.is_dataclass(stage) or isinstance(stage, type):
+        return recorded
+    known = dict(recorded)
+    for item in dataclasses.fields(stage):
+        if item.name in known:
+            known[item.name] = with_defaults(known[item.name], getattr(stage, item.name))
+        elif item.default is not dataclasses.MISSING:
+            known[item.name] = _plain(item.default)
+        elif item.default_factory is not dataclasses.MISSING:
+            known[item.name] = _plain(item.default_factory())
+    return known
+
+
 def fingerprint(facts: Mapping[str, Any]) -> str:
     """16 hex digits that name a set of plain settings."""
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False)

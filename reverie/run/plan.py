@@ -21,7 +21,7 @@ import platform
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -158,7 +158,7 @@ class Plan:
         """
         path, record = folder / "plan.json", self.record()
         if path.exists():
-            old = read_plan(folder)
+            old = _with_new_fields(read_plan(folder), self.steps)
             changed = difference(old, record)
             if changed and change:
                 known = {step["name"]: step for step in old["steps"]}
@@ -187,6 +187,21 @@ def read_plan(folder: Path) -> dict[str, Any]:
         what = f"it lacks {', '.join(sorted(missing))}" if isinstance(record, dict) else "it is no JSON object"
         raise FolderInUse(f"{path} is not the plan of a run ({what}); use another folder")
     return record
+
+
+def _with_new_fields(record: dict[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
+    """A plan record as it would have been had its stages had the fields that they have now.
+
+    Fields come with new versions, and their defaults are what was done before, so a run goes on across an upgrade.
+    """
+    stage_of = {step.name: step.stage for step in steps}
+    return {
+        **record,
+        "steps": [
+            {**step, "settings": stages.with_defaults(step["settings"], stage_of.get(step["name"]))}
+            for step in record["steps"]
+        ],
+    }
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[object, object]]:

@@ -6,6 +6,8 @@ import pytest
 
 from reverie.captions.templates import FromTemplates
 from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.learn.classifier_tuning import ClassifierTuning
+from reverie.learn.tune import TuneClassifier
 from reverie.run.plan import Plan, Step, call_recipe, find_recipe, known_recipes, plan_again, read_plan
 from tests.run.fake_recipe import Brightness, PaintNoise, Sentences, Speed, changed, fake_recipe
 
@@ -47,6 +49,21 @@ def test_settle_sees_nested_settings_and_other_steps(tmp_path: Path) -> None:
         "count.where": ("status = 'ok' and brightness > 0", None),
         "count.reads": ("paint, brightness", None),
     }
+
+
+def test_a_run_goes_on_after_its_stages_gained_fields(tmp_path: Path) -> None:
+    tune = TuneClassifier(("a", "b"), on="mixed", shots="taken")
+    plan = Plan("x", (*fake_recipe().steps, Step("tune", tune)))
+    plan.settle(tmp_path)
+    record = json.loads((tmp_path / "plan.json").read_text())
+    old = record["steps"][-1]["settings"]
+    del old["random_head"], old["tuning"]["label_smoothing"]  # as an earlier version wrote it
+    (tmp_path / "plan.json").write_text(json.dumps(record))
+    plan.settle(tmp_path)
+    for changes in ({"random_head": True}, {"tuning": ClassifierTuning(label_smoothing=0.1)}, {"lr": 1.0}):
+        other = dataclasses.replace(plan, steps=(*plan.steps[:-1], Step("tune", dataclasses.replace(tune, **changes))))
+        with pytest.raises(SettingsChanged, match=r"tune\."):
+            other.settle(tmp_path)
 
 
 def test_record_is_whole(tmp_path: Path) -> None:
