@@ -1,8 +1,9 @@
 """Few-shot episodes on frozen features: new classes from a few photos each, by the nearest prototype.
 
 An episode draws classes, photos of each from the train split to learn from, and photos of each from the test split to ask
-about. The mean of the photos to learn from is taken off all features, which are then made unit length; a class is the mean
-of its photos, and a question goes to the nearest class in Euclidean distance.
+about; a source without a test split is cut in halves, always the same. The mean of the photos to learn from is taken off
+all features, which are then made unit length; a class is the mean of its photos, and a question goes to the nearest class
+in Euclidean distance.
 
 Source: arXiv:2306.00984 (5 classes, 5 photos); the episodes are those of El Banani et al., arXiv:2302.12248, whose public code
 draws 5,000 with 6 questions a class. StableRep does not confirm that its episodes are the same.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from reverie.errors import InputError
 from reverie.evaluate import results
 from reverie.evaluate.linear_probe import Arm, ProbeSpeed, describe_arm
 from reverie.stage import Place
+
+if TYPE_CHECKING:
+    from reverie.evaluate.photos import Photos
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
@@ -56,8 +60,7 @@ class FewShotEpisodes:
         """Raises InputError if the photos are not there."""
         from reverie.evaluate.photos import find_photos
 
-        for split in ("train", "test"):
-            find_photos(self.photos, split)
+        find_photos(self.photos, "train")
 
     def run(self, place: Place) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.
@@ -65,10 +68,8 @@ class FewShotEpisodes:
         Raises: InputError for photos that cannot be used or are too few; ModelError for weights that cannot.
         """
         from reverie.evaluate import features
-        from reverie.evaluate.photos import load_photos
 
-        train = load_photos(self.photos, "train")
-        test = load_photos(self.photos, "test", train.classes)
+        train, test, split = _splits(self.photos)
         for done, arm in enumerate(self.arms):
             place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
             began = time.monotonic()
@@ -95,7 +96,7 @@ class FewShotEpisodes:
                 "value": mean,
                 "interval": half,
                 "deviation": float(right.std(ddof=1)) if len(right) > 1 else None,
-                "split": "test",
+                "split": split,
                 "seed": arm.seed,
                 "step": place.step,
                 "weights": arm.weights,
@@ -113,6 +114,23 @@ class FewShotEpisodes:
             }
             results.append(place.results, record)
         place.report("progress", done=len(self.arms), total=len(self.arms))
+
+
+def _splits(source: str) -> tuple[Photos, Photos, str]:
+    """Photos to learn from, photos to ask about, and what the latter are: of a source without test, half of each class."""
+    from reverie.evaluate.photos import find_photos, load_photos
+
+    train = load_photos(source, "train")
+    try:
+        find_photos(source, "test")
+    except InputError:
+        order = np.random.default_rng(seeds.derive("half of each class")).permutation(len(train))
+        rank = np.empty(len(train), dtype=np.int64)  # of each photo among those of its class, in this order
+        for number in range(len(train.classes)):
+            own = order[train.labels[order] == number]
+            rank[own] = np.arange(len(own))
+        return train.only(rank % 2 == 0), train.only(rank % 2 == 1), "half of train"
+    return train, load_photos(source, "test", train.classes), "test"
 
 
 def accuracies(

@@ -28,7 +28,7 @@ class Arm:
 
     name: str  # what the page calls it; arms of one name are its seeds
     seed: int = 0  # the seed it was trained with; for ``untrained``, that its weights are drawn with
-    weights: str | None = None  # the learning step; None only for ``untrained`` and ``pixels``
+    weights: str | None = None  # the learning step, or a folder elsewhere; None only for ``untrained`` and ``pixels``
 
     def __post_init__(self) -> None:
         if self.weights is None and self.name not in ("untrained", "pixels"):

@@ -42,6 +42,11 @@ class Photos:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def only(self, wanted: npt.NDArray[np.bool_]) -> Photos:
+        """Those where ``wanted`` (n,) is true, under the same classes."""
+        images = [self.images[int(place)] for place in np.flatnonzero(wanted)]
+        return Photos(images, self.labels[wanted], self.classes)
+
     def pixels(self, rows: slice | npt.NDArray[np.int64], size_px: int, resize_px: int = 0) -> npt.NDArray[np.uint8]:
         """These photos as uint8 (n, 3, size_px, size_px): shorter side resized (bicubic) to resize_px, centre cropped.
 

@@ -152,7 +152,7 @@ def gather(folder: Path) -> Facts:
     warnings = tuple(dict.fromkeys(str(event.get("text", "")) for event in events if event.get("kind") == "warning"))
     device = next((str(event.get("device", "")) for event in reversed(events) if event.get("kind") == "run"), "")
     return Facts(
-        folder, plan, steps, counts, measured, curves, warnings, device, tuple(_missing(steps, counts, measured))
+        folder, plan, steps, counts, measured, curves, warnings, device, tuple(_missing(plan, steps, counts, measured))
     )
 
 
@@ -186,6 +186,9 @@ def sentence(facts: Facts) -> str:
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
     on = f"{shown(first.name)} features" if first.trained else shown(first.name)
     what = f"A linear classifier on {on}" if metric == "top1" else f"The classifier {shown(first.name)}"
+    if metric == "episodes_top1":
+        what = f"Knowing {found.about['shots']} photo{'s' * (found.about['shots'] > 1)} of each of {found.about['ways']} classes, the nearest prototype in {on}"
+        photos = f"{found.about['episodes']:,} episodes' questions"
     say = f"{what} is right on {first.mean(metric):.1%} of {photos}"
     rivals = [arm for arm in found.arms if arm is not first and metric in arm.values]
     trained = [arm for arm in rivals if arm.trained]
@@ -365,16 +368,19 @@ def _over_photos(first: Arm, other: Arm) -> Difference | None:
     return bootstrap(np.array([ours[seed] for seed in shared]), np.array([theirs[seed] for seed in shared]))
 
 
-def _missing(steps: tuple[StepFacts, ...], counts: tuple[Count, ...], measured: tuple[Measured, ...]) -> Iterable[str]:
+def _missing(
+    plan: Mapping[str, Any], steps: tuple[StepFacts, ...], counts: tuple[Count, ...], measured: tuple[Measured, ...]
+) -> Iterable[str]:
     known = {count.what for count in counts}
     for step in steps:
         if step.state == "done":
             continue
         how_far = f" ({step.done:,} of {step.total:,})" if step.done is not None and step.total else ""
         yield f"step {step.name} {'is not finished' if step.state == 'begun' else 'has not begun'}{how_far}"
-    if "captions" not in known:
+    kinds = {step["kind"] for step in plan["steps"]}
+    if "captions" in kinds and "captions" not in known:
         yield "there are no captions yet"
-    if "images" not in known:
+    if "pairs" in kinds and "images" not in known:
         yield "there are no images yet"
     if not measured:
         yield "no result has been measured yet"

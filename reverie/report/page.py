@@ -89,6 +89,7 @@ def _render(facts: tell.Facts) -> str:
         metrics=tell.metrics,
         accuracy=lambda found: plots.accuracy(found, colours),
         curves=curves,
+        makes=any(step["kind"] != "job" for step in facts.plan["steps"]),  # and does not only learn or measure
         grid=list(_grid(facts.folder / "pairs.lance", shop)),
         lost=list(_lost(facts.folder / "pairs.lance", shop)),
         refused=list(_refused(facts.folder / "captions.lance")),

@@ -25,6 +25,8 @@ def table(folder: Path) -> Table:
     ):
         rows.add_column(name, justify=justify)  # type: ignore[arg-type]
     for found in facts.measured:
+        if len(facts.measured) > 1:
+            rows.add_row(f"[bold]{found.step}[/bold]")
         for arm in found.arms:
             for metric, values in arm.values.items():
                 interval = arm.interval(metric)
