@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +77,7 @@ class FromTemplates:
         for template in templates:
             if HOLE not in template:
                 raise InputError(f"the template {template!r} has no {HOLE} in it")
-            if templates.count(template) > 1:
-                raise InputError(f"the template {template!r} is given twice")
+        if len(set(templates)) < len(templates):
+            twice = next(template for template, number in Counter(templates).items() if number > 1)
+            raise InputError(f"the template {twice!r} is given twice")
         return tuple(templates)
