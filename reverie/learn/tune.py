@@ -6,6 +6,7 @@ Source: arXiv:2210.07574, sections 2.4 to 2.7 of the method.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +75,9 @@ class TuneClassifier:
         check_shots(self.shots, self.num_shots)
 
     def check(self) -> None:
-        """Raises InputError for fewer than two classes or shots that are not there."""
+        """Raises InputError for fewer than two classes, shots that are not there, or several processes."""
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise InputError("a classifier is tuned by one process; start reverie without accelerate launch")
         if len(read_classes(self.classes)) < 2:
             raise InputError("a classifier needs two classes or more to tell apart")
         check_store(self.shots)

@@ -189,3 +189,9 @@ def test_pictures_of_any_mode_are_answered(place: Place, tmp_path: Path) -> None
     with pytest.raises(InputError, match="cannot read"):
         classifier([tmp_path / "none.png"])
     assert classifier([]) == []
+
+
+def test_several_processes_are_refused_before_any_work(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="without accelerate launch"):
+        TuneClassifier(CLASSES).check()
