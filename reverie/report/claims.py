@@ -49,7 +49,11 @@ def markdown(judged: Sequence[Judged]) -> str:
 
 
 def write(folder: Path, name: str, about: str, command: str, judged: Sequence[Judged], runs: Mapping[str, str]) -> Path:
-    """Write ``report.html`` into the study's folder and return its path. ``runs``: name -> what it is, in words."""
+    """Write ``report.html`` and its table as ``claims.md`` into the study's folder, and return the path of the page.
+
+    Args:
+        runs: name -> what it is, in words.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -64,6 +68,7 @@ def write(folder: Path, name: str, about: str, command: str, judged: Sequence[Ju
     page, partial = folder / "report.html", folder / ".report.html.partial"
     partial.write_text(text, encoding="utf-8")
     partial.replace(page)
+    (folder / "claims.md").write_text(markdown(judged) + "\n", encoding="utf-8")
     return page
 
 

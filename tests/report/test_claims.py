@@ -24,6 +24,7 @@ def test_the_page_hides_nothing_and_escapes(tmp_path):
     assert "gone" not in text
     assert "not measured: r/s/c" in text
     assert "<svg" in text
+    assert (tmp_path / "claims.md").read_text() == markdown(JUDGED) + "\n"
     assert "#010207" not in text  # drawn in the page's own colours
 
 
