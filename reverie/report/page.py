@@ -87,6 +87,7 @@ def _render(facts: tell.Facts) -> str:
         command=tell.command(facts),
         scores=tell.SCORES,
         metrics=tell.metrics,
+        growth=plots.growth(facts.measured),
         accuracy=lambda found: plots.accuracy(found, colours),
         curves=curves,
         makes=any(step["kind"] != "job" for step in facts.plan["steps"]),  # and does not only learn or measure

@@ -45,6 +45,7 @@ STYLE = {
 }
 HEAT = (0.16, 0.47, 0.68)  # of a picture, which cannot take a variable: as red, green, blue; reads on light and dark
 NAMED_BARS, NAMED_CELLS = 24, 70  # classes whose names are written beside their bars, and beside a matrix
+AMOUNT = re.compile(r"(?:(?P<before>.+), )?(?P<number>\d+) (?P<after>.+)")  # an arm's number of images of a class
 POINTS = 300  # of a curve; more only makes the page heavier
 
 
@@ -97,6 +98,55 @@ def _bar(axes: Any, row: int, arm: Arm, metric: str, scale: float, colour: str) 
     end = max(mean, max(values), interval[1] if interval else 0.0) * scale
     axes.annotate(number(metric, mean), (end, row), xytext=(8, 0), textcoords="offset points", va="center", color=INK)
     return end
+
+
+def growth(measured: Sequence[Measured]) -> Markup | None:
+    """Accuracy over the number of images of a class, a line for each kind of arm; None where arms do not differ by a number.
+
+    Arms say their number themselves: "mixed, guided, 4 shots", "10 painted a class". An arm without a number is a level line.
+    """
+    lines: dict[str, dict[int, Arm]] = {}
+    levels: dict[str, Arm] = {}
+    for found in measured:
+        for arm in found.arms:
+            if main_metric(found) != "accuracy":
+                continue
+            if said := AMOUNT.fullmatch(arm.name):
+                lines.setdefault(said["before"] or said["after"], {})[int(said["number"])] = arm
+            else:
+                levels[arm.name] = arm
+    lines = {name: line for name, line in lines.items() if len(line) > 1}
+    if not lines:
+        return None
+    with _figure(2.9 + 0.12 * (len(lines) + len(levels))) as (figure, axes):
+        for place, (name, line) in enumerate(lines.items()):
+            amounts, colour = sorted(line), ARMS[place % len(ARMS)]
+            means = [100 * line[amount].mean("accuracy") for amount in amounts]
+            style = ("-", "--")[place // len(ARMS) % 2]
+            axes.plot(
+                amounts, means, style, color=colour, linewidth=1.6, marker="o", markersize=5, label=_short(name, 40)
+            )
+            for amount in amounts:
+                if span := line[amount].interval("accuracy"):
+                    axes.plot([amount] * 2, [100 * end for end in span], color=colour, linewidth=1, alpha=0.7)
+        for name, arm in levels.items():
+            height = 100 * arm.mean("accuracy")
+            axes.axhline(height, color=SOFT, linewidth=1.2, linestyle=(0, (2, 3)), label=_short(name, 40))
+        axes.set_xscale("log")
+        ticks = sorted({amount for line in lines.values() for amount in line})
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("images of each class")
+        axes.set_title(SCORES["accuracy"], loc="left", fontsize=11, color=SOFT)
+        axes.yaxis.set_major_formatter("{x:g}%")
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        figure.legend(labelcolor=INK, handlelength=1.6, fontsize=10, loc="outside lower center", ncols=2)
+        said_all = "; ".join(
+            f"{name}: " + ", ".join(f"{line[n].mean('accuracy'):.1%} at {n:,}" for n in sorted(line))
+            for name, line in lines.items()
+        )
+        return _svg(figure, f"{SCORES['accuracy']} over images of each class. {said_all}", "growth")
 
 
 def curves(
@@ -236,7 +286,7 @@ def _thinned(rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarr
     return means[:, 0], means[:, 1]
 
 
-def _short(name: str, limit: int = 24) -> str:
+def _short(name: str, limit: int = 36) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 

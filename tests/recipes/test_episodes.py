@@ -25,7 +25,10 @@ def photos(tmp_path_factory):
     """90 photos of three classes in one table, without a split."""
     images, labels, _ = labelled(90)
     path = tmp_path_factory.mktemp("photos") / "all.parquet"
-    columns = {"image": [as_png(Image.fromarray(image)) for image in images], "label_name": [f"class {n % 3}" for n in labels]}
+    columns = {
+        "image": [as_png(Image.fromarray(image)) for image in images],
+        "label_name": [f"class {n % 3}" for n in labels],
+    }
     pq.write_table(pa.table(columns), path)
     return path
 
