@@ -63,6 +63,7 @@ def write(folder: Path, name: str, about: str, command: str, judged: Sequence[Ju
     text = environment.get_template("claims.html").render(
         name=name, about=about, command=command, judged=judged, ours=ours, interval=interval, counts=counts,
         runs={run: words for run, words in runs.items() if (folder / run / "report.html").exists()},
+        broken=[item for item in judged if item.claim.control and item.verdict != "holds"],
         drawing=plots.differences(drawn) if drawn else "",
     )  # fmt: skip
     page, partial = folder / "report.html", folder / ".report.html.partial"

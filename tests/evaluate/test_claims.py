@@ -90,3 +90,42 @@ def test_results_of_several_runs_are_judged_and_written(tmp_path):
     (written,) = json.loads((tmp_path / "claims.json").read_text())
     assert written["verdict"] == "holds"
     assert written["claim"]["paper"] == "+10"
+
+
+def asked(seed: int, share: float, num: int = 400) -> tuple[str, np.ndarray]:
+    return "photos", np.random.default_rng(seed).random(num) < share
+
+
+def test_the_interval_allows_for_other_photos():
+    """Seeds that agree say nothing of other photos: the verdict must not rest on them alone."""
+    base = np.arange(400) < 200
+    gains = base.copy()
+    gains[[200, 201, 202]] = True  # three photos of 400 more, and none less
+    values = {"r/s/a": dict.fromkeys(range(3), 203 / 400), "r/s/b": dict.fromkeys(range(3), 200 / 400)}
+    answers = {
+        "r/s/a": dict.fromkeys(range(3), ("photos", gains)),
+        "r/s/b": dict.fromkeys(range(3), ("photos", base)),
+    }
+    assert judge(claim(), values).verdict == "holds"  # by seeds alone
+    found = judge(claim(), values, answers)
+    assert found.verdict == "inconclusive"
+    slow = 1.959964 * np.std([1.0] * 3 + [0.0] * 397, ddof=1) / 20
+    assert found.over_photos == pytest.approx(slow)
+    assert found.high - found.mean == pytest.approx(slow)
+
+
+def test_intervals_over_seeds_and_photos_join_as_independent_ones():
+    answers = {arm: {seed: asked(seed + place, 0.5) for seed in A} for place, arm in enumerate(("r/s/a", "r/s/b"))}
+    alone, photos = judge(claim(), {"r/s/a": A, "r/s/b": B}), judge(claim(), {"r/s/a": A, "r/s/b": B}, answers)
+    assert (photos.high - photos.mean) ** 2 == pytest.approx((alone.high - alone.mean) ** 2 + photos.over_photos**2)
+
+
+def test_photos_of_another_source_are_other_photos():
+    bits = asked(0, 0.5)[1]
+    terms, values = gains_more("a", "b", "c", "d"), dict.fromkeys("abcd", dict.fromkeys(range(3), 0.5))
+    none = np.zeros(400, bool)
+    same = {arm: {0: ("one", bits if arm in "ac" else none)} for arm in "abcd"}
+    assert judge(claim(terms), values, same).over_photos == 0.0  # the same photos gain in both
+    other = {arm: {0: ("one" if arm in "ab" else "two", bits if arm in "ac" else none)} for arm in "abcd"}
+    expected = 1.959964 * np.sqrt(2 * bits.astype(float).var(ddof=1) / 400)
+    assert judge(claim(terms), values, other).over_photos == pytest.approx(expected)

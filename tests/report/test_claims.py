@@ -28,6 +28,13 @@ def test_the_page_hides_nothing_and_escapes(tmp_path):
     assert "#010207" not in text  # drawn in the page's own colours
 
 
+def test_a_control_that_does_not_hold_casts_doubt(tmp_path):
+    for terms, doubt in ((beats("r/s/<b>", "r/s/a"), True), (beats("r/s/a", "r/s/<b>"), False)):
+        judged = [judge(Claim("9", "a control", "", terms, control=True), MEASURED)]
+        text = write(tmp_path, "x", "About.", "again", judged, {}).read_text()
+        assert ("deserve doubt: 9 (fails)" in text) == doubt
+
+
 def test_numbers_in_points():
     assert ours(JUDGED[0]) == "+10.0"
     low, high = interval(JUDGED[0]).split(" to ")

@@ -13,6 +13,7 @@ from reverie.recipes.claims import Study, seeds_of
 from reverie.recipes.few_shot import SIZES
 from reverie.recipes.few_shot import few_shot as recipe
 
+PHOTOS = "smallworld:street:1024:6400"  # shots are taken of the train photos
 FEW, MANY = 1, 4  # shots of each class
 LEVELS = (1.0, 0.853, 0.0)  # sqrt(abar): copies of the shots; what the paper takes for four shots; no guidance
 
@@ -35,18 +36,19 @@ def few_shot(
     runs = {
         "strategies": recipe(
             scale, num_shots=(FEW, MANY), orders=("mixed", "painted-first", "shots-first"), per_class=per_class,
-            seeds=numbers, seed=seed,
+            shots=PHOTOS, seeds=numbers, seed=seed,
         ),
         "levels": recipe(
-            scale, num_shots=(MANY,), strategies=("guided",), levels=LEVELS, per_class=per_class, seeds=numbers, seed=seed
+            scale, num_shots=(MANY,), strategies=("guided",), levels=LEVELS, per_class=per_class,
+            shots=PHOTOS, seeds=numbers, seed=seed,
         ),
     }  # fmt: skip
     about = (
         f"{FEW} and {MANY} street photos of each class of the small world, {per_class * size.per_caption} images of each class "
-        "painted in each way, of which all arms keep as many; a linear classifier on the builtin CLIP, as many steps in every "
-        "arm; measured on 960 other street photos." if scale == "tiny" else
-        f"{FEW} and {MANY} street photos of each class, {per_class * size.per_caption} images of each class painted in each way."
-    )  # fmt: skip
+        "painted in each way, of which all arms keep as many; a linear classifier on the builtin CLIP. Every arm sees as many "
+        "shots and as many painted images as any other; one after the other they take twice the steps. Measured on 6,400 "
+        "other street photos."
+    )
     words = {"strategies": "all strategies and orders", "levels": "real guidance at three noise levels"}
     named = {name: dataclasses.replace(run, recipe=f"claims/few_shot/{name}") for name, run in runs.items()}
     return Study(about, named, CLAIMS, words)
