@@ -21,6 +21,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+SHOWN = 6  # differing settings in one line
+
 
 class ReverieError(Exception):
     """Base of all errors that a user can mend. ``str(error)`` is one line, fit to print."""
@@ -48,7 +50,14 @@ class SettingsChanged(ReverieError):
     """A run folder was made with other settings than the ones asked for now."""
 
     def __init__(self, place: str, difference: Mapping[str, tuple[object, object]]) -> None:
-        shown = ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in sorted(difference.items()))
+        # Of a step that came or went, all settings differ from nothing: what has two values tells more.
+        order = sorted(difference.items(), key=lambda item: (None in item[1], item[0]))
+        told: dict[str, str] = {}  # by what changed, so that a change in many steps is told once
+        for key, (old, new) in order:
+            told.setdefault(f"{key.rpartition('.')[2]}: {old!r} -> {new!r}", f"{key}: {old!r} -> {new!r}")
+        shown = ", ".join(list(told.values())[:SHOWN])
+        if len(told) > SHOWN:
+            shown += f", and {len(told) - SHOWN} more"
         super().__init__(f"{place} was made with other settings ({shown}); use another --out or the old settings")
         self.difference = dict(difference)
 

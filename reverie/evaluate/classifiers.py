@@ -41,11 +41,10 @@ class MeasureClassifiers:
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
     def check(self) -> None:
-        """Raises InputError if the photos are not there, or no class list is."""
-        from reverie.evaluate.photos import find_photos
+        """Raises InputError if the photos are not there or are of other classes, or no class list is."""
+        from reverie.evaluate.photos import check_labels
 
-        read_classes(self.classes)
-        find_photos(self.photos, self.split)
+        check_labels(self.photos, self.split, read_classes(self.classes))
 
     def run(self, place: Place) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.

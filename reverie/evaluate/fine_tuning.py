@@ -37,7 +37,7 @@ from reverie.errors import InputError
 from reverie.evaluate import results
 from reverie.evaluate.heads import split
 from reverie.evaluate.metrics.classification import mean_per_class, top1
-from reverie.evaluate.photos import Photos, find_photos, load_photos
+from reverie.evaluate.photos import Photos, check_labels, find_photos, load_photos
 from reverie.learn import views
 from reverie.learn.classifier_tuning import shuffled
 from reverie.learn.fit import Fit, fit
@@ -48,6 +48,7 @@ from reverie.stage import Place
 Rows = npt.NDArray[np.int64]
 AHEAD = 3  # batches in the making while one is consumed
 MARK = "arm.json"  # what an arm was made of, and its numbers once it is measured
+LACKING = 0.05  # share of the painted images of a class that a filter may have taken away
 BEST = "best.safetensors"
 
 
@@ -122,9 +123,13 @@ class FineTune:
             raise InputError("batch and looks must be at least 1; real_share and held_out lie in [0, 1)")
 
     def check(self) -> None:
-        """Raises InputError for photos or painted images that are not there; ModelError for a start that does not fit."""
+        """Raises InputError for photos or painted images that are not there or too few; ModelError for a start that does not fit."""
         for name in ("train", "test") if self._needs_train() else ("test",):
             find_photos(self.photos, name)
+        known = read_classes(self.classes) if self.classes else None
+        check_labels(self.photos, "test", known)
+        if self._needs_train():
+            check_labels(self.photos, "train", known, max(arm.real or 0 for arm in self.arms))
         if self.painted and not (self.painted / "pairs.lance").exists():
             raise InputError(f"{self.painted} holds no pairs.lance; give the folder of a run or an import")
         classes = read_classes(self.classes) if self.classes else ("any", "other")
@@ -330,17 +335,17 @@ class PhotoBatches:
                 yield {"images": torch.from_numpy(np.ascontiguousarray(pixels.result())), "label": names}
 
 
-def draw(labels: Rows, per_class: int | None, seed: int) -> Rows:
+def draw(labels: Rows, per_class: int | None, seed: int, or_all: bool = False) -> Rows:
     """Rows of ``per_class`` images of each class, in order; None = all. Those of a smaller number are among them.
 
-    Raises: InputError for a class that has fewer.
+    Raises: InputError for a class that has fewer, unless all of those will do.
     """
     if per_class is None:
         return np.arange(len(labels))
     taken = [np.empty(0, np.int64)]
     for number in np.unique(labels):
         rows = np.flatnonzero(labels == number)
-        if len(rows) < per_class:
+        if len(rows) < per_class and not or_all:
             raise InputError(f"{per_class} images of each class are asked for, and one class has {len(rows)}")
         taken.append(np.random.default_rng(seeds.derive("draw", seed, int(number))).permutation(rows)[:per_class])
     return np.sort(np.concatenate(taken))
@@ -381,13 +386,17 @@ class _Images:
             real = draw(self.real.labels, arm.real, arm.seed)
         if arm.painted != 0:
             fewest = int(np.bincount(self.painted.labels, minlength=len(self.pool.classes)).min())
-            most = arm.painted
-            if most is not None and fewest < most:
-                self._place.report(
-                    "warning", text=f"{arm.name}: a class has {fewest} painted images, so not {most} of each are used"
+            wanted = arm.painted
+            if wanted is not None and fewest < (1 - LACKING) * wanted:
+                raise InputError(
+                    f"{arm.name}: a class has {fewest} painted images of {wanted}; paint more, or ask for fewer"
                 )
-                most = fewest
-            painted = draw(self.painted.labels, most, arm.seed) + len(self.real)
+            if wanted is not None and fewest < wanted:
+                self._place.report(
+                    "warning",
+                    text=f"{arm.name}: a class has {fewest} painted images of {wanted}, and all of them are used",
+                )
+            painted = draw(self.painted.labels, wanted, arm.seed, or_all=True) + len(self.real)
         return real, painted
 
 

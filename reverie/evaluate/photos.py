@@ -12,6 +12,7 @@ Class names come from a column ``label_name`` where there is one, else from ``la
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | Non
         raise InputError(f"{path} holds no labelled photos")
     if None in images:
         raise InputError(f"{path} has rows without an image or without a label; take them out first")
-    classes = classes or tuple(sorted(set(names), key=lambda name: (int(name), "") if name.isdigit() else (-1, name)))
+    classes = classes or tuple(sorted(set(names), key=lambda name: (int(name), "") if name.isdecimal() else (-1, name)))
     number = {name: place for place, name in enumerate(classes)}
     if strange := sorted(set(names) - set(classes)):
         raise InputError(f"{path} has labels that the train photos do not: {', '.join(strange[:5])}")
@@ -91,6 +92,20 @@ def photo_labels(source: str | Path, split: Split) -> list[str]:
         labels, classes = labels_of(path[1], seeds.derive("smallworld photos", split))
         return [classes[label] for label in labels]
     return [name for part in _batches(path, pictures=False) for name in _labels(part, path)]
+
+
+def check_labels(source: str | Path, split: Split, classes: Sequence[str] | None = None, at_least: int = 0) -> None:
+    """Raises InputError for labels that are not among the classes, or a class with too few photos. Reads no picture."""
+    found = Counter(photo_labels(source, split))
+    if classes is not None and (strange := sorted(found.keys() - set(classes))):
+        raise InputError(
+            f"the {split} photos of {source} have labels that are not in the class list: {', '.join(strange[:5])}"
+        )
+    few = [name for name in classes or sorted(found) if found[name] < at_least]
+    if few:
+        raise InputError(
+            f"{at_least} {split} photos of each class are wanted, but {source} has {found[few[0]]} of {few[0]}"
+        )
 
 
 def take_photos(source: str | Path, split: Split, wanted: Collection[int]) -> dict[int, Picture]:
@@ -116,13 +131,18 @@ def find_photos(source: str | Path, split: Split) -> Path | tuple[str, int]:
         return _camera(str(source), split)
     folder = Path(source)
     found = [folder / name for name in (f"{split}.parquet", f"{split}.lance", f"{split}/pairs.lance", split)]
-    if split == "train" and not any((folder / name).exists() for name in ("train", "test")):
+    # A class may be called train, so a folder of this name is a split only if it holds classes or a table itself.
+    if split == "train" and not any(_is_split(folder / name) for name in ("train", "test")):
         found += [folder / "pairs.lance", folder]
     path = next((path for path in found if path.exists() and (path.suffix or _class_folders(path))), None)
     if path is None:
         names = ", ".join(str(path.relative_to(folder)) for path in found[:4])
         raise InputError(f"no {split} photos at {source}; one of these must be there: {names}")
     return path
+
+
+def _is_split(path: Path) -> bool:
+    return (path / "pairs.lance").exists() or _class_folders(path)
 
 
 def _class_folders(path: Path) -> bool:

@@ -62,6 +62,8 @@ class KeepPerClass:
         also = None if self.also is None else _fulfil(place, self.also)
         scores = rows[self.by].cast(pa.float64()).to_numpy(zero_copy_only=False)
         above = 1 / len(classes) if self.above is None else self.above
+        if rows[self.by].type == pa.float32():
+            above = float(np.float32(above))  # or a confidence of exactly 1/3 would be above 1/3
         reasons = np.full(len(rows), None, dtype=object)
         told: dict[str, dict[str, int]] = {}
         rows_of: dict[str, list[int]] = {label: [] for label in classes}

@@ -6,6 +6,7 @@ Source: arXiv:2210.07574, sections 2.4 to 2.7 of the method.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,10 @@ class TuneClassifier:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, self.real_batch, 1 if self.steps is None else self.steps) < 1:
             raise InputError("epochs, steps and batches must be at least 1")
+        if self.shrink_px < 0:
+            raise InputError(f"shrink_px {self.shrink_px} must be 1 or more, or 0 to leave images as they are")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"the learning rate {self.lr:g} must be a number above 0")
         if not 0 <= self.wrong_labels <= 1:
             raise InputError(f"wrong_labels {self.wrong_labels} is a share, in [0, 1]")
         if self.on not in ("nothing", "painted") and self.shots is None:

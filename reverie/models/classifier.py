@@ -25,7 +25,7 @@ from torch import Tensor
 
 from reverie.errors import InputError, ModelError
 from reverie.models.encoder import Encoder, open_encoder
-from reverie.store.pictures import open_picture
+from reverie.store.pictures import open_picture, upright_rgb
 
 ABOUT = "classifier.json"
 HEAD = "head.safetensors"
@@ -76,6 +76,8 @@ class Classifier:
 
     def __call__(self, images: Iterable[Pictured]) -> list[Answer]:
         """One answer an image, in order. Raises InputError for a file that is not there, BrokenImage for one that is no image."""
+        if isinstance(images, (str, bytes)):
+            raise InputError("give a list of pictures, also for one alone")
         pictures = [_opened(image) for image in images]
         if not pictures:
             return []
@@ -123,7 +125,12 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
         cache = Cache(**load_file(folder / CACHE), **about["cache"]) if "cache" in about else None
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder} is a damaged classifier ({error}); make it again") from error
-    own = about["encoder"] == OWN_ENCODER
+    own = isinstance(about, dict) and about.get("encoder") == OWN_ENCODER
+    needed = {"classes", "encoder"} if own else {"classes", "encoder", "revision"}
+    if not isinstance(about, dict) or needed - about.keys():
+        raise ModelError(f"{folder} is a damaged classifier ({ABOUT} lacks what it needs); make it again")
+    if {"weight", "bias"} - head.keys() or not len(about["classes"]) == len(head["weight"]) == len(head["bias"]):
+        raise ModelError(f"{folder} is a damaged classifier ({HEAD} does not fit the classes); make it again")
     encoder = open_encoder(str(folder / OWN_ENCODER) if own else about["encoder"], device, batch_size)
     if not own and encoder.revision != about["revision"]:
         raise ModelError(
@@ -151,9 +158,9 @@ def _opened(image: Pictured) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise InputError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 (H, W, 3)")
-        return Image.fromarray(image).convert("RGB")
+        return upright_rgb(Image.fromarray(image) if image.size else Image.new("RGB", (0, 0)))
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return upright_rgb(image)
     if isinstance(image, bytes):
         return open_picture(image, "image")
     try:

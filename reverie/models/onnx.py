@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from reverie.errors import FolderInUse, InputError, MissingExtra, ModelError
 from reverie.models.classifier import Classifier
+from reverie.store.pictures import upright_rgb
 
 OPSET = 20
 TOLERANCE = 1e-4  # largest difference to torch, see _difference
@@ -98,10 +99,11 @@ def square(photo: Image.Image, side: int, edge: int, resample: str) -> npt.NDArr
         resample: as Pillow calls it, such as bicubic.
     Returns: uint8 (side, side, 3).
     """
+    photo = upright_rgb(photo)
     width, height = photo.size
     shorter = min(width, height)
     size = (int(edge * width / shorter), int(edge * height / shorter)) if edge else (side, side)
-    photo = photo.convert("RGB").resize(size, Image.Resampling[resample.upper()])
+    photo = photo.resize(size, Image.Resampling[resample.upper()])
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     return np.asarray(photo.crop((left, top, left + side, top + side)))
 

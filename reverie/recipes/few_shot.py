@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from reverie.errors import InputError
 from reverie.recipes.zero_shot import zero_shot
 from reverie.run.plan import Plan, Step
@@ -231,7 +233,7 @@ def few_shot(
     names = tune.classes
     num_classes = len(read_classes(names))
     rounds = [_Round(count, number) for count in sorted(size.num_shots, reverse=True) for number in size.seeds]
-    chance = 1 / num_classes if above is None else above
+    chance = float(np.float32(1 / num_classes if above is None else above))  # confidences are stored as float32
     sets = {each: _painted(each, strategies, levels, chance, guided_filter, margin) for each in rounds}
 
     # Every start has a block of each caption's copies; noise, which serves several strategies, comes first.

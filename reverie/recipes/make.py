@@ -204,7 +204,7 @@ def clip_for(painter: str, clip: str | None) -> str | None:
     """
     if clip and clip.startswith(BUILTIN) and not painter.startswith(BUILTIN):
         raise InputError(
-            f"{clip} knows the small world only; score images of {painter} with a public model, or leave --clip out"
+            f"{clip} knows the small world only; score images of {painter} with a public model: --clip NAME"
         )
     clip = clip or ("builtin:clip" if painter.startswith(BUILTIN) else None)
     for name, config, what in ((painter, "model_index.json", "painter"), (clip, "config.json", "CLIP model")):

@@ -166,6 +166,7 @@ def scratch_efficiency(
         tuple(arms),
         size.photos,
         painted=images,
+        classes=names,
         where=_usable(images) if images else "kept",
         backbone=size.backbone,
         image_size=size.view_px,

@@ -98,7 +98,8 @@ def zero_shot(
     Args:
         scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes.
         classes: file of class names; the classes of the small world when left out.
-        context: how the task says a class, {class} for its name; what the classifier begins from and the filter asks.
+        context: how the task says a class, {class} for its name, which goes last where that is left out; what the classifier begins
+            from and the filter asks.
             "a photo of a {class}." when left out, or the templates of the domain.
         domain: FILE.json:DATASET, a record of class names, templates, synonyms, and what sentences are said in; see
             captions/domains.py. The flags for these go before it.
@@ -145,9 +146,9 @@ def zero_shot(
     size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
     record = read_domain(domain) if domain else Domain()
     if context is not None and HOLE not in context:
-        raise InputError(f"--context {context!r} has no {HOLE} for the class name")
-    if not size.seeds:
-        raise InputError("give at least one seed")
+        context = f"{context.rstrip()} {HOLE}"
+    if not size.seeds or len(set(size.seeds)) < len(size.seeds):
+        raise InputError(f"--seeds {' '.join(map(str, size.seeds))}: give at least one, and none twice")
     clip_for(size.painter, size.clip)
     own = classes or record.classes or None
     if photos is None and own is not None:

@@ -134,6 +134,21 @@ def _plain_jpeg(data: bytes, out: Pixels) -> Pixels | None:
     return out if fits else pixels
 
 
+def upright_rgb(picture: Image.Image, name: str = "picture") -> Image.Image:
+    """An opened picture as ``open_picture`` would have read its file: turned by EXIF, in 8 bits of each colour.
+
+    Raises: BrokenImage for no pixels, or numbers whose range nobody knows.
+    """
+    if not min(picture.size):
+        raise BrokenImage(f"{name} of {picture.width}x{picture.height} has no pixels")
+    picture = picture.copy()
+    _turn_upright(picture)
+    try:
+        return _as_rgb(picture)
+    except ValueError as error:
+        raise BrokenImage(f"{name}: {_short(error)}") from error
+
+
 def _as_rgb(picture: Image.Image) -> Image.Image:
     """Eight bits of each colour; a transparent picture as it is without its transparency.
 

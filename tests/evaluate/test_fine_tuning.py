@@ -208,16 +208,24 @@ def test_painted_images_join_by_name_alone_and_mixed(job, place, photo_folder):
     assert (row["num_train"], row["num_real"], row["num_painted"]) == (18, 6, 12)
 
 
-def test_fewer_painted_images_than_asked_are_a_warning_and_fewer_photos_an_error(job, place, photo_folder):
+def test_hardly_fewer_painted_images_than_asked_are_a_warning_and_much_fewer_an_error(job, place):
     told = []
-    paint(place.folder, 30)
+    paint(place.folder, 120)
     reporting = dataclasses.replace(place, report=lambda kind, **facts: told.append((kind, facts.get("text"))))
-    job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=50),))
+    job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=41),))
     _, rows = fine_tuning._Images(job, reporting).rows(job.arms[0])
-    assert len(rows) == 30
-    assert told == [("warning", "painted: a class has 10 painted images, so not 50 of each are used")]
-    with pytest.raises(InputError, match="21 images of each class are asked for, and one class has 20"):
-        dataclasses.replace(job, arms=(Arm("untrained", real=21),)).run(place)
+    assert len(rows) == 120
+    assert told == [("warning", "painted: a class has 40 painted images of 41, and all of them are used")]
+    job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=50),))
+    with pytest.raises(InputError, match="a class has 40 painted images of 50; paint more, or ask for fewer"):
+        fine_tuning._Images(job, place).rows(job.arms[0])
+
+
+def test_too_few_photos_and_strange_labels_are_told_before_any_work(job, photo_folder):
+    with pytest.raises(InputError, match="21 train photos of each class are wanted"):
+        dataclasses.replace(job, arms=(Arm("untrained", real=21),)).check()
+    with pytest.raises(InputError, match="labels that are not in the class list"):
+        dataclasses.replace(job, classes=("dog", "cat"), arms=(Arm("untrained", real=1),)).check()
 
 
 def test_draws_are_nested_balanced_and_of_the_seed():
