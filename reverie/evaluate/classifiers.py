@@ -116,19 +116,19 @@ class MeasureGradient:
     def run(self, place: Place) -> None:
         """Measure; run again, it replaces the numbers. Raises what reading the images raises."""
         import torch
-        import torch.nn.functional as F
 
-        from reverie.learn.classifier_tuning import LinearHead, soft_target_loss
+        from reverie.learn.classifier_tuning import ClassifierTuning, LinearHead
 
         start, rows = self.tune.teacher_and_rows(place)
         records = []
         for temperature in (1.0, 2.0):
             for seed in range(3):
                 chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:256]
-                features = F.normalize(rows[chosen], dim=1)
                 head = LinearHead(start)
-                loss = soft_target_loss(head(features), head.zero_shot(features), temperature)
-                (gradient,) = torch.autograd.grad(loss, [head.moved])
+                learner = ClassifierTuning(soft_share=1.0, temperature=temperature)
+                # The labels count nothing at this share, so any will do.
+                batch = {"features": rows[chosen], "labels": torch.zeros(len(chosen), dtype=torch.long)}
+                (gradient,) = torch.autograd.grad(learner.losses(head, batch)["loss"], [head.moved])
                 records.append(
                     {
                         "name": f"soft targets, T = {temperature:g}",

@@ -155,6 +155,8 @@ def few_shot(
     soft_share: float = 0.5,
     temperature: float = 2.0,
     decay_to: Literal["zero", "start"] = "zero",
+    hard_pseudo_labels: bool = False,
+    label_smoothing: float = 0.0,
     shrink_px: int = 0,
     epochs: int | None = None,
     tune_batch: int | None = None,
@@ -203,6 +205,8 @@ def few_shot(
         soft_share: of the loss on soft targets of painted images; the rest is cross-entropy (sl).
         temperature: of the teacher.
         decay_to: what weight decay pulls the classifier towards: zero as published, or start, its text rows.
+        hard_pseudo_labels: the teacher's first choice in place of its distribution.
+        label_smoothing: of the cross-entropy, in [0, 1).
         shrink_px: make painted images this small before the encoder, where the photos are of low resolution.
         epochs: passes over the kept images; tuning on shots alone takes as many steps.
         tune_batch: painted images in a step of tuning.
@@ -227,7 +231,7 @@ def few_shot(
     base = zero_shot(
         scale, classes, context, domain, words, synonyms, around, writer, templates,
         batch=batch, above=above, choose=choose, fill=True, soft_share=soft_share, temperature=temperature,
-        decay_to=decay_to, shrink_px=shrink_px, seed=seed, **{name: getattr(size, name) for name in SHARED},
+        decay_to=decay_to, hard_pseudo_labels=hard_pseudo_labels, label_smoothing=label_smoothing, shrink_px=shrink_px, seed=seed, **{name: getattr(size, name) for name in SHARED},
     )  # fmt: skip
     keep, tune, paint = (_stage(base, name) for name in ("keep", "zero-shot", "paint"))
     names = tune.classes

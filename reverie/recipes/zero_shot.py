@@ -82,6 +82,8 @@ def zero_shot(
     soft_share: float = 0.5,
     temperature: float = 2.0,
     decay_to: Literal["zero", "start"] = "zero",
+    hard_pseudo_labels: bool = False,
+    label_smoothing: float = 0.0,
     shrink_px: int = 0,
     epochs: int | None = None,
     tune_batch: int | None = None,
@@ -123,6 +125,8 @@ def zero_shot(
         soft_share: of the loss on soft targets; the rest is cross-entropy (sl).
         temperature: of the teacher.
         decay_to: what weight decay pulls the classifier towards: zero as published, or start, its text rows.
+        hard_pseudo_labels: the teacher's first choice in place of its distribution.
+        label_smoothing: of the cross-entropy, in [0, 1).
         shrink_px: make painted images this small first, where the photos are of low resolution.
         epochs: passes over the kept images.
         tune_batch: images in a step of tuning.
@@ -181,7 +185,13 @@ def zero_shot(
         epochs=size.epochs,
         batch=size.tune_batch,
         lr=size.lr,
-        tuning=ClassifierTuning(soft_share=soft_share, temperature=temperature, decay_to=decay_to),
+        tuning=ClassifierTuning(
+            soft_share=soft_share,
+            temperature=temperature,
+            hard_pseudo_labels=hard_pseudo_labels,
+            label_smoothing=label_smoothing,
+            decay_to=decay_to,
+        ),
         shrink_px=shrink_px,
     )
     tuned = {f"classifier{f'-{number}' * (place > 0)}": number for place, number in enumerate(size.seeds)}

@@ -33,6 +33,7 @@ SCORES = {  # metric -> what the page calls it, best first
     "accuracy_at_best": "top-1 of the step that was best on held-out images",
     "episodes_top1": "few-shot episodes, top-1",
 }
+MEASURING = ("LinearProbe", "MeasureClassifiers", "FineTune", "FewShotEpisodes")
 SEEDLESS = ("pixels", "zero-shot")  # nothing about them is drawn by chance, so they are the same under every seed
 
 
@@ -175,6 +176,8 @@ def command(facts: Facts) -> str:
 
 def sentence(facts: Facts) -> str:
     """The result in one sentence, or how far the run is."""
+    if not facts.measured and not facts.missing and (tuned := _tuned(facts.plan)):
+        return f"A classifier of {tuned} is ready; it was not measured, as no photos were given."
     if not facts.measured:
         whole = sum(step.state == "done" for step in facts.steps)
         return f"Nothing is measured yet; {whole} of {len(facts.steps)} steps are done."
@@ -200,6 +203,19 @@ def sentence(facts: Facts) -> str:
     if "num_classes" in found.about:
         others.append(f"{1 / found.about['num_classes']:.1%} by guessing")
     return f"{say}; {_and(others)}." if others else f"{say}."
+
+
+def _tuned(plan: Mapping[str, Any]) -> str:
+    """What the classifier of a plan tells apart, in words; empty if it tunes none."""
+    for step in plan["steps"]:
+        if step["settings"]["stage"] in ("TuneClassifier", "CacheModel"):
+            classes = step["settings"].get("classes", "")
+            return f"{len(classes)} classes" if isinstance(classes, list) else str(classes).partition(",")[0]
+    return ""
+
+
+def _measures(plan: Mapping[str, Any]) -> bool:
+    return any("photos" in step["settings"] for step in plan["steps"] if step["settings"]["stage"] in MEASURING)
 
 
 def shown(name: str) -> str:
@@ -382,5 +398,5 @@ def _missing(
         yield "there are no captions yet"
     if "pairs" in kinds and "images" not in known:
         yield "there are no images yet"
-    if not measured:
+    if not measured and (_measures(plan) or not _tuned(plan)):
         yield "no result has been measured yet"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from reverie import pairs
 from reverie.errors import BrokenImage, InputError
-from reverie.evaluate.photos import Photos, load_photos, photo_labels, take_photos
+from reverie.evaluate.photos import Photos, check_labels, load_photos, photo_labels, take_photos
 from reverie.store import tables
 
 from .conftest import as_bytes, colour_photos
@@ -81,6 +81,22 @@ def test_a_folder_of_pictures_for_each_class_is_a_split_or_train_alone(tmp_path)
     (tmp_path / "split" / "train").rename(tmp_path / "split" / "other")
     with pytest.raises(InputError, match="no train photos"):  # "test" is no class
         load_photos(tmp_path / "split", "train")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    images, names = colour_photos(6, 0)
+    in_folders(tmp_path, images, [{"red": "train"}.get(name, name) for name in names])
+    assert load_photos(tmp_path, "train").classes == ("blue", "green", "train")
+
+
+def test_labels_are_checked_without_a_look_at_pictures(tmp_path):
+    images, names = colour_photos(6, 0)
+    in_folders(tmp_path, [b"broken"] * len(images), names)
+    check_labels(tmp_path, "train", ("red", "green", "blue"), at_least=2)
+    with pytest.raises(InputError, match="not in the class list: blue"):
+        check_labels(tmp_path, "train", ("red", "green"))
+    with pytest.raises(InputError, match=r"3 train photos of each class are wanted, but .* has 2 of red"):
+        check_labels(tmp_path, "train", ("red", "green", "blue"), at_least=3)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "lance", "folders", "smallworld"])

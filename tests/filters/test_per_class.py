@@ -71,6 +71,17 @@ def test_in_the_store_every_pair_is_kept_or_has_a_reason_and_a_class_that_fails_
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("num", [3, 10, 1000])
+def test_a_confidence_of_exactly_chance_does_not_pass(place, num):
+    """Confidences are stored as float32, and float32(1/3) is more than 1/3."""
+    tables.append_unit(place.pairs, 0, pair_rows([None] * 2, unit=0, per_caption=1, labels=["c0", "c1"]))
+    parts = pa.concat_tables(tables.scan(place.pairs, ["pair_id"]))
+    scores = pa.array(np.array([1 / num, np.nextafter(np.float32(1 / num), np.float32(1))], np.float32))
+    join_columns(place, parts.append_column("clip_confidence", scores))
+    KeepPerClass(tuple(f"c{n}" for n in range(num)), fill=False).run(place)
+    assert {row["label"]: row["kept"] for row in all_rows(place, ["label", "kept"]).values()} == {"c0": False, "c1": True}
+
+
 def test_k_of_each_class(scored):
     KeepPerClass(("cat", "dog"), most=1).run(scored)
     rows = list(all_rows(scored, ["kept", "drop_reason"]).values())

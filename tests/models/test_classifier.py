@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from reverie.errors import ModelError
+from reverie.errors import InputError, ModelError
 from reverie.models.classifier import Cache, Classifier, load_classifier, save_classifier
 from reverie.models.encoder import open_encoder
 
@@ -75,6 +76,26 @@ def test_the_folder_gives_back_the_same_answers(tmp_path, tiny_clip):
     (tmp_path / "cached" / "cache.safetensors").unlink()
     with pytest.raises(ModelError, match="damaged classifier"):
         load_classifier(tmp_path / "cached")
+
+
+def test_what_is_no_classifier_or_no_picture_is_refused(tmp_path, tiny_clip):
+    encoder = open_encoder(str(tiny_clip))
+    d = encoder.texts(["a"]).shape[1]
+    save_file({"weight": rows(3, 1, d), "bias": torch.zeros(3)}, tmp_path / "begin.safetensors")
+    about = {"classes": CLASSES, "encoder": str(tiny_clip), "revision": encoder.revision, "templates": ["{class}"]}
+    save_classifier(tmp_path / "whole", tmp_path / "begin.safetensors", about)
+    classifier = load_classifier(tmp_path / "whole")
+    with pytest.raises(InputError, match="give a list"):
+        classifier("photo.jpg")
+    with pytest.raises(InputError, match="no pixels"):
+        classifier([np.zeros((0, 4, 3), np.uint8)])
+    save_classifier(tmp_path / "short", tmp_path / "begin.safetensors", about | {"classes": CLASSES[:2]})
+    with pytest.raises(ModelError, match="does not fit the classes"):
+        load_classifier(tmp_path / "short")
+    for damaged in ("{}", "[]", '{"classes": []}'):
+        (tmp_path / "whole" / "classifier.json").write_text(damaged)
+        with pytest.raises(ModelError, match="damaged classifier"):
+            load_classifier(tmp_path / "whole")
 
 
 def test_the_cache_is_part_of_an_onnx_file(tmp_path, tiny_clip):

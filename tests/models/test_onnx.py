@@ -49,7 +49,8 @@ def photos() -> list[Image.Image]:
         Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))
         for height, width in ((16, 16), (9, 31), (40, 23), (16, 50), (101, 37))
     ]
-    return made + [made[2].convert(mode) for mode in ("L", "RGBA", "CMYK", "P", "1")]
+    made += [made[2].convert(mode) for mode in ("L", "RGBA", "CMYK", "P", "1")]
+    return [*made, Image.fromarray(draw.integers(0, 65536, (20, 30), dtype=np.uint16))]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,13 @@ def test_the_file_answers_as_torch_does(kind: str, request: pytest.FixtureReques
     assert (edge == 0) == (kind == "siglip")
     pixels = np.stack([square(photo, side, edge, about["resample"]) for photo in photos()])
     answers = classifier(photos())
+    files = [
+        tmp_path / f"{number}.{'tiff' if photo.mode == 'CMYK' else 'png'}" for number, photo in enumerate(photos())
+    ]
+    for file_of, photo in zip(files, photos(), strict=True):
+        photo.save(file_of)
+    for of_file, of_picture in zip(classifier(files), answers, strict=True):
+        np.testing.assert_allclose(of_file.probabilities, of_picture.probabilities, atol=1e-5)
     for start, stop in ((0, 1), (1, len(pixels))):  # batches of any size
         logits, chances = session.run(["logits", "probabilities"], {"pixels": pixels[start:stop]})
         expected = np.array([answer.probabilities for answer in answers[start:stop]])

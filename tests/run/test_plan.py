@@ -39,6 +39,21 @@ def test_settle_names_exactly_what_differs(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_change_in_many_steps_is_told_once_and_what_came_or_went_last(tmp_path: Path) -> None:
+    def plan(lr: float, extra: int) -> Plan:
+        tunes = [Step(f"tune-{n}", TuneClassifier(("a", "b"), lr=lr)) for n in range(extra)]
+        return Plan("x", (*fake_recipe().steps, *tunes))
+
+    plan(0.1, 3).settle(tmp_path)
+    with pytest.raises(SettingsChanged) as caught:
+        plan(0.2, 2).settle(tmp_path)
+    said = str(caught.value)
+    assert "settings (tune-0.lr: 0.1 -> 0.2, " in said
+    assert said.count("0.1 -> 0.2") == 1
+    assert said.endswith("more); use another --out or the old settings")
+    assert len(said) < 500
+
+
 def test_settle_sees_nested_settings_and_other_steps(tmp_path: Path) -> None:
     plan = fake_recipe()
     plan.settle(tmp_path)
