@@ -24,7 +24,6 @@ from reverie.captions.classes import HOLE, read_classes, read_synonyms
 from reverie.captions.domains import CAPTION, check_context
 from reverie.captions.llm import WriterSpeed, check_sampling, opened, tidy, unnamed
 from reverie.errors import InputError
-from reverie.models.names import locate
 from reverie.seeds import derive
 from reverie.stage import Place, Worker
 
@@ -83,7 +82,9 @@ class FromWords:
     def check(self) -> None:
         """Raises what the lists raise; UnknownName, ModelError for a model that is not there."""
         _ = self._names
-        locate(self.model)
+        from reverie.models.load import check_model
+
+        check_model(self.model)
 
     def open(self, place: Place) -> Worker:
         """Load the model. Raises ModelError, UnknownName, InputError."""

@@ -31,6 +31,12 @@ class ClipConfidence:
     model: str = "builtin:clip"
     speed: Speed = field(default_factory=Speed)
 
+    def check(self) -> None:
+        """Raises ModelError, UnknownName for an encoder that is not there."""
+        from reverie.models.load import check_model
+
+        check_model(self.model)
+
     def open(self, place: Place) -> Worker:
         """Load the encoder and encode the classes. Raises InputError, ModelError, UnknownName."""
         from reverie.evaluate.zero_shot import class_embeddings

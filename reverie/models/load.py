@@ -9,7 +9,7 @@ import transformers
 from transformers.utils import logging
 
 from reverie.errors import ModelError
-from reverie.models.names import Located
+from reverie.models.names import Located, locate
 
 
 def load_net(loader: Any, place: Located, device: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
@@ -41,6 +41,11 @@ def load_part(loader: Any, place: Located, **options: Any) -> Any:
         return loader.from_pretrained(place.path_or_id, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load {place.name} with {loader.__name__}: {_first_line(error)}") from error
+
+
+def check_model(name: str) -> None:
+    """That a transformers model can be found, by a look at its config alone, before hours of work for it. Raises ModelError, UnknownName."""
+    load_part(transformers.AutoConfig, locate(name))
 
 
 def load_tokenizer(place: Located, **options: Any) -> Any:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reverie.errors import InputError
+from reverie.errors import InputError, ModelError
 from reverie.filters.clip_confidence import ClipConfidence
 from reverie.models.encoder import open_encoder
 from tests.filters.conftest import noise, pair_rows
@@ -47,3 +47,8 @@ def test_bad_templates_and_classes(place):
         ClipConfidence(CLASSES, ("a photo",)).open(place)
     with pytest.raises(InputError, match="twice"):
         ClipConfidence(("cat", "cat")).open(place)
+
+
+def test_an_encoder_that_is_not_there_is_told_before_any_work(tmp_path):
+    with pytest.raises(ModelError, match="cannot load"):
+        ClipConfidence(("cat", "dog"), model=str(tmp_path)).check()

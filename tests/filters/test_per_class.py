@@ -79,7 +79,10 @@ def test_a_confidence_of_exactly_chance_does_not_pass(place, num):
     scores = pa.array(np.array([1 / num, np.nextafter(np.float32(1 / num), np.float32(1))], np.float32))
     join_columns(place, parts.append_column("clip_confidence", scores))
     KeepPerClass(tuple(f"c{n}" for n in range(num)), fill=False).run(place)
-    assert {row["label"]: row["kept"] for row in all_rows(place, ["label", "kept"]).values()} == {"c0": False, "c1": True}
+    assert {row["label"]: row["kept"] for row in all_rows(place, ["label", "kept"]).values()} == {
+        "c0": False,
+        "c1": True,
+    }
 
 
 def test_k_of_each_class(scored):
