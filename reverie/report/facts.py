@@ -182,6 +182,13 @@ def sentence(facts: Facts) -> str:
         whole = sum(step.state == "done" for step in facts.steps)
         return f"Nothing is measured yet; {whole} of {len(facts.steps)} steps are done."
     found = facts.measured[0]
+    if worth := next((each for each in facts.measured if main_metric(each) == "worth_real_photos"), None):
+        # Of the arms with painted images alone, that with most of them: what the run was made to know.
+        arm = max(worth.arms, key=lambda each: (not each.records[0]["num_real"], each.records[0]["num_painted"]))
+        painted, mean = int(arm.records[0]["num_painted"]), arm.mean("worth_real_photos")
+        return (
+            f"{painted:,} painted images do what {mean:,.0f} real photos do, for the same network trained from nothing."
+        )
     first = next((arm for arm in found.arms if arm.trained), found.arms[0])
     metric = main_metric(found)
     if metric not in SCORES:
