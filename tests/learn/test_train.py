@@ -72,7 +72,8 @@ def test_pairs_become_weights_and_the_rest_is_told(place):
     Train(Brightness(), SETTINGS, captions_per_batch=4).run(told)
     assert weights(place).shape == (3, 3)
     assert (place.checkpoints() / "curve.jsonl").read_text().count("\n") == 4
-    assert [kind for kind, _ in events] == ["warning", "progress", "trained"]
+    # How often progress is told depends on the clock.
+    assert list(dict.fromkeys(kind for kind, _ in events)) == ["warning", "progress", "trained"]
     assert "1 captions have fewer than 2" in events[0][1]["text"]
     assert (events[-1][1]["captions"], events[-1][1]["steps"]) == (5, 4)
 
