@@ -369,6 +369,7 @@ class _Images:
             [*self.real.images, *self.painted.images],
             np.concatenate([self.real.labels, self.painted.labels]),
             classes,
+            [photos.name(place) for photos in (self.real, self.painted) for place in range(len(photos))],
         )
 
     @functools.cached_property
@@ -413,7 +414,7 @@ def _painted(job: FineTune, place: Place, classes: tuple[str, ...]) -> Photos:
     if lacking := sorted(number.keys() - {row["label"] for row in rows}):
         raise InputError(f"no painted image that fits {job.where!r} shows {', '.join(lacking[:5])}")
     labels = np.array([number[row["label"]] for row in rows], dtype=np.int64)
-    return Photos([row["image"] for row in rows], labels, classes)
+    return Photos([row["image"] for row in rows], labels, classes, [f"pair {row['pair_id']}" for row in rows])
 
 
 class _Mark:

@@ -9,11 +9,12 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.errors import InputError
 from reverie.evaluate import results
-from reverie.stage import Place
+from reverie.stage import Place, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,7 @@ class LinearProbe:
             find_photos(self.photos, split)
 
     def run(self, place: Place) -> None:
-        """Probe every arm and write its numbers; run again, it replaces them.
+        """Probe every arm and write its numbers. An arm that was probed with the same settings, weights and photos stays.
 
         Raises: InputError for photos that cannot be used; ModelError for weights that cannot.
         """
@@ -92,8 +93,17 @@ class LinearProbe:
             rows = features.extract(describe, photos, self.size_px, self.speed.batch_size, self.resize_px)
             return rows.to(place.device), torch.from_numpy(photos.labels).to(place.device)
 
+        ours = results.step_fingerprint(place, self)
+        before = {
+            (record["name"], record["seed"]): record.get("inputs")
+            for record in results.read(place.results)
+            if record["step"] == place.step and record["fingerprint"] == ours
+        }
         for done, arm in enumerate(self.arms):
             place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            inputs = self._inputs(arm, place)
+            if before.get((arm.name, arm.seed)) == inputs:
+                continue
             began = time.monotonic()
             describe = describe_arm(arm, self.arms, place, self.pixels_px)
             x, labels = rows_of(describe, train)
@@ -117,12 +127,20 @@ class LinearProbe:
                 "num_test": len(found.labels),
                 "num_classes": len(train.classes),
                 "num_features": x.shape[1],
+                "inputs": inputs,
                 "chosen": found.chosen,
                 "held_out_top1": max(found.held_out),
                 "seconds": round(time.monotonic() - began, 3),
             }
             self._write(place, arm, numbers, about, found)
         place.report("progress", done=len(self.arms), total=len(self.arms))
+
+    def _inputs(self, arm: Arm, place: Place) -> str:
+        """Names the files that an arm reads as they are now, by size and time of change."""
+        from reverie.evaluate.photos import find_photos
+
+        photos = [find_photos(self.photos, split) for split in ("train", "test")]
+        return fingerprint({"photos": [*map(_as_it_is, photos)], "weights": _as_it_is(_weights(arm, self.arms, place))})
 
     def _write(
         self, place: Place, arm: Arm, numbers: Mapping[str, float], about: Mapping[str, object], found: Probed
@@ -151,11 +169,26 @@ def describe_arm(arm: Arm, arms: Sequence[Arm], place: Place, pixels_px: int) ->
     """What gives the features of an arm. Raises InputError for ``untrained`` beside no weights; ModelError."""
     from reverie.evaluate import features
 
-    if arm.name == "pixels":
+    weights = _weights(arm, arms, place)
+    if weights is None:
         return features.of_pixels(pixels_px)
     if arm.weights:
-        return features.of_weights(place.weights(arm.weights), place.device)
-    trained = next((other.weights for other in arms if other.weights), None)
+        return features.of_weights(weights, place.device)
+    return features.of_untrained(weights, arm.seed, place.device)
+
+
+def _weights(arm: Arm, arms: Sequence[Arm], place: Place) -> Path | None:
+    """Weights of an arm, or those whose network ``untrained`` takes; None for ``pixels``."""
+    if arm.name == "pixels":
+        return None
+    trained = arm.weights or next((other.weights for other in arms if other.weights), None)
     if trained is None:
         raise InputError("arm 'untrained' takes its network from another arm's weights, and no arm has any")
-    return features.of_untrained(place.weights(trained), arm.seed, place.device)
+    return place.weights(trained)
+
+
+def _as_it_is(source: object) -> list[Any]:
+    if not isinstance(source, Path) or not source.exists():
+        return [str(source)]
+    files = [source, *sorted(source.iterdir())] if source.is_dir() else [source]
+    return [str(source), *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]

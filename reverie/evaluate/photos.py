@@ -39,14 +39,16 @@ class Photos:
     images: Sequence[Picture]  # encoded bytes, or uint8 (H, W, 3)
     labels: npt.NDArray[np.int64]  # (n,)
     classes: tuple[str, ...]
+    files: Sequence[str] = ()  # what each is called in messages; empty = by its number
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def only(self, wanted: npt.NDArray[np.bool_]) -> Photos:
         """Those where ``wanted`` (n,) is true, under the same classes."""
-        images = [self.images[int(place)] for place in np.flatnonzero(wanted)]
-        return Photos(images, self.labels[wanted], self.classes)
+        places = np.flatnonzero(wanted)
+        files = [self.files[int(place)] for place in places] if self.files else ()
+        return Photos([self.images[int(place)] for place in places], self.labels[wanted], self.classes, files)
 
     def pixels(self, rows: slice | npt.NDArray[np.int64], size_px: int, resize_px: int = 0) -> npt.NDArray[np.uint8]:
         """These photos as uint8 (n, 3, size_px, size_px): shorter side resized (bicubic) to resize_px, centre cropped.
@@ -54,8 +56,12 @@ class Photos:
         Raises: BrokenImage naming the photo that cannot be decoded.
         """
         places = range(len(self))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
-        squares = [_square(self.images[place], size_px, resize_px or size_px, place) for place in places]
+        squares = [_square(self.images[place], size_px, resize_px or size_px, self.name(place)) for place in places]
         return np.stack(squares).transpose(0, 3, 1, 2)
+
+    def name(self, place: int) -> str:
+        """What a photo is called in messages."""
+        return self.files[place] if self.files else f"photo {place}"
 
 
 def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | None = None) -> Photos:
@@ -69,9 +75,11 @@ def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | Non
     if isinstance(path, tuple):
         return _smallworld(*path, split)
     images, names = [], []
+    files: list[str] = []
     for part in _batches(path):
         images += part["image"].to_pylist()
         names += _labels(part, path)
+        files += part["file"].to_pylist() if "file" in part.column_names else []
     if not names:
         raise InputError(f"{path} holds no labelled photos")
     if None in images:
@@ -80,7 +88,8 @@ def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | Non
     number = {name: place for place, name in enumerate(classes)}
     if strange := sorted(set(names) - set(classes)):
         raise InputError(f"{path} has labels that the train photos do not: {', '.join(strange[:5])}")
-    return Photos(images, np.array([number[name] for name in names], dtype=np.int64), classes)
+    files = files or [f"photo {row} of {path}" for row in range(len(names))]
+    return Photos(images, np.array([number[name] for name in names], dtype=np.int64), classes, files)
 
 
 def photo_labels(source: str | Path, split: Split) -> list[str]:
@@ -156,7 +165,7 @@ def _labels(rows: pa.Table, path: Path) -> list[str]:
 
 
 def _batches(path: Path, pictures: bool = True, only: Collection[int] | None = None) -> Iterator[pa.Table]:
-    """Columns name (class) and, with ``pictures``, image (bytes), some rows at a time.
+    """Columns name (class) and, with ``pictures``, image (bytes) and of folders file (its path), some rows at a time.
 
     Of class folders, ``only`` these rows are read, and the images of others are null.
     """
@@ -196,7 +205,8 @@ def _from_folders(path: Path, pictures: bool, only: Collection[int] | None) -> p
     images = [
         cast(Path, item.image).read_bytes() if only is None or row in only else None for row, item in enumerate(found)
     ]
-    return pa.table({"name": names, "image": pa.array(images, pa.large_binary())})
+    files = [str(item.image) for item in found]
+    return pa.table({"name": names, "image": pa.array(images, pa.large_binary()), "file": files})
 
 
 def _camera(source: str, split: Split) -> tuple[str, int]:
@@ -224,9 +234,9 @@ def _smallworld(camera: str, num: int, split: Split) -> Photos:
     return Photos(list(images), np.asarray(labels, dtype=np.int64), tuple(classes))
 
 
-def _square(item: Picture, size_px: int, resize_px: int, place: int) -> npt.NDArray[Any]:
+def _square(item: Picture, size_px: int, resize_px: int, name: str) -> npt.NDArray[Any]:
     if isinstance(item, bytes):
-        image = open_picture(item, f"photo {place}", at_least_px=resize_px)
+        image = open_picture(item, name, at_least_px=resize_px)
     else:
         image = Image.fromarray(item)
     scale = resize_px / min(image.size)

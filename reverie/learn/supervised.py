@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie import seeds
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.learn import views
@@ -40,6 +42,7 @@ class Supervised:
     label_smoothing: float = 0.0
     start: str | Path | None = None  # folder or Hub id of the weights to begin from; of the backbone, not of the head
     frozen_batchnorm: bool = False  # running statistics are used and stay; scale and shift are trained all the same
+    wrong_labels: float = 0.0  # control: share of images whose label is drawn anew, the same at every visit
 
     def __post_init__(self) -> None:
         if len(read_classes(self.classes)) < 2:
@@ -48,6 +51,8 @@ class Supervised:
             raise InputError(f"least_area {self.least_area} is a share of the image, in (0, 1]")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing {self.label_smoothing} lies in [0, 1)")
+        if not 0 <= self.wrong_labels <= 1:
+            raise InputError(f"wrong_labels {self.wrong_labels} is a share, in [0, 1]")
 
     def build(self) -> nn.Module:
         """A transformers model for image classification, begun from ``start``. Raises ModelError, InputError."""
@@ -66,7 +71,10 @@ class Supervised:
         images, names = batch["images"], batch["label"]
         numbers = _numbers(self.classes)
         self.check_labels(names)
-        labels = torch.tensor([numbers[name] for name in names], device=images.device).repeat(len(images) // len(names))
+        known = [numbers[name] for name in names] * (len(images) // len(names))
+        if self.wrong_labels:
+            known = [self._maybe_wrong(*image) for image in zip(known, batch["pair_id"], strict=True)]
+        labels = torch.tensor(known, device=images.device)
         logits = net(pixel_values=self._views(images)).logits.float()
         return {
             "loss": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing),
@@ -85,6 +93,10 @@ class Supervised:
         if strangers:
             shown = ", ".join(sorted(map(str, strangers))[:5])
             raise InputError(f"there are labels that are not among the classes: {shown}")
+
+    def _maybe_wrong(self, label: int, pair_id: str) -> int:
+        draw = np.random.default_rng(seeds.derive("wrong label", pair_id))
+        return int(draw.integers(len(_numbers(self.classes)))) if draw.random() < self.wrong_labels else label
 
     def _views(self, images: Tensor) -> Tensor:
         if self.augmentation == "plain":

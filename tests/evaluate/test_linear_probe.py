@@ -49,11 +49,40 @@ def test_the_job_measures_every_arm_and_leaves_no_line_twice(place, photo_folder
     assert [r["weights"] for r in again[::3]] == ["learn-0", None, None, None]
 
 
+def test_a_killed_probe_goes_on_and_probes_anew_what_changed(place, photo_folder):
+    seen = []
+
+    def report(kind, **facts):
+        if "arm" in facts:
+            seen.append(facts["arm"])
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    place = Place(place.folder, "probe", device="cpu", report=report)
+    job = LinearProbe((Arm("mine", 0, "learn-0"), Arm("untrained"), Arm("pixels")), str(photo_folder), size_px=16)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(place)
+
+    def probed():
+        known = results.read(place.results)
+        job.run(Place(place.folder, "probe", device="cpu"))
+        before = {(r["name"], r["metric"]): r["seconds"] for r in known}
+        return {r["name"] for r in results.read(place.results) if before.get((r["name"], r["metric"])) != r["seconds"]}
+
+    assert probed() == {"pixels"}
+    assert probed() == set()
+    (weights,) = place.weights("learn-0").glob("*.safetensors")
+    weights.touch()
+    assert probed() == {"mine", "untrained"}
+    (photo_folder / "train.parquet").touch()
+    assert probed() == {"mine", "untrained", "pixels"}
+
+
 def test_test_photos_are_read_only_when_an_arm_is_final(place, photo_folder):
-    (photo_folder / "test.parquet").unlink()
+    (photo_folder / "test.parquet").write_bytes(b"no parquet")
     told = []
     place = Place(place.folder, "probe", device="cpu", report=lambda kind, **facts: told.append(facts))
-    with pytest.raises(InputError, match="no test photos"):
+    with pytest.raises(InputError, match="not a parquet file"):
         LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16).run(place)
     assert told  # it had begun: the missing file was noticed only at the end
     assert results.read(place.results) == []

@@ -142,6 +142,18 @@ def test_says_which_photo_is_broken():
         photos.pixels(slice(1, 3), 8)
 
 
+def test_a_broken_photo_of_a_folder_is_called_by_its_file(tmp_path):
+    good = as_bytes(np.zeros((4, 4, 3), np.uint8))
+    for name, bytes_ in (("a/one.png", good), ("a/two.png", good[:40]), ("b/one.png", good)):
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / name).write_bytes(bytes_)
+    photos = load_photos(tmp_path, "test")
+    with pytest.raises(BrokenImage, match=r"test/a/two\.png"):
+        photos.pixels(slice(0, 3), 4)
+    with pytest.raises(BrokenImage, match=r"test/a/two\.png"):
+        photos.only(np.array([False, True, True])).pixels(slice(0, 1), 4)
+
+
 def test_a_decompression_bomb_is_refused():
     bomb = io.BytesIO()
     Image.new("1", (9000, 9000)).save(bomb, "PNG")  # a few kilobytes

@@ -150,3 +150,22 @@ def test_weights_of_another_architecture_cannot_be_the_start(tmp_path):
         with pytest.raises(ModelError, match=said) as caught, torch.device("meta"):  # as Train.check builds it
             learner.build()
         assert "\n" not in str(caught.value)
+
+
+def test_wrong_labels_are_drawn_anew_for_a_share_of_the_images_and_stay(pictures):
+    batch = next(pictures(16, 2).iterate(0))
+    learner = dataclasses.replace(SMALL, augmentation="plain", wrong_labels=1.0)
+    net = learner.build().eval()  # so that its logits are the same at every visit
+
+    def loss(learner):
+        with torch.no_grad():
+            return learner.losses(net, batch)["loss"].item()
+
+    assert loss(learner) == loss(learner) != loss(dataclasses.replace(learner, wrong_labels=0.0))
+    labels = [learner._maybe_wrong(0, f"pair-{number}") for number in range(3000)]
+    assert all(labels.count(number) == pytest.approx(3000 / len(CLASSES), rel=0.2) for number in range(len(CLASSES)))
+    some = dataclasses.replace(learner, wrong_labels=0.3)
+    kept = sum(some._maybe_wrong(len(CLASSES), f"pair-{number}") == len(CLASSES) for number in range(3000))
+    assert kept == pytest.approx(2100, rel=0.05)
+    with pytest.raises(InputError, match="share"):
+        dataclasses.replace(SMALL, wrong_labels=1.5)

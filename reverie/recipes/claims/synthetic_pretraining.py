@@ -79,6 +79,9 @@ def _run(plan: Plan, size: Any, numbers: tuple[int, ...], scale: str) -> Plan:
     if size.backbone != "vit-tiny":
         mocov2 = learner("mocov2", names, size)
         arms |= {
+            "painted, wrong labels": dataclasses.replace(
+                painted, learner=dataclasses.replace(painted.learner, wrong_labels=1.0)
+            ),
             "painted, half as many": dataclasses.replace(painted, limit=size.images // 2),
             "painted, a quarter": dataclasses.replace(painted, limit=size.images // 4),
             "half of the classes": dataclasses.replace(
@@ -120,8 +123,10 @@ def _arm(name: str, run: str = "resnet") -> str:
     return f"{run}/transfer/{name}"
 
 
-def _claim(name: str, says: str, paper: str, terms: tuple[tuple[str, float], ...], above: float = 0.0) -> Claim:
-    return Claim(name, says, paper, terms, "accuracy", above=above)
+def _claim(
+    name: str, says: str, paper: str, terms: tuple[tuple[str, float], ...], above: float = 0.0, control: bool = False
+) -> Claim:
+    return Claim(name, says, paper, terms, "accuracy", above=above, control=control)
 
 
 PAINTED, PHOTOS = _arm("painted"), _arm("photos")
@@ -148,5 +153,9 @@ CLAIMS = (
     _claim(
         "12b", "A ViT loses less than a ResNet", "",
         gains_more(_arm("painted", "vit"), _arm("photos", "vit"), PAINTED, PHOTOS),
+    ),
+    _claim(
+        "0", "Control: images under labels drawn at random are worth less than under their own", "",
+        beats(PAINTED, _arm("painted, wrong labels")), control=True,
     ),
 )  # fmt: skip
