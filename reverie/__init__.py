@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.models.captioner import load_captioner
     from reverie.models.classifier import load_classifier
 
-__all__ = ["load_classifier"]
+__all__ = ["load_captioner", "load_classifier"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from reverie.models.classifier import load_classifier
 
         return load_classifier
+    if name == "load_captioner":
+        from reverie.models.captioner import load_captioner
+
+        return load_captioner
     raise AttributeError(name)

@@ -23,7 +23,9 @@ CAPTIONS = pa.schema(
         pa.field("unit", pa.int64(), nullable=False),
         pa.field("text", pa.string()),
         pa.field("label", pa.string()),  # class name, or null
-        pa.field("source", pa.string()),  # corpus, template, words, llm, recaption, or "import: " and the file or row
+        pa.field(
+            "source", pa.string()
+        ),  # corpus, scene (both with ": " and what a caption is of), template, words, llm, recaption, "import: " and file or row
         pa.field("writer", pa.string()),  # model and revision, or null
         pa.field("prompt", pa.string()),
         pa.field("seed", pa.int64()),

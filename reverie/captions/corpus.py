@@ -21,7 +21,7 @@ from reverie.stage import Place, Worker
 if TYPE_CHECKING:
     from reverie.store.imports import Sample
 
-ROWS = pa.schema([("position", pa.string()), ("text", pa.string()), ("label", pa.string())])
+ROWS = pa.schema([("position", pa.string()), ("text", pa.string()), ("label", pa.string()), ("file", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class FromCorpus:
     def count(self) -> int:
         """Usable captions, at most ``limit``. Reads the source. Raises InputError."""
         return len(_judged(self, _changed(self.path)).usable)
+
+    def texts(self, most: int) -> list[str]:
+        """The first so many usable captions. Reads the source. Raises InputError."""
+        corpus = _judged(self, _changed(self.path))
+        return [clean(text or "") for text in corpus.rows["text"].take(corpus.usable[:most]).to_pylist()]
 
     def open(self, place: Place) -> Worker:
         """Read and judge all texts. Raises InputError for a source that cannot be read or has no usable text."""
@@ -90,7 +95,7 @@ class _Corpus:
                 "unit": unit,
                 "text": clean(row["text"] or ""),
                 "label": row["label"] or None,
-                "source": "corpus",
+                "source": f"corpus: {row['file']}" if row["file"] else "corpus",
                 "status": pairs.DROPPED if reason else pairs.OK,
                 "reason": reason,
             }
@@ -132,7 +137,10 @@ def _judged(stage: FromCorpus, changed: int) -> _Corpus:
 
 
 def _table(some: Iterable[Sample]) -> pa.Table:
-    rows = [{"position": str(sample.position), "text": sample.text, "label": sample.label} for sample in some]
+    rows = [
+        {"position": str(sample.position), "text": sample.text, "label": sample.label, "file": sample.file}
+        for sample in some
+    ]
     return pa.Table.from_pylist(rows, ROWS)
 
 

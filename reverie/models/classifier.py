@@ -78,7 +78,7 @@ class Classifier:
         """One answer an image, in order. Raises InputError for a file that is not there, BrokenImage for one that is no image."""
         if isinstance(images, (str, bytes)):
             raise InputError("give a list of pictures, also for one alone")
-        pictures = [_opened(image) for image in images]
+        pictures = [opened_picture(image) for image in images]
         if not pictures:
             return []
         chances = self.logits(self.encoder.images(pictures)).softmax(1)
@@ -154,7 +154,7 @@ def find_classifier(path: Path) -> Path:
     return main[0]
 
 
-def _opened(image: Pictured) -> Image.Image:
+def opened_picture(image: Pictured) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise InputError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 (H, W, 3)")

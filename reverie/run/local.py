@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -322,7 +322,10 @@ def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tupl
         work = _Work(plan, step, folder, device, events, _retry_of(found[0], plan.seed))
         captions = work.given(found[0]["unit"])
         caption = captions.filter(pc.equal(captions["caption_id"], found[0]["caption_id"]))
-        rows = cast(UnitStage, step.stage).open(work.place)(caption)
+        stage = cast(UnitStage, step.stage)
+        if hasattr(stage, "keep_images"):
+            stage = replace(stage, keep_images=True)  # type: ignore[type-var]
+        rows = stage.open(work.place)(caption)
     (image,) = rows.filter(pc.equal(rows["pair_id"], pair_id))["image"].to_pylist()
     if image is None:
         raise InputError(f"pair {pair_id} has no image; it could not be painted")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from reverie import seeds
 from reverie.errors import InputError, UnknownName
+from reverie.smallworld.describe import describe
 from reverie.smallworld.render import CAMERAS, CameraName, render
 from reverie.smallworld.scene import class_names, sample
 
@@ -56,3 +57,31 @@ def photo(index: int, label: str, camera: CameraName, seed: int) -> npt.NDArray[
     own = seeds.derive("photo", seed, index)
     scene = sample(np.random.default_rng(own), num_things=1, first=label)
     return render(scene, camera, seed=seeds.derive("camera", own)).image
+
+
+def captioned(
+    num: int, camera: CameraName = "street", seed: int = 0, references: int = 5, classes: tuple[str, ...] = ()
+) -> tuple[npt.NDArray[np.uint8], list[list[str]]]:
+    """Photos of one to four things, each with sentences that people might say of it.
+
+    Args:
+        references: sentences of each, in the style ``human``; different ones where the scene allows it.
+        classes: what the first thing may be; any when empty.
+    Returns: images uint8 (num, 64, 64, 3), and the sentences of each.
+    Raises: InputError, UnknownName (camera).
+    """
+    if camera not in CAMERAS:
+        raise UnknownName("camera", camera, CAMERAS)
+    if num < 1 or references < 1:
+        raise InputError(f"asked for {num} photos with {references} sentences each; ask for at least 1")
+
+    def draw(index: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
+        own = seeds.derive("captioned photo", seed, index)
+        rng = np.random.default_rng(own)
+        scene = sample(rng, first=str(rng.choice(classes)) if classes else None)
+        said = list(dict.fromkeys(describe(scene, "human", rng) for _ in range(4 * references)))
+        return render(scene, camera, seed=seeds.derive("camera", own)).image, said[:references]
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        drawn = list(threads.map(draw, range(num)))
+    return np.stack([image for image, _ in drawn]), [said for _, said in drawn]

@@ -367,7 +367,7 @@ def _coco(path: Path, reading: Reading) -> Iterator[Sample]:
         used[image] += 1
         if limit is None or used[image] <= limit:
             here, problem = _file(reading, file) if reading.get("images") else (None, None)
-            yield Sample(position, _clean(text), None, here, problem)
+            yield Sample(position, _clean(text), None, here, problem, file=file)
 
 
 def _csv(path: Path, reading: Reading, is_tsv: bool = False) -> Iterator[Sample]:

@@ -399,10 +399,11 @@ def _check_family(captions: pa.Table, pairs: pa.Table, done: set[int], per_capti
 
 
 def _check_content(path: Path, progress: Callable[[int, int], None] | None, threads: int) -> list[str]:
-    """Every ok pair has tokens that fill their grid, or an image that decodes to its width and height."""
+    """Every ok pair has tokens that fill their grid, an image that decodes to its width and height, or at least its features."""
     found: dict[str, list[str]] = {}
     total, done = count(path, "status = 'ok'"), 0
     columns = ["pair_id", "image", "tokens", "grid", "width", "height"]
+    columns += [name for name in ("embedding",) if name in column_names(path)]
     with ThreadPoolExecutor(threads) as pool:
         for rows in scan(path, columns, "status = 'ok'"):
             for name, problem in zip(rows["pair_id"].to_pylist(), pool.map(_look, rows.to_pylist()), strict=True):
@@ -415,8 +416,10 @@ def _check_content(path: Path, progress: Callable[[int, int], None] | None, thre
 
 
 def _look(row: dict[str, Any]) -> str | None:
-    if row["image"] is None and row["tokens"] is None:
+    if row["image"] is None and row["tokens"] is None and row.get("embedding") is None:
         return "pairs are ok but have neither image nor tokens"
+    if row.get("embedding") is not None and not np.isfinite(row["embedding"]).all():
+        return "embeddings are not finite"
     if row["tokens"] is not None and len(row["grid"] or ()) != 2:
         return "pairs have tokens without a grid of two numbers"
     if row["tokens"] is not None and row["grid"][0] * row["grid"][1] != len(row["tokens"]):

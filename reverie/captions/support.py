@@ -1,0 +1,140 @@
+"""Captions of a run, or a file of sentences -> a support set: their text features, kept with the sentences."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reverie.captions.corpus import FromCorpus
+from reverie.captions.scenes import FromScenes
+from reverie.errors import InputError
+from reverie.stage import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reverie.models.encoder import Encoder
+    from reverie.models.support import Support
+
+PART = 8192  # sentences between two checkpoints
+
+
+@dataclass(frozen=True)
+class SupportSpeed:
+    """What changes the speed only."""
+
+    batch_size: int = 256  # sentences through the encoder at once
+
+
+@dataclass(frozen=True)
+class MakeSupport:
+    """The job that writes a support set to ``place.weights()``; see models/support.py."""
+
+    model: str = "builtin:clip"
+    source: FromCorpus | FromScenes | None = None  # of other sentences; None = the captions of the run
+    most: int = 0  # use so many, drawn at random; 0 = all (DeCap uses 500,000)
+    speed: SupportSpeed = field(default_factory=SupportSpeed)
+
+    def check(self) -> None:
+        """Raises InputError for a source that holds no usable sentence."""
+        if self.source is not None:
+            _ = self.source.count
+
+    def run(self, place: Place) -> None:
+        """Encode, some thousand sentences at a time, and go on after a kill. Raises InputError without any sentence."""
+        from reverie.models.encoder import open_encoder
+        from reverie.models.support import Support, save_support
+
+        if place.weights().exists():
+            return
+        rows = list(self._sentences(place))
+        if not rows:
+            raise InputError("there is no sentence to make a support set of")
+        if self.most and self.most < len(rows):
+            import numpy as np
+
+            from reverie import seeds
+
+            drawn = np.random.default_rng(seeds.derive("support", place.seed)).permutation(len(rows))[: self.most]
+            rows = [rows[number] for number in sorted(drawn.tolist())]
+        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        texts = [row["text"] for row in rows]
+        found = encode_texts(encoder.texts, texts, place.checkpoints(), encoder.revision, place.report)
+        if encoder.num_cut:
+            place.report("text_cut", num_cut=encoder.num_cut, num_texts=len(texts), model=encoder.revision)
+        support = Support(
+            [row["id"] for row in rows], texts, [row["group"] for row in rows], found, self.model, encoder.revision
+        )
+        save_support(place.weights(), support)
+        place.report("support", sentences=len(support))
+
+    def _sentences(self, place: Place) -> Iterator[dict[str, Any]]:
+        if self.source is not None:
+            yield from sentences_of(self.source, place)
+            return
+        from reverie.store import tables
+
+        for part in tables.scan(place.captions, ["caption_id", "text", "source"], "status = 'ok'"):
+            for row in part.to_pylist():
+                yield {"id": row["caption_id"], "text": row["text"], "group": group_of(row["source"])}
+
+
+def sentences_of(source: FromCorpus | FromScenes, place: Place) -> Iterator[dict[str, Any]]:
+    """The usable sentences of a source with id and group. Raises InputError."""
+    import pyarrow as pa
+
+    positions = range(source.count)
+    units = pa.array([0] * len(positions), pa.int64())
+    wanted = pa.table({"unit": units, "position": pa.array(positions, pa.int64())})
+    for row in source.open(place)(wanted).to_pylist():
+        if row["status"] == "ok":
+            yield {"id": row["caption_id"], "text": row["text"], "group": group_of(row["source"])}
+
+
+def support_of_file(file: Path, encoder: Encoder, name: str) -> Support:
+    """A support set in memory, for an opened encoder of this name. Raises InputError for a file without usable sentence."""
+    from reverie.models.support import Support
+
+    rows = list(sentences_of(FromCorpus(file), Place(Path(), "support")))
+    texts = [row["text"] for row in rows]
+    ids, groups = [row["id"] for row in rows], [row["group"] for row in rows]
+    return Support(ids, texts, groups, encoder.texts(texts), name, encoder.revision)
+
+
+def group_of(source: str | None) -> str | None:
+    """The photo or scene that a caption is of, where its source is known to say so."""
+    kind, _, rest = (source or "").partition(": ")
+    return rest if kind in ("corpus", "scene") and rest else None
+
+
+def encode_texts(
+    encode: Callable[[Sequence[str]], Tensor],
+    texts: Sequence[str],
+    folder: Path,
+    revision: str,
+    report: Callable[..., None],
+) -> Tensor:
+    """Rows (n, d) of all texts; finished parts stay in the folder until the last is done."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from reverie.stage import fingerprint
+
+    folder.mkdir(parents=True, exist_ok=True)
+    num_parts = math.ceil(len(texts) / PART)
+    parts = []
+    for number in range(num_parts):
+        some = texts[number * PART : (number + 1) * PART]
+        name = fingerprint({"revision": revision, "texts": json.dumps(some, ensure_ascii=False)})
+        file = folder / f"{number:05d}-{name}.safetensors"
+        if not file.exists():
+            partial = file.with_suffix(".partial")
+            save_file({"rows": encode(some)}, partial)
+            partial.replace(file)
+        parts.append(load_file(file)["rows"])
+        report("progress", done=number + 1, total=num_parts, what=f"parts of {PART:,} sentences encoded")
+    return torch.cat(parts)

@@ -1,0 +1,123 @@
+"""Where features of photos, painted images and sentences lie: what SynTIC's stages are for, measured.
+
+Source: arXiv:2312.08865 asks for the gaps to close; which numbers say so is ours: distance of centroids, cosine of pairs,
+retrieval of the own sentence, and the discrepancy (MMD) of what the decoder learns from and what it is asked about.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reverie import seeds
+from reverie.evaluate import results
+from reverie.evaluate.captioned import load_captioned
+from reverie.evaluate.captioning import CaptionSpeed
+from reverie.stage import Place
+
+DRAWN = 250  # points of each cloud on the page
+MOST = 1000  # rows that retrieval is measured on
+
+
+@dataclass(frozen=True)
+class MeasureAlignment:
+    """Numbers in results.jsonl, and ``clouds.json`` with each cloud in two dimensions for the page."""
+
+    support: str  # step that made the support set of the run's captions
+    refined: str  # step that refined the features
+    temperature: float = 0.01  # of the projection
+    model: str = "builtin:clip"
+    photos: str = "smallworld:street:400"
+    images: Path | None = None
+    split: str = "test"
+    where: str = "status = 'ok'"
+    more: tuple[tuple[str, str], ...] = ()  # other steps that refined, and what their clouds are called
+    parts: int = 1  # measure on so many parts of all rows, dealt at random; the part's number is the seed of its record
+    speed: CaptionSpeed = field(default_factory=CaptionSpeed)
+
+    def run(self, place: Place) -> None:
+        """Measure; run again, it replaces its numbers. Raises what the reading of its parts raises."""
+        import torch
+        from safetensors.torch import load_file
+
+        from reverie.evaluate.metrics.distance import centroids, mmd
+        from reverie.evaluate.metrics.retrieval import recall_at_k
+        from reverie.learn.refine import read_painted, rows_of_captions
+        from reverie.models.encoder import open_encoder
+        from reverie.models.support import load_support
+        from reverie.nets.support import project
+
+        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        photos = load_captioned(self.photos, self.images, self.split)
+        real = torch.cat([encoder.images(pictures) for pictures in photos.batches(self.speed.batch_size)])
+        said = encoder.texts([texts[0] for texts in photos.references])
+        painted = read_painted(place, self.where)
+        texts = rows_of_captions(place, self.support, painted.caption_ids)
+        refined = load_file(place.weights(self.refined) / "rows.safetensors")["rows"]
+        support = load_support(place.weights(self.support)).rows
+
+        def projected(rows: torch.Tensor) -> torch.Tensor:
+            return project(rows, support, self.temperature).rows
+
+        asked = projected(real)
+        clouds = {  # name -> rows, their own sentences, and what the decoder is asked about if it learns from these
+            "photos": (real, said, real),
+            "photos, projected": (asked, said, asked),
+            "painted": (painted.rows, texts, real),
+            "painted, projected": (projected(painted.rows), texts, asked),
+            "refined": (refined, texts, real),
+            "refined, projected": (projected(refined), texts, asked),
+            "sentences": (texts, texts, real),
+        }
+        drawn = {name: rows[:DRAWN].numpy() for name, (rows, _, _) in clouds.items()}
+        for step, name in self.more:
+            clouds[name] = load_file(place.weights(step) / "rows.safetensors")["rows"], texts, real
+        records: list[dict[str, Any]] = []
+        shared = {
+            "split": "test", "step": place.step, "photos": self.photos,
+            "fingerprint": results.step_fingerprint(place, self), "versions": results.versions(),
+        }  # fmt: skip
+        for part in range(self.parts):
+            for name, (rows, own, met) in clouds.items():
+                mine, other, photo = (
+                    _dealt(len(rows), self.parts, part),
+                    _dealt(len(met), self.parts, part),
+                    _dealt(len(real), self.parts, part),
+                )
+                some, theirs = rows[mine[:MOST]].numpy(), own[mine[:MOST]].numpy()
+                alike = some @ theirs.T
+                same = theirs @ theirs.T > 0.9999  # a sentence that is there twice is right twice
+                numbers = {
+                    "pair cosine": float((rows[mine] * own[mine]).sum(1).mean()),
+                    "R@1": recall_at_k(alike, same, 1),
+                    "R@5": recall_at_k(alike, same, 5),
+                    "distance of centroids": centroids(rows[mine].numpy(), real[photo].numpy()),
+                    "MMD": mmd(rows[mine].numpy(), met[other].numpy()),
+                }
+                if name == "sentences":
+                    del numbers["pair cosine"], numbers["R@1"], numbers["R@5"]
+                about = shared | {"name": name, "seed": part}
+                records += [about | {"metric": metric, "value": value} for metric, value in numbers.items()]
+        results.append(place.results, *records)
+        partial = place.folder / ".clouds.json.partial"
+        partial.write_text(json.dumps(in_two_dimensions(drawn)), encoding="utf-8")
+        partial.replace(place.folder / "clouds.json")
+
+
+def _dealt(num: int, parts: int, part: int) -> Any:
+    """The row numbers of one of several parts of equal size."""
+    order = np.random.default_rng(seeds.derive("parts", num)).permutation(num)
+    return order[part::parts] if parts > 1 else np.arange(num)
+
+
+def in_two_dimensions(clouds: dict[str, npt.NDArray[np.floating]]) -> dict[str, list[list[float]]]:
+    """All clouds on the two axes along which all of them together are widest (principal components)."""
+    everything = np.concatenate(list(clouds.values())).astype(np.float64)
+    middle = everything.mean(0)
+    _, _, axes = np.linalg.svd(everything - middle, full_matrices=False)
+    return {name: np.round((rows - middle) @ axes[:2].T, 4).tolist() for name, rows in clouds.items()}

@@ -1,0 +1,102 @@
+"""Photos with sentences that people said of them, from a source written as one word or a pair of paths.
+
+    smallworld:street:400             400 photos of the small world by its street camera
+    smallworld:street:400:HELD        only those whose first thing is of one of these classes: "held" or "known", see below
+    captions.json with --images DIR   COCO captions (images and annotations, also .gz), or a Karpathy split
+
+Sixteen of the 64 classes of the small world, two of each colour and of each shape, are ``held``: a corpus about the others
+has all their words, but never together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from reverie import seeds
+from reverie.errors import InputError, UnknownName
+from reverie.store.pictures import open_picture
+
+Picture = Path | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Photos, not yet decoded where they are files, with their names and sentences."""
+
+    names: Sequence[str]  # file name, or scene
+    images: Sequence[Picture]
+    references: Sequence[Sequence[str]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batches(self, size: int) -> Iterator[list[Image.Image]]:
+        """All photos in order, RGB. Raises BrokenImage naming the file, InputError for one that is not there."""
+        for start in range(0, len(self), size):
+            yield [self._opened(number) for number in range(start, min(start + size, len(self)))]
+
+    def _opened(self, number: int) -> Image.Image:
+        image = self.images[number]
+        if not isinstance(image, Path):
+            return Image.fromarray(image)
+        try:
+            return open_picture(image.read_bytes(), str(image))
+        except OSError as error:
+            raise InputError(f"cannot read photo {image}: {error.strerror}") from error
+
+
+def held_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The 48 known and the 16 held classes of the small world."""
+    from reverie.smallworld.scene import COLOURS, SHAPES
+
+    held = [
+        f"{colour} {SHAPES[(place + step) % len(SHAPES)]}" for place, colour in enumerate(COLOURS) for step in (0, 3)
+    ]
+    known = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if f"{colour} {shape}" not in held]
+    return tuple(known), tuple(held)
+
+
+def load_captioned(source: str | Path, images: Path | None = None, split: str = "test") -> Captioned:
+    """Photos with references. Raises InputError for a source that is not there or holds no photo with a sentence."""
+    if str(source).startswith("smallworld:"):
+        return _smallworld(str(source))
+    if images is None:
+        raise InputError(f"{source} has captions, but where are the photos? name their folder: --images DIR")
+    from reverie.store.imports import samples
+
+    texts: dict[str, list[str]] = {}
+    for sample in samples(source, "coco", split=split):
+        if sample.file and sample.text:
+            texts.setdefault(sample.file, []).append(sample.text)
+    files = {name: images / name if (images / name).exists() else images / Path(name).name for name in texts}
+    if not texts:
+        raise InputError(f"{source} has no photo with a sentence in its split {split!r}")
+    if missing := [name for name, file in files.items() if not file.exists()]:
+        raise InputError(f"{len(missing)} of {len(files)} photos of {source} are not in {images}, first {missing[0]}")
+    return Captioned(list(texts), list(files.values()), list(texts.values()))
+
+
+def _smallworld(source: str) -> Captioned:
+    from reverie.smallworld.photos import captioned
+
+    parts = source.split(":")
+    try:
+        _, camera, num, *which = parts
+        asked, kind = int(num), which[0] if which else "all"
+    except ValueError as error:
+        raise InputError(
+            f"photos {source!r} must read smallworld:CAMERA:NUMBER, such as smallworld:street:400"
+        ) from error
+    known, held = held_classes()
+    classes = {"all": (), "known": known, "held": held}
+    if kind not in classes or len(parts) > 4:
+        raise UnknownName("set of classes", ":".join(which), list(classes))
+    # The same photos in every run: they are a benchmark, not a choice of the run.
+    pictures, said = captioned(asked, camera, seeds.derive("captioned", kind), classes=classes[kind])  # type: ignore[arg-type]
+    return Captioned([f"{kind}-{number:05d}" for number in range(asked)], list(pictures), said)

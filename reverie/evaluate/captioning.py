@@ -1,0 +1,195 @@
+"""How good captioners are on photos that people described: the job that asks several of them about the same photos.
+
+Every arm answers twice, with the likeliest word each time and with a beam, because published numbers mix the two.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reverie.errors import InputError
+from reverie.evaluate import results
+from reverie.evaluate.captioned import Captioned, load_captioned
+from reverie.stage import Place, fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from reverie.evaluate.metrics.captions import Scores
+    from reverie.models.captioner import Captioner
+
+PAIRED = "cider_d"  # the COCO toolkit's CIDEr: its number of each photo is kept, to compare arms photo by photo
+TAKEN = 1.0 / 100  # share of photos with a reference that stands in the support set word for word, which is told
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A captioner to ask, under one seed; arms of one name are its seeds."""
+
+    name: str  # what the page calls it
+    weights: str  # the learning step
+    seed: int = 0  # that it was trained with
+    support: str | None = None  # step of another support set, in place of its own
+    temperature: float | None = None  # of the projection, in place of the one it learned with
+
+
+@dataclass(frozen=True)
+class CaptionSpeed:
+    """What changes the speed only."""
+
+    batch_size: int = 64  # photos at once
+
+
+@dataclass(frozen=True)
+class MeasureCaptions:
+    """Captioners -> metrics of their captions in results.jsonl, and the captions themselves in ``captions/STEP/``."""
+
+    arms: tuple[Asked, ...]
+    photos: str = "smallworld:street:400"  # see evaluate/captioned.py
+    images: Path | None = None  # folder of the photos, where these are a file of captions
+    split: str = "test"  # of such a file that has several
+    beams: int = 5
+    speed: CaptionSpeed = field(default_factory=CaptionSpeed)
+
+    def __post_init__(self) -> None:
+        if self.beams < 1:
+            raise InputError(f"{self.beams} beams cannot be; give 1 or more")
+
+    def check(self) -> None:
+        """Raises InputError if the photos are not there."""
+        if not self.photos.startswith("smallworld:"):
+            load_captioned(self.photos, self.images, self.split)
+
+    def run(self, place: Place) -> None:
+        """Ask every arm that was not asked yet, and write its numbers.
+
+        Raises: InputError for a support set with a sentence of a test photo; ModelError for a captioner that cannot be opened.
+        """
+        from reverie.models.captioner import load_captioner
+
+        photos = load_captioned(self.photos, self.images, self.split)
+        ours = results.step_fingerprint(place, self)
+        before = {
+            (r["name"], r["seed"])
+            for r in results.read(place.results)
+            if r["step"] == place.step and r["fingerprint"] == ours
+        }
+        seen: dict[str, torch.Tensor] = {}
+        tags: dict[str, list[list[str]] | None] = {}
+        for done, arm in enumerate(self.arms):
+            place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            folder = place.folder / "captions" / place.step / f"{fingerprint({'arm': arm.name})}-{arm.seed}.jsonl"
+            if (arm.name, arm.seed) in before and folder.exists():
+                continue
+            support = place.weights(arm.support) if arm.support else None
+            captioner = load_captioner(place.weights(arm.weights), place.device, self.speed.batch_size, support)
+            taken = refuse_test_captions(captioner.support, photos)
+            if taken > TAKEN * len(photos):
+                place.report(
+                    "told",
+                    text=f"{arm.name}: {taken} of {len(photos)} photos have a reference that is also a support sentence of another picture",
+                )
+            name = captioner.encoder.revision
+            if name not in seen:
+                seen[name] = encoded(captioner, photos, self.speed.batch_size)
+            finder = f"{name} {captioner.detector.revision}" if captioner.detector else ""
+            if finder not in tags:
+                tags[finder] = found_tags(captioner, photos, self.speed.batch_size) if finder else None
+            look = captioner.see(seen[name], tags[finder], arm.temperature)
+            answers = {"greedy": captioner.say(look, 1), f"beam {self.beams}": captioner.say(look, self.beams)}
+            _write_captions(folder, photos, answers, look.names)
+            self._write(place, arm, photos, answers, ours)
+        place.report("progress", done=len(self.arms), total=len(self.arms))
+
+    def _write(self, place: Place, arm: Asked, photos: Captioned, answers: dict[str, list[str]], ours: str) -> None:
+        shared = {
+            "name": arm.name, "split": "test", "seed": arm.seed, "step": place.step, "weights": arm.weights,
+            "photos": self.photos, "num_test": len(photos), "fingerprint": ours, "versions": results.versions(),
+        }  # fmt: skip
+        records: list[dict[str, Any]] = []
+        for decoding, texts in answers.items():
+            found = score_captions(texts, photos.references)
+            for metric, score in found.items():
+                record = shared | {
+                    "metric": metric if decoding == "greedy" else f"{metric}, {decoding}",
+                    "value": score.corpus,
+                }
+                if metric == PAIRED:
+                    record["each"] = [round(float(value), 6) for value in score.each]
+                records.append(record | {"decoding": decoding})
+            records.append(
+                shared
+                | {
+                    "metric": "distinct" if decoding == "greedy" else f"distinct, {decoding}",
+                    "value": len(set(texts)) / len(texts),
+                    "decoding": decoding,
+                }
+            )
+        results.append(place.results, *records)
+
+
+def score_captions(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Scores]:
+    """Metric -> its number over all photos and for each: bleu1 to bleu4, rouge_l, cider, cider_d. Tokens are the toolkit's."""
+    from reverie.evaluate.metrics.captions import Counted, rouge_l
+    from reverie.evaluate.metrics.ptb import tokenise
+
+    said = tokenise(texts)
+    known = iter(tokenise([text for each in references for text in each]))
+    told = [[next(known) for _ in each] for each in references]
+    counted = Counted.of(said, told)
+    found = {f"bleu{order}": score for order, score in enumerate(counted.bleu(), 1)}
+    return found | {"rouge_l": rouge_l(said, told), "cider": counted.cider(), "cider_d": counted.cider_d()}
+
+
+def encoded(captioner: Captioner, photos: Captioned, batch_size: int) -> torch.Tensor:
+    """Unit rows (n, d) of all photos."""
+    import torch
+
+    return torch.cat([captioner.encoder.images(pictures) for pictures in photos.batches(batch_size)])
+
+
+def found_tags(captioner: Captioner, photos: Captioned, batch_size: int) -> list[list[str]]:
+    """Tags of all photos."""
+    return [names for pictures in photos.batches(batch_size) for names in captioner.find_tags(pictures) or []]
+
+
+def refuse_test_captions(support: Any, photos: Captioned) -> int:
+    """How many photos have a reference that is also a support sentence, word for word, of another picture.
+
+    Raises: InputError, with its id, for a support sentence about a test photo; where it is not known what the sentences are
+        about, for one that is a reference word for word.
+    """
+    from reverie.captions.checks import same
+
+    about = {Path(name).name for name in photos.names}
+    said = {same(text): name for name, texts in zip(photos.names, photos.references, strict=True) for text in texts}
+    taken: set[str] = set()
+    for name, text, group in zip(support.ids, support.texts, support.groups, strict=True):
+        if group is not None and Path(group).name in about:
+            raise InputError(
+                f"support sentence {name} is about the test photo {group}; take test captions out of the support set"
+            )
+        if (photo := said.get(same(text))) is not None:
+            if group is None:
+                raise InputError(
+                    f"support sentence {name} ({text!r}) is a reference of the test photo {photo}; take test captions out of the "
+                    "support set, or give it as COCO captions that say which photo each is about"
+                )
+            taken.add(photo)
+    return len(taken)
+
+
+def _write_captions(file: Path, photos: Captioned, answers: dict[str, list[str]], names: list[list[str]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as stream:
+        for number, photo in enumerate(photos.names):
+            line = {"photo": photo, "references": list(photos.references[number]), "tags": names[number]}
+            line |= {decoding: texts[number] for decoding, texts in answers.items()}
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    partial.replace(file)

@@ -1,0 +1,264 @@
+"""Features of painted images, moved towards their own sentences and away from others: SynTIC's refinement.
+
+Source: arXiv:2312.08865. The paper gives the loss; its optimiser, rate, number of steps and batch are not known to us, so
+those here are ours: Adam at 1e-3, 50 passes over all features, batches of 256, unit length after every step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reverie import seeds
+from reverie.errors import InputError
+from reverie.stage import Place
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
+SAVE_EVERY_S = 60.0  # seconds between checkpoints
+SAMPLE = 2048  # texts on which the level of text-to-text likeness is measured
+
+
+@dataclass(frozen=True)
+class Refine:
+    """How features are refined. Only painted images are, never photos: those have no sentence."""
+
+    steps: int = 50  # passes; each feature is moved once in each, in a batch drawn afresh
+    lr: float = 1e-3
+    batch: int = 256
+    temperature: float = 0.01
+    target: float | None = None  # stop where the mean cosine to the own sentence reaches this
+    guard: bool = (
+        True  # stop where it reaches what a sentence has to its nearest other: images are not that close to texts
+    )
+    alike: float = 0.95  # sentences of a batch that are closer than this are not held against each other
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch < 2:
+            raise InputError(
+                f"{self.steps} refinement steps in batches of {self.batch} cannot be; give 0 and 2 or more"
+            )
+        if not 0 < self.lr < math.inf or not 0 < self.temperature < math.inf:
+            raise InputError("the rate and the temperature of the refinement must be numbers above 0")
+
+
+class Refined(NamedTuple):
+    """What ``refine`` gives."""
+
+    rows: Tensor  # unit rows (n, d)
+    steps: int  # passes that were done
+    why: str  # it stopped: all steps, the target, or the guard
+    curve: list[dict[str, float]]  # for each pass, from 0: step, cosine (mean, to the own sentence), loss (not of 0)
+
+
+def gradient(rows: Tensor, texts: Tensor, temperature: float, alike: float = math.inf) -> tuple[Tensor, Tensor]:
+    """Of -1/b sum_i log softmax_j(cos(rows_i, texts_j) / temperature)_i: the loss, and its gradient in rows, in closed form.
+
+    Args:
+        rows: (b, d), of any length.
+        texts: unit rows (b, d); text i belongs to row i.
+        alike: texts with a cosine above this to the own one are left out of the softmax.
+    """
+    length = rows.norm(dim=1, keepdim=True)
+    unit = rows / length
+    logits = unit @ texts.T / temperature
+    if alike < 1:
+        same = texts @ texts.T > alike
+        same.fill_diagonal_(False)
+        logits.masked_fill_(same, -math.inf)
+    chances = logits.softmax(1)
+    loss = -logits.log_softmax(1).diagonal().mean()
+    towards = texts - chances @ texts
+    along = (towards * unit).sum(1, keepdim=True) * unit
+    return loss, -(towards - along) / (len(rows) * temperature * length)
+
+
+def refine(
+    images: Tensor,
+    texts: Tensor,
+    how: Refine,
+    *,
+    folder: Path | None = None,
+    report: Callable[..., None] | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> Refined:
+    """Move features of painted images for ``how.steps`` passes, or until a stop rule holds.
+
+    Args:
+        images: unit rows (n, d); row i was painted from text i.
+        texts: unit rows (n, d).
+        folder: for a checkpoint every minute, from which a killed refinement goes on.
+        watch: called with the passes done, from 0, and the rows then.
+    """
+    if images.shape != texts.shape:
+        raise InputError(f"{tuple(images.shape)} features of images do not fit {tuple(texts.shape)} of texts")
+    state = {"rows": F.normalize(images.float(), dim=1).clone()}
+    state |= {"mean": torch.zeros_like(state["rows"]), "square": torch.zeros_like(state["rows"])}
+    texts = texts.float()
+    level = nearest_other(texts) if how.guard else math.inf
+    done, curve = 0, [{"step": 0.0, "cosine": _cosine(state["rows"], texts)}]
+    if folder is not None and (folder / "refine.json").exists():
+        known = json.loads((folder / "refine.json").read_text(encoding="utf-8"))
+        state, done, curve = load_file(folder / f"refine-{known['done']}.safetensors"), known["done"], known["curve"]
+    elif watch:
+        watch(0, state["rows"])
+    why, last = "all steps", time.monotonic()
+    while done < how.steps:
+        if stop := _stop(curve[-1]["cosine"], how, level):
+            why = stop
+            break
+        loss = _one_pass(state, texts, how, done)
+        done += 1
+        curve.append({"step": float(done), "cosine": _cosine(state["rows"], texts), "loss": loss})
+        if watch:
+            watch(done, state["rows"])
+        if folder is not None and time.monotonic() - last >= SAVE_EVERY_S:
+            _save(folder, state, done, curve)
+            last = time.monotonic()
+        if report:
+            report("progress", done=done, total=how.steps, what="passes of refinement", cosine=curve[-1]["cosine"])
+    return Refined(state["rows"], done, why, curve)
+
+
+def nearest_other(texts: Tensor, sample: int = SAMPLE) -> float:
+    """Median cosine of a text to the nearest one that is not the same, over some of the texts; 1 for fewer than two."""
+    some = texts[:: max(1, len(texts) // sample)][:sample].float()
+    cosines = some @ some.T
+    cosines[cosines > 0.9999] = -math.inf
+    best = cosines.max(1).values if len(some) > 1 else some.new_full((1,), -math.inf)
+    known = best[best > -math.inf]
+    return float(known.median()) if len(known) else 1.0
+
+
+def _one_pass(state: dict[str, Tensor], texts: Tensor, how: Refine, done: int) -> float:
+    """Adam on every row once, in random batches. Returns the mean loss."""
+    rows, mean, square = state["rows"], state["mean"], state["square"]
+    order: np.ndarray[Any, np.dtype[np.int64]]
+    order = np.random.default_rng(seeds.derive("refine", how.seed, done)).permutation(len(rows))
+    sums = 0.0
+    for batch in torch.split(torch.from_numpy(order), how.batch):
+        loss, slope = gradient(rows[batch], texts[batch], how.temperature, how.alike)
+        mean[batch] = BETAS[0] * mean[batch] + (1 - BETAS[0]) * slope
+        square[batch] = BETAS[1] * square[batch] + (1 - BETAS[1]) * slope * slope
+        ahead = mean[batch] / (1 - BETAS[0] ** (done + 1))
+        size = (square[batch] / (1 - BETAS[1] ** (done + 1))).sqrt() + EPSILON
+        rows[batch] = F.normalize(rows[batch] - how.lr * ahead / size, dim=1)
+        sums += float(loss) * len(batch)
+    return sums / len(rows)
+
+
+def _stop(cosine: float, how: Refine, level: float) -> str:
+    if how.target is not None and cosine >= how.target:
+        return f"the target: the mean cosine to the own sentence reached {how.target:g}"
+    if cosine >= level:
+        return f"the guard: images are as close to their sentences ({cosine:.2f}) as sentences are to each other"
+    return ""
+
+
+def _cosine(rows: Tensor, texts: Tensor) -> float:
+    return float((rows * texts).sum(1).mean()) if len(rows) else math.nan
+
+
+def _save(folder: Path, state: dict[str, Tensor], done: int, curve: list[dict[str, float]]) -> None:
+    """A checkpoint: the tensors first, then the file that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    old = [*folder.glob("refine-*.safetensors")]
+    save_file(state, folder / f"refine-{done}.safetensors")
+    partial = folder / ".refine.json.partial"
+    partial.write_text(json.dumps({"done": done, "curve": curve}), encoding="utf-8")
+    partial.replace(folder / "refine.json")
+    for file in old:
+        if file.name != f"refine-{done}.safetensors":
+            file.unlink()
+
+
+@dataclass(frozen=True)
+class RefineFeatures:
+    """The job: features of the run's painted images -> refined ones in ``place.weights()``, with what happened on the way.
+
+    rows.safetensors     rows (n, d), unit length
+    refined.json         pair_ids in order, steps, why it stopped, curve
+    """
+
+    support: str  # step that made a support set of the run's captions
+    how: Refine = field(default_factory=Refine)
+    where: str = "status = 'ok'"  # which pairs
+
+    def run(self, place: Place) -> None:
+        """Refine. Raises InputError for no feature, or one whose sentence the support set lacks."""
+        if place.weights().exists():
+            return
+        painted = read_painted(place, self.where)
+        texts = rows_of_captions(place, self.support, painted.caption_ids)
+        found = refine(painted.rows, texts, self.how, folder=place.checkpoints(), report=place.report)
+        temporary = place.weights().with_name(place.weights().name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file({"rows": found.rows.contiguous()}, temporary / "rows.safetensors")
+        about = {"pair_ids": painted.pair_ids, "steps": found.steps, "why": found.why, "curve": found.curve}
+        (temporary / "refined.json").write_text(json.dumps(about), encoding="utf-8")
+        temporary.rename(place.weights())
+        place.report("refined", steps=found.steps, why=found.why, cosine=found.curve[-1]["cosine"])
+
+
+class Painted(NamedTuple):
+    """What is known of the run's painted images without the images."""
+
+    pair_ids: list[str]
+    caption_ids: list[str]
+    texts: list[str]
+    groups: list[str | None]  # photo or scene that the caption is of
+    tags: list[list[str]]
+    rows: Tensor  # unit rows (n, d)
+
+
+def read_painted(place: Place, where: str) -> Painted:
+    """Features of painted images in the order of the store. Raises InputError if there is none."""
+    from reverie.captions.support import group_of
+    from reverie.store import tables  # refining rows in hand needs no store
+
+    columns = ["pair_id", "caption_id", "text", "embedding", "tags"]
+    sources = {
+        name: group_of(source)
+        for part in tables.scan(place.captions, ["caption_id", "source"])
+        for name, source in zip(part["caption_id"].to_pylist(), part["source"].to_pylist(), strict=True)
+    }
+    found = Painted([], [], [], [], [], torch.empty(0))
+    rows: list[Tensor] = []
+    for part in tables.scan(place.pairs, columns, f"({where}) and embedding is not null"):
+        flat = part["embedding"].combine_chunks().flatten().to_numpy()
+        rows.append(torch.from_numpy(flat.copy()).view(len(part), -1))
+        for name, caption, text, tags in zip(
+            *(part[name].to_pylist() for name in ("pair_id", "caption_id", "text", "tags")), strict=True
+        ):
+            found.pair_ids.append(name)
+            found.caption_ids.append(caption)
+            found.texts.append(text)
+            found.groups.append(sources.get(caption))
+            found.tags.append(tags or [])
+    if not rows:
+        raise InputError(f"no painted image in {place.folder} fulfils {where!r} and has features")
+    return found._replace(rows=torch.cat(rows))
+
+
+def rows_of_captions(place: Place, support: str, caption_ids: list[str]) -> Tensor:
+    """Text features (n, d) of these captions. Raises InputError for one that the support set lacks."""
+    from reverie.models.support import load_support
+
+    known = load_support(place.weights(support))
+    at = {name: number for number, name in enumerate(known.ids)}
+    if lacking := next((name for name in caption_ids if name not in at), None):
+        raise InputError(f"caption {lacking} of a painted image is not in the support set of step {support!r}")
+    return known.rows[[at[name] for name in caption_ids]]

@@ -1,0 +1,174 @@
+"""The job from painted features, a support set and sentences to a captioner folder.
+
+Source: arXiv:2312.08865. What differs between SynTIC, its ablations and its rivals is ``shows``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reverie import seeds
+from reverie.errors import InputError
+from reverie.learn.fit import Fit, FitSpeed, fit
+from reverie.learn.refine import Painted, read_painted, rows_of_captions
+from reverie.learn.syntic import CaptionRows, Shows, SynTIC
+from reverie.models.captioner import ABOUT, SUPPORT
+from reverie.models.support import Support, link_support, load_support
+from reverie.nets.captioner import TAG, DecoderShape, names_in
+from reverie.nets.support import project
+from reverie.stage import Place
+
+
+@dataclass(frozen=True)
+class TrainCaptioner:
+    """Trains one decoder and writes a captioner folder to ``place.weights()``; see models/captioner.py."""
+
+    support: str  # step that made a support set of the run's captions
+    refined: str | None  # step that refined the features; None where they are not shown
+    model: str = "builtin:clip"
+    detector: str | None = None  # what finds tags in a photo; the names it knows are those of a prompt as well
+    threshold: float = 0.7
+    most_tags: int = 10
+    shows: Shows = field(default_factory=Shows)
+    shape: DecoderShape = field(default_factory=DecoderShape)
+    label_smoothing: float = 0.1
+    epochs: int = 10
+    steps: int | None = None  # in place of epochs
+    batch: int = 128  # sentences a step
+    lr: float = 1e-5
+    warmup_steps: int = 1000
+    where: str = "status = 'ok'"  # which pairs
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch, 1 if self.steps is None else self.steps) < 1:
+            raise InputError("epochs, steps and batch must be at least 1")
+        if self.shows.of == "refined" and self.refined is None:
+            raise InputError("to show refined features, name the step that refined them")
+        if self.shows.tags != "none" and self.detector is None:
+            raise InputError(f"tags by {self.shows.tags} need a detector that knows names")
+
+    def check(self) -> None:
+        """Raises InputError under several processes: a small decoder is trained by one."""
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise InputError("a captioner is trained by one process; start reverie without accelerate launch")
+
+    def run(self, place: Place) -> None:
+        """Project, train, and put the folder in place last.
+
+        Raises: InputError for no painted feature or a single sentence; what ``fit`` raises.
+        """
+        from reverie.models.encoder import open_encoder
+
+        if place.weights().exists():
+            return
+        painted = read_painted(place, self.where)
+        if len(set(painted.texts)) < 2:
+            raise InputError("a captioner needs two different sentences or more to learn from")
+        support = load_support(place.weights(self.support))
+        features = self._features(place, painted)
+        shown = shown_to_decoder(features, support, self.shows, painted) if self.shows.learns_projected else features
+        checkpoints = place.checkpoints()
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        names: list[str] = []
+        if self.shows.tags != "none":
+            from reverie.models.detector import open_detector
+
+            assert self.detector is not None
+            names = list(open_detector(self.detector, place.device).names)
+            encoder = open_encoder(self.model, place.device)
+            if not (checkpoints / "tags.safetensors").exists():
+                save_file(
+                    {"rows": encoder.texts([TAG.format(name=name) for name in names])}, checkpoints / "tags.safetensors"
+                )
+        tags = tag_numbers(painted.tags, names, self.most_tags)
+        if self.shows.shuffle_tags:
+            tags = tags[np.random.default_rng(seeds.derive("shuffled tags", self.seed)).permutation(len(tags))]
+        prompts = [names_in(text, names) for text in painted.texts] if self.shows.tags == "prompt" else []
+        batches = CaptionRows(
+            features, shown, tags, painted.texts, prompts, self.batch, seeds.derive("batches", place.seed, self.seed)
+        )
+        learner = SynTIC(
+            self.model,
+            features.shape[1],
+            checkpoints / "tags.safetensors" if self.shows.tags != "none" else None,
+            self.shows.noise,
+            self.shows.tags,
+            self.shows.prompt_dropout,
+            self.label_smoothing,
+            self.shape,
+        )
+        settings = Fit(
+            self.steps or self.epochs * batches.per_epoch,
+            self.lr,
+            self.warmup_steps,
+            weight_decay=0.01,
+            betas=(0.9, 0.999),
+            clip=1.0,
+            speed=FitSpeed(checkpoint_every_s=60),
+        )
+        seed = seeds.derive("captioner", place.seed, self.seed)
+        net, losses = fit(learner, batches, settings, checkpoints, seed=seed, device=place.device, report=place.report)
+        temporary = place.weights().with_name(place.weights().name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        learner.save(net, temporary)
+        link_support(place.weights(self.support), temporary / SUPPORT)
+        about = {
+            "encoder": self.model,
+            "revision": support.revision,
+            "detector": self.detector if self.shows.tags != "none" else None,
+            "threshold": self.threshold,
+            "most_tags": self.most_tags,
+            "names": names,
+            "shows": dataclasses.asdict(self.shows),
+            "shape": dataclasses.asdict(self.shape),
+        }
+        (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.rename(place.weights())
+        parameters = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
+        place.report("trained", sentences=len(painted.texts), parameters=parameters, **losses)
+
+    def _features(self, place: Place, painted: Painted) -> Tensor:
+        if self.shows.of == "painted":
+            return painted.rows
+        if self.shows.of == "text":
+            return rows_of_captions(place, self.support, painted.caption_ids)
+        assert self.refined is not None
+        folder = place.weights(self.refined)
+        known = json.loads((folder / "refined.json").read_text(encoding="utf-8"))["pair_ids"]
+        at = {name: number for number, name in enumerate(known)}
+        if lacking := next((name for name in painted.pair_ids if name not in at), None):
+            raise InputError(f"pair {lacking} was not refined by step {self.refined!r}")
+        rows: Tensor = load_file(folder / "rows.safetensors")["rows"]
+        return rows[[at[name] for name in painted.pair_ids]]
+
+
+def shown_to_decoder(features: Tensor, support: Support, shows: Shows, painted: Painted | None = None) -> Tensor:
+    """Features in terms of the support set; those of painted images without their own sentences, if so asked."""
+    own = None
+    if painted is not None and shows.exclude_self != "none":
+        mine, theirs = painted.caption_ids, list(support.ids)
+        if shows.exclude_self == "same_image_group":
+            mine = [group or name for group, name in zip(painted.groups, mine, strict=True)]
+            theirs = [group or name for group, name in zip(support.groups, theirs, strict=True)]
+        number = {name: place for place, name in enumerate(dict.fromkeys([*theirs, *mine]))}
+        own = torch.tensor([number[name] for name in mine]), torch.tensor([number[name] for name in theirs])
+    return project(features, support.rows, shows.temperature, top_k=shows.top_k, own=own).rows
+
+
+def tag_numbers(tags: list[list[str]], names: list[str], most: int) -> Tensor:
+    """Numbers of names (n, most of any image), -1 where there are fewer. Names that are not known are passed over."""
+    number = {name: place for place, name in enumerate(names)}
+    known = [[number[tag] for tag in each if tag in number][:most] for each in tags]
+    width = max(map(len, known), default=0)
+    rows = [each + [-1] * (width - len(each)) for each in known]
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width)

@@ -1,0 +1,201 @@
+"""A captioner folder: a decoder, a support set, and the names of the encoder and the detector that it was trained on.
+
+captioner.json       encoder and its revision, detector, names of tags, what the decoder is shown, its size
+decoder/             a GPT-2 that transformers opens, and its tokenizer
+visual.safetensors   the maps from features and tags to its prefix
+support/             sentences and their text features; see models/support.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoTokenizer, GPT2LMHeadModel
+
+from reverie.errors import InputError, ModelError
+from reverie.models.classifier import Pictured, opened_picture
+from reverie.models.encoder import Encoder, open_encoder
+from reverie.models.support import Support, load_support
+from reverie.nets.captioner import TAG, VISUAL, CaptionNet, DecoderShape, prompt_tokens
+from reverie.nets.support import nearest, project
+
+if TYPE_CHECKING:
+    from reverie.models.detector import Detector
+
+ABOUT, SUPPORT = "captioner.json", "support"
+MAIN = "captioner"  # the learning step of a run that is meant when only the run is named
+MOST_ENTITIES, ENTITY_SHARE = 3, 0.4  # of a prompt, as in ViECap: names that the encoder is surer of than this share
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a captioner says of one image."""
+
+    text: str
+    tags: tuple[str, ...]  # names that it was given
+    nearest: tuple[tuple[str, float], ...]  # support sentences and their cosine, the nearest first
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the decoder gets to see of some images."""
+
+    features: Tensor  # unit rows (n, d)
+    shown: Tensor  # unit rows (n, d)
+    tags: Tensor  # numbers of names (n, m), -1 where there are fewer
+    names: list[list[str]]
+
+
+class Captioner:
+    """Made by ``load_captioner``. Call it with images."""
+
+    def __init__(
+        self, net: CaptionNet, tokenizer: Any, encoder: Encoder, detector: Detector | None, support: Support,
+        about: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.net, self.tokenizer, self.encoder, self.detector, self.support = net, tokenizer, encoder, detector, support
+        self.names: list[str] = about["names"]
+        self.shows: dict[str, Any] = about["shows"]
+        self.device = next(net.parameters()).device
+        self.threshold, self.most_tags = float(about["threshold"]), int(about["most_tags"])
+
+    def __call__(self, images: Sequence[Pictured], beams: int = 1, num_nearest: int = 0) -> list[Told]:
+        """One answer an image, in order.
+
+        Args:
+            beams: 1 takes the likeliest word each time; more search that many sentences at once.
+            num_nearest: also tell the nearest sentences of the support set.
+        Raises: InputError for a file that is not there, BrokenImage for one that is no image.
+        """
+        if isinstance(images, (str, bytes)):
+            raise InputError("give a list of pictures, also for one alone")
+        pictures = [opened_picture(image) for image in images]
+        if not pictures:
+            return []
+        seen = self.see(self.encoder.images(pictures), self.find_tags(pictures))
+        texts = self.say(seen, beams)
+        close: list[tuple[tuple[str, float], ...]] = [()] * len(texts)
+        if num_nearest:
+            cosines, numbers = nearest(seen.features, self.support.rows, num_nearest)
+            close = [
+                tuple((self.support.texts[n], c) for n, c in zip(ns, cs, strict=True))
+                for ns, cs in zip(numbers.tolist(), cosines.tolist(), strict=True)
+            ]
+        return [Told(*told) for told in zip(texts, map(tuple, seen.names), close, strict=True)]
+
+    def find_tags(self, pictures: Sequence[Any]) -> list[list[str]] | None:
+        """Names of what the detector finds in each picture, the surest first; None where tags are not asked of it."""
+        if self.shows["tags"] != "attention" or self.detector is None:
+            return None
+        from reverie.models.detector import tags
+
+        return [
+            [name for name, _ in tags(each, self.most_tags)] for each in self.detector.find(pictures, self.threshold)
+        ]
+
+    def see(self, features: Tensor, tags: list[list[str]] | None, temperature: float | None = None) -> Seen:
+        """What the decoder is shown for unit features (n, d) of photos and their tags.
+
+        Args:
+            temperature: of the projection, in place of the one it learned with.
+        """
+        features = F.normalize(features.float(), dim=1)
+        shown = features
+        if self.shows["asked_projected"]:
+            shown = project(
+                features, self.support.rows, temperature or self.shows["temperature"], top_k=self.shows["top_k"]
+            ).rows
+        if self.shows["tags"] == "prompt":
+            tags = self._entities(features)
+        number = {name: place for place, name in enumerate(self.names)}
+        names = [[tag for tag in each if tag in number][: self.most_tags] for each in tags or [[]] * len(features)]
+        width = max(map(len, names), default=0)
+        rows = [[number[tag] for tag in each] + [-1] * (width - len(each)) for each in names]
+        return Seen(features, shown, torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width), names)
+
+    def say(self, seen: Seen, beams: int = 1, batch_size: int = 64, use_cache: bool = True) -> list[str]:
+        """A sentence for each image."""
+        found: list[str] = []
+        for start in range(0, len(seen.features), batch_size):
+            some = slice(start, start + batch_size)
+            prompt = prompt_tokens(self.tokenizer, seen.names[some]) if self.shows["tags"] == "prompt" else None
+            feature, shown, tags = (rows[some].to(self.device) for rows in (seen.features, seen.shown, seen.tags))
+            prompt = None if prompt is None else prompt.to(self.device)
+            ids = self.net.say(feature, shown, tags, prompt, beams, use_cache)
+            found += [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return found
+
+    def _entities(self, features: Tensor) -> list[list[str]]:
+        """Names that the encoder is sure of: at most three, each with more than 0.4 of a softmax at temperature 0.01."""
+        shares = (features @ self._name_rows.T / 0.01).softmax(1)
+        values, numbers = shares.topk(min(MOST_ENTITIES, len(self.names)), dim=1)
+        return [
+            [self.names[n] for n, share in zip(ns, shares_, strict=True) if share >= ENTITY_SHARE]
+            for ns, shares_ in zip(numbers.tolist(), values.tolist(), strict=True)
+        ]
+
+    @property
+    def _name_rows(self) -> Tensor:
+        if not hasattr(self, "_names_encoded"):
+            self._names_encoded = self.encoder.texts([TAG.format(name=name) for name in self.names])
+        return self._names_encoded
+
+
+def load_captioner(
+    path: str | Path, device: str = "cpu", batch_size: int = 64, support: Path | None = None
+) -> Captioner:
+    """Open a captioner folder, or the captioner of a run folder.
+
+    Args:
+        support: a support folder in place of its own, of the same encoder.
+    Raises: InputError if there is none at the path; ModelError if its encoder is not the one it was trained on.
+    """
+    folder = find_captioner(Path(path))
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        shape = DecoderShape(**about["shape"])
+        rest = load_file(folder / VISUAL)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "decoder")
+        net = CaptionNet(rest["value.weight"].shape[1], rest.get("tag_rows"), shape, tokenizer)
+        missing, unexpected = net.load_state_dict(rest, strict=False)
+        if unexpected or any(not name.startswith("decoder.") for name in missing):
+            raise ValueError(f"{VISUAL} does not fit {ABOUT}")
+        net.decoder = GPT2LMHeadModel.from_pretrained(folder / "decoder")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder} is a damaged captioner ({error}); make it again") from error
+    encoder = open_encoder(about["encoder"], device, batch_size)
+    if encoder.revision != about["revision"]:
+        raise ModelError(
+            f"{folder} was trained on {about['revision']}, but {about['encoder']} is now {encoder.revision}; train it again"
+        )
+    known = load_support(support or folder / SUPPORT)
+    if known.revision != encoder.revision:
+        raise InputError(f"the support set was made with {known.revision}, and the captioner reads {encoder.revision}")
+    detector = None
+    if about["detector"] and about["shows"]["tags"] == "attention":
+        from reverie.models.detector import open_detector
+
+        detector = open_detector(about["detector"], device, batch_size)
+    return Captioner(net.eval().to(device), tokenizer, encoder, detector, known, about)
+
+
+def find_captioner(path: Path) -> Path:
+    """The folder itself, or of a run folder the step named ``captioner``, or its only one. Raises InputError."""
+    if (path / ABOUT).is_file():
+        return path
+    found = sorted(file.parent for file in path.glob(f"weights/*/{ABOUT}"))
+    main = [folder for folder in found if folder.name == MAIN] or found
+    if not main:
+        raise InputError(f"there is no finished captioner at {path}; make one with: reverie run syntic --out {path}")
+    if len(main) > 1:
+        raise InputError(f"{path} holds {len(main)} captioners; name one: {', '.join(str(item) for item in main[:5])}")
+    return main[0]

@@ -1,0 +1,81 @@
+"""A support set on disk: sentences with their text features, in whose terms images are said.
+
+support.json         the encoder's name and revision
+sentences.jsonl      {"id", "text", "group"} a line; the group is a photo that several sentences belong to, or null
+rows.safetensors     rows (n, d), unit length, float32: half precision would move a softmax at temperature 0.01
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reverie.errors import InputError, ModelError
+
+ABOUT, SENTENCES, ROWS = "support.json", "sentences.jsonl", "rows.safetensors"
+
+
+@dataclass(frozen=True)
+class Support:
+    """An opened support set; its rows are mapped from disk."""
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    groups: Sequence[str | None]
+    rows: Tensor  # (n, d)
+    encoder: str
+    revision: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def save_support(folder: Path, support: Support) -> None:
+    """Write the folder beside its place and rename it, so that it is never seen half."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    with (temporary / SENTENCES).open("w", encoding="utf-8") as file:
+        for name, text, group in zip(support.ids, support.texts, support.groups, strict=True):
+            file.write(json.dumps({"id": name, "text": text, "group": group}, ensure_ascii=False) + "\n")
+    save_file({"rows": support.rows.contiguous()}, temporary / ROWS)
+    about = {"encoder": support.encoder, "revision": support.revision}
+    (temporary / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    temporary.rename(folder)
+
+
+def load_support(folder: Path) -> Support:
+    """Open a support folder. Raises InputError if there is none, ModelError if it is damaged."""
+    if not (folder / ABOUT).is_file():
+        raise InputError(f"there is no support set at {folder}")
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        with (folder / SENTENCES).open(encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        rows = load_file(folder / ROWS)["rows"]
+        ids, texts, groups = ([line[name] for line in lines] for name in ("id", "text", "group"))
+        support = Support(ids, texts, groups, rows, about["encoder"], about["revision"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{folder} is a damaged support set ({error}); make it again") from error
+    if rows.ndim != 2 or len(rows) != len(support) or rows.dtype != torch.float32:
+        raise ModelError(f"{folder} is a damaged support set ({ROWS} does not fit {SENTENCES}); make it again")
+    return support
+
+
+def link_support(source: Path, target: Path) -> None:
+    """The same support set in another folder, without a second copy of it where the file system can do so."""
+    target.mkdir(parents=True)
+    for name in (ABOUT, SENTENCES, ROWS):
+        try:
+            os.link(source / name, target / name)
+        except OSError:
+            shutil.copy(source / name, target / name)

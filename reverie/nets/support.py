@@ -1,0 +1,125 @@
+"""Rows as weighted sums of the rows of a support set: an image said in the features of known sentences.
+
+Source: SynTIC, arXiv:2312.08865, its projection into text space; before it DeCap, arXiv:2303.03032.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reverie.errors import InputError
+
+TEMPERATURE = 0.01  # as in CLIP's own softmax, and in the released code of DeCap and its relatives
+
+
+class Projected(NamedTuple):
+    """What ``project`` gives."""
+
+    rows: Tensor  # unit rows (n, d), float32
+    left_out: Tensor  # (n,) share of the weights outside the top k, in [0, 1]; 0 where all were used
+
+
+def project(
+    features: Tensor,
+    support: Tensor,
+    temperature: float = TEMPERATURE,
+    *,
+    top_k: int = 0,
+    own: tuple[Tensor, Tensor] | None = None,
+    unit: bool = True,
+    tile: tuple[int, int] = (1024, 4096),
+) -> Projected:
+    """softmax(cosine / temperature) over the whole support set, and the sum of its rows under these weights.
+
+    The softmax is taken tile by tile with a running maximum and sum, so that memory grows with neither set. Weights sum to
+    1; before the last normalisation a row lies in the convex hull of the support.
+
+    Args:
+        features: rows (n, d), of any length.
+        support: unit rows (m, d) of any floating type, also on disk; each tile is computed in float32, because a mixture of
+            precisions would move a softmax as sharp as this one.
+        temperature: towards 0 the nearest row alone, towards infinity the mean of all.
+        top_k: use only the k nearest rows; 0 = all.
+        own: a number for each feature (n,) and each support row (m,), both int64: a feature never sees rows of its own number.
+        unit: normalise the sum to length 1.
+        tile: features and support rows at a time. Changes speed and memory only.
+    Raises: InputError for an empty support set, a temperature that is not above 0, or a feature all of whose rows are its own.
+    """
+    if not len(support):
+        raise InputError("the support set is empty; it needs at least one sentence")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"the temperature {temperature} must be a number above 0")
+    rows, columns = tile
+    parts = [
+        _some(
+            F.normalize(features[start : start + rows].float(), dim=1),
+            support,
+            temperature,
+            min(top_k, len(support)),
+            (own[0][start : start + rows], own[1]) if own else None,
+            columns,
+        )
+        for start in range(0, len(features), rows)
+    ]
+    if not parts:
+        return Projected(torch.empty(0, support.shape[1]), torch.empty(0))
+    sums = torch.cat([part.rows for part in parts])
+    return Projected(F.normalize(sums, dim=1) if unit else sums, torch.cat([part.left_out for part in parts]))
+
+
+def nearest(features: Tensor, support: Tensor, k: int, tile: int = 4096) -> tuple[Tensor, Tensor]:
+    """Cosines (n, k) and numbers (n, k) of the k nearest support rows, the nearest first."""
+    features = F.normalize(features.float(), dim=1)
+    best = features.new_full((len(features), 0), 0.0)
+    names = torch.empty(len(features), 0, dtype=torch.int64)
+    for start in range(0, len(support), tile):
+        cosines = features @ support[start : start + tile].float().T
+        numbers = torch.arange(start, start + cosines.shape[1]).expand(len(features), -1)
+        best, names = _top(torch.cat([best, cosines], 1), torch.cat([names, numbers], 1), k)
+    return best, names
+
+
+def _some(
+    features: Tensor, support: Tensor, temperature: float, top_k: int, own: tuple[Tensor, Tensor] | None, tile: int
+) -> Projected:
+    """``project`` of one tile of unit features, before the last normalisation."""
+    highest = features.new_full((len(features), 1), -math.inf)
+    total = features.new_zeros(len(features), 1)
+    sums = features.new_zeros(len(features), support.shape[1])
+    best, names = features.new_zeros(len(features), 0), torch.zeros(len(features), 0, dtype=torch.int64)
+    for start in range(0, len(support), tile):
+        block = support[start : start + tile].float()
+        logits = features @ block.T
+        logits /= temperature
+        if own:
+            logits.masked_fill_(own[0][:, None] == own[1][None, start : start + tile], -math.inf)
+        raised = torch.maximum(highest, logits.amax(1, keepdim=True))
+        shrink = torch.where(highest == raised, 1.0, torch.exp(highest - raised))
+        weights = logits.sub(raised).exp_() if top_k else logits.sub_(raised).exp_()
+        weights.nan_to_num_(0.0)  # where nothing but the feature's own rows was seen so far
+        total = total * shrink + weights.sum(1, keepdim=True)
+        if top_k:
+            numbers = torch.arange(start, start + block.shape[0]).expand(len(features), -1)
+            best, names = _top(torch.cat([best, logits], 1), torch.cat([names, numbers], 1), top_k)
+        else:
+            sums.mul_(shrink.nan_to_num(0.0)).addmm_(weights, block)
+        highest = raised
+    if not bool((total > 0).all()):
+        raise InputError("a caption has no other in the support set than its own; leave exclude_self out")
+    if not top_k:
+        return Projected(sums / total, total.new_zeros(len(features)))
+    weights = torch.exp(best - highest)
+    kept = weights.sum(1, keepdim=True)
+    used, names = torch.unique(names, return_inverse=True)
+    sums = F.embedding_bag(names, support[used].float(), mode="sum", per_sample_weights=weights / kept)
+    return Projected(sums, (1 - kept / total).clamp(0, 1).squeeze(1))
+
+
+def _top(values: Tensor, names: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    values, places = values.topk(min(k, values.shape[1]), dim=1)
+    return values, names.gather(1, places)
