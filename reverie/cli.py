@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from reverie.errors import InputError, ReverieError, UnknownName
@@ -43,6 +44,8 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder; classifier -> ONNX
   reverie duplicates FOLDER                pictures that are there twice, first those under two labels
   reverie predict FOLDER PHOTO ...         what a tuned classifier says of photos
+  reverie evaluate captions RESULTS REFS   BLEU, ROUGE-L, CIDEr, METEOR of captions in COCO files
+  reverie caption FOLDER PHOTO ...         what a trained captioner says of photos
   reverie models [list | check]            the builtin models; measure them
 
 'reverie COMMAND --help' shows the flags of a command and an example."""
@@ -608,6 +611,130 @@ def predict(
         raise InputError(f"{len(broken)} of {len(files)} photos cannot be read: {'; '.join(broken[:3])}")
 
 
+def caption(
+    captioner: Folder,
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    beams: int = 1,
+    tags: bool = False,
+    nearest: int = 0,
+    support: Path | None = None,
+    json: bool = False,
+    device: str = "",
+    batch: int = 64,
+) -> None:
+    """What a trained captioner says of photos.
+
+    Example: reverie caption runs/syntic photo.jpg holidays/ --tags --nearest 5
+
+    Args:
+        captioner: a run folder of syntic, or one of its weights folders.
+        photos: image files, and folders that are searched for them.
+        beams: 1 takes the likeliest word each time; more search that many sentences at once.
+        tags: show also the names of things that it was given.
+        nearest: show also so many sentences of the support set, the nearest first, with their cosine.
+        support: sentences in whose terms photos are said in place of its own: a file, read as a corpus is; nothing is trained.
+        json: one JSON line a photo in place of a table.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        batch: photos through the networks at once.
+    """
+    import json as as_json
+
+    from reverie.captions.support import support_of_file
+    from reverie.errors import BrokenImage
+    from reverie.models.captioner import load_captioner
+    from reverie.store.pictures import open_picture, picture_files
+
+    if beams < 1 or nearest < 0 or batch < 1:
+        raise InputError("beams and batch are 1 or more, and nearest 0 or more")
+    files = picture_files(photos)
+    if not files:
+        raise InputError("name at least one photo, or a folder with some")
+    opened = load_captioner(captioner, _device(device), batch)
+    if support is not None:
+        opened.support = support_of_file(support, opened.encoder, opened.support.encoder)
+    columns = ["photo", "caption", *["tags"] * tags, *["nearest sentences"] * bool(nearest)]
+    table = Table(*columns, box=None, header_style="bold")
+    broken: list[str] = []
+    for start in range(0, len(files), batch):
+        pictures = {}
+        for path in files[start : start + batch]:
+            try:
+                pictures[path] = open_picture(path.read_bytes(), str(path))
+            except BrokenImage as error:
+                broken.append(str(error))
+        for path, told in zip(pictures, opened(list(pictures.values()), beams, nearest), strict=True):
+            close = [{"text": text, "cosine": round(cosine, 4)} for text, cosine in told.nearest]
+            if json:
+                line = {"photo": str(path), "caption": told.text, "tags": list(told.tags), "nearest": close}
+                print(as_json.dumps(line, ensure_ascii=False))
+            else:
+                told_near = "\n".join(f"{item['cosine']:.2f}  {item['text']}" for item in close)
+                table.add_row(
+                    *map(escape, [str(path), told.text, *[", ".join(told.tags)] * tags, *[told_near] * bool(nearest)])
+                )
+    if table.row_count:
+        _console().print(table)
+    if broken:
+        raise InputError(f"{len(broken)} of {len(files)} photos cannot be read: {'; '.join(broken[:3])}")
+
+
+def _evaluate(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: reverie evaluate KIND ...\n\nKinds: {', '.join(EVALUATIONS)}")
+        print("\nExample:\n  reverie evaluate captions results.json captions_val2017.json")
+        return 0 if words else 2
+    if words[0] not in EVALUATIONS:
+        raise UnknownName("kind of evaluation", words[0], EVALUATIONS)
+    return EVALUATIONS[words[0]](words[1:])
+
+
+def evaluate_captions(
+    results: Folder,
+    references: Folder,
+    metrics: tuple[Literal["bleu", "rouge_l", "cider_d", "cider", "meteor", "meteor_java", "spice"], ...] = (
+        "bleu",
+        "rouge_l",
+        "cider_d",
+        "cider",
+        "meteor",
+    ),
+    json: bool = False,
+) -> None:
+    """How close captions are to those that people wrote, by the metrics of the COCO toolkit; most of them need no Java.
+
+    Example: reverie evaluate captions results.json captions_val2017.json.gz
+
+    Numbers are times 100, as papers print them. The photos of the results are scored. CIDEr-D is what the COCO toolkit and
+    most papers call CIDEr.
+
+    Args:
+        results: COCO results, a list of {"image_id", "caption"}; also .gz.
+        references: COCO captions, {"images", "annotations"}; also .gz.
+        metrics: which ones; cider is the one without clipping and length penalty, meteor the one without paraphrases.
+            meteor_java and spice run Java programs: pip install 'reverie[java-metrics]'.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.caption_files import measure, read
+
+    captioned = read(results, references)
+    with Console(stderr=True).status("measuring"):
+        scores = measure(captioned, metrics)
+    told = {name: round(100 * found.corpus, 4) for name, found in scores.items()}
+    if json:
+        counts = {"photos": len(captioned.ids), "references": captioned.num_references}
+        print(as_json.dumps(counts | {"photos_without_result": captioned.num_without, "times_100": told}))
+        return
+    table = Table("metric", Column("times 100", justify="right"), box=None, header_style="bold")
+    for name, value in told.items():
+        table.add_row(name, f"{value:.1f}")
+    _console().print(table)
+    print(f"{len(captioned.ids):,} photos, {captioned.num_references:,} references")
+    if captioned.num_without:
+        print(f"{captioned.num_without:,} more photos have references and no result; they are not scored")
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:
@@ -648,6 +775,7 @@ BUILTIN_IS = {
     "clip": "image-text encoder (CLIPModel), trained on the small world",
     "writer": "captions from a class name (causal LM), trained on small-world captions",
     "words": "many sentences from a class name (T5), trained on small-world captions",
+    "detector": "named objects with boxes (RT-DETR), trained on small-world renders",
 }
 
 
@@ -655,11 +783,17 @@ def _command(name: str, function: Callable[..., int | None]) -> Callable[[list[s
     return lambda words: tyro.cli(function, prog=f"reverie {name}", args=words) or 0
 
 
+# Kinds of `reverie evaluate`.
+EVALUATIONS: dict[str, Callable[[list[str]], int]] = {
+    "captions": _command("evaluate captions", evaluate_captions),
+}
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "make": _make,
     "demo": _demo,
     "claims": _claims,
+    "evaluate": _evaluate,
     **{
         name: _command(name, function)
         for name, function in (
@@ -673,6 +807,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("export", export),
             ("duplicates", duplicates),
             ("predict", predict),
+            ("caption", caption),
             ("models", models),
         )
     },

@@ -39,9 +39,10 @@ class Captioned:
     def batches(self, size: int) -> Iterator[list[Image.Image]]:
         """All photos in order, RGB. Raises BrokenImage naming the file, InputError for one that is not there."""
         for start in range(0, len(self), size):
-            yield [self._opened(number) for number in range(start, min(start + size, len(self)))]
+            yield [self.picture(number) for number in range(start, min(start + size, len(self)))]
 
-    def _opened(self, number: int) -> Image.Image:
+    def picture(self, number: int) -> Image.Image:
+        """One photo, RGB. Raises as ``batches``."""
         image = self.images[number]
         if not isinstance(image, Path):
             return Image.fromarray(image)

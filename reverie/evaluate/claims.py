@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie.evaluate import results
-from reverie.evaluate.compare import MIN_SEEDS, Verdict, paired, unpack
+from reverie.evaluate.compare import MIN_SEEDS, Verdict, is_packed, paired, unpack
 
 Measured = Mapping[str, Mapping[int, float]]
 """Value by seed of every arm, for one metric. Arms are written run/step/name."""
 
-Answers = Mapping[str, Mapping[int, tuple[str, npt.NDArray[np.bool_]]]]
-"""By arm and seed: which photos those are, and which of them it had right (photos,)."""
+Answers = Mapping[str, Mapping[int, tuple[str, npt.NDArray[np.float64]]]]
+"""By arm and seed: which photos those are, and how it did on each (photos,): 1 or 0 for right or wrong, or a score."""
 
 Z = 1.959964  # of 95 %
 
@@ -140,12 +140,12 @@ def judge_all(claims: Sequence[Claim], folder: Path, runs: Sequence[str]) -> lis
     Raises: StoreError for results that are damaged.
     """
     found: dict[str, dict[str, dict[int, float]]] = {}
-    answers: dict[str, dict[str, dict[int, tuple[str, npt.NDArray[np.bool_]]]]] = {}
+    answers: dict[str, dict[str, dict[int, tuple[str, npt.NDArray[np.float64]]]]] = {}
     for run in runs:
         for record in results.read(folder / run / "results.jsonl"):
             arm = f"{run}/{record['step']}/{record['name']}"
             found.setdefault(record["metric"], {}).setdefault(arm, {})[record["seed"]] = record["value"]
-            if "correct" in record:
+            if is_packed(record):
                 own = answers.setdefault(record["metric"], {}).setdefault(arm, {})
                 own[record["seed"]] = f"{record['photos']} {record.get('size_px', '')}", unpack(record)
     judged = [judge(claim, found.get(claim.metric, {}), answers.get(claim.metric)) for claim in claims]

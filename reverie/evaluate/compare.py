@@ -55,13 +55,13 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
 
 
 def bootstrap(
-    a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], confidence: float = 0.95, draws: int = 10_000, seed: int = 0
+    a: npt.NDArray[Any], b: npt.NDArray[Any], confidence: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> Difference:
-    """Difference in accuracy with an interval over other test photos of the same kind, seeds taken as they are.
+    """Difference in accuracy, or in the mean of another score of photos, with an interval over other test photos of the same kind, seeds taken as they are.
 
     It says whether these networks differ; whether the methods do, only :func:`paired` over several seeds can say.
 
-    Args: a, b: (seeds, photos) or (photos,), True where the arm was right on that photo; the same photos in both.
+    Args: a, b: (seeds, photos) or (photos,), True where the arm was right on that photo, or its score; the same photos in both.
     Raises: ValueError if the shapes differ or there are no photos.
     """
     if a.shape != b.shape or not a.size:
@@ -86,7 +86,14 @@ def _judge(low: float, high: float) -> tuple[Verdict, str]:
     return "inconclusive", "the interval includes zero"
 
 
-def unpack(record: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """Which test photos a record of the probe had right, (num_test,)."""
+def is_packed(record: Mapping[str, Any]) -> bool:
+    """Whether a record says how it did on each photo."""
+    return "correct" in record or "each" in record
+
+
+def unpack(record: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """How a record did on each test photo, (num_test,): 1 or 0 for right or wrong, or its score there."""
+    if "each" in record:
+        return np.array(record["each"], dtype=np.float64)
     packed = np.frombuffer(bytes.fromhex(record["correct"]), dtype=np.uint8)
-    return np.unpackbits(packed, count=int(record["num_test"])).astype(bool)
+    return np.unpackbits(packed, count=int(record["num_test"])).astype(np.float64)

@@ -161,12 +161,18 @@ def simulate(groups: Sequence[Sequence[str]], how: SimulateSynTIC, seed: int) ->
         found[name] = {"precision": mean_average_precision(scores, asked), "distinct": _distinct(scores)}
         found[name]["MMD"] = _mmd(learned, met)
     home, away = _domains(bags, words)
+    at_home = torch.from_numpy(home)
     if min(home.sum(), away.sum()) > 10:
         abroad = asked[:, words.away].any(1)
         if abroad.sum() > 10:
-            for name, support in (("source support", texts[~away]), ("target support", texts[away])):
+            for name, support in (
+                ("source support", texts[at_home]),
+                ("target support", texts[torch.from_numpy(away)]),
+            ):
                 scores = ridge(
-                    through(best[home], support=texts[home]), bags[home], through(photos[abroad], support=support)
+                    through(best[at_home], support=texts[at_home]),
+                    bags[home],
+                    through(photos[torch.from_numpy(abroad)], support=support),
                 )
                 found[name] = {"precision": mean_average_precision(scores, asked[abroad])}
     middle = photos.mean(0)
@@ -258,7 +264,7 @@ class _Kinds:
 def _domains(bags: Rows, words: _Words) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Sentences without, and with, the words of another domain."""
     away: npt.NDArray[np.bool_] = np.asarray(bags[:, words.away].any(1))
-    return ~away, away
+    return np.logical_not(away), away
 
 
 def _with(shown: Tensor, tags: Tensor) -> Tensor:

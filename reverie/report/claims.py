@@ -13,7 +13,7 @@ from rich.table import Table
 
 from reverie.evaluate.claims import Judged
 from reverie.report import plots
-from reverie.report.facts import SCORES
+from reverie.report.facts import HUNDREDS
 
 STYLES = {"holds": "green", "fails": "bold red", "inconclusive": "dim"}  # of verdicts in the terminal
 
@@ -59,7 +59,7 @@ def write(folder: Path, name: str, about: str, command: str, judged: Sequence[Ju
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     counts = {verdict: sum(item.verdict == verdict for item in judged) for verdict in STYLES}
-    drawn = [item for item in judged if item.mean is not None and item.claim.metric in SCORES]
+    drawn = [item for item in judged if item.mean is not None and item.claim.metric in HUNDREDS]
     text = environment.get_template("claims.html").render(
         name=name, about=about, command=command, judged=judged, ours=ours, interval=interval, counts=counts,
         runs={run: words for run, words in runs.items() if (folder / run / "report.html").exists()},
@@ -74,4 +74,4 @@ def write(folder: Path, name: str, about: str, command: str, judged: Sequence[Ju
 
 
 def _number(item: Judged, value: float) -> str:
-    return f"{100 * value:+.1f}" if item.claim.metric in SCORES else f"{value:.2g}"
+    return f"{100 * value:+.1f}" if item.claim.metric in HUNDREDS else f"{value:.2g}"

@@ -20,7 +20,7 @@ from scipy import stats
 
 from reverie.errors import InputError
 from reverie.evaluate import results
-from reverie.evaluate.compare import Difference, bootstrap, paired, unpack
+from reverie.evaluate.compare import Difference, bootstrap, is_packed, paired, unpack
 from reverie.pairs import DROPPED, FAILED, OK
 from reverie.store import tables
 
@@ -33,7 +33,16 @@ SCORES = {  # metric -> what the page calls it, best first
     "accuracy_at_best": "top-1 of the step that was best on held-out images",
     "episodes_top1": "few-shot episodes, top-1",
 }
-MEASURING = ("LinearProbe", "MeasureClassifiers", "FineTune", "FewShotEpisodes")
+CAPTION_SCORES = {  # the same of captions, which papers print a hundred times over as well; the toolkit's CIDEr is CIDEr-D
+    "cider_d": "CIDEr-D",
+    "bleu4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "distinct": "different captions",
+}
+RETRIEVAL = {"R@1": "R@1", "R@5": "R@5", "precision": "mean average precision of words"}
+HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL  # metrics that are shown a hundred times over
+MEASURING = ("LinearProbe", "MeasureClassifiers", "FineTune", "FewShotEpisodes", "MeasureCaptions")
 SEEDLESS = ("pixels", "zero-shot")  # nothing about them is drawn by chance, so they are the same under every seed
 
 
@@ -191,6 +200,10 @@ def sentence(facts: Facts) -> str:
         )
     first = next((arm for arm in found.arms if arm.trained), found.arms[0])
     metric = main_metric(found)
+    if metric in CAPTION_SCORES:
+        others = [f"{number(metric, arm.mean(metric))} {_with(arm.name)}" for arm in found.arms if arm is not first]
+        say = f"The captions of {first.name} for {found.about.get('num_test', 0):,} unseen photos have {called(metric)} {number(metric, first.mean(metric))}"
+        return f"{say}; {_and(others[:5])}." if others else f"{say}."
     if metric not in SCORES:
         return f"{first.name}: {metric} {number(metric, first.mean(metric))}."
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
@@ -210,6 +223,10 @@ def sentence(facts: Facts) -> str:
     if "num_classes" in found.about:
         others.append(f"{1 / found.about['num_classes']:.1%} by guessing")
     return f"{say}; {_and(others)}." if others else f"{say}."
+
+
+def _with(name: str) -> str:
+    return name if name.startswith("without ") else f"with {name}"
 
 
 def _tuned(plan: Mapping[str, Any]) -> str:
@@ -238,12 +255,29 @@ def main_metric(found: Measured) -> str:
 def metrics(found: Measured) -> list[str]:
     """All metrics of a measuring step, the known ones first."""
     measured = list(dict.fromkeys(metric for arm in found.arms for metric in arm.values))
-    return [metric for metric in SCORES if metric in measured] + [metric for metric in measured if metric not in SCORES]
+    return [metric for metric in HUNDREDS if metric in measured] + [item for item in measured if item not in HUNDREDS]
+
+
+def columns(found: Measured) -> list[str]:
+    """The metrics of a measuring step that a table has room for; all others are in results.jsonl."""
+    every = metrics(found)
+    if every[0] not in CAPTION_SCORES:
+        return every
+    beams = [metric for metric in every if metric.startswith(f"{every[0]}, beam")]
+    return [metric for metric in every if metric in CAPTION_SCORES] + beams
+
+
+def called(metric: str) -> str:
+    """What the page calls a metric."""
+    first, comma, rest = metric.partition(", ")
+    return HUNDREDS.get(first, first) + comma + rest
 
 
 def number(metric: str, value: float) -> str:
-    """A measured value as text: per cent for accuracies, four digits for what has another unit."""
-    return f"{value:.1%}" if metric in SCORES else f"{value:.4g}"
+    """A measured value as text: per cent for accuracies, as papers print them for captions, else four digits."""
+    if metric in SCORES or metric in RETRIEVAL or metric == "distinct":
+        return f"{value:.1%}"
+    return f"{100 * value:.1f}" if metric.partition(", ")[0] in CAPTION_SCORES else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
@@ -366,7 +400,7 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
     """The first trained arm against each other one, by the main metric."""
     metric = main_metric(found)
     first = next((arm for arm in found.arms if arm.trained and metric in arm.values), None)
-    if first is None or metric not in SCORES:
+    if first is None or metric not in HUNDREDS:
         return
     ours = first.values[metric]
     for other in found.arms:
@@ -382,7 +416,7 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
 
 def _over_photos(first: Arm, other: Arm) -> Difference | None:
     """Compare photo by photo, where it is known which ones each arm had right."""
-    ours, theirs = ({r["seed"]: unpack(r) for r in arm.records if "correct" in r} for arm in (first, other))
+    ours, theirs = ({r["seed"]: unpack(r) for r in arm.records if is_packed(r)} for arm in (first, other))
     if other.name in SEEDLESS and theirs:
         theirs = dict.fromkeys(ours, next(iter(theirs.values())))
     shared = sorted(ours.keys() & theirs.keys())

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from reverie import seeds
 from reverie.pairs import OK
+from reverie.report import captioning, duplicates, plots
 from reverie.report import classes as by_class
-from reverie.report import duplicates, plots
 from reverie.report import facts as tell
 from reverie.report.thumbs import THUMB_PX, Thumbs
 from reverie.stage import Place
@@ -87,6 +87,9 @@ def _render(facts: tell.Facts) -> str:
         command=tell.command(facts),
         scores=tell.SCORES,
         metrics=tell.metrics,
+        columns=tell.columns,
+        called=tell.called,
+        captioning=captioning.gather(facts, shop),
         growth=plots.growth(facts.measured),
         accuracy=lambda found: plots.accuracy(found, colours),
         curves=curves,

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from reverie.evaluate.claims import Judged
-from reverie.report.facts import SCORES, Arm, Measured, main_metric, number, shown
+from reverie.report.facts import HUNDREDS, SCORES, Arm, Measured, called, main_metric, number, shown
 
 # Matplotlib wants colours it knows; each of these stands for a variable of the page's style sheet.
 INK, SOFT, LINE, PAPER = "#010203", "#010204", "#010205", "#010206"
@@ -61,7 +61,7 @@ def accuracy(found: Measured, colours: Mapping[str, str]) -> Markup:
     """A bar for the mean of each arm, a dot for each seed, and the 95 % interval of the mean from three seeds on."""
     metric = main_metric(found)
     arms = [arm for arm in found.arms if metric in arm.values]
-    scale = 100 if metric in SCORES else 1
+    scale = 100 if metric in HUNDREDS else 1
     with _figure(0.55 * len(arms) + 0.75) as (figure, axes):
         ends = []
         for row, arm in enumerate(arms):
@@ -77,10 +77,10 @@ def accuracy(found: Measured, colours: Mapping[str, str]) -> Markup:
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         axes.spines["left"].set_visible(False)
-        if scale == 100:
+        if metric in SCORES:
             axes.xaxis.set_major_formatter("{x:g}%")
         said = "; ".join(f"{shown(arm.name)} {number(metric, arm.mean(metric))}" for arm in arms)
-        return _svg(figure, f"{SCORES.get(metric, metric)}: {said}", f"acc-{found.step}")
+        return _svg(figure, f"{called(metric)}: {said}", f"acc-{found.step}")
 
 
 def _bar(axes: Any, row: int, arm: Arm, metric: str, scale: float, colour: str) -> float:
@@ -98,6 +98,39 @@ def _bar(axes: Any, row: int, arm: Arm, metric: str, scale: float, colour: str) 
     end = max(mean, max(values), interval[1] if interval else 0.0) * scale
     axes.annotate(number(metric, mean), (end, row), xytext=(8, 0), textcoords="offset points", va="center", color=INK)
     return end
+
+
+def clouds(drawn: Sequence[tuple[str, Mapping[str, Sequence[Sequence[float]]]]]) -> Markup:
+    """Clouds of points in two dimensions, side by side under their titles, on the same axes."""
+    names = list(dict.fromkeys(name for _, each in drawn for name in each))
+    with _figure(4.2) as (figure, _):
+        figure.clear()
+        panels = figure.subplots(1, len(drawn), sharex=True, sharey=True)
+        for axes, (title, each) in zip(np.atleast_1d(panels), drawn, strict=True):
+            for name, points in each.items():
+                x, y = np.array(points).T
+                colour = ARMS[names.index(name) % len(ARMS)]
+                axes.scatter(x, y, s=9, color=colour, alpha=0.5, linewidth=0, label=name)
+                axes.scatter(x.mean(), y.mean(), s=70, marker="X", color=colour, edgecolor=PAPER, linewidth=1, zorder=4)
+            axes.set_title(title, fontsize=12, color=INK)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        handles = {
+            label: handle
+            for axes in np.atleast_1d(panels)
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=4,
+            markerscale=2,
+            labelcolor=INK,
+            fontsize=11,
+        )
+        said = "; ".join(f"{title}: {', '.join(each)}" for title, each in drawn)
+        return _svg(figure, f"Features in two dimensions. {said}", "clouds")
 
 
 def growth(measured: Sequence[Measured]) -> Markup | None:
@@ -206,7 +239,7 @@ def differences(judged: Sequence[Judged]) -> Markup:
         axes.margins(x=0.06)
         low, high = axes.get_xlim()
         steps = (2, 4, 10, 20, 50, 100) if max(-low, high) > 4 else (0.25, 0.5, 1, 2, 3)
-        ticks = [tick for step in steps for tick in (-step, step) if low <= tick <= high] + [0.0] * (low <= 0 <= high)
+        ticks = [tick for step in steps for tick in (-step, step) if low <= tick <= high] + [0.0] * int(low <= 0 <= high)
         axes.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
         axes.set_xlabel("difference in accuracy, points")
         said = "; ".join(f"claim {item.claim.name} {item.verdict}" for item in judged)

@@ -29,12 +29,14 @@ def table(folder: Path) -> Table:
             rows.add_row(f"[bold]{found.step}[/bold]")
         for arm in found.arms:
             for metric, values in arm.values.items():
+                if metric not in tell.columns(found):
+                    continue
                 interval = arm.interval(metric)
                 low, high = interval or (min(values.values()), max(values.values()))
                 span = f"{tell.number(metric, low)} to {tell.number(metric, high)}" if len(values) > 1 else ""
                 rows.add_row(
                     tell.shown(arm.name),
-                    tell.SCORES.get(metric, metric),
+                    tell.called(metric),
                     tell.number(metric, arm.mean(metric)),
                     str(len(values)),
                     span + (" (95%)" if interval else ""),

@@ -23,7 +23,7 @@ from reverie.captions.classes import HOLE
 from reverie.errors import InputError
 from reverie.smallworld.describe import Style, describe, grammatical
 from reverie.smallworld.judge import Facts, Verdict, agrees, facts, judge, read
-from reverie.smallworld.render import render
+from reverie.smallworld.render import CameraName, render
 from reverie.smallworld.scene import Scene, class_names, relation, sample
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Row:
     gate: str
     measured: float
     needed: float | None = None
-    unit: Literal["fraction", "per second"] = "fraction"
+    unit: Literal["fraction", "per second", "per image"] = "fraction"
 
     @property
     def passed(self) -> bool | None:
@@ -66,15 +66,16 @@ def check(
     encoder: str = "builtin:clip",
     writer: str = "builtin:writer",
     words: str = "builtin:words",
+    detector: str = "builtin:detector",
     device: str = "cpu",
     progress: Progress = _unwatched,
 ) -> list[Row]:
-    """Measure the judge and the four models.
+    """Measure the judge and the five models.
 
     Args:
         seed: of scenes, captions and noise.
         num: captions and pictures for each gate.
-        painter, encoder, writer, words: names of the models, see models/names.py.
+        painter, encoder, writer, words, detector: names of the models, see models/names.py.
         progress: called with what is being measured, images painted, and how many there will be.
 
     Raises: ModelError, UnknownName if a model cannot be loaded.
@@ -84,10 +85,11 @@ def check(
     progress("judge", 0, 1)
     rows = check_judge(seed, num)
     rows += check_painter(painter, seed, num, device, progress)
-    progress("clip, writer and words", 0, 1)
+    progress("clip, writer, words and detector", 0, 1)
     rows += check_encoder(encoder, seed, num, device)
     rows += check_writer(writer, seed, num, device)
-    return rows + check_words(words, seed, num, device)
+    rows += check_words(words, seed, num, device)
+    return rows + check_detector(detector, seed, num, device)
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -168,6 +170,34 @@ def check_words(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -
     from reverie.captions.words import FromWords
 
     return _texts("words", FromWords(class_names(), model=name), name, seed, num, device)
+
+
+def check_detector(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
+    """How many things of fresh renders by either camera are found, at the defaults of the stage that asks for tags.
+
+    Found is what has the right name and overlaps the box of the thing by half (intersection over union), each thing once; a
+    false alarm is whatever else is said to be there.
+    """
+    from reverie.evaluate.metrics.detection import num_right
+    from reverie.filters.tags import Tags
+    from reverie.models.detector import open_detector
+
+    detector, threshold = open_detector(name, device), Tags().threshold
+    rows = []
+    cameras: dict[CameraName, float | None] = {"studio": 0.90, "street": None}
+    for camera, needed in cameras.items():
+        rng = np.random.default_rng(seeds.derive("check detector", seed))
+        scenes = [sample(rng) for _ in range(num)]
+        pictures = [render(scene, camera, int(rng.integers(2**62))) for scene in scenes]
+        answers = detector.find(np.stack([picture.image for picture in pictures]), threshold)
+        right = 0
+        for scene, picture, found in zip(scenes, pictures, answers, strict=True):
+            names, boxes = [item.name for item in found], np.array([item.box for item in found])
+            right += num_right([thing.name for thing in scene.things], picture.boxes, names, boxes)
+        there, said = sum(len(scene.things) for scene in scenes), sum(map(len, answers))
+        rows.append(Row(f"detector, things of {camera} renders found", right / there, needed))
+        rows.append(Row(f"  false alarms, {camera} renders", (said - right) / num, unit="per image"))
+    return rows
 
 
 def paint(
@@ -269,4 +299,4 @@ def _softened(image: Images, seed: int) -> Images:
 def _number(value: float | None, unit: str) -> str:
     if value is None:
         return ""
-    return f"{value:.1%}" if unit == "fraction" else f"{value:,.0f}/s"
+    return {"fraction": f"{value:.1%}", "per second": f"{value:,.0f}/s", "per image": f"{value:.3f} an image"}[unit]

@@ -1,4 +1,4 @@
-"""Scenes rendered ahead of training: pictures as one memory-mapped array, captions beside it.
+"""Scenes rendered ahead of training: pictures as one memory-mapped array, captions or boxes beside it.
 
 Rendering is slower than a small network learns, so scenes are drawn once and visited many times, each time with one
 of their captions. A pool is made in chunks, and a killed run goes on with the chunk that it was at.
@@ -7,7 +7,7 @@ of their captions. A pool is made in chunks, and a killed run goes on with the c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 
 from reverie import seeds
 from reverie.smallworld.describe import Style, describe
-from reverie.smallworld.render import CameraName, render
+from reverie.smallworld.render import CameraName, Picture, render
 from reverie.smallworld.scene import BACKGROUNDS, COLOURS, Scene, sample
 from reverie.stage import Report
 
@@ -28,21 +28,47 @@ CAPTIONS_EACH = 4
 
 def make(folder: Path, num: int, camera: CameraName, styles: Sequence[Style], seed: int, report: Report) -> None:
     """Render ``num`` scenes with a few captions each, drawn evenly from the styles, into a folder of chunks."""
+
+    def draw(index: int) -> tuple[Picture, Any]:
+        name = seeds.derive("scene", seed, index)
+        rng = np.random.default_rng(name)
+        scene = sample(rng)
+        picture = render(scene, camera, seeds.derive("look", name))
+        return picture, [describe(scene, styles[k % len(styles)], rng) for k in range(CAPTIONS_EACH)]
+
+    _make(folder, num, draw, report)
+
+
+def make_boxed(folder: Path, num: int, camera: CameraName, seed: int, report: Report) -> None:
+    """Render ``num`` scenes with the name and the box of every thing, into a folder of chunks.
+
+    There are as many scenes of four things as of one, where captions have mostly one: more to learn from in a picture. One
+    scene in twenty has no thing at all, because that is to be said of a picture too.
+    """
+
+    def draw(index: int) -> tuple[Picture, Any]:
+        name = seeds.derive("boxed scene", seed, index)
+        rng = np.random.default_rng(name)
+        scene = sample(rng, weights=(0.25, 0.25, 0.25, 0.25))
+        if rng.random() < 0.05:
+            scene = Scene((), scene.background)
+        picture = render(scene, camera, seeds.derive("look", name))
+        return picture, [[thing.name, box] for thing, box in zip(scene.things, picture.boxes.tolist(), strict=True)]
+
+    _make(folder, num, draw, report)
+
+
+def _make(folder: Path, num: int, draw: Callable[[int], tuple[Picture, Any]], report: Report) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for chunk in range(num // CHUNK):
         done = folder / f"{chunk:05d}.json"
         if done.exists():
             continue
-        images, captions = [], []
-        for index in range(CHUNK):
-            name = seeds.derive("scene", seed, chunk * CHUNK + index)
-            rng = np.random.default_rng(name)
-            scene = sample(rng)
-            images.append(render(scene, camera, seeds.derive("look", name)).image.transpose(2, 0, 1))
-            captions.append([describe(scene, styles[k % len(styles)], rng) for k in range(CAPTIONS_EACH)])
-        np.save(folder / f"{chunk:05d}.npy", np.stack(images), allow_pickle=False)
+        drawn = [draw(chunk * CHUNK + index) for index in range(CHUNK)]
+        images = np.stack([picture.image.transpose(2, 0, 1) for picture, _ in drawn])
+        np.save(folder / f"{chunk:05d}.npy", images, allow_pickle=False)
         temporary = done.with_suffix(".tmp")
-        temporary.write_text(json.dumps(captions), encoding="utf-8")
+        temporary.write_text(json.dumps([note for _, note in drawn]), encoding="utf-8")
         temporary.replace(done)
         report("progress", done=(chunk + 1) * CHUNK, total=num)
 
@@ -60,9 +86,7 @@ class Pool:
     @staticmethod
     def open(folders: Sequence[Path], batch: int, seed: int, alike: int = 1) -> Pool:
         """Open finished pools as one."""
-        names = [name for folder in folders for name in sorted(folder.glob("*.json"))]
-        images = [np.load(name.with_suffix(".npy"), mmap_mode="r", allow_pickle=False) for name in names]
-        captions = [rows for name in names for rows in json.loads(name.read_text(encoding="utf-8"))]
+        images, captions = _chunks(folders)
         return Pool(images, captions, batch, seed, alike)
 
     def iterate(self, start: int) -> Iterator[dict[str, Any]]:
@@ -94,6 +118,43 @@ class Pool:
         for row, key in enumerate(colours):
             groups.setdefault(key, []).append(row)
         return colours, groups
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """Random batches of pictures with what is in them and where, each a pure function of (seed, position)."""
+
+    images: Sequence[Any]  # uint8 (CHUNK, 3, side, side) a chunk, memory-mapped
+    things: list[list[tuple[str, list[float]]]]  # of every picture: names, and boxes as x0, y0, x1, y1 in pixels
+    batch: int
+    seed: int
+
+    @staticmethod
+    def open(folders: Sequence[Path], batch: int, seed: int) -> Boxed:
+        """Open finished pools of ``make_boxed`` as one."""
+        images, things = _chunks(folders)
+        return Boxed(images, things, batch, seed)
+
+    def iterate(self, start: int) -> Iterator[dict[str, Any]]:
+        """Batches without end, from position ``start``, as ``learn/detection.py`` takes them."""
+        while True:
+            rows = np.random.default_rng(seeds.derive("boxed", self.seed, start)).integers(
+                len(self.things), size=self.batch
+            )
+            things = [self.things[row] for row in rows]
+            yield {
+                "images": torch.from_numpy(np.stack([self.images[row // CHUNK][row % CHUNK] for row in rows])),
+                "boxes": [torch.tensor([box for _, box in some]).reshape(-1, 4) for some in things],
+                "names": [[name for name, _ in some] for some in things],
+            }
+            start += 1
+
+
+def _chunks(folders: Sequence[Path]) -> tuple[list[Any], list[Any]]:
+    """Pictures of finished pools, and what was noted of each."""
+    names = [name for folder in folders for name in sorted(folder.glob("*.json"))]
+    images = [np.load(name.with_suffix(".npy"), mmap_mode="r", allow_pickle=False) for name in names]
+    return images, [note for name in names for note in json.loads(name.read_text(encoding="utf-8"))]
 
 
 @dataclass(frozen=True)

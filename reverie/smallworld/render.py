@@ -65,7 +65,7 @@ def render(scene: Scene, camera: CameraName = "studio", seed: int = 0, side: int
         canvas = _blur(canvas, float(rng.uniform(*settings.blur_px)))
     if settings.noise:
         canvas += rng.normal(0, settings.noise, canvas.shape).astype(np.float32)
-    return Picture(np.clip(canvas, 0, 255).round().astype(np.uint8), np.array(boxes, np.float32))
+    return Picture(np.clip(canvas, 0, 255).round().astype(np.uint8), np.array(boxes, np.float32).reshape(-1, 4))
 
 
 def distance(shape: str, u: Plane, v: Plane) -> Plane:

@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from reverie import stage
 from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.clip import CLIP
+from reverie.learn.detection import Detection
 from reverie.learn.fit import Batches, Fit, FitSpeed, Learner, fit
 from reverie.learn.language import LanguageModel, WordToSentence
 from reverie.learn.stablerep import TextTower
@@ -38,9 +39,10 @@ from reverie.models.names import BUILTIN
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld import pool
 from reverie.smallworld.describe import Style, vocabulary
+from reverie.smallworld.scene import class_names
 
-Part = Literal["pool", "autoencoder", "painter", "clip", "writer", "words"]
-PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer", "words")
+Part = Literal["pool", "autoencoder", "painter", "clip", "writer", "words", "detector"]
+PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer", "words", "detector")
 SEED = 0
 CAPTIONS: tuple[Style, ...] = (
     "short",
@@ -57,6 +59,7 @@ AUTOENCODER_FIT = Fit(steps=6000, lr=1e-3, warmup_steps=50, weight_decay=0.01, b
 CLIP_FIT = Fit(steps=8000, lr=3e-4, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0)
 WRITER_FIT = Fit(steps=1500, lr=3e-3, warmup_steps=50, weight_decay=0.01, clip=1.0)
 WORDS_FIT = Fit(steps=3000, lr=2e-3, warmup_steps=100, weight_decay=0.01, clip=1.0)
+DETECTOR_FIT = Fit(steps=3200, lr=2e-3, warmup_steps=150, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, speed=SPEED)
 PAINTER_FIT = Fit(steps=5000, lr=1e-3, warmup_steps=200, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999)
 FURTHER_LR = 5e-4  # half the rate to go on with: less of what is there is lost
 
@@ -88,6 +91,8 @@ def main(
         writer(work)
     if "words" in only:
         sentences(work)
+    if "detector" in only:
+        detector(work, num_scenes)
 
 
 def painter(work: Path, further: int = 0) -> None:
@@ -134,6 +139,15 @@ def sentences(work: Path) -> None:
     learner = WordToSentence(str(work / "tokenizer"), width=96, layers=2, heads=4, dropout=0.0, context=LONGEST)
     train(work / "words", learner, WORDS_FIT, pool.ClassSentences(64, SEED))
     _ship(work / "words", _copy_half)
+
+
+def detector(work: Path, num_scenes: int) -> None:
+    """builtin:detector, from renders of its own: half of them by each camera, with names and boxes."""
+    folders = [work / "boxed-studio", work / "boxed-street"]
+    pool.make_boxed(folders[0], num_scenes // 4, "studio", seed=3, report=_say)
+    pool.make_boxed(folders[1], num_scenes // 4, "street", seed=4, report=_say)
+    train(work / "detector", Detection(class_names()), DETECTOR_FIT, pool.Boxed.open(folders, 32, SEED))
+    _ship(work / "detector", _copy_half)
 
 
 def train(folder: Path, learner: Learner, settings: Fit, batches: Batches, before: Sequence[Any] = ()) -> None:
@@ -195,7 +209,8 @@ def _copy_half(source: Path, target: Path) -> None:
     """A model folder with its weights in half precision."""
     shutil.copytree(source, target)
     for file in target.rglob("*.safetensors"):
-        save_file({name: value.half() for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+        halved = {name: value.half() if value.is_floating_point() else value for name, value in load_file(file).items()}
+        save_file(halved, file, metadata={"format": "pt"})
 
 
 def _ship(folder: Path, save: Callable[[Path, Path], object], name: str = "") -> None:

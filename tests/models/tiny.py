@@ -164,3 +164,60 @@ def save_resnet(folder: Path) -> Path:
     transformers.ResNetModel(config).save_pretrained(folder)
     image_processor().save_pretrained(folder)
     return folder
+
+
+DETECTED = ("cat", "dog", "red circle")
+
+
+def _named(names):
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def save_rt_detr(folder: Path) -> Path:
+    """Squashes every picture to 32 x 32."""
+    torch.manual_seed(0)
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", out_indices=[1, 2]
+    )
+    config = transformers.RTDetrConfig(
+        backbone_config=backbone,
+        encoder_hidden_dim=16,
+        encoder_in_channels=[8, 16],
+        feat_strides=[4, 8],
+        encode_proj_layers=[1],
+        encoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        d_model=16,
+        num_queries=6,
+        decoder_in_channels=[16, 16],
+        num_feature_levels=2,
+        decoder_layers=1,
+        decoder_ffn_dim=16,
+        decoder_attention_heads=2,
+        **_named(DETECTED),
+    )
+    net = transformers.RTDetrForObjectDetection(config)
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.3)  # so that pictures and places differ
+    net.save_pretrained(folder)
+    transformers.RTDetrImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_yolos(folder: Path) -> Path:
+    """Keeps the shape of pictures, pads those of a batch to one size, and has no mask for that."""
+    torch.manual_seed(0)
+    config = transformers.YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=[32, 48],
+        patch_size=8,
+        num_detection_tokens=6,
+        initializer_range=0.3,
+        **_named(DETECTED),
+    )
+    transformers.YolosForObjectDetection(config).save_pretrained(folder)
+    transformers.YolosImageProcessorPil(size={"shortest_edge": 32, "longest_edge": 64}).save_pretrained(folder)
+    return folder

@@ -21,7 +21,12 @@ def dense(features, support, temperature):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(1, 40), st.integers(1, 60), st.floats(0.005, 3), st.integers(1, 50), st.integers(1, 70), st.integers(0, 99)
+    st.integers(1, 40),
+    st.integers(1, 60),
+    st.floats(0.005, 3),
+    st.integers(1, 50),
+    st.integers(1, 70),
+    st.integers(0, 99),
 )
 def test_tile_by_tile_equals_all_at_once(num, support, temperature, tall, wide, seed):
     features, known = rows(num, seed=seed) * 3, rows(support, seed=seed + 1)

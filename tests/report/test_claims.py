@@ -43,3 +43,12 @@ def test_numbers_in_points():
     assert interval(JUDGED[2]) == ""
     assert table(JUDGED).row_count == 3
     assert markdown(JUDGED).count("\n") == 4
+
+
+def test_small_and_one_sided_differences_have_an_axis(tmp_path):
+    for values in ({0: 0.501}, {0: 0.7}, {0: 0.3, 1: 0.31, 2: 0.33}):
+        judged = [
+            judge(Claim("1", "a", "", beats("r/s/a", "r/s/b")), {"r/s/a": values, "r/s/b": dict.fromkeys(values, 0.5)})
+        ]
+        text = write(tmp_path, "x", "About.", "again", judged, {}).read_text()
+        assert text.count("xtick_") >= 2 or text.count("<text") >= 3

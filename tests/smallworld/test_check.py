@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from reverie.models.detector import Found
 from reverie.smallworld import check
 from reverie.smallworld.describe import describe, grammatical
-from reverie.smallworld.judge import facts
+from reverie.smallworld.judge import facts, read
 from reverie.smallworld.render import render
 from reverie.smallworld.scene import Scene, Thing, sample
 
@@ -137,6 +138,44 @@ def test_words_gates(monkeypatch, say, grammar, distinct):
 
 def test_builtin_words_passes_its_gates():
     assert [row.passed for row in check.check_words("builtin:words", num=128)] == [True, True]
+
+
+class Finder:
+    """Finds what the judge reads, which is nearly all; ``spoil`` changes what is said of a picture."""
+
+    def __init__(self, spoil):
+        self.spoil = spoil
+
+    def find(self, images, threshold):
+        return [
+            self.spoil([Found(thing.name, 1.0, tuple(64 * edge for edge in thing.box)) for thing in read(image).things])
+            for image in images
+        ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found", "false_alarms"),
+    [
+        (lambda said: said, 1.0, 0.0),
+        (lambda said: said + said, 1.0, 1.65),
+        (lambda said: [item._replace(name="red circle") for item in said], 0.015, 1.63),
+        (lambda said: [item._replace(box=tuple(edge + 30 for edge in item.box)) for item in said], 0.0, 1.65),
+        (lambda said: [], 0.0, 0.0),
+    ],
+)
+def test_detector_gate(monkeypatch, spoil, found, false_alarms):
+    """Scenes have 1.65 things each, on average, of 64 names."""
+    monkeypatch.setattr("reverie.models.detector.open_detector", lambda name, device: Finder(spoil))
+    rows = check.check_detector("fake", num=100)
+    studio = value(rows, "detector, things of studio")
+    assert studio.measured == pytest.approx(found, abs=0.05)
+    assert studio.passed is (found == 1.0)
+    assert value(rows, "  false alarms, studio").measured == pytest.approx(false_alarms, abs=0.25)
+    assert value(rows, "detector, things of street").needed is None
+
+
+def test_builtin_detector_passes_its_gate():
+    assert value(check.check_detector("builtin:detector", num=200), "detector, things of studio").passed
 
 
 def test_grid(tmp_path):

@@ -1,0 +1,91 @@
+"""What captioners said of photos, for the page: photos with captions beside references, the best and the worst, and clouds."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from reverie.evaluate.captioned import load_captioned
+from reverie.report import plots
+from reverie.report.facts import Facts, lines, main_metric
+from reverie.report.thumbs import Thumbs
+from reverie.stage import fingerprint
+
+NUM_BEST, NUM_WORST = 4, 8  # photos shown
+OTHERS = 3  # arms beside the first
+SIDE_PX = 128
+
+
+def gather(facts: Facts, shop: Thumbs) -> dict[str, Any] | None:
+    """What captioning.html needs; None for a run that measured no captions."""
+    found = next((each for each in facts.measured if main_metric(each) == "cider_d"), None)
+    if found is None:
+        return None
+    settings: Mapping[str, Any] = next(
+        (step["settings"] for step in facts.plan["steps"] if step["name"] == found.step), {}
+    )
+    first, *others = [arm.name for arm in found.arms]
+    seed = min(record["seed"] for record in found.arms[0].records)
+    told = {name: said(facts.folder, found.step, name, seed) for name in (first, *others[:OTHERS])}
+    scores = next(
+        (r["each"] for r in found.arms[0].records if "each" in r and r["seed"] == seed and "beam" not in r["metric"]),
+        None,
+    )
+    if not told[first] or scores is None:
+        return None
+    order = sorted(range(len(scores)), key=lambda number: -scores[number])
+    # Ties are many where nothing is right, so the worst are spread over all that share the lowest scores.
+    lowest = order[-max(NUM_WORST, len(order) // 4) :]
+    chosen = {
+        "said best": order[:NUM_BEST],
+        "worth reading: among the worst quarter": [
+            lowest[place * len(lowest) // NUM_WORST] for place in range(min(NUM_WORST, len(lowest)))
+        ],
+    }
+    photos = load_captioned(str(settings["photos"]), _path(settings.get("images")), str(settings.get("split", "test")))
+    cards = {
+        title: [
+            {
+                "src": shop.make({"image": _encoded(photos.picture(number)), "pair_id": photos.names[number]}, SIDE_PX),
+                "score": scores[number],
+                "references": told[first][number]["references"][:2],
+                "tags": told[first][number]["tags"],
+                "said": {name: rows[number]["greedy"] for name, rows in told.items() if rows},
+            }
+            for number in numbers
+        ]
+        for title, numbers in chosen.items()
+    }
+    return {"cards": cards, "first": first, "seed": seed, "drawing": _clouds(facts.folder / "clouds.json")}
+
+
+def said(folder: Path, step: str, arm: str, seed: int) -> list[dict[str, Any]]:
+    """The captions of an arm for all photos in order; empty where they are not there."""
+    return list(lines(folder / "captions" / step / f"{fingerprint({'arm': arm})}-{seed}.jsonl"))
+
+
+def _clouds(file: Path) -> Markup | str:
+    if not file.exists():
+        return ""
+    known: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    straight = {name: known[name] for name in ("photos", "painted", "refined", "sentences")}
+    through = {name: known[f"{name}, projected"] for name in ("photos", "painted", "refined")}
+    return plots.clouds(
+        [("as they are", straight), ("projected on the support set", through | {"sentences": known["sentences"]})]
+    )
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _path(value: object) -> Path | None:
+    return Path(str(value)) if value else None

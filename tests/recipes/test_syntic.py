@@ -1,0 +1,278 @@
+"""The whole line at its smallest, what a person does with its result, and slips."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reverie.captions.scenes import FromScenes
+from reverie.cli import main
+from reverie.errors import InputError
+from reverie.evaluate import results
+from reverie.evaluate.captioned import Captioned, held_classes, load_captioned
+from reverie.evaluate.captioning import refuse_test_captions
+from reverie.models.captioner import load_captioner
+from reverie.models.encoder import open_encoder
+from reverie.models.support import Support, load_support
+from reverie.recipes.syntic import syntic
+from reverie.run.local import repaint, run
+from reverie.run.plan import call_recipe
+from reverie.store import tables
+
+SMALL: dict[str, Any] = {
+    "sentences": 24, "sampler_steps": 1, "epochs": 1, "width": 32, "tag_heads": 2, "photos": "smallworld:street:12",
+    "rivals": ("capdec", "decap", "viecap"),
+}  # fmt: skip
+ARMS = (
+    "SynTIC", "without refinement", "without projection", "without tags", "painted features", "text features", "capdec",
+    "decap", "viecap",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("syntic") / "run"
+    assert run(call_recipe("syntic", SMALL), folder)
+    return folder
+
+
+@pytest.fixture
+def photos(finished: Path, tmp_path: Path) -> Path:
+    for number, image in enumerate(load_captioned("smallworld:street:3").images):
+        Image.fromarray(np.asarray(image)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def test_every_arm_is_asked_about_the_same_photos_in_both_ways(finished: Path) -> None:
+    rows = [row for row in results.read(finished / "results.jsonl") if row["step"] == "measure"]
+    for metric in ("cider_d", "cider_d, beam 5", "bleu4", "rouge_l", "distinct"):
+        assert [row["name"] for row in rows if row["metric"] == metric] == list(ARMS)
+    for row in rows:
+        if row["metric"].startswith("cider_d"):
+            assert np.mean(row["each"]) == pytest.approx(row["value"], abs=1e-5)
+            assert len(row["each"]) == row["num_test"] == 12
+    files = list((finished / "captions" / "measure").glob("*.jsonl"))
+    assert len(files) == len(ARMS)
+    lines = [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 12
+    assert {"photo", "references", "tags", "greedy", "beam 5"} == lines[0].keys()
+
+
+def test_the_page_shows_photos_captions_and_clouds(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    for text in ("Photos and what is said of them", "Where the features lie", "without projection", "CIDEr-D"):
+        assert text in page
+    assert "not whole" not in page
+    clouds = json.loads((finished / "clouds.json").read_text())
+    assert {"photos", "painted", "refined", "refined, projected", "sentences"} <= clouds.keys()
+
+
+def test_the_encoder_is_untouched_and_the_features_are_its(finished: Path) -> None:
+    rows = [row for part in tables.scan(finished / "pairs.lance") for row in part.to_pylist()]
+    encoder = open_encoder("builtin:clip")
+    pictures = [Image.open(io.BytesIO(row["image"])) for row in rows]
+    features = encoder.images(pictures)
+    torch.testing.assert_close(torch.tensor([row["embedding"] for row in rows]), features, atol=1e-5, rtol=0)
+    scores = (features * encoder.texts([row["text"] for row in rows])).sum(1)
+    torch.testing.assert_close(torch.tensor([row["clip_score"] for row in rows]), scores, atol=1e-5, rtol=0)
+    known = json.loads((finished / "weights" / "refine" / "refined.json").read_text())
+    assert known["pair_ids"] == [row["pair_id"] for row in rows]
+    refined = load_file(finished / "weights" / "refine" / "rows.safetensors")["rows"]
+    texts = encoder.texts([row["text"] for row in rows])
+    assert (refined * texts).sum(1).mean() > (features * texts).sum(1).mean()
+
+
+def test_the_decoder_is_a_public_one(finished: Path) -> None:
+    folder = finished / "weights" / "captioner"
+    assert AutoModelForCausalLM.from_pretrained(folder / "decoder").config.model_type == "gpt2"
+    assert AutoTokenizer.from_pretrained(folder / "decoder").eos_token
+    support = load_support(folder / "support")
+    assert len(support) == 24
+    torch.testing.assert_close(support.rows, open_encoder("builtin:clip").texts(support.texts), atol=1e-5, rtol=0)
+
+
+def test_it_answers_in_python_and_on_the_command_line(
+    finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(photos.glob("*.png"))
+    captioner = load_captioner(finished)
+    told = captioner(files, num_nearest=2)
+    assert [item.text for item in captioner([np.asarray(Image.open(file)) for file in files])] == [
+        item.text for item in told
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(["caption", str(finished), str(photos), "--json", "--nearest", "2", "--tags"])
+    assert ended.value.code == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["caption"] for line in said] == [item.text for item in told]
+    for line, item in zip(said, told, strict=True):
+        assert line["tags"] == list(item.tags)
+        assert [near["text"] for near in line["nearest"]] == [text for text, _ in item.nearest]
+        assert line["nearest"][0]["cosine"] >= line["nearest"][1]["cosine"]
+    with pytest.raises(SystemExit):
+        main(["caption", str(finished), str(photos), "--tags", "--nearest", "1", "--beams", "2"])
+    assert "nearest sentences" in capsys.readouterr().out
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as ended:
+        main(["caption", str(finished), str(photos)])
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert "1 of 4 photos cannot be read" in captured.err
+    assert "2.png" in captured.out
+
+
+def test_another_support_set_changes_what_is_seen_without_training(
+    finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "other.txt").write_text("two small red rings\na large blue heart on a black background\n")
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "caption",
+                str(finished),
+                str(photos / "0.png"),
+                "--support",
+                str(photos / "other.txt"),
+                "--json",
+                "--nearest",
+                "5",
+            ]
+        )
+    assert ended.value.code == 0
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(item["text"] for item in line["nearest"]) == [
+        "a large blue heart on a black background",
+        "two small red rings",
+    ]
+
+
+def test_without_images_the_features_stay_and_a_picture_can_be_seen_again(tmp_path: Path) -> None:
+    plan = call_recipe(
+        "syntic", SMALL | {"keep_images": False, "rivals": (), "detector": "none", "parts": False, "sentences": 4}
+    )
+    run(plan, tmp_path / "run", until="paint")
+    rows = [row for part in tables.scan(tmp_path / "run" / "pairs.lance") for row in part.to_pylist()]
+    assert all(row["image"] is None and len(row["embedding"]) == 128 and row["tags"] is None for row in rows)
+    assert tables.verify(tmp_path / "run") == []
+    image, stored = repaint(plan, tmp_path / "run", rows[0]["pair_id"])
+    assert stored is None
+    picture = Image.open(io.BytesIO(image))
+    feature = open_encoder("builtin:clip").images([picture])[0]
+    torch.testing.assert_close(torch.tensor(rows[0]["embedding"]), feature, atol=1e-2, rtol=0)
+
+
+def test_a_captioner_of_another_encoder_or_damaged_is_told(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "captioner"
+    shutil.copytree(finished / "weights" / "captioner", folder)
+    about = json.loads((folder / "captioner.json").read_text())
+    (folder / "captioner.json").write_text(json.dumps(about | {"revision": "another"}))
+    with pytest.raises(Exception, match="trained on another"):
+        load_captioner(folder)
+    (folder / "captioner.json").write_text(json.dumps({}))
+    with pytest.raises(Exception, match="damaged"):
+        load_captioner(folder)
+    with pytest.raises(InputError, match="no finished captioner"):
+        load_captioner(tmp_path / "nothing")
+
+
+def test_held_classes_have_only_known_words() -> None:
+    known, held = held_classes()
+    assert (len(known), len(held), len(set(known) & set(held))) == (48, 16, 0)
+    assert {word for name in held for word in name.split()} <= {word for name in known for word in name.split()}
+    texts = " . ".join(" . ".join(each) for each in load_captioned("smallworld:street:30:held").references)
+    assert any(name in texts for name in held)
+
+
+def test_sentences_about_scenes_depend_on_their_position_alone(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    from reverie.stage import Place
+
+    place = Place(tmp_path, "captions")
+
+    def texts(positions: list[int], **how: Any) -> list[str]:
+        rows = pa.table({"unit": [0] * len(positions), "position": positions})
+        return FromScenes(100, **how).open(place)(rows)["text"].to_pylist()
+
+    assert texts([3, 5]) == [texts([3])[0], texts([5])[0]]
+    assert all("heart" in text for text in texts(list(range(9)), classes=("red heart",)))
+
+
+# Slips
+
+
+def support_of(*rows: tuple[str, str, str | None]) -> Support:
+    ids, texts, groups = zip(*rows, strict=True)
+    return Support(ids, texts, groups, torch.eye(len(rows)), "builtin:clip", "builtin:clip@0")
+
+
+def test_a_support_set_with_a_test_caption_is_refused_by_its_id() -> None:
+    photos = Captioned(["dir/7.jpg", "8.jpg"], [], [["A cat sits."], ["A dog runs.", "A dog."]])
+    assert refuse_test_captions(support_of(("a", "a bird", None), ("b", "a tree", "9.jpg")), photos) == 0
+    with pytest.raises(InputError, match=r"support sentence b is about the test photo 7\.jpg"):
+        refuse_test_captions(support_of(("a", "a bird", "9.jpg"), ("b", "anything", "7.jpg")), photos)
+    with pytest.raises(
+        InputError, match=r"support sentence c \('a dog RUNS'\) is a reference of the test photo 8\.jpg"
+    ):
+        refuse_test_captions(support_of(("c", "a dog RUNS", None)), photos)
+    # The same words of another photo are chance, and are counted.
+    assert refuse_test_captions(support_of(("d", "A dog.", "9.jpg")), photos) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("", {}, "is empty"),
+        ("\n \n", {}, "no usable caption"),
+        ("a red circle\n", {}, "gives one sentence"),
+        ("a red circle\nA red circle.\n", {}, "gives one sentence"),
+        ("red " * 25_000 + "\n" + "blue " * 20_000, {}, "no usable caption"),
+        ("a man rides a horse\na dog sleeps\n", {}, "draws coloured shapes and knows"),
+        ("a red circle\na blue star\n", {"sentences": 3}, "not both"),
+        ("a red circle\na blue star\n", {"seeds": (1, 1)}, "none twice"),
+        ("a red circle\na blue star\n", {"detector": "none", "rivals": ("viecap",)}, "name one: --detector"),
+        ("a red circle\na blue star\n", {"temperature": 0.0}, "above 0"),
+        ("a red circle\na blue star\n", {"refine_lr": -1.0}, "above 0"),
+        ("a red circle\na blue star\n", {"width": 30}, "cannot have 4 heads"),
+    ],
+)
+def test_slips_are_told_before_any_work(text: str, flags: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text(text)
+    with pytest.raises(InputError, match=said):
+        call_recipe("syntic", {"captions": tmp_path / "captions.txt"} | flags)
+
+
+def test_missing_photos_and_unknown_sources_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must read smallworld"):
+        load_captioned("smallworld:street")
+    with pytest.raises(InputError, match="set of classes"):
+        load_captioned("smallworld:street:3:other")
+    photos = {
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": [{"image_id": 1, "id": 5, "caption": "a cat"}],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(photos))
+    with pytest.raises(InputError, match="--images DIR"):
+        load_captioned(str(tmp_path / "captions.json"))
+    with pytest.raises(InputError, match=r"1 of 1 photos .* first 1\.jpg"):
+        load_captioned(str(tmp_path / "captions.json"), tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.jpg")
+    found = load_captioned(str(tmp_path / "captions.json"), tmp_path)
+    assert (list(found.names), list(found.references)) == (["1.jpg"], [["a cat"]])
+
+
+def test_plans_name_what_they_are_asked_for() -> None:
+    steps = {step.name: step for step in syntic(seeds=(0, 1), parts=False).steps}
+    assert [name for name in steps if "captioner" in name or "syntic" in name] == ["captioner", "syntic-1"]
+    with pytest.raises(InputError, match="give sentences"):
+        syntic("paper")
