@@ -239,7 +239,9 @@ def differences(judged: Sequence[Judged]) -> Markup:
         axes.margins(x=0.06)
         low, high = axes.get_xlim()
         steps = (2, 4, 10, 20, 50, 100) if max(-low, high) > 4 else (0.25, 0.5, 1, 2, 3)
-        ticks = [tick for step in steps for tick in (-step, step) if low <= tick <= high] + [0.0] * int(low <= 0 <= high)
+        ticks = [tick for step in steps for tick in (-step, step) if low <= tick <= high] + [0.0] * int(
+            low <= 0 <= high
+        )
         axes.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
         axes.set_xlabel("difference in accuracy, points")
         said = "; ".join(f"claim {item.claim.name} {item.verdict}" for item in judged)

@@ -52,7 +52,7 @@ def syntic(
     runs = {
         "simulated": Plan(
             recipe="claims/syntic/simulated", seed=seed, unit_size=500,
-            steps=(Step("captions", corpus), Step("simulate", SimulateSynTIC(numbers, most=4000 if captions else sentences), of=("captions",))),
+            steps=(Step("captions", corpus), Step("simulate", SimulateSynTIC(numbers, most=0 if captions else sentences), of=("captions",))),
         )
     }  # fmt: skip
     words = {"simulated": "features drawn from Gaussians, with ridge regression for a decoder"}

@@ -45,36 +45,14 @@ def test_line_breaks_are_spaces():
 
 
 def test_nothing_to_say():
-    assert tokenise(["", "   ", "... !", "-- ;"]) == [[], [], ["!"][:0], []]
+    assert tokenise(["", "   ", "... !", "-- ;"]) == [[], [], [], []]
     assert tokenise([]) == []
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "word ",
-        "w",
-        "a,",
-        "a.",
-        "<",
-        "(5",
-        "1:",
-        "a'",
-        "-",
-        "a-",
-        "a/",
-        "&",
-        "@a",
-        "é,",
-        "http://",
-        "5 ",
-        "www.",
-        "I. A ",
-    ],
-)
+@pytest.mark.parametrize("piece", ["word ", "a,", "a'", "a..", "a-", "&", "<!a", "(5", "http://", "&eacute"])
 def test_time_grows_with_the_length(piece):
-    """100,000 characters, of pieces that a pattern could go back and forth in."""
-    long = (piece * 100_000)[:100_000]
+    """Pieces that a pattern could go back and forth in."""
+    long = (piece * 30_000)[:30_000]
     began = time.process_time()
     assert isinstance(tokenise([long])[0], list)
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 10
