@@ -251,7 +251,7 @@ def _rules(letter: str, digit: str, word: str) -> list[tuple[str, str]]:
         ("s", r"([‘’‛“”«»‹›]{1,2})"),
         # Joined words and numbers
         ("ld", rf"({word}+(?:[-_‐‑]{word}+)+)"),
-        ("ld", r"([A-Za-z0-9][A-Za-z0-9.,]{0,REACH}(?:-[A-Za-z0-9]+)+)"),
+        ("ld", r"([A-Za-z0-9][A-Za-z0-9.,]{0,REACH}(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9]+))+)"),
         ("ld", r"([A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2})"),
         ("l", rf"({letter}{word}*(?:[.!?]{letter}{word}*)+)"),
         ("ds", rf"([-+]?[.:,]?{digit}+(?:[.:,]{digit}+)*)"),
