@@ -54,6 +54,7 @@ class MeasureCaptions:
     images: Path | None = None  # folder of the photos, where these are a file of captions
     split: str = "test"  # of such a file that has several
     beams: int = 5
+    meteor: bool = False  # also METEOR without paraphrases, which takes far longer than all others together
     speed: CaptionSpeed = field(default_factory=CaptionSpeed)
 
     def __post_init__(self) -> None:
@@ -113,7 +114,7 @@ class MeasureCaptions:
         }  # fmt: skip
         records: list[dict[str, Any]] = []
         for decoding, texts in answers.items():
-            found = score_captions(texts, photos.references)
+            found = score_captions(texts, photos.references, self.meteor)
             for metric, score in found.items():
                 record = shared | {
                     "metric": metric if decoding == "greedy" else f"{metric}, {decoding}",
@@ -133,8 +134,13 @@ class MeasureCaptions:
         results.append(place.results, *records)
 
 
-def score_captions(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Scores]:
-    """Metric -> its number over all photos and for each: bleu1 to bleu4, rouge_l, cider, cider_d. Tokens are the toolkit's."""
+def score_captions(
+    texts: Sequence[str], references: Sequence[Sequence[str]], with_meteor: bool = False
+) -> dict[str, Scores]:
+    """Metric -> its number over all photos and for each: bleu1 to bleu4, rouge_l, cider, cider_d, perhaps meteor.
+
+    Tokens are the COCO toolkit's. METEOR is that without paraphrases, see evaluate/metrics/meteor.py.
+    """
     from reverie.evaluate.metrics.captions import Counted, rouge_l
     from reverie.evaluate.metrics.ptb import tokenise
 
@@ -143,7 +149,12 @@ def score_captions(texts: Sequence[str], references: Sequence[Sequence[str]]) ->
     told = [[next(known) for _ in each] for each in references]
     counted = Counted.of(said, told)
     found = {f"bleu{order}": score for order, score in enumerate(counted.bleu(), 1)}
-    return found | {"rouge_l": rouge_l(said, told), "cider": counted.cider(), "cider_d": counted.cider_d()}
+    found |= {"rouge_l": rouge_l(said, told), "cider": counted.cider(), "cider_d": counted.cider_d()}
+    if with_meteor:
+        from reverie.evaluate.metrics.meteor import meteor_without_paraphrases
+
+        found["meteor"] = meteor_without_paraphrases(said, told)
+    return found
 
 
 def encoded(captioner: Captioner, photos: Captioned, batch_size: int) -> torch.Tensor:

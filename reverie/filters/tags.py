@@ -11,8 +11,6 @@ from reverie.errors import InputError
 from reverie.filters.pictures import Speed, decoded
 from reverie.stage import Place, Worker
 
-OBJECTS = 300  # looked at in an image: ten people are one tag, and what stands beside them another
-
 
 @dataclass(frozen=True)
 class Tags:
@@ -44,7 +42,7 @@ class Tags:
 
     def open(self, place: Place) -> Worker:
         """Load the detector. Raises ModelError, UnknownName."""
-        from reverie.models.detector import open_detector, tags
+        from reverie.models.detector import OBJECTS, open_detector, tags
 
         detector = open_detector(self.model, place.device, self.speed.batch_size)
 

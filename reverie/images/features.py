@@ -57,8 +57,15 @@ class PaintFeatures:
         return self.paint.per_caption
 
     def check(self) -> None:
-        """Raises what the painter's own check raises."""
+        """Raises what the painter's own check raises; ModelError, UnknownName for an encoder or detector that is not there."""
+        from reverie.models.load import check_model
+
         self.paint.check()
+        check_model(self.clip)
+        if self.detector is not None:
+            from reverie.models.detector import check_detector
+
+            check_detector(self.detector)
 
     def open(self, place: Place) -> Worker:
         """Load painter, encoder and detector. Raises ModelError, UnknownName, InputError."""
@@ -86,7 +93,7 @@ class PaintFeatures:
         return work
 
     def _columns(self, rows: pa.Table, encoder: Encoder, detector: Detector | None) -> dict[str, pa.Array]:
-        from reverie.models.detector import tags
+        from reverie.models.detector import OBJECTS, tags
 
         texts = sorted({text for text in rows["text"].to_pylist() if text})
         vectors = dict(zip(texts, encoder.texts(texts).numpy(), strict=True))
@@ -100,7 +107,7 @@ class PaintFeatures:
                 continue
             found |= zip(numbers, encoder.images(pictures).numpy(), strict=True)
             if detector is not None:
-                things = detector.find(pictures, self.threshold)
+                things = detector.find(pictures, self.threshold, OBJECTS)
                 seen |= zip(numbers, (tags(each, self.most_tags) for each in things), strict=True)
         size = next(iter(vectors.values())).shape[0] if vectors else encoder.texts(["a"]).shape[1]
         names = [rows["text"][number].as_py() for number in range(len(rows))]

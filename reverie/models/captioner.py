@@ -96,10 +96,11 @@ class Captioner:
         """Names of what the detector finds in each picture, the surest first; None where tags are not asked of it."""
         if self.shows["tags"] != "attention" or self.detector is None:
             return None
-        from reverie.models.detector import tags
+        from reverie.models.detector import OBJECTS, tags
 
         return [
-            [name for name, _ in tags(each, self.most_tags)] for each in self.detector.find(pictures, self.threshold)
+            [name for name, _ in tags(each, self.most_tags)]
+            for each in self.detector.find(pictures, self.threshold, OBJECTS)
         ]
 
     def see(self, features: Tensor, tags: list[list[str]] | None, temperature: float | None = None) -> Seen:

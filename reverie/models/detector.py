@@ -24,6 +24,9 @@ from reverie.store.pictures import upright_rgb
 WITHOUT_TIMM = "PekingU/rtdetr_r18vd"
 
 
+OBJECTS = 300  # looked at in an image for its tags: ten people are one tag, and what stands beside them another
+
+
 class Found(NamedTuple):
     """An object in a picture. ``box`` is x0, y0, x1, y1 in pixels of the picture as given, turned upright; ``score`` 0 to 1."""
 

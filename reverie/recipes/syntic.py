@@ -112,6 +112,7 @@ def syntic(
     images: Path | None = None,
     split: str = "test",
     beams: int = 5,
+    meteor: bool = True,
     seed: int = 0,
 ) -> Plan:
     """Sentences -> painted images -> features, refined and projected -> a captioner for photos, beside others -> a page.
@@ -159,6 +160,7 @@ def syntic(
         images: folder of these photos.
         split: of a Karpathy file of photos.
         beams: of the second way to decode; the first takes the likeliest word each time.
+        meteor: also METEOR (without paraphrases), which takes longer than all other metrics together.
         seed: of captions and images.
     """
     flags = {name: value for name, value in locals().items() if value is not None}
@@ -259,7 +261,7 @@ def syntic(
             asked.append(Asked(name, step, number))
     last: tuple[str, ...] = tuple(item.weights for item in asked)
     if size.photos:
-        measure = MeasureCaptions(tuple(asked), size.photos, images, split, beams)
+        measure = MeasureCaptions(tuple(asked), size.photos, images, split, beams, meteor)
         align = MeasureAlignment("support", "refine", temperature, size.clip, size.photos, images, split, where)
         steps.append(Step("measure", measure, of=last))
         steps.append(Step("alignment", align, of=("support", "refine")))

@@ -36,7 +36,7 @@ SCORES = {  # metric -> what the page calls it, best first
 CAPTION_SCORES = {  # the same of captions, which papers print a hundred times over as well; the toolkit's CIDEr is CIDEr-D
     "cider_d": "CIDEr-D",
     "bleu4": "BLEU-4",
-    "meteor": "METEOR",
+    "meteor": "METEOR without paraphrases",
     "rouge_l": "ROUGE-L",
     "distinct": "different captions",
 }

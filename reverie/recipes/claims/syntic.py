@@ -88,7 +88,14 @@ def _smallworld(
 
     rivals: Any = ("capdec", "close", "decap", "viecap")
     main = recipe(
-        scale, sentences=sentences, epochs=epochs, rivals=rivals, seeds=numbers, refine_guard=False, seed=seed
+        scale,
+        sentences=sentences,
+        epochs=epochs,
+        rivals=rivals,
+        seeds=numbers,
+        refine_guard=False,
+        meteor=False,
+        seed=seed,
     )
     train: Any = main.step(MAIN).stage
     shows = train.shows
@@ -143,6 +150,7 @@ def _smallworld(
         photos="smallworld:street:400:held",
         seeds=numbers,
         refine_guard=False,
+        meteor=False,
         seed=seed,
     )
     cross = replace(cross, "captions", stage=FromScenes(sentences, known))
