@@ -54,7 +54,7 @@ class Size:
 SIZES = {
     "tiny": Size(
         painter="builtin:painter", clip="builtin:clip", detector="builtin:detector", sentences=1280, guidance=2.0,
-        sampler_steps=10, keep_images=True, width=128, layers=2, max_tokens=30, tag_heads=4, batch=64, epochs=25, lr=1e-3,
+        sampler_steps=10, keep_images=True, width=128, layers=2, max_tokens=30, tag_heads=4, batch=32, epochs=6, lr=3e-3,
         warmup_steps=20, seeds=(0,), photos="smallworld:street:400", unit_size=64,
     ),
     "small": Size(

@@ -186,7 +186,7 @@ def command(facts: Facts) -> str:
 def sentence(facts: Facts) -> str:
     """The result in one sentence, or how far the run is."""
     if not facts.measured and not facts.missing and (tuned := _tuned(facts.plan)):
-        return f"A classifier of {tuned} is ready; it was not measured, as no photos were given."
+        return f"{tuned} is ready; it was not measured, as no photos were given."
     if not facts.measured:
         whole = sum(step.state == "done" for step in facts.steps)
         return f"Nothing is measured yet; {whole} of {len(facts.steps)} steps are done."
@@ -230,11 +230,14 @@ def _with(name: str) -> str:
 
 
 def _tuned(plan: Mapping[str, Any]) -> str:
-    """What the classifier of a plan tells apart, in words; empty if it tunes none."""
+    """What a plan makes that can be asked about photos, in words; empty if it makes nothing of the kind."""
     for step in plan["steps"]:
+        if step["settings"]["stage"] == "TrainCaptioner":
+            return "A captioner"
         if step["settings"]["stage"] in ("TuneClassifier", "CacheModel"):
             classes = step["settings"].get("classes", "")
-            return f"{len(classes)} classes" if isinstance(classes, list) else str(classes).partition(",")[0]
+            of = f"{len(classes)} classes" if isinstance(classes, list) else str(classes).partition(",")[0]
+            return f"A classifier of {of}"
     return ""
 
 

@@ -276,3 +276,14 @@ def test_plans_name_what_they_are_asked_for() -> None:
     assert [name for name in steps if "captioner" in name or "syntic" in name] == ["captioner", "syntic-1"]
     with pytest.raises(InputError, match="give sentences"):
         syntic("paper")
+
+
+def test_with_sentences_of_ones_own_the_page_says_that_a_captioner_is_ready(tmp_path: Path) -> None:
+    lines = [f"a {size} {colour} circle" for size in ("small", "large") for colour in ("red", "blue", "green")]
+    (tmp_path / "own.txt").write_text("\n".join(lines))
+    flags = {name: SMALL[name] for name in ("sampler_steps", "epochs", "width", "tag_heads")}
+    assert run(call_recipe("syntic", flags | {"captions": tmp_path / "own.txt", "parts": False}), tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "A captioner is ready; it was not measured, as no photos were given." in page
+    assert "reverie caption" in page
+    assert "not whole" not in page
