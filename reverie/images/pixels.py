@@ -20,7 +20,7 @@ import pyarrow as pa
 from PIL import Image
 
 from reverie import pairs, seeds
-from reverie.errors import InputError, ModelError, ReverieError
+from reverie.errors import InputError, ModelError, ReverieError, UnknownName
 from reverie.images.guidance import FromShots, Guide
 from reverie.stage import Place
 
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
     from reverie.models.painter import Embeddings, Painter  # imports torch, which the command line must not wait for
 
+SCHEDULERS = (
+    "ddim",
+    "ddpm",
+    "dpm-solver++",
+    "euler",
+    "pndm",
+    "unipc",
+    "flow-match",
+)  # of models/painter.py, which is slow to load
 BLANK_LEVELS = 1  # an image whose channels each span at most this many of 255 levels shows nothing
 
 
@@ -65,6 +74,8 @@ class PaintPixels:
     def __post_init__(self) -> None:
         if not 1 <= self.guidance < math.inf:
             raise InputError(f"guidance {self.guidance} must be a number of at least 1; 1 means no guidance")
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            raise UnknownName("scheduler", self.scheduler, SCHEDULERS)
         if self.image_format not in ("png", "jpeg", "webp"):
             raise InputError(f"image format {self.image_format!r} is not png, jpeg or webp")
         if not 1 <= self.quality <= 100:

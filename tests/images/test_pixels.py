@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from reverie import pairs, seeds, stage
-from reverie.errors import InputError, ModelError
+from reverie.errors import InputError, ModelError, UnknownName
 from reverie.images import pixels
-from reverie.images.pixels import PaintPixels, PaintSpeed, PaintWorker
+from reverie.images.pixels import SCHEDULERS, PaintPixels, PaintSpeed, PaintWorker
 from reverie.stage import Place
 from tests.images import pipelines
 from tests.images.fakes import FakePainter
@@ -272,3 +272,11 @@ def test_real_long_captions_are_counted(tmp_path, real):
     assert [facts for kind, facts in events if kind == "text_cut"] == [
         {"unit": 3, "captions": 1, "limit": pipelines.LENGTH}
     ]
+
+
+def test_an_unknown_scheduler_is_told_before_any_caption_is_written():
+    from reverie.models.painter import SCHEDULERS as KNOWN
+
+    assert tuple(KNOWN) == SCHEDULERS
+    with pytest.raises(UnknownName, match="dpm-solver\\+\\+"):
+        PaintPixels(scheduler="dpm-solver")
