@@ -21,11 +21,11 @@ STYLES = {"holds": "green", "fails": "bold red", "inconclusive": "dim"}  # of ve
 def table(judged: Sequence[Judged]) -> Table:
     """A row a claim: what it says, what the paper has, ours with its interval, and the verdict."""
     rows = Table(box=None, header_style="bold")
-    for head in ("", "claim", "paper", "ours", "95 % interval", "verdict"):
+    heads, cells = _columns(judged)
+    for head in heads:
         rows.add_column(head, justify="right" if head == "ours" else "left")
-    for item in judged:
-        verdict = f"[{STYLES[item.verdict]}]{item.verdict}"
-        rows.add_row(item.claim.name, item.claim.says, item.claim.paper, ours(item), interval(item), verdict)
+    for item, row in zip(judged, cells, strict=True):
+        rows.add_row(*row[:-1], f"[{STYLES[item.verdict]}]{item.verdict}")
     return rows
 
 
@@ -41,11 +41,21 @@ def interval(item: Judged) -> str:
 
 def markdown(judged: Sequence[Judged]) -> str:
     """The table as a page in docs holds it."""
-    lines = ["| | claim | paper | ours | 95 % interval | verdict |", "| --- | --- | --- | --- | --- | --- |"]
-    for item in judged:
-        cells = (item.claim.name, item.claim.says, item.claim.paper, ours(item), interval(item), item.verdict)
-        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return "\n".join(lines)
+    heads, cells = _columns(judged)
+    lines = [heads, ["---"] * len(heads), *([cell.replace("|", "/") for cell in row] for row in cells)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _columns(judged: Sequence[Judged]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells; what the paper has is left out where it gives no number for any claim."""
+    heads = ["", "claim", "paper", "ours", "95 % interval", "verdict"]
+    cells = [
+        [item.claim.name, item.claim.says, item.claim.paper, ours(item), interval(item), item.verdict]
+        for item in judged
+    ]
+    if not any(item.claim.paper for item in judged):
+        heads, cells = [heads[0], heads[1], *heads[3:]], [[*row[:2], *row[3:]] for row in cells]
+    return heads, cells
 
 
 def write(folder: Path, name: str, about: str, command: str, judged: Sequence[Judged], runs: Mapping[str, str]) -> Path:

