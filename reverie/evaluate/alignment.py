@@ -28,7 +28,7 @@ MOST = 1000  # rows that retrieval is measured on
 class MeasureAlignment:
     """Numbers in results.jsonl, and ``clouds.json`` with each cloud in two dimensions for the page."""
 
-    support: str  # step that made the support set of the run's captions
+    support: str  # step that made the support set
     refined: str  # step that refined the features
     temperature: float = 0.01  # of the projection
     model: str = "builtin:clip"
@@ -37,6 +37,7 @@ class MeasureAlignment:
     split: str = "test"
     where: str = "status = 'ok'"
     more: tuple[tuple[str, str], ...] = ()  # other steps that refined, and what their clouds are called
+    texts: str | None = None  # step with the text features of all captions, where the support set holds a part of them
     parts: int = 1  # measure on so many parts of all rows, dealt at random; the part's number is the seed of its record
     speed: CaptionSpeed = field(default_factory=CaptionSpeed)
 
@@ -57,7 +58,7 @@ class MeasureAlignment:
         real = torch.cat([encoder.images(pictures) for pictures in photos.batches(self.speed.batch_size)])
         said = encoder.texts([texts[0] for texts in photos.references])
         painted = read_painted(place, self.where)
-        texts = rows_of_captions(place, self.support, painted.caption_ids)
+        texts = rows_of_captions(place, self.texts or self.support, painted.caption_ids)
         refined = load_file(place.weights(self.refined) / "rows.safetensors")["rows"]
         support = load_support(place.weights(self.support)).rows
 

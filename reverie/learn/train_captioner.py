@@ -32,7 +32,7 @@ from reverie.stage import Place
 class TrainCaptioner:
     """Trains one decoder and writes a captioner folder to ``place.weights()``; see models/captioner.py."""
 
-    support: str  # step that made a support set of the run's captions
+    support: str  # step that made the support set
     refined: str | None  # step that refined the features; None where they are not shown
     model: str = "builtin:clip"
     detector: str | None = None  # what finds tags in a photo; the names it knows are those of a prompt as well
@@ -47,6 +47,7 @@ class TrainCaptioner:
     lr: float = 1e-5
     warmup_steps: int = 1000
     where: str = "status = 'ok'"  # which pairs
+    texts: str | None = None  # step with the text features of all captions, where the support set holds a part of them
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -141,7 +142,7 @@ class TrainCaptioner:
         if self.shows.of == "painted":
             return painted.rows
         if self.shows.of == "text":
-            return rows_of_captions(place, self.support, painted.caption_ids)
+            return rows_of_captions(place, self.texts or self.support, painted.caption_ids)
         assert self.refined is not None
         folder = place.weights(self.refined)
         known = json.loads((folder / "refined.json").read_text(encoding="utf-8"))["pair_ids"]

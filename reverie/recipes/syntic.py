@@ -208,9 +208,10 @@ def syntic(
         tags="attention" if finder else "none",
     )  # fmt: skip
     shape = DecoderShape(size.width, size.layers, max_tokens=size.max_tokens, tag_heads=size.tag_heads)
+    projected_on, texts = ("support-drawn", "support") if most_support else ("support", None)
     train = TrainCaptioner(
-        "support", "refine", size.clip, finder, threshold, most_tags, shows, shape, label_smoothing, size.epochs, None,
-        size.batch, size.lr, size.warmup_steps, where,
+        projected_on, "refine", size.clip, finder, threshold, most_tags, shows, shape, label_smoothing, size.epochs, None,
+        size.batch, size.lr, size.warmup_steps, where, texts,
     )  # fmt: skip
     arms: dict[str, Shows] = {"SynTIC": shows}
     if parts:
@@ -233,7 +234,8 @@ def syntic(
             PaintFeatures(paint, size.clip, finder, threshold, most_tags, size.keep_images),
             of=("captions",),
         ),
-        Step("support", MakeSupport(size.clip, most=most_support), of=("captions",)),
+        Step("support", MakeSupport(size.clip), of=("captions",)),
+        *([Step(projected_on, MakeSupport(size.clip, most=most_support), of=("captions",))] if most_support else []),
         Step(
             "refine",
             RefineFeatures(
@@ -251,20 +253,27 @@ def syntic(
             of=("paint", "support"),
         ),
     ]
+    drawn = (projected_on,) if most_support else ()
     asked = []
     for name, shown in arms.items():
         for place, number in enumerate(size.seeds):
             step = slug(name, number) if name != "SynTIC" or place else MAIN
             steps.append(
-                Step(step, dataclasses.replace(train, shows=shown, seed=number), of=("paint", "support", "refine"))
+                Step(
+                    step,
+                    dataclasses.replace(train, shows=shown, seed=number),
+                    of=("paint", "support", "refine", *drawn),
+                )
             )
             asked.append(Asked(name, step, number))
     last: tuple[str, ...] = tuple(item.weights for item in asked)
     if size.photos:
         measure = MeasureCaptions(tuple(asked), size.photos, images, split, beams, meteor)
-        align = MeasureAlignment("support", "refine", temperature, size.clip, size.photos, images, split, where)
+        align = MeasureAlignment(
+            projected_on, "refine", temperature, size.clip, size.photos, images, split, where, texts=texts
+        )
         steps.append(Step("measure", measure, of=last))
-        steps.append(Step("alignment", align, of=("support", "refine")))
+        steps.append(Step("alignment", align, of=("support", "refine", *drawn)))
         last = ("measure", "alignment")
     steps.append(Step("page", WritePage(), of=last))
     return Plan(recipe="syntic", seed=seed, unit_size=size.unit_size, steps=tuple(steps))

@@ -287,3 +287,12 @@ def test_with_sentences_of_ones_own_the_page_says_that_a_captioner_is_ready(tmp_
     assert "A captioner is ready; it was not measured, as no photos were given." in page
     assert "reverie caption" in page
     assert "not whole" not in page
+
+
+def test_a_drawn_support_set_is_what_captions_are_projected_on(tmp_path: Path) -> None:
+    flags = SMALL | {"most_support": 5, "rivals": (), "detector": "none"}
+    assert run(call_recipe("syntic", flags), tmp_path / "run")
+    full, drawn = (load_support(tmp_path / "run" / "weights" / name) for name in ("support", "support-drawn"))
+    assert (len(full), len(drawn)) == (24, 5)
+    assert set(drawn.ids) < set(full.ids)
+    assert len(load_captioner(tmp_path / "run").support) == 5
