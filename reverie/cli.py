@@ -24,6 +24,8 @@ from rich.table import Column, Table
 from reverie.errors import InputError, ReverieError, UnknownName
 
 if typing.TYPE_CHECKING:
+    from PIL.Image import Image
+
     from reverie.run.plan import Plan
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -581,34 +583,22 @@ def predict(
     """
     import json as as_json
 
-    from reverie.errors import BrokenImage
     from reverie.models.classifier import load_classifier
-    from reverie.store.pictures import open_picture, picture_files
 
-    files = picture_files(photos)
-    if not files:
-        raise InputError("name at least one photo, or a folder with some")
+    files = _photo_files(photos)
     opened = load_classifier(classifier, _device(device), batch)
     table = Table("photo", "label", Column("confidence", justify="right"), box=None, header_style="bold")
-    broken: list[str] = []
-    for start in range(0, len(files), batch):
-        pictures = {}
-        for path in files[start : start + batch]:
-            try:
-                pictures[path] = open_picture(path.read_bytes(), str(path))
-            except BrokenImage as error:
-                broken.append(str(error))
-        for path, answer in zip(pictures, opened(pictures.values()), strict=True):
-            if json:
-                chances = dict(zip(opened.classes, (round(value, 6) for value in answer.probabilities), strict=True))
-                line = {"photo": str(path), "label": answer.label, "confidence": round(answer.confidence, 6)}
-                print(as_json.dumps(line | {"probabilities": chances}, ensure_ascii=False))
-            else:
-                table.add_row(str(path), answer.label, f"{answer.confidence:.1%}")
-    if table.row_count:
-        _console().print(table)
-    if broken:
-        raise InputError(f"{len(broken)} of {len(files)} photos cannot be read: {'; '.join(broken[:3])}")
+    with _shown_at_the_end(table):
+        for pictures in _opened_photos(files, batch):
+            for path, answer in zip(pictures, opened(pictures.values()), strict=True):
+                if json:
+                    chances = dict(
+                        zip(opened.classes, (round(value, 6) for value in answer.probabilities), strict=True)
+                    )
+                    line = {"photo": str(path), "label": answer.label, "confidence": round(answer.confidence, 6)}
+                    print(as_json.dumps(line | {"probabilities": chances}, ensure_ascii=False))
+                else:
+                    table.add_row(escape(str(path)), escape(answer.label), f"{answer.confidence:.1%}")
 
 
 def caption(
@@ -640,20 +630,46 @@ def caption(
     import json as as_json
 
     from reverie.captions.support import support_of_file
-    from reverie.errors import BrokenImage
     from reverie.models.captioner import load_captioner
-    from reverie.store.pictures import open_picture, picture_files
 
-    if beams < 1 or nearest < 0 or batch < 1:
-        raise InputError("beams and batch are 1 or more, and nearest 0 or more")
-    files = picture_files(photos)
-    if not files:
-        raise InputError("name at least one photo, or a folder with some")
+    if beams < 1 or nearest < 0:
+        raise InputError("beams are 1 or more, and nearest 0 or more")
+    files = _photo_files(photos)
     opened = load_captioner(captioner, _device(device), batch)
     if support is not None:
         opened.support = support_of_file(support, opened.encoder, opened.support.encoder)
-    columns = ["photo", "caption", *["tags"] * tags, *["nearest sentences"] * bool(nearest)]
-    table = Table(*columns, box=None, header_style="bold")
+    table = Table(
+        *["photo", "caption", *["tags"] * tags, *["nearest sentences"] * bool(nearest)], box=None, header_style="bold"
+    )
+    with _shown_at_the_end(table):
+        for pictures in _opened_photos(files, batch):
+            for path, told in zip(pictures, opened(list(pictures.values()), beams, nearest), strict=True):
+                if json:
+                    close = [{"text": text, "cosine": round(cosine, 4)} for text, cosine in told.nearest]
+                    line = {"photo": str(path), "caption": told.text, "tags": list(told.tags), "nearest": close}
+                    print(as_json.dumps(line, ensure_ascii=False))
+                    continue
+                near = "\n".join(f"{cosine:.2f}  {text}" for text, cosine in told.nearest)
+                cells = [str(path), told.text, *[", ".join(told.tags)] * tags, *[near] * bool(nearest)]
+                table.add_row(*map(escape, cells))
+
+
+def _photo_files(photos: tuple[Path, ...]) -> list[Path]:
+    """The image files that are named, or lie in folders that are. Raises InputError if there is none."""
+    from reverie.store.pictures import picture_files
+
+    if files := picture_files(photos):
+        return files
+    raise InputError("name at least one photo, or a folder with some")
+
+
+def _opened_photos(files: list[Path], batch: int) -> Iterator[dict[Path, Image]]:
+    """Those that can be read, some at a time; after the last, an InputError that names those that cannot."""
+    from reverie.errors import BrokenImage
+    from reverie.store.pictures import open_picture
+
+    if batch < 1:
+        raise InputError(f"a batch of {batch} photos cannot be; give 1 or more")
     broken: list[str] = []
     for start in range(0, len(files), batch):
         pictures = {}
@@ -662,20 +678,19 @@ def caption(
                 pictures[path] = open_picture(path.read_bytes(), str(path))
             except BrokenImage as error:
                 broken.append(str(error))
-        for path, told in zip(pictures, opened(list(pictures.values()), beams, nearest), strict=True):
-            close = [{"text": text, "cosine": round(cosine, 4)} for text, cosine in told.nearest]
-            if json:
-                line = {"photo": str(path), "caption": told.text, "tags": list(told.tags), "nearest": close}
-                print(as_json.dumps(line, ensure_ascii=False))
-            else:
-                told_near = "\n".join(f"{item['cosine']:.2f}  {item['text']}" for item in close)
-                table.add_row(
-                    *map(escape, [str(path), told.text, *[", ".join(told.tags)] * tags, *[told_near] * bool(nearest)])
-                )
-    if table.row_count:
-        _console().print(table)
+        yield pictures
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} photos cannot be read: {'; '.join(broken[:3])}")
+
+
+@contextmanager
+def _shown_at_the_end(table: Table) -> Iterator[None]:
+    """Print what the table has by then, also where an error ends it."""
+    try:
+        yield
+    finally:
+        if table.row_count:
+            _console().print(table)
 
 
 def _evaluate(words: list[str]) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from reverie.errors import InputError, ModelError
-from reverie.models.classifier import Pictured, opened_picture
+from reverie.models.asked import Pictured, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
 from reverie.models.support import Support, load_support
 from reverie.nets.captioner import TAG, VISUAL, CaptionNet, DecoderShape, prompt_tokens
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from reverie.models.detector import Detector
 
 ABOUT, SUPPORT = "captioner.json", "support"
-MAIN = "captioner"  # the learning step of a run that is meant when only the run is named
 MOST_ENTITIES, ENTITY_SHARE = 3, 0.4  # of a prompt, as in ViECap: names that the encoder is surer of than this share
 
 
@@ -160,7 +159,7 @@ def load_captioner(
         support: a support folder in place of its own, of the same encoder.
     Raises: InputError if there is none at the path; ModelError if its encoder is not the one it was trained on.
     """
-    folder = find_captioner(Path(path))
+    folder = find_made("captioner", Path(path), "syntic")
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         shape = DecoderShape(**about["shape"])
@@ -187,16 +186,3 @@ def load_captioner(
 
         detector = open_detector(about["detector"], device, batch_size)
     return Captioner(net.eval().to(device), tokenizer, encoder, detector, known, about)
-
-
-def find_captioner(path: Path) -> Path:
-    """The folder itself, or of a run folder the step named ``captioner``, or its only one. Raises InputError."""
-    if (path / ABOUT).is_file():
-        return path
-    found = sorted(file.parent for file in path.glob(f"weights/*/{ABOUT}"))
-    main = [folder for folder in found if folder.name == MAIN] or found
-    if not main:
-        raise InputError(f"there is no finished captioner at {path}; make one with: reverie run syntic --out {path}")
-    if len(main) > 1:
-        raise InputError(f"{path} holds {len(main)} captioners; name one: {', '.join(str(item) for item in main[:5])}")
-    return main[0]

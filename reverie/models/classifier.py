@@ -15,26 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
+from reverie.models.asked import Pictured, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
-from reverie.store.pictures import open_picture, upright_rgb
 
 ABOUT = "classifier.json"
 HEAD = "head.safetensors"
 CACHE = "cache.safetensors"
 OWN_ENCODER = "encoder"  # the encoder's name where it was tuned as well and stands in the folder itself
-MAIN = "classifier"  # the learning step of a run that is meant when only the run is named
-
-Pictured = str | Path | bytes | Image.Image | np.ndarray[Any, np.dtype[np.uint8]]
-"""A file, encoded bytes, a picture of any mode, or uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +112,7 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
 
     Raises: InputError if there is none at the path; ModelError if its encoder is not the one it was tuned on.
     """
-    folder = find_classifier(Path(path))
+    folder = find_made("classifier", Path(path), "zero_shot")
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         head = load_file(folder / HEAD)
@@ -137,33 +131,3 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
             f"{folder} was tuned on {about['revision']}, but {about['encoder']} is now {encoder.revision}; tune it again"
         )
     return Classifier(about["classes"], encoder, head["weight"], head["bias"], cache)
-
-
-def find_classifier(path: Path) -> Path:
-    """The folder itself, or of a run folder the step named ``classifier``, or its only one. Raises InputError."""
-    if (path / ABOUT).is_file():
-        return path
-    found = sorted(file.parent for file in path.glob(f"weights/*/{ABOUT}"))
-    main = [folder for folder in found if folder.name == MAIN] or found
-    if not main:
-        raise InputError(
-            f"there is no finished classifier at {path}; make one with: reverie run zero_shot --out {path}"
-        )
-    if len(main) > 1:
-        raise InputError(f"{path} holds {len(main)} classifiers; name one: {', '.join(str(item) for item in main[:5])}")
-    return main[0]
-
-
-def opened_picture(image: Pictured) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise InputError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 (H, W, 3)")
-        return upright_rgb(Image.fromarray(image) if image.size else Image.new("RGB", (0, 0)))
-    if isinstance(image, Image.Image):
-        return upright_rgb(image)
-    if isinstance(image, bytes):
-        return open_picture(image, "image")
-    try:
-        return open_picture(Path(image).read_bytes(), str(image))
-    except OSError as error:
-        raise InputError(f"cannot read {image}: {error.strerror}") from error
