@@ -50,8 +50,7 @@ class MeasureAlignment:
         from reverie.evaluate.metrics.retrieval import recall_at_k
         from reverie.learn.refine import read_painted, rows_of_captions
         from reverie.models.encoder import open_encoder
-        from reverie.models.support import load_support
-        from reverie.nets.support import project
+        from reverie.models.support import cached_projection, load_support
 
         encoder = open_encoder(self.model, place.device, self.speed.batch_size)
         photos = load_captioned(self.photos, self.images, self.split)
@@ -63,7 +62,9 @@ class MeasureAlignment:
         support = load_support(place.weights(self.support)).rows
 
         def projected(rows: torch.Tensor) -> torch.Tensor:
-            return project(rows, support, self.temperature).rows
+            return cached_projection(
+                rows, support, self.temperature, place.folder / "features", device=place.device, report=place.report
+            )
 
         asked = projected(real)
         clouds = {  # name -> rows, their own sentences, and what the decoder is asked about if it learns from these

@@ -22,9 +22,8 @@ from reverie.learn.fit import Fit, FitSpeed, fit
 from reverie.learn.refine import Painted, read_painted, rows_of_captions
 from reverie.learn.syntic import CaptionRows, Shows, SynTIC
 from reverie.models.captioner import ABOUT, SUPPORT
-from reverie.models.support import Support, link_support, load_support
+from reverie.models.support import Support, cached_projection, link_support, load_support
 from reverie.nets.captioner import TAG, DecoderShape, names_in
-from reverie.nets.support import project
 from reverie.stage import Place
 
 
@@ -77,7 +76,9 @@ class TrainCaptioner:
             raise InputError("a captioner needs two different sentences or more to learn from")
         support = load_support(place.weights(self.support))
         features = self._features(place, painted)
-        shown = shown_to_decoder(features, support, self.shows, painted) if self.shows.learns_projected else features
+        shown = (
+            shown_to_decoder(features, support, self.shows, painted, place) if self.shows.learns_projected else features
+        )
         checkpoints = place.checkpoints()
         checkpoints.mkdir(parents=True, exist_ok=True)
         names: list[str] = []
@@ -153,17 +154,20 @@ class TrainCaptioner:
         return rows[[at[name] for name in painted.pair_ids]]
 
 
-def shown_to_decoder(features: Tensor, support: Support, shows: Shows, painted: Painted | None = None) -> Tensor:
-    """Features in terms of the support set; those of painted images without their own sentences, if so asked."""
+def shown_to_decoder(features: Tensor, support: Support, shows: Shows, painted: Painted, place: Place) -> Tensor:
+    """Features of painted images in terms of the support set, without their own sentences if so asked."""
     own = None
-    if painted is not None and shows.exclude_self != "none":
+    if shows.exclude_self != "none":
         mine, theirs = painted.caption_ids, list(support.ids)
         if shows.exclude_self == "same_image_group":
             mine = [group or name for group, name in zip(painted.groups, mine, strict=True)]
             theirs = [group or name for group, name in zip(support.groups, theirs, strict=True)]
         number = {name: place for place, name in enumerate(dict.fromkeys([*theirs, *mine]))}
         own = torch.tensor([number[name] for name in mine]), torch.tensor([number[name] for name in theirs])
-    return project(features, support.rows, shows.temperature, top_k=shows.top_k, own=own).rows
+    return cached_projection(
+        features, support.rows, shows.temperature, place.folder / "features",
+        top_k=shows.top_k, own=own, device=place.device, report=place.report,
+    )  # fmt: skip
 
 
 def tag_numbers(tags: list[list[str]], names: list[str], most: int) -> Tensor:

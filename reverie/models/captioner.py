@@ -111,9 +111,9 @@ class Captioner:
         features = F.normalize(features.float(), dim=1)
         shown = features
         if self.shows["asked_projected"]:
-            shown = project(
-                features, self.support.rows, temperature or self.shows["temperature"], top_k=self.shows["top_k"]
-            ).rows
+            heat = temperature or self.shows["temperature"]
+            top_k, device = self.shows["top_k"], str(self.device)
+            shown = project(features, self.support.rows, heat, top_k=top_k, device=device).rows
         if self.shows["tags"] == "prompt":
             tags = self._entities(features)
         number = {name: place for place, name in enumerate(self.names)}

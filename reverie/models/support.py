@@ -7,6 +7,7 @@ rows.safetensors     rows (n, d), unit length, float32: half precision would mov
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
+from reverie.nets.support import project
+from reverie.stage import Report
 
+PART = 8192  # rows of a projection between two checkpoints
 ABOUT, SENTENCES, ROWS = "support.json", "sentences.jsonl", "rows.safetensors"
 
 
@@ -69,6 +73,46 @@ def load_support(folder: Path) -> Support:
     if rows.ndim != 2 or len(rows) != len(support) or rows.dtype != torch.float32:
         raise ModelError(f"{folder} is a damaged support set ({ROWS} does not fit {SENTENCES}); make it again")
     return support
+
+
+def cached_projection(
+    features: Tensor,
+    support: Tensor,
+    temperature: float,
+    folder: Path,
+    *,
+    top_k: int = 0,
+    own: tuple[Tensor, Tensor] | None = None,
+    device: str = "cpu",
+    report: Report | None = None,
+) -> Tensor:
+    """``project``, some thousand rows at a time, each part kept under a name that holds everything it depends on.
+
+    So a projection that was killed goes on, and arms that are shown the same share it.
+    """
+    name = hashlib.blake2b(
+        f"{temperature} {top_k} {tuple(features.shape)} {tuple(support.shape)}".encode(), digest_size=12
+    )
+    for rows in (features, support, *(own or ())):
+        name.update(rows.contiguous().numpy().data)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for start in range(0, len(features), PART):
+        file = folder / f"{name.hexdigest()}-{start // PART:05d}.safetensors"
+        if not file.exists():
+            mine = (own[0][start : start + PART], own[1]) if own else None
+            found = project(features[start : start + PART], support, temperature, top_k=top_k, own=mine, device=device)
+            partial = file.with_suffix(".partial")
+            save_file({"rows": found.rows, "left_out": found.left_out}, partial)
+            partial.replace(file)
+            if report:
+                report(
+                    "progress", done=min(start + PART, len(features)), total=len(features), what="features projected"
+                )
+                if top_k:
+                    report("projected", top_k=top_k, left_out=round(float(found.left_out.mean()), 6))
+        parts.append(load_file(file)["rows"])
+    return torch.cat(parts)
 
 
 def link_support(source: Path, target: Path) -> None:

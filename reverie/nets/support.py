@@ -33,6 +33,7 @@ def project(
     own: tuple[Tensor, Tensor] | None = None,
     unit: bool = True,
     tile: tuple[int, int] = (1024, 4096),
+    device: str = "cpu",
 ) -> Projected:
     """softmax(cosine / temperature) over the whole support set, and the sum of its rows under these weights.
 
@@ -48,6 +49,7 @@ def project(
         own: a number for each feature (n,) and each support row (m,), both int64: a feature never sees rows of its own number.
         unit: normalise the sum to length 1.
         tile: features and support rows at a time. Changes speed and memory only.
+        device: where a tile is computed; features, support and result stay on the CPU.
     Raises: InputError for an empty support set, a temperature that is not above 0, or a feature all of whose rows are its own.
     """
     if not len(support):
@@ -57,11 +59,11 @@ def project(
     rows, columns = tile
     parts = [
         _some(
-            F.normalize(features[start : start + rows].float(), dim=1),
+            F.normalize(features[start : start + rows].to(device).float(), dim=1),
             support,
             temperature,
             min(top_k, len(support)),
-            (own[0][start : start + rows], own[1]) if own else None,
+            (own[0][start : start + rows].to(device), own[1].to(device)) if own else None,
             columns,
         )
         for start in range(0, len(features), rows)
@@ -91,9 +93,10 @@ def _some(
     highest = features.new_full((len(features), 1), -math.inf)
     total = features.new_zeros(len(features), 1)
     sums = features.new_zeros(len(features), support.shape[1])
-    best, names = features.new_zeros(len(features), 0), torch.zeros(len(features), 0, dtype=torch.int64)
+    best = features.new_zeros(len(features), 0)
+    names = torch.zeros(len(features), 0, dtype=torch.int64, device=features.device)
     for start in range(0, len(support), tile):
-        block = support[start : start + tile].float()
+        block = support[start : start + tile].to(features.device).float()
         logits = features @ block.T
         logits /= temperature
         if own:
@@ -104,7 +107,7 @@ def _some(
         weights.nan_to_num_(0.0)  # where nothing but the feature's own rows was seen so far
         total = total * shrink + weights.sum(1, keepdim=True)
         if top_k:
-            numbers = torch.arange(start, start + block.shape[0]).expand(len(features), -1)
+            numbers = torch.arange(start, start + len(block), device=block.device).expand(len(features), -1)
             best, names = _top(torch.cat([best, logits], 1), torch.cat([names, numbers], 1), top_k)
         else:
             sums.mul_(shrink.nan_to_num(0.0)).addmm_(weights, block)
@@ -112,12 +115,13 @@ def _some(
     if not bool((total > 0).all()):
         raise InputError("a caption has no other in the support set than its own; leave exclude_self out")
     if not top_k:
-        return Projected(sums / total, total.new_zeros(len(features)))
+        return Projected((sums / total).cpu(), torch.zeros(len(features)))
     weights = torch.exp(best - highest)
     kept = weights.sum(1, keepdim=True)
     used, names = torch.unique(names, return_inverse=True)
-    sums = F.embedding_bag(names, support[used].float(), mode="sum", per_sample_weights=weights / kept)
-    return Projected(sums, (1 - kept / total).clamp(0, 1).squeeze(1))
+    table = support[used.cpu()].to(features.device).float()
+    sums = F.embedding_bag(names, table, mode="sum", per_sample_weights=weights / kept)
+    return Projected(sums.cpu(), (1 - kept / total).clamp(0, 1).squeeze(1).cpu())
 
 
 def _top(values: Tensor, names: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reverie.errors import InputError
+from reverie.models.support import cached_projection
 from reverie.nets.support import nearest, project
 
 
@@ -86,6 +87,29 @@ def test_a_feature_does_not_see_its_own_sentences(top_k):
 def test_half_precision_on_disk_is_computed_in_single():
     known, features = rows(30, seed=1), rows(5, seed=2)
     assert torch.equal(project(features, known.half(), 0.01).rows, project(features, known.half().float(), 0.01).rows)
+
+
+def test_a_projection_on_disk_goes_on_and_never_meets_other_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("reverie.models.support.PART", 10)
+    known, features, told = rows(30, seed=1), rows(25, seed=2), []
+
+    def report(kind, **facts):
+        told.append(facts["done"])
+        if told == [10, 20]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_projection(features, known, 0.01, tmp_path, report=report)
+    found = cached_projection(features, known, 0.01, tmp_path, report=report)
+    assert told == [10, 20, 25]
+    torch.testing.assert_close(found, project(features, known, 0.01).rows)
+    cached_projection(features, known, 0.01, tmp_path, report=report)
+    assert told == [10, 20, 25]
+    other = cached_projection(features, known.flip(0), 0.01, tmp_path)
+    torch.testing.assert_close(other, found, atol=1e-5, rtol=1e-4)  # the same set, but another name
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
+    hotter = cached_projection(features, known, 0.5, tmp_path)
+    assert not torch.allclose(hotter, found, atol=0.1)
 
 
 def test_slips():
