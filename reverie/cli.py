@@ -622,22 +622,19 @@ def caption(
         beams: 1 takes the likeliest word each time; more search that many sentences at once.
         tags: show also the names of things that it was given.
         nearest: show also so many sentences of the support set, the nearest first, with their cosine.
-        support: sentences in whose terms photos are said in place of its own: a file, read as a corpus is; nothing is trained.
+        support: sentences in whose terms photos are said in place of its own: a file, read as a corpus is, or a support folder; nothing is trained.
         json: one JSON line a photo in place of a table.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
         batch: photos through the networks at once.
     """
     import json as as_json
 
-    from reverie.captions.support import support_of_file
     from reverie.models.captioner import load_captioner
 
     if beams < 1 or nearest < 0:
         raise InputError("beams are 1 or more, and nearest 0 or more")
     files = _photo_files(photos)
-    opened = load_captioner(captioner, _device(device), batch)
-    if support is not None:
-        opened.support = support_of_file(support, opened.encoder, opened.support.encoder)
+    opened = load_captioner(captioner, _device(device), batch, support)
     table = Table(
         *["photo", "caption", *["tags"] * tags, *["nearest sentences"] * bool(nearest)], box=None, header_style="bold"
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reverie.captions.corpus import FromCorpus
 from reverie.captions.scenes import FromScenes
@@ -95,14 +95,26 @@ def sentences_of(source: FromCorpus | FromScenes, place: Place) -> Iterator[dict
             yield {"id": row["caption_id"], "text": row["text"], "group": group_of(row["source"])}
 
 
+class Sentences(NamedTuple):
+    """Sentences of a source with what is known of them, before any feature."""
+
+    ids: list[str]
+    texts: list[str]
+    groups: list[str | None]
+
+
+def sentences_in(source: FromCorpus | FromScenes, seed: int = 0) -> Sentences:
+    """All usable sentences of a source. Raises InputError for none."""
+    rows = list(sentences_of(source, Place(Path(), "support", seed=seed)))
+    return Sentences([row["id"] for row in rows], [row["text"] for row in rows], [row["group"] for row in rows])
+
+
 def support_of_file(file: Path, encoder: Encoder, name: str) -> Support:
     """A support set in memory, for an opened encoder of this name. Raises InputError for a file without usable sentence."""
     from reverie.models.support import Support
 
-    rows = list(sentences_of(FromCorpus(file), Place(Path(), "support")))
-    texts = [row["text"] for row in rows]
-    ids, groups = [row["id"] for row in rows], [row["group"] for row in rows]
-    return Support(ids, texts, groups, encoder.texts(texts), name, encoder.revision)
+    found = sentences_in(FromCorpus(file))
+    return Support(*found, encoder.texts(found.texts), name, encoder.revision)
 
 
 def group_of(source: str | None) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ class MeasureAlignment:
     split: str = "test"
     where: str = "status = 'ok'"
     more: tuple[tuple[str, str], ...] = ()  # other steps that refined, and what their clouds are called
+    top_k: int = 0  # as in Shows
+    exclude_self: Literal["none", "caption", "same_image_group"] = "none"  # as in Shows
     texts: str | None = None  # step with the text features of all captions, where the support set holds a part of them
     parts: int = 1  # measure on so many parts of all rows, dealt at random; the part's number is the seed of its record
     speed: CaptionSpeed = field(default_factory=CaptionSpeed)
@@ -49,6 +51,8 @@ class MeasureAlignment:
         from reverie.evaluate.metrics.distance import centroids, mmd
         from reverie.evaluate.metrics.retrieval import recall_at_k
         from reverie.learn.refine import read_painted, rows_of_captions
+        from reverie.learn.syntic import Shows
+        from reverie.learn.train_captioner import shown_to_decoder
         from reverie.models.encoder import open_encoder
         from reverie.models.support import cached_projection, load_support
 
@@ -59,14 +63,21 @@ class MeasureAlignment:
         painted = read_painted(place, self.where)
         texts = rows_of_captions(place, self.texts or self.support, painted.caption_ids)
         refined = load_file(place.weights(self.refined) / "rows.safetensors")["rows"]
-        support = load_support(place.weights(self.support)).rows
+        support = load_support(place.weights(self.support))
+        shows = Shows(temperature=self.temperature, top_k=self.top_k, exclude_self=self.exclude_self)
 
         def projected(rows: torch.Tensor) -> torch.Tensor:
-            return cached_projection(
-                rows, support, self.temperature, place.folder / "features", device=place.device, report=place.report
-            )
+            return shown_to_decoder(rows, support, shows, painted, place)
 
-        asked = projected(real)
+        asked = cached_projection(
+            real,
+            support.rows,
+            self.temperature,
+            place.folder / "features",
+            top_k=self.top_k,
+            device=place.device,
+            report=place.report,
+        )
         clouds = {  # name -> rows, their own sentences, and what the decoder is asked about if it learns from these
             "photos": (real, said, real),
             "photos, projected": (asked, said, asked),

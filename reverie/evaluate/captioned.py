@@ -22,6 +22,7 @@ from reverie import seeds
 from reverie.errors import InputError, UnknownName
 from reverie.store.pictures import open_picture
 
+SETS = ("all", "known", "held")  # of classes of the small world
 Picture = Path | npt.NDArray[np.uint8]
 
 
@@ -83,21 +84,39 @@ def load_captioned(source: str | Path, images: Path | None = None, split: str = 
     return Captioned(list(texts), list(files.values()), list(texts.values()))
 
 
-def _smallworld(source: str) -> Captioned:
-    from reverie.smallworld.photos import captioned
+def check_captioned(source: str, images: Path | None = None, split: str = "test") -> None:
+    """That photos are there, without drawing or decoding any. Raises InputError, UnknownName."""
+    if source.startswith("smallworld:"):
+        _asked(source)
+    else:
+        load_captioned(source, images, split)
 
-    parts = source.split(":")
+
+def _asked(source: str) -> tuple[str, int, str]:
+    """Camera, number and set of classes that a source of the small world names."""
+    from reverie.smallworld.render import CAMERAS
+
     try:
-        _, camera, num, *which = parts
+        _, camera, num, *which = source.split(":")
         asked, kind = int(num), which[0] if which else "all"
     except ValueError as error:
         raise InputError(
             f"photos {source!r} must read smallworld:CAMERA:NUMBER, such as smallworld:street:400"
         ) from error
-    known, held = held_classes()
-    classes = {"all": (), "known": known, "held": held}
-    if kind not in classes or len(parts) > 4:
-        raise UnknownName("set of classes", ":".join(which), list(classes))
+    if camera not in CAMERAS:
+        raise UnknownName("camera", camera, CAMERAS)
+    if kind not in SETS or len(which) > 1:
+        raise UnknownName("set of classes", ":".join(which), SETS)
+    if asked < 1:
+        raise InputError(f"photos {source!r} are none; ask for at least 1")
+    return camera, asked, kind
+
+
+def _smallworld(source: str) -> Captioned:
+    from reverie.smallworld.photos import captioned
+
+    camera, asked, kind = _asked(source)
+    classes = dict(zip(SETS, ((), *held_classes()), strict=True))[kind]
     # The same photos in every run: they are a benchmark, not a choice of the run.
-    pictures, said = captioned(asked, camera, seeds.derive("captioned", kind), classes=classes[kind])  # type: ignore[arg-type]
+    pictures, said = captioned(asked, camera, seeds.derive("captioned", kind), classes=classes)  # type: ignore[arg-type]
     return Captioned([f"{kind}-{number:05d}" for number in range(asked)], list(pictures), said)

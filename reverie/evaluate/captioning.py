@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reverie.errors import InputError
 from reverie.evaluate import results
-from reverie.evaluate.captioned import Captioned, load_captioned
+from reverie.evaluate.captioned import Captioned, check_captioned, load_captioned
 from reverie.stage import Place, fingerprint
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ class MeasureCaptions:
             raise InputError(f"{self.beams} beams cannot be; give 1 or more")
 
     def check(self) -> None:
-        """Raises InputError if the photos are not there."""
-        if not self.photos.startswith("smallworld:"):
-            load_captioned(self.photos, self.images, self.split)
+        """Raises InputError if the photos are not there, UnknownName for a camera or set of classes."""
+        check_captioned(self.photos, self.images, self.split)
 
     def run(self, place: Place) -> None:
         """Ask every arm that was not asked yet, and write its numbers.
@@ -177,21 +176,25 @@ def refuse_test_captions(support: Any, photos: Captioned) -> int:
     """
     from reverie.captions.checks import same
 
-    about = {Path(name).name for name in photos.names}
-    said = {same(text): name for name, texts in zip(photos.names, photos.references, strict=True) for text in texts}
+    about = set(photos.names)
+    said: dict[str, set[str]] = {}
+    for name, texts in zip(photos.names, photos.references, strict=True):
+        for text in texts:
+            said.setdefault(same(text), set()).add(name)
     taken: set[str] = set()
     for name, text, group in zip(support.ids, support.texts, support.groups, strict=True):
-        if group is not None and Path(group).name in about:
+        alike = said.get(same(text), set())
+        # Two sets may number their files alike, so a file of that name in another folder is the same one only if people said the same.
+        if group is not None and (group in about or any(Path(photo).name == Path(group).name for photo in alike)):
             raise InputError(
                 f"support sentence {name} is about the test photo {group}; take test captions out of the support set"
             )
-        if (photo := said.get(same(text))) is not None:
-            if group is None:
-                raise InputError(
-                    f"support sentence {name} ({text!r}) is a reference of the test photo {photo}; take test captions out of the "
-                    "support set, or give it as COCO captions that say which photo each is about"
-                )
-            taken.add(photo)
+        if alike and group is None:
+            raise InputError(
+                f"support sentence {name} ({text!r}) is a reference of the test photo {min(alike)}; take test captions out of the "
+                "support set, or give it as COCO captions that say which photo each is about"
+            )
+        taken |= alike
     return len(taken)
 
 

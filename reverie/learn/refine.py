@@ -50,6 +50,8 @@ class Refine:
             raise InputError(
                 f"{self.steps} refinement steps in batches of {self.batch} cannot be; give 0 and 2 or more"
             )
+        if self.target is not None and not -1 <= self.target <= 1:
+            raise InputError(f"the target {self.target} of the refinement is a cosine, in [-1, 1]")
         if not 0 < self.lr < math.inf or not 0 < self.temperature < math.inf:
             raise InputError("the rate and the temperature of the refinement must be numbers above 0")
 

@@ -22,6 +22,7 @@ from reverie.learn.fit import Fit, FitSpeed, fit
 from reverie.learn.refine import Painted, read_painted, rows_of_captions
 from reverie.learn.syntic import CaptionRows, Shows, SynTIC
 from reverie.models.captioner import ABOUT, SUPPORT
+from reverie.models.load import feature_dim
 from reverie.models.support import Support, cached_projection, link_support, load_support
 from reverie.nets.captioner import TAG, DecoderShape, names_in
 from reverie.stage import Place
@@ -52,13 +53,21 @@ class TrainCaptioner:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, 1 if self.steps is None else self.steps) < 1:
             raise InputError("epochs, steps and batch must be at least 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing {self.label_smoothing} lies in [0, 1)")
+        self._fit(self.steps or self.epochs)  # says what is wrong with the rate
         if self.shows.of == "refined" and self.refined is None:
             raise InputError("to show refined features, name the step that refined them")
         if self.shows.tags != "none" and self.detector is None:
             raise InputError(f"tags by {self.shows.tags} need a detector that knows names")
 
     def check(self) -> None:
-        """Raises InputError under several processes: a small decoder is trained by one."""
+        """Raises InputError under several processes, as a small decoder is trained by one, or for heads that do not fit the encoder."""
+        dim = feature_dim(self.model)
+        if self.shows.tags == "attention" and dim and dim % self.shape.tag_heads:
+            raise InputError(
+                f"features of {dim} numbers by {self.model} cannot be read by {self.shape.tag_heads} heads (tag_heads); use a divisor"
+            )
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise InputError("a captioner is trained by one process; start reverie without accelerate launch")
 
@@ -109,15 +118,7 @@ class TrainCaptioner:
             self.label_smoothing,
             self.shape,
         )
-        settings = Fit(
-            self.steps or self.epochs * batches.per_epoch,
-            self.lr,
-            self.warmup_steps,
-            weight_decay=0.01,
-            betas=(0.9, 0.999),
-            clip=1.0,
-            speed=FitSpeed(checkpoint_every_s=60),
-        )
+        settings = self._fit(self.steps or self.epochs * batches.per_epoch)
         seed = seeds.derive("captioner", place.seed, self.seed)
         net, losses = fit(learner, batches, settings, checkpoints, seed=seed, device=place.device, report=place.report)
         temporary = place.weights().with_name(place.weights().name + ".tmp")
@@ -138,6 +139,17 @@ class TrainCaptioner:
         temporary.rename(place.weights())
         parameters = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
         place.report("trained", sentences=len(painted.texts), parameters=parameters, **losses)
+
+    def _fit(self, steps: int) -> Fit:
+        return Fit(
+            steps,
+            self.lr,
+            self.warmup_steps,
+            weight_decay=0.01,
+            betas=(0.9, 0.999),
+            clip=1.0,
+            speed=FitSpeed(checkpoint_every_s=60),
+        )
 
     def _features(self, place: Place, painted: Painted) -> Tensor:
         if self.shows.of == "painted":

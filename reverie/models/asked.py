@@ -43,6 +43,10 @@ def opened_picture(image: Pictured) -> Image.Image:
         return upright_rgb(image)
     if isinstance(image, bytes):
         return open_picture(image, "image")
+    if not isinstance(image, (str, Path)):
+        raise InputError(
+            f"a {type(image).__name__} is no picture; give a file, bytes, a PIL picture or uint8 (H, W, 3)"
+        )
     try:
         return open_picture(Path(image).read_bytes(), str(image))
     except OSError as error:

@@ -9,13 +9,14 @@ support/             sentences and their text features; see models/support.py
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,6 +25,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 from reverie.errors import InputError, ModelError
 from reverie.models.asked import Pictured, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
+from reverie.models.support import ABOUT as SUPPORT_ABOUT
 from reverie.models.support import Support, load_support
 from reverie.nets.captioner import TAG, VISUAL, CaptionNet, DecoderShape, prompt_tokens
 from reverie.nets.support import nearest, project
@@ -75,8 +77,10 @@ class Captioner:
             num_nearest: also tell the nearest sentences of the support set.
         Raises: InputError for a file that is not there, BrokenImage for one that is no image.
         """
-        if isinstance(images, (str, bytes)):
+        if isinstance(images, (str, bytes, Path, Image.Image)) or not isinstance(images, Iterable):
             raise InputError("give a list of pictures, also for one alone")
+        if beams < 1 or num_nearest < 0:
+            raise InputError("beams are 1 or more, and num_nearest 0 or more")
         pictures = [opened_picture(image) for image in images]
         if not pictures:
             return []
@@ -151,13 +155,13 @@ class Captioner:
 
 
 def load_captioner(
-    path: str | Path, device: str = "cpu", batch_size: int = 64, support: Path | None = None
+    path: str | Path, device: str = "cpu", batch_size: int = 64, support: str | Path | None = None
 ) -> Captioner:
     """Open a captioner folder, or the captioner of a run folder.
 
     Args:
-        support: a support folder in place of its own, of the same encoder.
-    Raises: InputError if there is none at the path; ModelError if its encoder is not the one it was trained on.
+        support: a support folder of the same encoder, or a file of sentences, in place of its own; nothing is trained.
+    Raises: InputError if there is none at the path, or for a support set where the decoder is shown none; ModelError if its encoder is not the one it was trained on.
     """
     folder = find_made("captioner", Path(path), "syntic")
     try:
@@ -177,7 +181,16 @@ def load_captioner(
         raise ModelError(
             f"{folder} was trained on {about['revision']}, but {about['encoder']} is now {encoder.revision}; train it again"
         )
-    known = load_support(support or folder / SUPPORT)
+    if support is not None and not about["shows"]["asked_projected"]:
+        raise InputError(
+            f"{folder} says photos in no support set, so another one changes nothing; name a captioner that does"
+        )
+    if support is None or (Path(support) / SUPPORT_ABOUT).is_file():
+        known = load_support(Path(support or folder / SUPPORT))
+    else:
+        from reverie.captions.support import support_of_file  # reads files, which answering about photos needs not
+
+        known = support_of_file(Path(support), encoder, about["encoder"])
     if known.revision != encoder.revision:
         raise InputError(f"the support set was made with {known.revision}, and the captioner reads {encoder.revision}")
     detector = None

@@ -48,6 +48,14 @@ def check_model(name: str) -> None:
     load_part(transformers.AutoConfig, locate(name))
 
 
+def feature_dim(name: str) -> int | None:
+    """Length of the features of a two-tower model, as far as its config says so. Raises ModelError, UnknownName."""
+    config = load_part(transformers.AutoConfig, locate(name))
+    towers = [config, getattr(config, "vision_config", None), getattr(config, "text_config", None)]
+    found = [getattr(tower, key, None) for key in ("projection_dim", "hidden_size") for tower in towers]
+    return next((int(dim) for dim in found if dim), None)
+
+
 def load_tokenizer(place: Located, **options: Any) -> Any:
     """A tokenizer that has a vocabulary: transformers makes an empty one where the files are missing. Raises ModelError."""
     tokenizer = load_part(transformers.AutoTokenizer, place, **options)

@@ -166,9 +166,10 @@ def syntic(
     flags = {name: value for name, value in locals().items() if value is not None}
     from reverie.captions.corpus import FromCorpus
     from reverie.captions.scenes import FromScenes
-    from reverie.captions.support import MakeSupport
+    from reverie.captions.support import MakeSupport, sentences_in
     from reverie.evaluate.alignment import MeasureAlignment
-    from reverie.evaluate.captioning import Asked, MeasureCaptions
+    from reverie.evaluate.captioned import load_captioned
+    from reverie.evaluate.captioning import Asked, MeasureCaptions, refuse_test_captions
     from reverie.images.features import PaintFeatures
     from reverie.images.pixels import PaintPixels, PaintSpeed
     from reverie.learn.refine import Refine, RefineFeatures
@@ -195,6 +196,14 @@ def syntic(
         if not size.sentences or not size.painter.startswith(BUILTIN):
             raise InputError("give sentences to learn from: --captions FILE")
         first = FromScenes(size.sentences)
+    if not -1 <= least_score <= 1:
+        raise InputError(f"--least-score {least_score} is a cosine, in [-1, 1]")
+    if most_support < 0:
+        raise InputError(f"--most-support {most_support} is a number of sentences, or 0 for all")
+    if len(set(rivals)) < len(rivals):
+        raise InputError(f"--rivals {' '.join(rivals)}: name each once")
+    if size.photos and isinstance(first, FromCorpus):
+        refuse_test_captions(sentences_in(first, seed), load_captioned(size.photos, images, split))
     if first.count < 2:
         raise InputError(f"{captions or 'the corpus'} gives one sentence; a captioner needs two different ones or more")
     paint = PaintPixels(
@@ -270,7 +279,17 @@ def syntic(
     if size.photos:
         measure = MeasureCaptions(tuple(asked), size.photos, images, split, beams, meteor)
         align = MeasureAlignment(
-            projected_on, "refine", temperature, size.clip, size.photos, images, split, where, texts=texts
+            projected_on,
+            "refine",
+            temperature,
+            size.clip,
+            size.photos,
+            images,
+            split,
+            where,
+            top_k=top_k,
+            exclude_self=exclude_self,
+            texts=texts,
         )
         steps.append(Step("measure", measure, of=last))
         steps.append(Step("alignment", align, of=("support", "refine", *drawn)))

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reverie.captions.scenes import FromScenes
 from reverie.cli import main
-from reverie.errors import InputError
+from reverie.errors import InputError, ReverieError
 from reverie.evaluate import results
 from reverie.evaluate.captioned import Captioned, held_classes, load_captioned
 from reverie.evaluate.captioning import refuse_test_captions
@@ -219,8 +219,12 @@ def support_of(*rows: tuple[str, str, str | None]) -> Support:
 def test_a_support_set_with_a_test_caption_is_refused_by_its_id() -> None:
     photos = Captioned(["dir/7.jpg", "8.jpg"], [], [["A cat sits."], ["A dog runs.", "A dog."]])
     assert refuse_test_captions(support_of(("a", "a bird", None), ("b", "a tree", "9.jpg")), photos) == 0
+    with pytest.raises(InputError, match=r"support sentence b is about the test photo dir/7\.jpg"):
+        refuse_test_captions(support_of(("a", "a bird", "9.jpg"), ("b", "anything", "dir/7.jpg")), photos)
     with pytest.raises(InputError, match=r"support sentence b is about the test photo 7\.jpg"):
-        refuse_test_captions(support_of(("a", "a bird", "9.jpg"), ("b", "anything", "7.jpg")), photos)
+        refuse_test_captions(support_of(("b", "a cat sits", "7.jpg")), photos)
+    # Another set may number its files alike.
+    assert refuse_test_captions(support_of(("b", "anything", "other/7.jpg")), photos) == 0
     with pytest.raises(
         InputError, match=r"support sentence c \('a dog RUNS'\) is a reference of the test photo 8\.jpg"
     ):
@@ -244,12 +248,63 @@ def test_a_support_set_with_a_test_caption_is_refused_by_its_id() -> None:
         ("a red circle\na blue star\n", {"temperature": 0.0}, "above 0"),
         ("a red circle\na blue star\n", {"refine_lr": -1.0}, "above 0"),
         ("a red circle\na blue star\n", {"width": 30}, "cannot have 4 heads"),
+        ("a red circle\na blue star\n", {"lr": -1.0}, "must be above 0"),
+        ("a red circle\na blue star\n", {"warmup_steps": -5}, "cannot be"),
+        ("a red circle\na blue star\n", {"label_smoothing": 1.0}, "lies in"),
+        ("a red circle\na blue star\n", {"least_score": 2.0}, "is a cosine"),
+        ("a red circle\na blue star\n", {"most_support": -1}, "number of sentences"),
+        ("a red circle\na blue star\n", {"refine_target": 5.0}, "is a cosine"),
+        ("a red circle\na blue star\n", {"rivals": ("decap", "decap")}, "name each once"),
     ],
 )
 def test_slips_are_told_before_any_work(text: str, flags: dict[str, Any], said: str, tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text(text)
     with pytest.raises(InputError, match=said):
         call_recipe("syntic", {"captions": tmp_path / "captions.txt"} | flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"photos": "smallworld:moon:12"}, "moon"),
+        ({"photos": "smallworld:street:0"}, "at least 1"),
+        ({"photos": "smallworld:street:12:other"}, "set of classes"),
+        ({"tag_heads": 3}, "tag_heads"),
+    ],
+)
+def test_what_only_a_late_step_would_notice_is_told_before_any_work(
+    flags: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises((InputError, ReverieError), match=said):
+        run(call_recipe("syntic", SMALL | flags), tmp_path / "run")
+    assert not (tmp_path / "run" / "captions.lance").exists()
+
+
+def test_test_captions_among_the_sentences_are_told_before_any_work(tmp_path: Path) -> None:
+    photos = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "a red circle"}]}
+    (tmp_path / "photos.json").write_text(json.dumps(photos))
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.jpg")
+    (tmp_path / "own.txt").write_text("a blue star\nA red circle.\n")
+    flags = {"photos": str(tmp_path / "photos.json"), "images": tmp_path}
+    with pytest.raises(InputError, match="is a reference of the test photo 1"):
+        call_recipe("syntic", flags | {"captions": tmp_path / "own.txt"})
+    with pytest.raises(InputError, match="is about the test photo 1"):
+        call_recipe("syntic", flags | {"captions": tmp_path / "photos.json"})
+
+
+def test_slips_in_python(finished: Path, photos: Path) -> None:
+    captioner = load_captioner(finished)
+    for wrong in (photos / "0.png", Image.new("RGB", (8, 8)), "0.png", 3):
+        with pytest.raises(InputError, match="give a list"):
+            captioner(wrong)
+    with pytest.raises(InputError, match="no picture"):
+        captioner([None])
+    with pytest.raises(InputError, match="1 or more"):
+        captioner([photos / "0.png"], beams=0)
+    own = finished / "weights" / "captioner"
+    assert len(load_captioner(finished, support=str(own / "support")).support) == 24
+    with pytest.raises(InputError, match="changes nothing"):
+        load_captioner(finished / "weights" / "text-features-0", support=own / "support")
 
 
 def test_missing_photos_and_unknown_sources_are_told(tmp_path: Path) -> None:
