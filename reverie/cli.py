@@ -736,6 +736,7 @@ def evaluate_captions(
     told = {name: round(100 * found.corpus, 4) for name, found in scores.items()}
     if json:
         counts = {"photos": len(captioned.ids), "references": captioned.num_references}
+        counts |= dict(zip(("captions_without_words", "references_without_words"), captioned.wordless, strict=True))
         print(as_json.dumps(counts | {"photos_without_result": captioned.num_without, "times_100": told}))
         return
     table = Table("metric", Column("times 100", justify="right"), box=None, header_style="bold")
@@ -745,6 +746,9 @@ def evaluate_captions(
     print(f"{len(captioned.ids):,} photos, {captioned.num_references:,} references")
     if captioned.num_without:
         print(f"{captioned.num_without:,} more photos have references and no result; they are not scored")
+    if any(captioned.wordless):
+        empty, bare = captioned.wordless
+        print(f"{empty:,} captions and {bare:,} references hold no word; they are scored as they are")
 
 
 def models(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,11 @@ class Captioned:
     @property
     def num_references(self) -> int:
         return sum(map(len, self.references))
+
+    @property
+    def wordless(self) -> tuple[int, int]:
+        """How many captions, and how many references, have no letter and no digit. They are scored as they are."""
+        return _wordless(self.captions), _wordless(chain.from_iterable(self.references))
 
 
 def read(results: Path, references: Path) -> Captioned:
@@ -104,6 +109,10 @@ def _caption(item: dict[str, Any], path: Path, which: str) -> tuple[Any, str]:
     if not isinstance(caption, str):
         raise InputError(f"{path}: the caption of photo {name} is not text but {json.dumps(caption)[:60]}")
     return name, caption
+
+
+def _wordless(texts: Iterable[str]) -> int:
+    return sum(not any(sign.isalnum() for sign in text) for text in texts)
 
 
 def _names(ids: Sequence[Any]) -> list[Any]:

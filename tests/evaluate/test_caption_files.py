@@ -178,3 +178,13 @@ def test_the_command_does_not_load_torch(files):
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_captions_without_words_are_counted(files, say):
+    results = [{"image_id": 2, "caption": ". , !"}, {"image_id": 1, "caption": "a dog runs"}]
+    files(results)
+    code, out, _ = say("evaluate", "captions", "results.json", "references.json", "--metrics", "bleu")
+    assert code == 0
+    assert "1 captions and 0 references hold no word" in out
+    told = json.loads(say("evaluate", "captions", "results.json", "references.json", "--metrics", "bleu", "--json")[1])
+    assert (told["captions_without_words"], told["references_without_words"]) == (1, 0)
