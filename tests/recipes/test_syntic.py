@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +354,29 @@ def test_a_drawn_support_set_is_what_captions_are_projected_on(tmp_path: Path) -
     assert (len(full), len(drawn)) == (24, 5)
     assert set(drawn.ids) < set(full.ids)
     assert len(load_captioner(tmp_path / "run").support) == 5
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    flags = (
+        "--sentences 60 --sampler-steps 2 --epochs 3 --width 32 --tag-heads 2 --photos smallworld:street:12 --no-meteor"
+    )
+
+    def numbers(folder: Path) -> dict[tuple[str, str, str], float]:
+        return {
+            (row["step"], row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")
+        }
+
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "reverie.cli", "run", "syntic", *flags.split(), "--out", str(folder)]
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait() == 0
+    for seconds in (12, 16, 20, 24):
+        work = start(tmp_path / "killed")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            work.wait(seconds)
+        work.kill()
+        work.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
