@@ -126,7 +126,7 @@ class Captioner:
         rows = [[number[tag] for tag in each] + [-1] * (width - len(each)) for each in names]
         return Seen(features, shown, torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width), names)
 
-    def say(self, seen: Seen, beams: int = 1, batch_size: int = 64, use_cache: bool = True) -> list[str]:
+    def say(self, seen: Seen, beams: int = 1, batch_size: int = 64) -> list[str]:
         """A sentence for each image."""
         found: list[str] = []
         for start in range(0, len(seen.features), batch_size):
@@ -134,7 +134,7 @@ class Captioner:
             prompt = prompt_tokens(self.tokenizer, seen.names[some]) if self.shows["tags"] == "prompt" else None
             feature, shown, tags = (rows[some].to(self.device) for rows in (seen.features, seen.shown, seen.tags))
             prompt = None if prompt is None else prompt.to(self.device)
-            ids = self.net.say(feature, shown, tags, prompt, beams, use_cache)
+            ids = self.net.say(feature, shown, tags, prompt, beams)
             found += [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         return found
 

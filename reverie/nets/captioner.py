@@ -110,16 +110,20 @@ class CaptionNet(nn.Module):
         return output.logits[:, before.shape[1] - 1 :].float()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def say(
-        self, feature: Tensor, shown: Tensor, tags: Tensor, prompt: Tensor | None = None, beams: int = 1,
-        use_cache: bool = True,
-    ) -> Tensor:  # fmt: skip
-        """Tokens (B, at most max_tokens) of a sentence for each image, the likeliest one by one or by beam search."""
+    def say(self, feature: Tensor, shown: Tensor, tags: Tensor, prompt: Tensor | None = None, beams: int = 1) -> Tensor:
+        """Tokens (B, at most max_tokens) of a sentence for each image, the likeliest one by one or by beam search.
+
+        Keys and values of what was said are kept, as transformers always does where it begins from embeddings.
+        """
         before, known = self._before(feature, shown, tags, prompt)
         return self.decoder.generate(  # type: ignore[no-any-return]
-            inputs_embeds=before, attention_mask=known, num_beams=beams, do_sample=False, use_cache=use_cache,
-            max_new_tokens=self.max_tokens, early_stopping=beams > 1,
-        )  # fmt: skip
+            inputs_embeds=before,
+            attention_mask=known,
+            num_beams=beams,
+            do_sample=False,
+            max_new_tokens=self.max_tokens,
+            early_stopping=beams > 1,
+        )
 
     def _before(self, feature: Tensor, shown: Tensor, tags: Tensor, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
         """What stands before the sentence (B, p, width), padded on the left, and its mask (B, p)."""

@@ -75,7 +75,6 @@ def test_asked_it_says_what_it_finds_likeliest_where_it_learns(tokenizer, beams,
     net, (feature, shown, tags) = make(tokenizer), seen()
     prompt = prompt_tokens(tokenizer, [["red circle"], [], ["blue star", "pink ring"]]) if prompted else None
     said = net.say(feature, shown, tags, prompt, beams)
-    torch.testing.assert_close(said, net.say(feature, shown, tags, prompt, beams, use_cache=False))
     for number in range(3):  # alone, without the padding of the others
         one = slice(number, number + 1)
         own = None if prompt is None else prompt[one][:, prompt[number] >= 0]
