@@ -56,22 +56,21 @@ def project(
         raise InputError("the support set is empty; it needs at least one sentence")
     if not 0 < temperature < math.inf:
         raise InputError(f"the temperature {temperature} must be a number above 0")
-    rows, columns = tile
-    parts = [
-        _some(
-            F.normalize(features[start : start + rows].to(device).float(), dim=1),
+    tall, wide = tile
+    rows, left_out = torch.empty(len(features), support.shape[1]), torch.empty(len(features))
+    for start in range(0, len(features), tall):
+        here = slice(start, start + tall)
+        found = _some(
+            F.normalize(features[here].to(device).float(), dim=1),
             support,
             temperature,
             min(top_k, len(support)),
-            (own[0][start : start + rows].to(device), own[1].to(device)) if own else None,
-            columns,
+            (own[0][here].to(device), own[1].to(device)) if own else None,
+            wide,
         )
-        for start in range(0, len(features), rows)
-    ]
-    if not parts:
-        return Projected(torch.empty(0, support.shape[1]), torch.empty(0))
-    sums = torch.cat([part.rows for part in parts])
-    return Projected(F.normalize(sums, dim=1) if unit else sums, torch.cat([part.left_out for part in parts]))
+        rows[here] = F.normalize(found.rows, dim=1) if unit else found.rows
+        left_out[here] = found.left_out
+    return Projected(rows, left_out)
 
 
 def nearest(features: Tensor, support: Tensor, k: int, tile: int = 4096) -> tuple[Tensor, Tensor]:
@@ -90,6 +89,7 @@ def _some(
     features: Tensor, support: Tensor, temperature: float, top_k: int, own: tuple[Tensor, Tensor] | None, tile: int
 ) -> Projected:
     """``project`` of one tile of unit features, before the last normalisation."""
+    sharp = features / temperature
     highest = features.new_full((len(features), 1), -math.inf)
     total = features.new_zeros(len(features), 1)
     sums = features.new_zeros(len(features), support.shape[1])
@@ -97,14 +97,14 @@ def _some(
     names = torch.zeros(len(features), 0, dtype=torch.int64, device=features.device)
     for start in range(0, len(support), tile):
         block = support[start : start + tile].to(features.device).float()
-        logits = features @ block.T
-        logits /= temperature
+        logits = sharp @ block.T
         if own:
             logits.masked_fill_(own[0][:, None] == own[1][None, start : start + tile], -math.inf)
         raised = torch.maximum(highest, logits.amax(1, keepdim=True))
         shrink = torch.where(highest == raised, 1.0, torch.exp(highest - raised))
         weights = logits.sub(raised).exp_() if top_k else logits.sub_(raised).exp_()
-        weights.nan_to_num_(0.0)  # where nothing but the feature's own rows was seen so far
+        if own:
+            weights.nan_to_num_(0.0)  # where nothing but the feature's own rows was seen so far
         total = total * shrink + weights.sum(1, keepdim=True)
         if top_k:
             numbers = torch.arange(start, start + len(block), device=block.device).expand(len(features), -1)
