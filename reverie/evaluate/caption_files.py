@@ -20,7 +20,7 @@ SHOWN = 5  # ids in one line
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionFiles:
     """One caption a photo, with its references; ``num_without`` photos have references and no caption."""
 
     ids: list[Any]
@@ -38,7 +38,7 @@ class Captioned:
         return _wordless(self.captions), _wordless(chain.from_iterable(self.references))
 
 
-def read(results: Path, references: Path) -> Captioned:
+def read(results: Path, references: Path) -> CaptionFiles:
     """Results as a list of {image_id, caption}, references as {"images", "annotations"}; both may be gzipped.
 
     As the COCO toolkit does, the photos of the results are scored, in their order; photos that only the references have are
@@ -77,7 +77,7 @@ def read(results: Path, references: Path) -> Captioned:
         if all(str(name) in as_text for name in missing):
             told += "; image_id is text in one file and a number in the other"
         raise InputError(told)
-    return Captioned(
+    return CaptionFiles(
         list(captions), list(captions.values()), [by_photo[name] for name in captions], len(by_photo) - len(captions)
     )
 
@@ -124,7 +124,7 @@ def _ids(ids: Sequence[Any]) -> str:
     return ", ".join(str(name)[:60] for name in ids[:SHOWN]) + more
 
 
-def measure(captioned: Captioned, metrics: Sequence[Metric] = WITHOUT_JAVA) -> dict[str, Scores]:
+def measure(captioned: CaptionFiles, metrics: Sequence[Metric] = WITHOUT_JAVA) -> dict[str, Scores]:
     """Scores by the name that papers print, in the order asked for; see the functions for their ranges.
 
     Raises: InputError if no metric is asked for; ReverieError if one needs Java, and it or the extra is not there.

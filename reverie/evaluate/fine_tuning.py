@@ -244,7 +244,9 @@ class FineTune:
         ]
         if best is not None:
             chosen = best.restore(net)
-            accuracy = top1(self._predict(net, test, None, device), test.labels)
+            if chosen["best_step"] != self.fit.steps:  # else these are the weights that were measured
+                predicted = self._predict(net, test, None, device)
+            accuracy = top1(predicted, test.labels)
             records.append({"metric": "accuracy_at_best", "value": accuracy, **chosen})
         return records
 

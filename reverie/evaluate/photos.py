@@ -12,6 +12,7 @@ Class names come from a column ``label_name`` where there is one, else from ``la
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -226,6 +227,7 @@ def _camera(source: str, split: Split) -> tuple[str, int]:
     return camera, num
 
 
+@functools.lru_cache(maxsize=4)  # steps of one run often measure on the same photos
 def _smallworld(camera: str, num: int, split: Split) -> Photos:
     from reverie.smallworld.photos import labelled
 

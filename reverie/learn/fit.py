@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -66,6 +67,16 @@ class FitSpeed:
     checkpoint_every_s: float = 300.0  # seconds between checkpoints; 0 = after every step
     log_every: int = 1  # steps between two rows of curve.jsonl
     trackers: tuple[str, ...] = ()  # "tensorboard", "wandb", ...: any that accelerate knows
+
+    def __post_init__(self) -> None:
+        for tracker in self.trackers:
+            if tracker not in LOGGER_TYPE_TO_CLASS:
+                known = ", ".join(sorted(map(str, LOGGER_TYPE_TO_CLASS)))
+                raise InputError(f"there is no tracker {tracker!r}; accelerate knows {known}")
+            if importlib.util.find_spec(tracker) is None:
+                if tracker in ("tensorboard", "wandb"):
+                    raise MissingExtra(f"tracker {tracker!r}", "track")
+                raise InputError(f"tracker {tracker!r} is not installed: pip install {tracker}")
 
 
 @dataclass(frozen=True)
@@ -327,9 +338,6 @@ def _accelerator(settings: Fit, device: str, folder: Path) -> Any:
         raise InputError(f"device {device!r} is not there (torch sees no CUDA); use --device cpu")
     if settings.precision == "fp16" and device == "cpu":
         raise InputError("precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
-    for tracker in settings.speed.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise MissingExtra(f"tracker {tracker!r}", "track")
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -222,5 +223,10 @@ def test_slips_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="sees no CUDA"):
         fit(Line(), Points(), SETTINGS, tmp_path / "c", seed=3, device="cuda")
+    with pytest.raises(InputError, match="no tracker 'tensorbord'; accelerate knows .*tensorboard"):
+        FitSpeed(trackers=("tensorbord",))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"reverie\[track\]"):
-        fit(Line(), Points(), Fit(speed=FitSpeed(trackers=("no_such_tracker",))), tmp_path / "d", seed=3)
+        FitSpeed(trackers=("wandb",))
+    with pytest.raises(InputError, match="pip install clearml"):
+        FitSpeed(trackers=("clearml",))

@@ -13,9 +13,10 @@ from reverie.evaluate.simulated import SimulateSynTIC
 from reverie.run.plan import call_recipe, find_study, known_studies
 
 
+@pytest.mark.parametrize("scale", ["tiny", "small"])
 @pytest.mark.parametrize("name", known_studies())
-def test_every_claim_is_about_arms_that_are_measured(name):
-    study = find_study(name)(seeds=2)
+def test_every_claim_is_about_arms_that_are_measured(name, scale):
+    study = find_study(name)(scale, seeds=2)
     measured = set()
     for run, plan in study.runs.items():
         for step in plan.steps:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes.claims import Study, seeds_of
-from reverie.recipes.synthetic_pretraining import SIZES, learner
+from reverie.recipes.synthetic_pretraining import SIZES, Size, learner
 from reverie.recipes.synthetic_pretraining import synthetic_pretraining as recipe
 from reverie.run.plan import Plan, Step
 from reverie.smallworld.scene import COLOURS, class_names
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REAL = "photos"  # the step that takes the real photos to pre-train on
 SOURCE = {"tiny": "smallworld:street:640:6400", "small": "smallworld:street:6400:6400"}  # to fine-tune and to test on
 REAL_PER_CLASS = {"tiny": 10, "small": 100}
+STEPS = {"tiny": (200, 100), "small": (5000, 2000)}  # of pre-training and of fine-tuning
+RUN, TRANSFER, TRANSFER_VIT = "backbones", "transfer", "transfer-vit"
 
 
 def synthetic_pretraining(
@@ -39,44 +41,61 @@ def synthetic_pretraining(
         scale: as in reverie run synthetic_pretraining.
         seeds: everything is trained once with 0, 1, ...
         images: painted, of all classes together; as many as the scale says when left out.
-        steps: of each pre-training.
+        steps: of each pre-training; 200 at tiny and 5,000 at small when left out.
         seed: of captions and images.
     """
-    numbers = seeds_of(seeds)
+    from reverie.images.shots import TakeShots
+
+    numbers, (usual, transfer_steps) = seeds_of(seeds), STEPS[scale]
     size = SIZES[scale]
-    size = dataclasses.replace(size, images=images or size.images, steps=steps or size.steps)
-    runs = {
-        "resnet": _run(recipe(scale, images=size.images, steps=size.steps, photos=SOURCE[scale], seeds=numbers, seed=seed), size, numbers, scale),
-        "vit": _run(
-            recipe(scale, images=size.images, steps=size.steps, backbone="vit-tiny", photos=SOURCE[scale], seeds=numbers, seed=seed),
-            dataclasses.replace(size, backbone="vit-tiny"), numbers, scale,
+    size = dataclasses.replace(size, images=images or size.images, steps=steps or usual)
+
+    def plan_for(backbone: str) -> Plan:
+        return recipe(
+            scale, images=size.images, steps=size.steps, transfer_steps=transfer_steps, backbone=backbone,
+            photos=SOURCE[scale], seeds=numbers, seed=seed,
+        )  # fmt: skip
+
+    plan = plan_for(size.backbone)
+    begin = [step.name for step in plan.steps].index("keep") + 1
+    photos = f"smallworld:street:{64 * REAL_PER_CLASS[scale] * 3}:1"  # of which the shots are taken
+    plan = dataclasses.replace(
+        plan,
+        recipe=f"claims/synthetic_pretraining/{RUN}",
+        steps=(
+            *plan.steps[:begin],
+            Step(REAL, TakeShots(class_names(), photos, REAL_PER_CLASS[scale], seed=0)),
+            *_backbone(plan, size, numbers, TRANSFER),
+            *_backbone(plan_for("vit-tiny"), dataclasses.replace(size, backbone="vit-tiny"), numbers, TRANSFER_VIT),
+            dataclasses.replace(plan.step("page"), of=(TRANSFER, TRANSFER_VIT)),
         ),
-    }  # fmt: skip
+    )
     about = (
         f"{size.images:,} images of the 64 classes of the small world by the builtin painter, and {REAL_PER_CLASS[scale]} street "
-        f"photos of each class; {size.steps} steps of pre-training in every arm, then {size.transfer_steps} steps of fine-tuning "
+        f"photos of each class; {size.steps} steps of pre-training in every arm, then {transfer_steps} steps of fine-tuning "
         f"on other street photos; top-1 on unseen ones."
     )
-    words = {"resnet": "a small ResNet, all arms", "vit": "a small ViT, for the second part of claim 12"}
-    named = {
-        name: dataclasses.replace(run, recipe=f"claims/synthetic_pretraining/{name}") for name, run in runs.items()
-    }
-    return Study(about, named, CLAIMS, words)
+    words = {RUN: "a small ResNet in all arms, and a small ViT for the second part of claim 12"}
+    return Study(about, {RUN: plan}, CLAIMS, words)
 
 
-def _run(plan: Plan, size: Any, numbers: tuple[int, ...], scale: str) -> Plan:
-    """The recipe's images and fine-tuning, with pre-training arms of our own."""
+def _backbone(plan: Plan, size: Size, numbers: tuple[int, ...], transfer: str) -> list[Step]:
+    """Pre-training arms of one backbone on the same images, and the step that fine-tunes them all.
+
+    Args:
+        plan: the recipe's, for this backbone.
+        transfer: name of that step.
+    """
     from reverie.evaluate.fine_tuning import Arm
-    from reverie.images.shots import TakeShots
 
     painted: Any = plan.step(f"supervised-on-painted-images-{numbers[0]}").stage
     names = class_names()
     usable = "status = 'ok' and label is not null and image is not null"
     real = dataclasses.replace(painted, store=REAL, where=usable, limit=0)
-    half = tuple(name for name in names if name.split()[0] in list(COLOURS)[: len(COLOURS) // 2])
-    quoted = ", ".join(f"'{name}'" for name in half)
     arms: dict[str, Train] = {"painted": painted, "photos": real}
-    if size.backbone != "vit-tiny":
+    if transfer == TRANSFER:
+        half = tuple(name for name in names if name.split()[0] in list(COLOURS)[: len(COLOURS) // 2])
+        quoted = ", ".join(f"'{name}'" for name in half)
         mocov2 = learner("mocov2", names, size)
         arms |= {
             "painted, wrong labels": dataclasses.replace(
@@ -94,33 +113,29 @@ def _run(plan: Plan, size: Any, numbers: tuple[int, ...], scale: str) -> Plan:
             "MoCo v2, painted": dataclasses.replace(painted, learner=mocov2),
             "MoCo v2, photos": dataclasses.replace(real, learner=mocov2),
         }
-    begin = [step.name for step in plan.steps].index("keep") + 1
-    transfer: Any = plan.step("transfer").stage
-    photos = f"smallworld:street:{64 * REAL_PER_CLASS[scale] * 3}:1"  # of which the shots are taken
-    steps = [*plan.steps[:begin], Step(REAL, TakeShots(names, photos, REAL_PER_CLASS[scale], seed=0))]
-    tuned = []
+    steps, tuned = [], []
+    before = "" if transfer == TRANSFER else "vit-"
     for number in numbers:
         for name, train in arms.items():
-            step = _slug(name, number)
-            start = _slug(train.start, number) if train.start else None
+            step = before + _slug(name, number)
+            start = before + _slug(train.start, number) if train.start else None
             of = ("keep", REAL, *((start,) if start else ()))
             steps.append(Step(step, dataclasses.replace(train, seed=number, start=start), of=of))
             tuned.append(Arm(name, number, step))
-            if name == "painted" and size.backbone != "vit-tiny":  # which has no BatchNorm
+            if name == "painted" and transfer == TRANSFER:  # a ViT has no BatchNorm
                 tuned.append(Arm("painted, frozen BatchNorm", number, step, frozen_batchnorm=True))
         tuned.append(Arm("untrained", number))
-    of = tuple(arm.weights for arm in tuned if arm.weights)
-    steps.append(Step("transfer", dataclasses.replace(transfer, arms=tuple(tuned)), of=tuple(dict.fromkeys(of))))
-    steps.append(plan.step("page"))
-    return dataclasses.replace(plan, steps=tuple(steps))
+    fine: Any = plan.step("transfer").stage
+    of = tuple(dict.fromkeys(arm.weights for arm in tuned if arm.weights))
+    return [*steps, Step(transfer, dataclasses.replace(fine, arms=tuple(tuned), keep=False), of=of)]
 
 
 def _slug(name: str, number: int) -> str:
     return f"{name.lower().replace(',', '').replace(' ', '-')}-{number}"
 
 
-def _arm(name: str, run: str = "resnet") -> str:
-    return f"{run}/transfer/{name}"
+def _arm(name: str, transfer: str = TRANSFER) -> str:
+    return f"{RUN}/{transfer}/{name}"
 
 
 def _claim(
@@ -152,7 +167,7 @@ CLAIMS = (
     ),
     _claim(
         "12b", "A ViT loses less than a ResNet", "",
-        gains_more(_arm("painted", "vit"), _arm("photos", "vit"), PAINTED, PHOTOS),
+        gains_more(_arm("painted", TRANSFER_VIT), _arm("photos", TRANSFER_VIT), PAINTED, PHOTOS),
     ),
     _claim(
         "0", "Control: images under labels drawn at random are worth less than under their own", "",
