@@ -223,7 +223,7 @@ def test_slips_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="sees no CUDA"):
         fit(Line(), Points(), SETTINGS, tmp_path / "c", seed=3, device="cuda")
-    with pytest.raises(InputError, match="no tracker 'tensorbord'; accelerate knows .*tensorboard"):
+    with pytest.raises(InputError, match=r"no tracker 'tensorbord'; accelerate knows .*tensorboard"):
         FitSpeed(trackers=("tensorbord",))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"reverie\[track\]"):
