@@ -7,7 +7,7 @@ than it is asked for, and are not here.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from reverie.evaluate.claims import Claim, beats
 from reverie.evaluate.linear_probe import Arm, LinearProbe
@@ -19,7 +19,7 @@ from reverie.run.plan import Plan, Step
 if TYPE_CHECKING:
     from reverie.learn.train import Train
 
-PER_CLASS = {"tiny": 8, "small": 32}  # captions; claim 2 needs l times as many as the budget's arm with l copies
+PER_CLASS = {"tiny": 4, "small": 32}  # captions; claim 2 needs l times as many as the budget's arm with l copies
 LOW_PX = {"tiny": 16, "small": 16}  # side of photos that are photographed again from afar
 PHOTOS = {
     "tiny": "smallworld:street:1280:6400",
@@ -43,7 +43,7 @@ def stablerep(
     Args:
         scale: as in reverie run stablerep.
         seeds: each arm is trained once with 0, 1, ...
-        per_class: captions of each class; 8 at tiny and 32 at small when left out.
+        per_class: captions of each class; 4 at tiny and 32 at small when left out.
         steps: of training, in each arm.
         seed: of captions and images.
     """
@@ -53,20 +53,22 @@ def stablerep(
         scale, per_class=per_class, per_caption=copies, keep_best=1.0, seeds=numbers, steps=steps, text_tower=True,
         controls=True, photos=PHOTOS[scale], seed=seed,
     )  # fmt: skip
+    usual = f"kept and copy < {size.per_caption}"  # as many as are painted with the other guidance
+    main = _learn_where(main, usual)
     train: Any = main.step(slug("StableRep", 0)).stage
     m, views = size.per_batch, size.per_batch * size.captions_per_batch
     arms: dict[str, Train] = {}
     for other in IMAGES:
         if other != m:
-            arms[_with_images(other, m)] = _with(train, views // other, images_per_caption=other)
+            arms[_with_images(other, m)] = dataclasses.replace(
+                _with(train, views // other, images_per_caption=other),
+                where=usual if other <= size.per_caption else "kept", at_least=other,
+            )  # fmt: skip
     fixed = f"kept and copy < {m}"  # the same m images at every visit
     arms["StableRep, l = m"] = dataclasses.replace(train, where=fixed)
     arms["StableRep, downscaled"] = _with(train, train.captions_per_batch, downscale_px=(LOW_PX[scale],))
     budget = main.num_captions  # images
-    several = size.per_caption
-    arms["few captions, many images"] = dataclasses.replace(
-        train, where=f"kept and copy < {several}", limit=budget // several
-    )
+    arms["few captions, many images"] = dataclasses.replace(train, limit=budget // size.per_caption)
     crops = _with(train, train.captions_per_batch, images_per_caption=1, crops=m)
     arms["many captions, one image"] = dataclasses.replace(crops, where="kept and copy = 0", at_least=0)
     main = _with_arms(main, arms, numbers, LOW_PX[scale])
@@ -74,7 +76,6 @@ def stablerep(
         scale,
         guidance=STRONG,
         per_class=per_class,
-        per_caption=copies,
         keep_best=1.0,
         seeds=numbers,
         steps=steps,
@@ -82,8 +83,8 @@ def stablerep(
         seed=seed,
     )
     about = (
-        f"Captions of the 64 classes of the small world, {copies} images of each, painted by the builtin painter; a small "
-        f"ResNet, {train.fit.steps} steps of {views} views in every arm; a linear classifier on street photos."
+        f"Captions of the 64 classes of the small world, {size.per_caption} images of each, painted by the builtin painter "
+        f"({copies} for m = {max(IMAGES)}); a small ResNet, {train.fit.steps} steps of {views} views in every arm; a linear classifier on street photos."
     )
     runs = {"guidance-2": main, "guidance-8": strong}
     words = {"guidance-2": "all arms but those of claim 4", "guidance-8": "the same captions, painted with guidance 8"}
@@ -156,6 +157,14 @@ def _claims(m: int) -> tuple[Claim, ...]:
             beats(_arm("StableRep"), _arm("crops of one image")), control=True,
         ),
     )  # fmt: skip
+
+
+def _learn_where(plan: Plan, where: str) -> Plan:
+    """All that learn from the images that were kept learn from these of them."""
+    for step in plan.steps:
+        if getattr(step.stage, "where", None) == "kept" and hasattr(step.stage, "learner"):
+            plan = replace(plan, step.name, stage=dataclasses.replace(cast(Any, step.stage), where=where))
+    return plan
 
 
 def _with(train: Train, captions: int, **learner: object) -> Train:
