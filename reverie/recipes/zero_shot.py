@@ -41,6 +41,7 @@ class Size:
     unit_size: int
 
 
+WHOLE_LR, WHOLE_BATCH = 1e-4, 64  # of tuning end to end
 SIZES = {
     "tiny": Size(
         painter="builtin:painter", clip="builtin:clip", per_class=8, per_caption=2, guidance=2.0, sampler_steps=10,
@@ -88,6 +89,7 @@ def zero_shot(
     epochs: int | None = None,
     tune_batch: int | None = None,
     lr: float | None = None,
+    end_to_end_steps: int = 0,
     seeds: tuple[int, ...] | None = None,
     photos: str | None = None,
     split: Literal["train", "test"] = "test",
@@ -131,6 +133,7 @@ def zero_shot(
         epochs: passes over the kept images.
         tune_batch: images in a step of tuning.
         lr: peak learning rate of tuning.
+        end_to_end_steps: tune the whole encoder as well, as the contrast, so many steps of up to 64 kept images at 1e-4; 0 = do not.
         seeds: tune once with each.
         photos: to measure on: a folder with test (and train), or smallworld:CAMERA:TRAIN:TEST; none with other classes.
         split: of these photos; settings are to be chosen on train, so that test is read once.
@@ -143,6 +146,9 @@ def zero_shot(
     from reverie.filters.per_class import KeepPerClass
     from reverie.images.pixels import PaintPixels, PaintSpeed
     from reverie.learn.classifier_tuning import ClassifierTuning
+    from reverie.learn.end_to_end import EndToEnd
+    from reverie.learn.fit import Fit
+    from reverie.learn.train import Train
     from reverie.learn.tune import TuneClassifier
     from reverie.report.page import WritePage
     from reverie.smallworld.scene import class_names
@@ -151,6 +157,8 @@ def zero_shot(
     record = read_domain(domain) if domain else Domain()
     if context is not None and HOLE not in context:
         context = f"{context.rstrip()} {HOLE}"
+    if end_to_end_steps < 0:
+        raise InputError(f"--end-to-end-steps {end_to_end_steps} is a number of steps, or 0 for none")
     if not size.seeds or len(set(size.seeds)) < len(size.seeds):
         raise InputError(f"--seeds {' '.join(map(str, size.seeds))}: give at least one, and none twice")
     clip_for(size.painter, size.clip)
@@ -210,11 +218,25 @@ def zero_shot(
         Step("zero-shot", dataclasses.replace(tune, on="nothing"), of=("keep",)),
         *(Step(name, dataclasses.replace(tune, seed=number), of=("keep",)) for name, number in tuned.items()),
     ]
+    whole: dict[str, int] = {}
+    if end_to_end_steps:
+        side = 64 if size.clip.startswith(BUILTIN) else 224
+        train = Train(
+            EndToEnd(names, said, size.clip, soft_share, temperature, image_size=side),
+            Fit(end_to_end_steps, WHOLE_LR, weight_decay=tune.weight_decay, clip=tune.clip),
+            captions_per_batch=min(WHOLE_BATCH, max(1, first.count * size.per_caption // 2)),  # not all may be kept
+            where="kept",
+            group="image",
+        )
+        whole = {f"end-to-end-{number}": number for number in size.seeds}
+        steps += [Step(name, dataclasses.replace(train, seed=number), of=("keep",)) for name, number in whole.items()]
     if size.photos:
         arms = (
             *(Tuned("tuned on painted images", name, number) for name, number in tuned.items()),
+            *(Tuned("tuned end to end", name, number) for name, number in whole.items()),
             Tuned("zero-shot", "zero-shot"),  # nothing random in it, so it has no seeds
         )
-        steps.append(Step("measure", MeasureClassifiers(arms, names, size.photos, split), of=("zero-shot", *tuned)))
-    steps.append(Step("page", WritePage(), of=("measure",) if size.photos else tuple(tuned)))
+        measure = MeasureClassifiers(arms, names, size.photos, split)
+        steps.append(Step("measure", measure, of=("zero-shot", *tuned, *whole)))
+    steps.append(Step("page", WritePage(), of=("measure",) if size.photos else (*tuned, *whole)))
     return Plan(recipe="zero_shot", seed=seed, unit_size=size.unit_size, steps=tuple(steps))

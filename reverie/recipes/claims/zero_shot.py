@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes.claims import Study, insert, replace, seeds_of
 from reverie.recipes.scratch_efficiency import scratch_efficiency
-from reverie.recipes.zero_shot import SIZES
+from reverie.recipes.zero_shot import SIZES, WHOLE_BATCH, WHOLE_LR
 from reverie.recipes.zero_shot import zero_shot as recipe
 from reverie.run.plan import Plan, Step
 from reverie.smallworld.scene import class_names
@@ -29,7 +29,7 @@ USABLE = "status = 'ok' and blank = false"
 STRICT = 0.5  # confidence that few images have
 FAST = 5  # times the rate of the others: at theirs, so few steps hardly move the head, whatever the labels
 WRONG = 0.3  # share of labels drawn anew
-TUNED_EPOCHS, TUNED_BATCH, TUNED_LR = 5, 64, 1e-4  # of tuning end to end
+TUNED_EPOCHS = 5  # of tuning end to end
 TAKEN = "status = 'ok' and label is not null"  # of real photos
 FEW, MANY = 2, 10  # images of a class to train from scratch on: five times as many
 
@@ -65,7 +65,7 @@ def zero_shot(
     tune = dataclasses.replace(tune, steps=size.epochs * math.ceil(images * len(names) / size.tune_batch))
 
     hard = ClassifierTuning(soft_share=0.0)
-    steps = TUNED_EPOCHS * images * len(names) // TUNED_BATCH
+    steps = TUNED_EPOCHS * images * len(names) // WHOLE_BATCH
     tuned = {
         "LE+CF+SCE": tune,
         "LE": dataclasses.replace(tune, where=USABLE, tuning=hard),
@@ -82,8 +82,8 @@ def zero_shot(
     }
     whole = Train(
         EndToEnd(names, (CONTEXT,), size.clip, image_size=64),
-        Fit(steps, TUNED_LR, weight_decay=tune.weight_decay, clip=tune.clip),
-        captions_per_batch=TUNED_BATCH,
+        Fit(steps, WHOLE_LR, weight_decay=tune.weight_decay, clip=tune.clip),
+        captions_per_batch=WHOLE_BATCH,
         where="kept",
         group="image",
     )
@@ -138,7 +138,7 @@ def _on_photos(plan: Plan, per_class: int, numbers: tuple[int, ...], whole: Trai
     tune: Any = plan.step("classifier").stage
     measure: Any = plan.step("measure").stage
     source = f"smallworld:street:{3 * per_class * len(class_names())}:1"  # of which the photos are taken
-    head = dataclasses.replace(tune, on="shots", shots="photos", steps=whole.fit.steps, real_batch=TUNED_BATCH)
+    head = dataclasses.replace(tune, on="shots", shots="photos", steps=whole.fit.steps, real_batch=WHOLE_BATCH)
     arms = {
         "head alone": head,
         "end to end": dataclasses.replace(whole, store="photos", where=TAKEN),
