@@ -224,7 +224,7 @@ def zero_shot(
         train = Train(
             EndToEnd(names, said, size.clip, soft_share, temperature, image_size=side),
             Fit(end_to_end_steps, WHOLE_LR, weight_decay=tune.weight_decay, clip=tune.clip),
-            captions_per_batch=min(WHOLE_BATCH, max(1, first.count * size.per_caption // 2)),  # not all may be kept
+            captions_per_batch=min(WHOLE_BATCH, max(1, first.count * size.per_caption // 4)),  # not all are kept
             where="kept",
             group="image",
         )
