@@ -22,7 +22,7 @@ IMAGES, DIM, TURNS = 64, 512, 3
 
 @torch.inference_mode()
 def without_cache(net: CaptionNet, feature: Tensor, tags: Tensor) -> Tensor:
-    """The likeliest word each time, by reading everything said so far again: the forward pass of training."""
+    """The likeliest word each time, by reading everything said so far again: the forward pass of training, all positions of it."""
     ids = torch.zeros(len(feature), 0, dtype=torch.int64)
     for _ in range(net.max_tokens):
         asked = torch.cat([ids, torch.zeros(len(feature), 1, dtype=torch.int64)], 1)

@@ -53,6 +53,11 @@ class FromCorpus:
         """Usable captions, at most ``limit``. Reads the source. Raises InputError."""
         return len(_judged(self, _changed(self.path)).usable)
 
+    @property
+    def splits(self) -> list[str]:
+        """What splits of a Karpathy file the captions are of. Reads the source. Raises InputError."""
+        return sorted(_judged(self, _changed(self.path)).splits)
+
     def texts(self, most: int) -> list[str]:
         """The first so many usable captions. Reads the source. Raises InputError."""
         corpus = _judged(self, _changed(self.path))
@@ -83,6 +88,7 @@ class _Corpus:
     rows: pa.Table  # ROWS
     usable: np.ndarray[Any, np.dtype[np.int64]]  # row numbers
     reasons: dict[int, str]  # of the other rows
+    splits: frozenset[str]  # that they are of, where the source says so
 
     def captions(self, unit: int, position: int, run_seed: int) -> Iterator[dict[str, Any]]:
         """The usable text of this position with the refused ones before it; at the end also those after it."""
@@ -112,6 +118,7 @@ def _judged(stage: FromCorpus, changed: int) -> _Corpus:
     usable: list[int] = []
     reasons: dict[int, str] = {}
     known: set[str] = set()
+    splits: set[str] = set()
     numbers = itertools.count()
     while some := list(itertools.islice(found, 10_000)):
         seen = 0
@@ -119,6 +126,7 @@ def _judged(stage: FromCorpus, changed: int) -> _Corpus:
             if stage.limit is not None and len(usable) == stage.limit:
                 break
             seen += 1
+            splits |= {sample.split} if sample.split else set()
             text, reason = check(sample.text, stage.max_chars, stage.max_words)
             if reason is None and stage.distinct:
                 reason = "duplicate" if (key := same(text)) in known else None
@@ -133,7 +141,7 @@ def _judged(stage: FromCorpus, changed: int) -> _Corpus:
             break
     if not usable:
         raise InputError(f"{stage.path} holds no usable caption ({_told(reasons) or 'it is empty'})")
-    return _Corpus(pa.concat_tables(parts), np.array(usable, dtype=np.int64), reasons)
+    return _Corpus(pa.concat_tables(parts), np.array(usable, dtype=np.int64), reasons, frozenset(splits))
 
 
 def _table(some: Iterable[Sample]) -> pa.Table:

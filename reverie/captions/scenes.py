@@ -24,10 +24,13 @@ class FromScenes:
 
     count: int
     classes: tuple[str, ...] = ()  # what the first thing of a scene may be; any when empty
+    without: tuple[str, ...] = ()  # what no thing of a scene is
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise InputError(f"a corpus of {self.count} sentences is empty; give 1 or more")
+        if set(self.classes) & set(self.without):
+            raise InputError("no scene can begin with a thing that no scene may hold")
 
     def open(self, place: Place) -> Worker:
         """Draw the scenes."""
@@ -41,6 +44,8 @@ class FromScenes:
                 rng = np.random.default_rng(seed)
                 first = str(rng.choice(self.classes)) if self.classes else None
                 scene = sample(rng, first=first)
+                while any(thing.name in self.without for thing in scene.things):
+                    scene = sample(rng, first=first)
                 text = describe(scene, "short" if rng.random() < 0.2 else "human", rng)
                 rows.append(
                     {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,7 @@ class MakeSupport:
             [row["id"] for row in rows], texts, [row["group"] for row in rows], found, self.model, encoder.revision
         )
         save_support(place.weights(), support)
+        shutil.rmtree(place.checkpoints(), ignore_errors=True)
         place.report("support", sentences=len(support))
 
     def _sentences(self, place: Place) -> Iterator[dict[str, Any]]:

@@ -46,11 +46,10 @@ class MeasureAlignment:
     def run(self, place: Place) -> None:
         """Measure; run again, it replaces its numbers. Raises what the reading of its parts raises."""
         import torch
-        from safetensors.torch import load_file
 
         from reverie.evaluate.metrics.distance import centroids, mmd
         from reverie.evaluate.metrics.retrieval import recall_at_k
-        from reverie.learn.refine import read_painted, rows_of_captions
+        from reverie.learn.refine import read_painted, refined_rows, rows_of_captions
         from reverie.learn.syntic import Shows
         from reverie.learn.train_captioner import shown_to_decoder
         from reverie.models.encoder import open_encoder
@@ -62,7 +61,7 @@ class MeasureAlignment:
         said = encoder.texts([texts[0] for texts in photos.references])
         painted = read_painted(place, self.where)
         texts = rows_of_captions(place, self.texts or self.support, painted.caption_ids)
-        refined = load_file(place.weights(self.refined) / "rows.safetensors")["rows"]
+        refined = refined_rows(place, self.refined, painted.pair_ids)
         support = load_support(place.weights(self.support))
         shows = Shows(temperature=self.temperature, top_k=self.top_k, exclude_self=self.exclude_self)
 
@@ -89,7 +88,7 @@ class MeasureAlignment:
         }
         drawn = {name: rows[:DRAWN].numpy() for name, (rows, _, _) in clouds.items()}
         for step, name in self.more:
-            clouds[name] = load_file(place.weights(step) / "rows.safetensors")["rows"], texts, real
+            clouds[name] = refined_rows(place, step, painted.pair_ids), texts, real
         records: list[dict[str, Any]] = []
         shared = {
             "split": "test", "step": place.step, "photos": self.photos,
@@ -110,8 +109,9 @@ class MeasureAlignment:
                     "R@1": recall_at_k(alike, same, 1),
                     "R@5": recall_at_k(alike, same, 5),
                     "distance of centroids": centroids(rows[mine].numpy(), real[photo].numpy()),
-                    "MMD": mmd(rows[mine].numpy(), met[other].numpy()),
                 }
+                if min(len(mine), len(other)) > 1:  # MMD is about pairs of rows
+                    numbers["MMD"] = mmd(rows[mine].numpy(), met[other].numpy())
                 if name == "sentences":
                     del numbers["pair cosine"], numbers["R@1"], numbers["R@5"]
                 about = shared | {"name": name, "seed": part}

@@ -4,8 +4,8 @@
     smallworld:street:400:HELD        only those whose first thing is of one of these classes: "held" or "known", see below
     captions.json with --images DIR   COCO captions (images and annotations, also .gz), or a Karpathy split
 
-Sixteen of the 64 classes of the small world, two of each colour and of each shape, are ``held``: a corpus about the others
-has all their words, but never together.
+Sixteen of the 64 classes of the small world, two of each colour and of each shape, are ``held``: a corpus that is ``FromScenes``
+``without`` them has all their words, but never together.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -37,13 +37,14 @@ def append(path: Path, *records: Mapping[str, Any]) -> None:
     with _alone_in(path.parent):
         new = {_about(record) for record in records}
         kept = [record for record in read(path) if _about(record) not in new]
-        lines = [json.dumps(dict(record), ensure_ascii=False, allow_nan=False) for record in [*kept, *records]]
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        _write(path, [*kept, *records])
+
+
+def drop(path: Path, step: str) -> None:
+    """Take away all records of a measuring step."""
+    if path.exists():
+        with _alone_in(path.parent):
+            _write(path, [record for record in read(path) if record.get("step") != step])
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -84,6 +85,16 @@ def step_fingerprint(place: Place, stage: object) -> str:
             if step["name"] == place.step:
                 return str(step["fingerprint"])
     return fingerprint(settings(stage))
+
+
+def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    lines = [json.dumps(dict(record), ensure_ascii=False, allow_nan=False) for record in records]
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _about(record: Mapping[str, Any]) -> tuple[Any, ...]:

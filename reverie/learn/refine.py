@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -212,6 +212,7 @@ class RefineFeatures:
         about = {"pair_ids": painted.pair_ids, "steps": found.steps, "why": found.why, "curve": found.curve}
         (temporary / "refined.json").write_text(json.dumps(about), encoding="utf-8")
         temporary.rename(place.weights())
+        shutil.rmtree(place.checkpoints(), ignore_errors=True)
         place.report("refined", steps=found.steps, why=found.why, cosine=found.curve[-1]["cosine"])
 
 
@@ -253,6 +254,17 @@ def read_painted(place: Place, where: str) -> Painted:
     if not rows:
         raise InputError(f"no painted image in {place.folder} fulfils {where!r} and has features")
     return found._replace(rows=torch.cat(rows))
+
+
+def refined_rows(place: Place, step: str, pair_ids: Sequence[str]) -> Tensor:
+    """What a refining step made of these pairs, (n, d). Raises InputError for a pair that it did not refine."""
+    folder = place.weights(step)
+    known = json.loads((folder / "refined.json").read_text(encoding="utf-8"))["pair_ids"]
+    at = {name: number for number, name in enumerate(known)}
+    if lacking := next((name for name in pair_ids if name not in at), None):
+        raise InputError(f"pair {lacking} was not refined by step {step!r}")
+    rows: Tensor = load_file(folder / "rows.safetensors")["rows"]
+    return rows[[at[name] for name in pair_ids]]
 
 
 def rows_of_captions(place: Place, support: str, caption_ids: list[str]) -> Tensor:

@@ -124,6 +124,11 @@ class SynTIC:
         rows = load_file(self.tag_rows)["rows"] if self.tags == "attention" and self.tag_rows else None
         return CaptionNet(self.dim, rows, self.shape, load_tokenizer(self.tokenizer))
 
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """How many of these sentences are longer than what is learned of them."""
+        tokenizer, parts = load_tokenizer(self.tokenizer), range(0, len(texts), 10_000)
+        return sum(caption_tokens(tokenizer, texts[at : at + 10_000], self.shape.max_tokens)[2] for at in parts)
+
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """One step; noise is drawn anew."""
         tokenizer = load_tokenizer(self.tokenizer)

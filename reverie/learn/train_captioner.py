@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie import seeds
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, FitSpeed, fit
-from reverie.learn.refine import Painted, read_painted, rows_of_captions
+from reverie.learn.refine import Painted, read_painted, refined_rows, rows_of_captions
 from reverie.learn.syntic import CaptionRows, Shows, SynTIC
 from reverie.models.captioner import ABOUT, SUPPORT
 from reverie.models.load import feature_dim
@@ -119,6 +119,17 @@ class TrainCaptioner:
             self.shape,
         )
         settings = self._fit(self.steps or self.epochs * batches.per_epoch)
+        if self.warmup_steps >= settings.steps:
+            place.report(
+                "warning",
+                text=f"{settings.steps} steps of training lie within the {self.warmup_steps} of warm-up, so the rate never comes to "
+                f"{self.lr:g}; train longer (--epochs) or warm up less (--warmup-steps)",
+            )
+        if cut := learner.num_cut(painted.texts):
+            place.report(
+                "warning",
+                text=f"{cut:,} of {len(painted.texts):,} sentences are cut at {self.shape.max_tokens} tokens (--max-tokens)",
+            )
         seed = seeds.derive("captioner", place.seed, self.seed)
         net, losses = fit(learner, batches, settings, checkpoints, seed=seed, device=place.device, report=place.report)
         temporary = place.weights().with_name(place.weights().name + ".tmp")
@@ -157,13 +168,7 @@ class TrainCaptioner:
         if self.shows.of == "text":
             return rows_of_captions(place, self.texts or self.support, painted.caption_ids)
         assert self.refined is not None
-        folder = place.weights(self.refined)
-        known = json.loads((folder / "refined.json").read_text(encoding="utf-8"))["pair_ids"]
-        at = {name: number for number, name in enumerate(known)}
-        if lacking := next((name for name in painted.pair_ids if name not in at), None):
-            raise InputError(f"pair {lacking} was not refined by step {self.refined!r}")
-        rows: Tensor = load_file(folder / "rows.safetensors")["rows"]
-        return rows[[at[name] for name in painted.pair_ids]]
+        return refined_rows(place, self.refined, painted.pair_ids)
 
 
 def shown_to_decoder(features: Tensor, support: Support, shows: Shows, painted: Painted, place: Place) -> Tensor:

@@ -177,6 +177,6 @@ def prompt_tokens(tokenizer: Any, names: Sequence[Sequence[str]]) -> Tensor:
 
 
 def names_in(text: str, names: Sequence[str]) -> list[str]:
-    """The names that a sentence has in it as whole words, in the order of ``names``."""
+    """The names that a sentence has in it as whole words, also with a plural in s or es, in the order of ``names``."""
     said = f" {' '.join(text.lower().replace(',', ' ').replace('.', ' ').split())} "
-    return [name for name in names if f" {name.lower()} " in said]
+    return [name for name in names if any(f" {name.lower()}{ending} " in said for ending in ("", "s", "es"))]

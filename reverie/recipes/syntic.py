@@ -75,6 +75,7 @@ def syntic(
     scale: Literal["tiny", "small", "paper"] = "tiny",
     captions: Path | None = None,
     text_column: str | None = None,
+    captions_split: str | None = None,
     limit: int | None = None,
     sentences: int | None = None,
     painter: str | None = None,
@@ -123,6 +124,7 @@ def syntic(
         scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes.
         captions: file of sentences: text, CSV, TSV, JSONL, COCO JSON or parquet; sentences about the small world when left out.
         text_column: its column of captions; usual names are tried when left out.
+        captions_split: of it, where it has several, as a Karpathy file has; its train also means restval.
         limit: use the first so many usable captions.
         sentences: about the small world, where no captions are given.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
@@ -182,17 +184,25 @@ def syntic(
     if not size.seeds or len(set(size.seeds)) < len(size.seeds):
         raise InputError(f"--seeds {' '.join(map(str, size.seeds))}: give at least one, and none twice")
     clip_for(size.painter, size.clip)
+    if size.detector.startswith(BUILTIN) and not size.painter.startswith(BUILTIN):
+        raise InputError(
+            f"{size.detector} knows coloured shapes only; find the tags of other pictures with a public model: --detector NAME, or none"
+        )
     first: FromCorpus | FromScenes
     if captions is not None:
         if sentences is not None:
             raise InputError("give --captions or --sentences, not both")
-        first = FromCorpus(captions, text_column=text_column, limit=limit)
+        first = FromCorpus(captions, text_column=text_column, split=captions_split, limit=limit)
+        if captions_split is None and set(first.splits) - {"train", "restval"}:
+            raise InputError(
+                f"{captions} holds {', '.join(first.splits)}; say what to learn from: --captions-split train"
+            )
         if photos is None:
             size = dataclasses.replace(size, photos=None)  # the small world's photos are of its own things
         _refuse_strangers(size.painter, first)
     else:
-        if text_column or limit is not None:
-            raise InputError("--text-column and --limit belong to a file of --captions")
+        if text_column or captions_split or limit is not None:
+            raise InputError("--text-column, --captions-split and --limit belong to a file of --captions")
         if not size.sentences or not size.painter.startswith(BUILTIN):
             raise InputError("give sentences to learn from: --captions FILE")
         first = FromScenes(size.sentences)
@@ -315,5 +325,6 @@ def _refuse_strangers(painter: str, corpus: FromCorpus) -> None:
     if len(strange) > len(texts) / 2:
         raise InputError(
             f"{painter} draws coloured shapes and knows {len(known)} words; {len(strange)} of the first {len(texts)} sentences have "
-            f"others, such as {strange[0]!r}. Name a painter that can draw them: --painter stable-diffusion-v1-5/stable-diffusion-v1-5"
+            f"others, such as {strange[0]!r}. Take public models that can draw, see and name them: --scale paper, or --painter, --clip and "
+            "--detector"
         )

@@ -44,8 +44,8 @@ def gather(facts: Facts, shop: Thumbs) -> dict[str, Any] | None:
     lowest = order[-max(NUM_WORST, len(order) // 4) :]
     chosen = {
         "said best": order[:NUM_BEST],
-        "worth reading: among the worst quarter": [
-            lowest[place * len(lowest) // NUM_WORST] for place in range(min(NUM_WORST, len(lowest)))
+        "worth reading: among the lowest": [
+            lowest[place * len(lowest) // some] for some in (min(NUM_WORST, len(lowest)),) for place in range(some)
         ],
     }
     photos = load_captioned(str(settings["photos"]), _path(settings.get("images")), str(settings.get("split", "test")))

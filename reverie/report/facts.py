@@ -414,12 +414,14 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
         if not ours.keys() & theirs.keys():
             continue
-        yield Comparison(first.name, other.name, paired(ours, theirs), _over_photos(first, other))
+        yield Comparison(first.name, other.name, paired(ours, theirs), _over_photos(first, other, metric))
 
 
-def _over_photos(first: Arm, other: Arm) -> Difference | None:
-    """Compare photo by photo, where it is known which ones each arm had right."""
-    ours, theirs = ({r["seed"]: unpack(r) for r in arm.records if is_packed(r)} for arm in (first, other))
+def _over_photos(first: Arm, other: Arm, metric: str) -> Difference | None:
+    """Compare photo by photo, where it is known what each arm had of this metric on each."""
+    ours, theirs = (
+        {r["seed"]: unpack(r) for r in arm.records if r["metric"] == metric and is_packed(r)} for arm in (first, other)
+    )
     if other.name in SEEDLESS and theirs:
         theirs = dict.fromkeys(ours, next(iter(theirs.values())))
     shared = sorted(ours.keys() & theirs.keys())

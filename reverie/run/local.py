@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -281,7 +282,8 @@ class _Work:
 
 
 def retry(plan: Plan, folder: Path, device: str = "cpu") -> dict[str, int]:
-    """Make failed rows again, and what was left out because of them. Jobs that are done stay as they are.
+    """Make failed rows again, and what was left out because of them. Networks that all processes train together
+    stay as they are; other jobs that read the rows forget what they made, and are done anew when the run goes on.
 
     Returns: step -> rows that failed before and no longer do.
     """
@@ -301,7 +303,21 @@ def retry(plan: Plan, folder: Path, device: str = "cpu") -> dict[str, int]:
                     else:
                         item.mark.unlink()
                         events.say(f"{item.step.name}: is done anew, with the new rows, when the run goes on")
+            _forget_what_read([item for item in work if not getattr(item.step.stage, "together", False)])
         return mended
+
+
+def _forget_what_read(work: list[_Work]) -> None:
+    """Take away what jobs made of rows that have changed, and what others made of that, or they would find themselves done."""
+    from reverie.evaluate import results  # retrying needs no more of it
+
+    changed = {item.step.name for item in work if item.step.kind != "job"}
+    for item in work:
+        if item.step.kind == "job" and changed & set(item.step.of):
+            changed.add(item.step.name)
+            for left in (item.place.weights(), item.place.checkpoints()):
+                shutil.rmtree(left, ignore_errors=True)
+            results.drop(item.place.results, item.step.name)
 
 
 def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tuple[bytes, bytes | None]:

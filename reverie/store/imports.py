@@ -55,7 +55,8 @@ class Reading(TypedDict, total=False):
     text_column, image_column, label_column: names of columns (or of JSON fields); guessed when not given. In a CSV or TSV without
         a header, numbers from 0.
     images: folder that file names in the source are relative to.
-    split: part of a Hugging Face folder, of parquet files called ``<split>-...``, or of a Karpathy caption file.
+    split: part of a Hugging Face folder, of parquet files called ``<split>-...``, or of a Karpathy caption file, whose train also
+        means its restval, as is usual.
     template: text made from a class name where there is no caption, with ``{class}`` for the name.
     captions_per_image: use only the first so many captions of an image.
     """
@@ -88,6 +89,7 @@ class Sample:
     problem: str | None = None  # why there is no image where there should be one
     refused: str | None = None  # why the row could not be read at all
     file: str | None = None  # its place in a folder of files, for its owner to find it again
+    split: str | None = None  # of a caption file that holds several
 
 
 def import_into(
@@ -350,24 +352,25 @@ def _coco(path: Path, reading: Reading) -> Iterator[Sample]:
     try:
         if "annotations" in data:
             files = {image["id"]: image["file_name"] for image in images}
-            found = [(note["image_id"], files[note["image_id"]], note["caption"]) for note in data["annotations"]]
+            found = [(note["image_id"], files[note["image_id"]], note["caption"], None) for note in data["annotations"]]
         else:
             split = reading.get("split")
+            wanted = (split, "restval") if split == "train" else (split,)
             found = [
-                (number, str(Path(image.get("filepath", "")) / image["filename"]), sentence["raw"])
+                (number, str(Path(image.get("filepath", "")) / image["filename"]), sentence["raw"], image.get("split"))
                 for number, image in enumerate(images)
-                if split is None or image.get("split") == split
+                if split is None or image.get("split") in wanted
                 for sentence in image["sentences"]
             ]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not a COCO caption file: an entry lacks or misuses {error}") from error
     used: Counter[Any] = Counter()
     limit = reading.get("captions_per_image")
-    for position, (image, file, text) in enumerate(found):
+    for position, (image, file, text, part) in enumerate(found):
         used[image] += 1
         if limit is None or used[image] <= limit:
             here, problem = _file(reading, file) if reading.get("images") else (None, None)
-            yield Sample(position, _clean(text), None, here, problem, file=file)
+            yield Sample(position, _clean(text), None, here, problem, file=file, split=part)
 
 
 def _csv(path: Path, reading: Reading, is_tsv: bool = False) -> Iterator[Sample]:

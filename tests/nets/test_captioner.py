@@ -121,6 +121,7 @@ def test_names_are_found_as_whole_words():
     names = ["red circle", "circle", "star", "cat"]
     assert names_in("A red circle, left of a starfish.", names) == ["red circle", "circle"]
     assert names_in("concatenate", names) == []
+    assert names_in("Two red circles and boxes.", ["red circle", "box", "red"]) == ["red circle", "box", "red"]
 
 
 def test_slips(tokenizer):

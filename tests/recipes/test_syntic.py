@@ -28,8 +28,10 @@ from reverie.models.captioner import load_captioner
 from reverie.models.encoder import open_encoder
 from reverie.models.support import Support, load_support
 from reverie.recipes.syntic import syntic
+from reverie.report.facts import gather
 from reverie.run.local import repaint, run
 from reverie.run.plan import call_recipe
+from reverie.stage import Place
 from reverie.store import tables
 
 SMALL: dict[str, Any] = {
@@ -69,6 +71,37 @@ def test_every_arm_is_asked_about_the_same_photos_in_both_ways(finished: Path) -
     lines = [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 12
     assert {"photo", "references", "tags", "greedy", "beam 5"} == lines[0].keys()
+
+
+def test_the_page_compares_photo_by_photo_by_the_metric_it_names(finished: Path) -> None:
+    (found,) = [item for item in gather(finished).measured if item.step == "measure"]
+    assert len(found.comparisons) == len(ARMS) - 1
+    for item in found.comparisons:
+        assert item.over_photos is not None
+        assert item.over_photos.mean == pytest.approx(item.over_seeds.mean, abs=1e-6)
+
+
+def test_distances_are_those_of_every_picture_and_its_own_sentence(finished: Path) -> None:
+    encoder = open_encoder("builtin:clip")
+    (pairs,) = tables.scan(finished / "pairs.lance", ["pair_id", "text", "embedding"], "embedding is not null")
+    known = json.loads((finished / "weights" / "refine" / "refined.json").read_text())["pair_ids"]
+    refined = load_file(finished / "weights" / "refine" / "rows.safetensors")["rows"]
+    by_name = {name: row.numpy() for name, row in zip(known, refined, strict=True)}
+    cosines, right = [], []
+    texts = pairs["text"].to_pylist()
+    features = encoder.texts(texts).numpy()
+    for name, text, own in zip(pairs["pair_id"].to_pylist(), texts, features, strict=True):
+        cosines.append(float(by_name[name] @ own))
+        nearest = int(np.argmax(features @ by_name[name]))
+        right.append(texts[nearest] == text)
+    photos = encoder.images(next(load_captioned("smallworld:street:12").batches(12))).numpy()
+    painted = np.array(pairs["embedding"].to_pylist())
+    rows = results.read(finished / "results.jsonl")
+    values = {(row["name"], row["metric"]): row["value"] for row in rows if row["step"] == "alignment"}
+    assert values["refined", "pair cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert values["refined", "R@1"] == pytest.approx(np.mean(right))
+    gap = np.linalg.norm(painted.mean(0) - photos.mean(0))
+    assert values["painted", "distance of centroids"] == pytest.approx(gap, abs=1e-5)
 
 
 def test_the_page_shows_photos_captions_and_clouds(finished: Path) -> None:
@@ -196,10 +229,25 @@ def test_held_classes_have_only_known_words() -> None:
     assert any(name in texts for name in held)
 
 
-def test_sentences_about_scenes_depend_on_their_position_alone(tmp_path: Path) -> None:
+def test_sentences_without_held_classes_never_name_one(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from reverie.stage import Place
+    from reverie.nets.captioner import names_in
+
+    known, held = held_classes()
+    rows = pa.table({"unit": [0] * 200, "position": list(range(200))})
+
+    def named(**how: Any) -> int:
+        texts = FromScenes(200, known, **how).open(Place(tmp_path, "captions"))(rows)["text"].to_pylist()
+        return sum(bool(names_in(text, held)) for text in texts)
+
+    assert named(without=held) == 0 < named()
+    with pytest.raises(InputError, match="no scene can begin"):
+        FromScenes(3, known, without=known)
+
+
+def test_sentences_about_scenes_depend_on_their_position_alone(tmp_path: Path) -> None:
+    import pyarrow as pa
 
     place = Place(tmp_path, "captions")
 
@@ -236,6 +284,36 @@ def test_a_support_set_with_a_test_caption_is_refused_by_its_id() -> None:
     assert refuse_test_captions(support_of(("d", "A dog.", "9.jpg")), photos) == 1
 
 
+def test_one_photo_is_measured_as_far_as_one_can_be(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    stage: Any = syntic(**SMALL | {"photos": "smallworld:street:1"}).step("alignment").stage
+    stage.run(Place(tmp_path / "run", "alone", ("support", "refine")))
+    rows = [row for row in results.read(tmp_path / "run" / "results.jsonl") if row["step"] == "alone"]
+    assert ("photos", "R@1") in {(row["name"], row["metric"]) for row in rows}
+    assert "MMD" not in {row["metric"] for row in rows if row["name"] in ("photos", "painted")}
+
+
+def test_a_warm_up_beyond_the_end_is_warned_of(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    stage: Any = syntic(**SMALL | {"warmup_steps": 100, "max_tokens": 3}).step("captioner").stage
+    said: list[str] = []
+    place = Place(tmp_path / "run", "again", report=lambda kind, **facts: said.append(str(facts.get("text", ""))))
+    stage.run(place)
+    assert any("1 steps of training lie within the 100 of warm-up" in text for text in said)
+    assert any("24 of 24 sentences are cut at 3 tokens" in text for text in said)
+
+
+def test_a_file_of_several_splits_says_which_to_learn_from(tmp_path: Path) -> None:
+    image = {"filename": "a.jpg", "filepath": "val", "split": "test", "sentences": [{"raw": "a red circle"}]}
+    more = image | {"split": "train", "sentences": [{"raw": "a blue star"}, {"raw": "a green heart"}]}
+    file = tmp_path / "karpathy.json"
+    file.write_text(json.dumps({"images": [image, more]}))
+    with pytest.raises(InputError, match=r"holds test, train; say what to learn from: --captions-split train"):
+        syntic(captions=file)
+    corpus: Any = syntic(captions=file, captions_split="train").step("captions").stage
+    assert corpus.texts(9) == ["a blue star", "a green heart"]
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "said"),
     [
@@ -248,6 +326,8 @@ def test_a_support_set_with_a_test_caption_is_refused_by_its_id() -> None:
         ("a red circle\na blue star\n", {"sentences": 3}, "not both"),
         ("a red circle\na blue star\n", {"seeds": (1, 1)}, "none twice"),
         ("a red circle\na blue star\n", {"detector": "none", "rivals": ("viecap",)}, "name one: --detector"),
+        ("a man\na dog\n", {"painter": "some/painter", "clip": "some/clip"}, "knows coloured shapes only"),
+        ("a red circle\na blue star\n", {"captions": None, "captions_split": "train"}, "belong to a file"),
         ("a red circle\na blue star\n", {"temperature": 0.0}, "above 0"),
         ("a red circle\na blue star\n", {"refine_lr": -1.0}, "above 0"),
         ("a red circle\na blue star\n", {"width": 30}, "cannot have 4 heads"),

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.evaluate import results
 from reverie.run.events import read_events
 from reverie.run.local import part_of, repaint, retry, run, status
 from reverie.run.plan import Plan, Step, read_plan
@@ -71,6 +72,52 @@ def test_a_retry_takes_the_marks_of_what_can_be_done_anew(tmp_path: Path, capsys
     assert (tmp_path / "run" / "count.txt").read_text() == str(
         tables.count(tmp_path / "run" / "pairs.lance", "status = 'ok'")
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnOnce:
+    """Keeps what it made, as a training does: the number of good images, and the numbers of those it read."""
+
+    together: bool = False
+
+    def run(self, place: Place) -> None:
+        if not place.weights().exists():
+            before = [json.loads((place.weights(name) / "seen.json").read_text()) for name in place.of[1:]]
+            place.weights().mkdir(parents=True)
+            place.checkpoints().mkdir(parents=True)
+            good = tables.count(place.pairs, "status = 'ok'")
+            (place.weights() / "seen.json").write_text(json.dumps([good, *before]))
+            about = {"name": place.step, "metric": "images", "split": "all", "seed": 0, "step": place.step}
+            results.append(place.results, about | {"value": good, "fingerprint": "f", "versions": {}})
+
+
+def test_a_retry_forgets_what_was_learned_of_the_failed_rows(tmp_path: Path) -> None:
+    fail = tmp_path / "fail.json"
+    fail.write_text('{"texts": ["a sentence about 1"], "captions": []}')
+    plan = fake_recipe(fail_file=str(fail))
+    more = (
+        Step("learned", LearnOnce(), of=("paint",)),
+        Step("of-that", LearnOnce(), of=("captions", "learned")),
+        Step("together", LearnOnce(together=True), of=("paint",)),
+    )
+    plan = dataclasses.replace(plan, steps=(*plan.steps, *more))
+    folder = tmp_path / "run"
+    run(plan, folder)
+    before = tables.count(folder / "pairs.lance", "status = 'ok'")
+    fail.write_text('{"texts": [], "captions": []}')
+    retry(plan, folder)
+    after = tables.count(folder / "pairs.lance", "status = 'ok'")
+    assert before < after
+    assert {row["name"] for row in results.read(folder / "results.jsonl")} == {"together"}
+    assert not (folder / "checkpoints" / "learned").exists()
+    assert run(plan, folder)
+
+    def seen(step: str) -> Any:
+        return json.loads((folder / "weights" / step / "seen.json").read_text())
+
+    assert (seen("learned"), seen("of-that"), seen("together")) == ([after], [after, [after]], [before])
+    values = {row["name"]: row["value"] for row in results.read(folder / "results.jsonl")}
+    assert values == {"learned": after, "of-that": after, "together": before}
 
 
 def test_parts_together_equal_one_run(tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:

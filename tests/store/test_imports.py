@@ -151,6 +151,9 @@ def test_karpathy_split(tmp_path):
     )
     assert texts(tmp_path / "k.json") == ["one", "two", "three"]
     assert texts(tmp_path / "k.json", split="test") == ["one", "two"]
+    rest = image | {"split": "restval", "sentences": [{"raw": "four"}]}
+    (tmp_path / "k.json").write_text(json.dumps({"images": [image, image | {"split": "train"}, rest]}))
+    assert texts(tmp_path / "k.json", split="train") == ["one", "two", "four"]
 
 
 @pytest.mark.parametrize(
