@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reverie.learn.train import Train
 
 PER_CLASS = {"tiny": 4, "small": 32}  # captions; claim 2 needs l times as many as the budget's arm with l copies
+STEPS = {"tiny": 150, "small": 5000}  # of training, so that 45 arms at tiny fit half an hour
 LOW_PX = {"tiny": 16, "small": 16}  # side of photos that are photographed again from afar
 PHOTOS = {
     "tiny": "smallworld:street:1280:6400",
@@ -44,10 +45,11 @@ def stablerep(
         scale: as in reverie run stablerep.
         seeds: each arm is trained once with 0, 1, ...
         per_class: captions of each class; 4 at tiny and 32 at small when left out.
-        steps: of training, in each arm.
+        steps: of training, in each arm; 150 at tiny and 5,000 at small when left out.
         seed: of captions and images.
     """
-    numbers, size, per_class = seeds_of(seeds), SIZES[scale], per_class or PER_CLASS[scale]
+    numbers, size = seeds_of(seeds), SIZES[scale]
+    per_class, steps = per_class or PER_CLASS[scale], steps or STEPS[scale]
     copies = max(size.per_caption, *IMAGES)
     main = recipe(
         scale, per_class=per_class, per_caption=copies, keep_best=1.0, seeds=numbers, steps=steps, text_tower=True,
