@@ -321,6 +321,8 @@ def verify(folder: Folder) -> int:
 def retry(folder: Folder, device: str = "") -> None:
     """Make failed rows again, and what was left out because of them. Rows that are ok or dropped stay as they are.
 
+    What was made of the rows (a classifier, a captioner, numbers, the page) is done anew when the run goes on; trained backbones stay.
+
     Example: reverie retry runs/demo
 
     Args:
