@@ -277,10 +277,12 @@ def called(metric: str) -> str:
 
 
 def number(metric: str, value: float) -> str:
-    """A measured value as text: per cent for accuracies, as papers print them for captions, else four digits."""
+    """A measured value as text: per cent for accuracies, as papers print them for captions, else four digits, fewer below 1."""
     if metric in SCORES or metric in RETRIEVAL or metric == "distinct":
         return f"{value:.1%}"
-    return f"{100 * value:.1f}" if metric.partition(", ")[0] in CAPTION_SCORES else f"{value:.4g}"
+    if metric.partition(", ")[0] in CAPTION_SCORES:
+        return f"{100 * value:.1f}"
+    return f"{value:.{2 if abs(value) < 0.1 else 3 if abs(value) < 1 else 4}g}"
 
 
 def duration(seconds: float) -> str:
