@@ -48,7 +48,7 @@ from reverie.stage import Place
 Rows = npt.NDArray[np.int64]
 AHEAD = 3  # batches in the making while one is consumed
 MARK = "arm.json"  # what an arm was made of, and its numbers once it is measured
-LACKING = 0.05  # share of the painted images of a class that a filter may have taken away
+LACKING = 0.05  # share of the painted images of a class that a filter may have taken away, or one image
 BEST = "best.safetensors"
 
 
@@ -337,6 +337,11 @@ class PhotoBatches:
                 yield {"images": torch.from_numpy(np.ascontiguousarray(pixels.result())), "label": names}
 
 
+def too_few(fewest: int, wanted: int) -> bool:
+    """Whether a class has lost more images than a filter may take: one, or LACKING of them."""
+    return wanted - fewest > max(1, LACKING * wanted)
+
+
 def draw(labels: Rows, per_class: int | None, seed: int, or_all: bool = False) -> Rows:
     """Rows of ``per_class`` images of each class, in order; None = all. Those of a smaller number are among them.
 
@@ -390,7 +395,7 @@ class _Images:
         if arm.painted != 0:
             fewest = int(np.bincount(self.painted.labels, minlength=len(self.pool.classes)).min())
             wanted = arm.painted
-            if wanted is not None and fewest < (1 - LACKING) * wanted:
+            if wanted is not None and too_few(fewest, wanted):
                 raise InputError(
                     f"{arm.name}: a class has {fewest} painted images of {wanted}; paint more, or ask for fewer"
                 )

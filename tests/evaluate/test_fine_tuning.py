@@ -14,7 +14,7 @@ from reverie import pairs
 from reverie.errors import InputError, ModelError
 from reverie.evaluate import fine_tuning, results
 from reverie.evaluate.compare import unpack
-from reverie.evaluate.fine_tuning import Arm, FineTune, PhotoBatches, draw
+from reverie.evaluate.fine_tuning import Arm, FineTune, PhotoBatches, draw, too_few
 from reverie.evaluate.photos import Photos, load_photos
 from reverie.learn.fit import Fit, FitSpeed
 from reverie.nets.backbones import build_backbone, save_backbone
@@ -206,6 +206,11 @@ def test_painted_images_join_by_name_alone_and_mixed(job, place, photo_folder):
     job.run(place)
     row = by_metric(place, "mixed")["accuracy"]
     assert (row["num_train"], row["num_real"], row["num_painted"]) == (18, 6, 12)
+
+
+def test_a_filter_may_take_one_image_or_a_twentieth():
+    assert [too_few(fewest, 10) for fewest in (10, 9, 8)] == [False, False, True]
+    assert [too_few(fewest, 200) for fewest in (190, 189)] == [False, True]
 
 
 def test_hardly_fewer_painted_images_than_asked_are_a_warning_and_much_fewer_an_error(job, place):
