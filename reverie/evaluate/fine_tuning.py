@@ -37,7 +37,7 @@ from reverie.errors import InputError
 from reverie.evaluate import results
 from reverie.evaluate.heads import split
 from reverie.evaluate.metrics.classification import mean_per_class, top1
-from reverie.evaluate.photos import Photos, check_labels, find_photos, load_photos
+from reverie.evaluate.photos import Photos, attributes, check_labels, find_photos, load_photos
 from reverie.learn import views
 from reverie.learn.classifier_tuning import shuffled
 from reverie.learn.fit import Fit, fit
@@ -89,6 +89,9 @@ class FineTuneSpeed:
 @dataclass(frozen=True)
 class FineTune:
     """Weights of learning steps, or none -> ``accuracy`` (top-1 of the last step) and ``accuracy_per_class`` on test photos.
+
+    Of photos whose classes are made of attributes (the small world's) also ``accuracy_shape`` and ``accuracy_colour``: how often
+    the class that was named has the right shape, or colour. They are derived; nothing is trained for them.
 
     Where images can be held out also ``accuracy_at_best``, of the step that was best on them. The same number of steps for
     every arm, however many images it has. A finished arm is not run again.
@@ -162,6 +165,8 @@ class FineTune:
             "images": _digest(images.pool, (*train, held_out)),
             "seed": place.seed,
         }
+        if kinds := attributes(self.photos, images.pool.classes):
+            made_of["attributes"] = list(kinds)  # numbers of an arm that an older version measured lack them
         mark = _Mark(folder / MARK, stage.fingerprint(made_of))
         records = mark.records()
         if records is None:
@@ -242,6 +247,16 @@ class FineTune:
             },
             {"metric": "accuracy_per_class", "value": mean_per_class(predicted, test.labels)},
         ]
+        for name, kind in attributes(self.photos, test.classes).items():
+            right = kind.of_class[predicted] == kind.of_class[test.labels]
+            records.append(
+                {
+                    "metric": f"accuracy_{name}",
+                    "value": float(right.mean()),
+                    "num_classes": len(kind.values),
+                    "correct": np.packbits(right).tobytes().hex(),
+                }
+            )
         if best is not None:
             chosen = best.restore(net)
             if chosen["best_step"] != self.fit.steps:  # else these are the weights that were measured

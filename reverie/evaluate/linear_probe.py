@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reverie.evaluate.features import Describe
-    from reverie.evaluate.heads import Probed
+    from reverie.evaluate.heads import OpenTest
+    from reverie.evaluate.photos import Attribute
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class ProbeSpeed:
 class LinearProbe:
     """Weights of several learning steps -> accuracy of a linear classifier on real or street photos.
 
-    ``untrained`` is the network of the first arm with weights, drawn anew; ``pixels`` are the photos made small.
+    Classes that are made of attributes are asked for by these as well, each by a classifier of its own on the same features:
+    ``top1`` and ``knn_top1`` are of the class, ``top1_shape`` and ``knn_top1_shape`` of its shape, and so on. ``untrained`` is the network of the first arm with weights, drawn anew; ``pixels`` are the photos made small.
     """
 
     arms: tuple[Arm, ...]
@@ -81,12 +83,10 @@ class LinearProbe:
         import torch
 
         from reverie.evaluate import features
-        from reverie.evaluate.heads import probe
-        from reverie.evaluate.knn import knn
-        from reverie.evaluate.metrics.classification import top1
-        from reverie.evaluate.photos import Photos, load_photos
+        from reverie.evaluate.photos import Photos, attributes, load_photos
 
         train = load_photos(self.photos, "train")
+        targets = attributes(self.photos, train.classes)
         open_photos = functools.cache(lambda: load_photos(self.photos, "test", train.classes))
 
         def rows_of(describe: Describe, photos: Photos) -> tuple[Tensor, Tensor]:
@@ -95,45 +95,89 @@ class LinearProbe:
 
         ours = results.step_fingerprint(place, self)
         before = {
-            (record["name"], record["seed"]): record.get("inputs")
+            (record["name"], record["seed"], record["metric"]): record.get("inputs")
             for record in results.read(place.results)
             if record["step"] == place.step and record["fingerprint"] == ours
         }
+        wanted = ["top1", *(f"top1_{name}" for name in targets)]  # an older version asked for the class alone
         for done, arm in enumerate(self.arms):
             place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
             inputs = self._inputs(arm, place)
-            if before.get((arm.name, arm.seed)) == inputs:
+            if all(before.get((arm.name, arm.seed, metric)) == inputs for metric in wanted):
                 continue
             began = time.monotonic()
             describe = describe_arm(arm, self.arms, place, self.pixels_px)
             x, labels = rows_of(describe, train)
             open_test = functools.cache(functools.partial(lambda describe: rows_of(describe, open_photos()), describe))
-            found = probe(
-                x,
-                labels,
-                open_test,
-                len(train.classes),
-                protocol=self.protocol,
-                batch_norm=self.batch_norm,
-                held_out=self.held_out,
-                seed=self.seed,
-            )
-            numbers = {"top1": found.top1, "mean_per_class": found.mean_per_class}
-            if self.neighbours:
-                near = knn(x, labels, open_test()[0], len(train.classes), k=self.neighbours)
-                numbers["knn_top1"] = top1(near.cpu().numpy(), found.labels)
+            numbers = self.measure(x, labels, open_test, len(train.classes), targets)
             about = {
                 "num_train": len(train),
-                "num_test": len(found.labels),
-                "num_classes": len(train.classes),
+                "num_test": len(open_test()[1]),
                 "num_features": x.shape[1],
                 "inputs": inputs,
-                "chosen": found.chosen,
-                "held_out_top1": max(found.held_out),
                 "seconds": round(time.monotonic() - began, 3),
             }
-            self._write(place, arm, numbers, about, found)
+            self._write(place, arm, numbers, about)
         place.report("progress", done=len(self.arms), total=len(self.arms))
+
+    def measure(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        open_test: OpenTest,
+        num_classes: int,
+        targets: Mapping[str, Attribute],
+    ) -> list[dict[str, Any]]:
+        """The numbers of one arm: metric, value, and how the classifier behind it was chosen.
+
+        Args:
+            x, labels, open_test, num_classes: as in ``heads.probe``.
+            targets: what is asked for besides the class.
+        """
+        import torch
+
+        numbers = self._ask(x, labels, open_test, num_classes, "")
+        for name, target in targets.items():
+            value = torch.from_numpy(target.of_class).to(x.device)
+
+            def asked(value: Tensor = value) -> tuple[Tensor, Tensor]:
+                test_x, test_labels = open_test()
+                return test_x, value[test_labels]
+
+            numbers += self._ask(x, value[labels], asked, len(target.values), f"_{name}")
+        return numbers
+
+    def _ask(
+        self, x: Tensor, labels: Tensor, open_test: OpenTest, num_classes: int, ending: str
+    ) -> list[dict[str, Any]]:
+        """The numbers for one kind of label. ``ending`` is that of their metrics; empty for the class."""
+        import numpy as np
+
+        from reverie.evaluate.heads import probe
+        from reverie.evaluate.knn import knn
+        from reverie.evaluate.metrics.classification import top1
+
+        found = probe(
+            x,
+            labels,
+            open_test,
+            num_classes,
+            protocol=self.protocol,
+            batch_norm=self.batch_norm,
+            held_out=self.held_out,
+            seed=self.seed,
+        )
+        values = {f"top1{ending}": found.top1}
+        if not ending:
+            values["mean_per_class"] = found.mean_per_class
+        if self.neighbours:
+            near = knn(x, labels, open_test()[0], num_classes, k=self.neighbours)
+            values[f"knn_top1{ending}"] = top1(near.cpu().numpy(), found.labels)
+        about = {"num_classes": num_classes, "chosen": found.chosen, "held_out_top1": max(found.held_out)}
+        numbers = [{"metric": metric, "value": value, **about} for metric, value in values.items()]
+        # Which test photos were right, one bit each: two arms can then be compared photo by photo.
+        numbers[0]["correct"] = np.packbits(found.predicted == found.labels).tobytes().hex()
+        return numbers
 
     def _inputs(self, arm: Arm, place: Place) -> str:
         """Names the files that an arm reads as they are now, by size and time of change."""
@@ -143,10 +187,8 @@ class LinearProbe:
         return fingerprint({"photos": [*map(_as_it_is, photos)], "weights": _as_it_is(_weights(arm, self.arms, place))})
 
     def _write(
-        self, place: Place, arm: Arm, numbers: Mapping[str, float], about: Mapping[str, object], found: Probed
+        self, place: Place, arm: Arm, numbers: Sequence[Mapping[str, Any]], about: Mapping[str, object]
     ) -> None:
-        import numpy as np
-
         shared = {
             "name": arm.name,
             "split": "test",
@@ -159,10 +201,7 @@ class LinearProbe:
             "fingerprint": results.step_fingerprint(place, self),
             "versions": results.versions(),
         }
-        records = [shared | {"metric": metric, "value": value} for metric, value in numbers.items()]
-        # Which test photos were right, one bit each: two arms can then be compared photo by photo.
-        records[0]["correct"] = np.packbits(found.predicted == found.labels).tobytes().hex()
-        results.append(place.results, *records)
+        results.append(place.results, *({**shared, **number} for number in numbers))
 
 
 def describe_arm(arm: Arm, arms: Sequence[Arm], place: Place, pixels_px: int) -> Describe:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 ARMIJO, WOLFE = 1e-4, 0.9
 CELLS = {"cpu": 1 << 19, "cuda": 1 << 27}  # numbers in the largest tensors of the problems at work together
+TOGETHER = {"cpu": 4, "cuda": 1 << 10}  # most problems: on a CPU a good start, from the batch before, saves more than width
 FLAT = 0.01  # nats; below this the classes are decided, and the last per cent of the objective changes nothing
 
 
@@ -61,7 +62,8 @@ def fit_logistic(
     iterations = torch.zeros(len(strengths), dtype=torch.int64, device=x.device)
     start = x.new_zeros(d + 1, 1, num_classes)
     widest = max(n, 4 * (d + 1)) * num_classes  # logits, or some of the remembered steps, of one problem
-    together = max(CELLS.get(x.device.type, CELLS["cpu"]) // widest, 1)
+    together = CELLS.get(x.device.type, CELLS["cpu"]) // widest
+    together = max(min(together, TOGETHER.get(x.device.type, TOGETHER["cpu"])), 1)
     for batch in torch.split(strengths.to(x.device).argsort(descending=True), together):
         penalty = (strengths.to(x)[batch] / n)[None, :, None].repeat(d + 1, 1, 1)  # (d+1, s, 1)
         penalty[d] = 0

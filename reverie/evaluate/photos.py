@@ -7,7 +7,8 @@
 
 Photos are held in memory as they are encoded; a network sees them a batch at a time.
 
-Class names come from a column ``label_name`` where there is one, else from ``label``.
+Class names come from a column ``label_name`` where there is one, else from ``label``. The classes of the small world are made
+of two attributes, a colour and a shape, which can be asked for by themselves; real photos have none.
 """
 
 from __future__ import annotations
@@ -65,6 +66,32 @@ class Photos:
         return self.files[place] if self.files else f"photo {place}"
 
 
+@dataclass(frozen=True)
+class Attribute:
+    """What several classes have in common, such as the shape of ``red circle``."""
+
+    values: tuple[str, ...]
+    of_class: npt.NDArray[np.int64]  # number of the value of each class, (classes,)
+
+
+def attributes(source: str | Path, classes: Sequence[str]) -> dict[str, Attribute]:
+    """What classes of a source are made of, by name: shape and colour in the small world, nothing elsewhere. Reads no picture.
+
+    Args:
+        classes: in the order of the labels; with one that the small world does not know there are no attributes.
+    """
+    if not str(source).startswith("smallworld:"):
+        return {}
+    from reverie.smallworld.scene import COLOURS, SHAPES, class_names
+
+    if not set(classes) <= set(class_names()):
+        return {}
+    words = [name.split(" ") for name in classes]
+    shapes = np.array([SHAPES.index(shape) for _, shape in words], dtype=np.int64)
+    colours = np.array([list(COLOURS).index(colour) for colour, _ in words], dtype=np.int64)
+    return {"shape": Attribute(SHAPES, shapes), "colour": Attribute(tuple(COLOURS), colours)}
+
+
 def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | None = None) -> Photos:
     """One split of a source.
 
@@ -74,7 +101,7 @@ def load_photos(source: str | Path, split: Split, classes: tuple[str, ...] | Non
     """
     path = find_photos(source, split)
     if isinstance(path, tuple):
-        return _smallworld(*path, split)
+        return _numbered(_smallworld(*path, split), classes, source)
     images, names = [], []
     files: list[str] = []
     for part in _batches(path):
@@ -234,6 +261,16 @@ def _smallworld(camera: str, num: int, split: Split) -> Photos:
     # The same photos in every run: they are a benchmark, not a choice of the run.
     images, labels, classes = labelled(num, cast(Any, camera), seeds.derive("smallworld photos", split))
     return Photos(list(images), np.asarray(labels, dtype=np.int64), tuple(classes))
+
+
+def _numbered(photos: Photos, classes: tuple[str, ...] | None, source: str | Path) -> Photos:
+    """The photos with their labels as numbers of these classes."""
+    if classes is None or classes == photos.classes:
+        return photos
+    if strange := sorted(set(photos.classes) - set(classes)):
+        raise InputError(f"{source} has labels that are not in the class list: {', '.join(strange[:5])}")
+    number = np.array([classes.index(name) for name in photos.classes], dtype=np.int64)
+    return Photos(photos.images, number[photos.labels], classes, photos.files)
 
 
 def _square(item: Picture, size_px: int, resize_px: int, name: str) -> npt.NDArray[Any]:

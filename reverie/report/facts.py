@@ -25,10 +25,16 @@ from reverie.pairs import DROPPED, FAILED, OK
 from reverie.store import tables
 
 SCORES = {  # metric -> what the page calls it, best first
+    "top1_shape": "linear probe, shape",
     "top1": "linear probe, top-1",
+    "top1_colour": "linear probe, colour",
     "mean_per_class": "linear probe, mean per class",
+    "knn_top1_shape": "nearest neighbours, shape",
     "knn_top1": "nearest neighbours, top-1",
+    "knn_top1_colour": "nearest neighbours, colour",
+    "accuracy_shape": "shape of the named class",
     "accuracy": "top-1",
+    "accuracy_colour": "colour of the named class",
     "accuracy_per_class": "mean per class",
     "accuracy_at_best": "top-1 of the step that was best on held-out images",
     "episodes_top1": "few-shot episodes, top-1",
@@ -41,6 +47,10 @@ CAPTION_SCORES = {  # the same of captions, which papers print a hundred times o
     "distinct": "different captions",
 }
 RETRIEVAL = {"R@1": "R@1", "R@5": "R@5", "precision": "mean average precision of words"}
+ASPECTS = (  # shape, class and colour by one classifier or one protocol: shown side by side, the shape first
+    ("top1_shape", "top1", "top1_colour"),
+    ("accuracy_shape", "accuracy", "accuracy_colour"),
+)
 HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL  # metrics that are shown a hundred times over
 MEASURING = ("LinearProbe", "MeasureClassifiers", "FineTune", "FewShotEpisodes", "MeasureCaptions")
 SEEDLESS = ("pixels", "zero-shot")  # nothing about them is drawn by chance, so they are the same under every seed
@@ -198,30 +208,32 @@ def sentence(facts: Facts) -> str:
         return (
             f"{painted:,} painted images do what {mean:,.0f} real photos do, for the same network trained from nothing."
         )
-    first = next((arm for arm in found.arms if arm.trained), found.arms[0])
     metric = main_metric(found)
+    asked = [arm for arm in found.arms if metric in arm.values]
+    first = next((arm for arm in asked if arm.trained), asked[0])
     if metric in CAPTION_SCORES:
-        others = [f"{number(metric, arm.mean(metric))} {_with(arm.name)}" for arm in found.arms if arm is not first]
+        others = [f"{number(metric, arm.mean(metric))} {_with(arm.name)}" for arm in asked if arm is not first]
         say = f"The captions of {first.name} for {found.about.get('num_test', 0):,} unseen photos have {called(metric)} {number(metric, first.mean(metric))}"
         return f"{say}; {_and(others[:5])}." if others else f"{say}."
     if metric not in SCORES:
         return f"{first.name}: {metric} {number(metric, first.mean(metric))}."
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
     on = f"{shown(first.name)} features" if first.trained else shown(first.name)
-    what = f"A linear classifier on {on}" if metric == "top1" else f"The classifier {shown(first.name)}"
+    what = f"A linear classifier on {on}" if metric.startswith("top1") else f"The classifier {shown(first.name)}"
     if metric == "episodes_top1":
         what = f"Knowing {found.about['shots']} photo{'s' * (found.about['shots'] > 1)} of each of {found.about['ways']} classes, the nearest prototype in {on}"
         photos = f"{found.about['episodes']:,} episodes' questions"
-    say = f"{what} is right on {first.mean(metric):.1%} of {photos}"
-    rivals = [arm for arm in found.arms if arm is not first and metric in arm.values]
+    does = {"top1_shape": "tells the shape in", "accuracy_shape": "names the right shape in"}.get(metric, "is right on")
+    say = f"{what} {does} {first.mean(metric):.1%} of {photos}"
+    rivals = [arm for arm in asked if arm is not first]
     trained = [arm for arm in rivals if arm.trained]
     others = [  # further trained arms are in the table
         f"{arm.mean(metric):.1%} with {'the ' * (arm.name == 'untrained')}{shown(arm.name)}"
         for arm in rivals
         if arm not in trained[1:]
     ]
-    if "num_classes" in found.about:
-        others.append(f"{1 / found.about['num_classes']:.1%} by guessing")
+    if chance := guessing(found, metric):
+        others.append(f"{chance:.1%} by guessing")
     return f"{say}; {_and(others)}." if others else f"{say}."
 
 
@@ -251,8 +263,21 @@ def shown(name: str) -> str:
 
 
 def main_metric(found: Measured) -> str:
-    """The metric that stands for the whole: top-1 where it was measured."""
+    """The metric that stands for the whole: how often the shape is told where photos have shapes, else top-1 where it was measured."""
     return metrics(found)[0]
+
+
+def aspects(found: Measured) -> tuple[str, ...]:
+    """Metrics to draw side by side: shape, class and colour where photos have them, else the main one alone."""
+    metric = main_metric(found)
+    return next((group for group in ASPECTS if metric == group[0]), (metric,))
+
+
+def guessing(found: Measured, metric: str) -> float | None:
+    """How often a guess is right; None where that is not known."""
+    own = {record.get("num_classes") for arm in found.arms for record in arm.records if record["metric"] == metric}
+    number_of = own.pop() if len(own) == 1 else None
+    return 1 / number_of if number_of else None
 
 
 def metrics(found: Measured) -> list[str]:
@@ -264,16 +289,19 @@ def metrics(found: Measured) -> list[str]:
 def columns(found: Measured) -> list[str]:
     """The metrics of a measuring step that a table has room for; all others are in results.jsonl."""
     every = metrics(found)
+    if len(aspects(found)) > 1:  # of the classes of the small world there are equally many photos
+        return [metric for metric in every if "per_class" not in metric]
     if every[0] not in CAPTION_SCORES:
         return every
     beams = [metric for metric in every if metric.startswith(f"{every[0]}, beam")]
     return [metric for metric in every if metric in CAPTION_SCORES] + beams
 
 
-def called(metric: str) -> str:
-    """What the page calls a metric."""
+def called(metric: str, found: Measured | None = None) -> str:
+    """What the page calls a metric; beside those of shape and colour, top-1 is that of the class."""
     first, comma, rest = metric.partition(", ")
-    return HUNDREDS.get(first, first) + comma + rest
+    name = HUNDREDS.get(first, first) + comma + rest
+    return name.replace("top-1", "class") if found and len(aspects(found)) > 1 else name
 
 
 def number(metric: str, value: float) -> str:

@@ -12,6 +12,8 @@ from reverie.report import facts as tell
 def table(folder: Path) -> Table:
     """One row an arm and a metric: mean over seeds, 95 % interval or what the seeds span, and the comparison.
 
+    Where there are shape, class and colour, nearest neighbours are left to the page.
+
     Raises: as :func:`reverie.report.facts.gather`.
     """
     facts = tell.gather(folder)
@@ -27,16 +29,18 @@ def table(folder: Path) -> Table:
     for found in facts.measured:
         if len(facts.measured) > 1:
             rows.add_row(f"[bold]{found.step}[/bold]")
+        group = tell.aspects(found)
+        wanted = group if len(group) > 1 else tell.columns(found)
         for arm in found.arms:
-            for metric, values in arm.values.items():
-                if metric not in tell.columns(found):
+            for metric in wanted:
+                if (values := arm.values.get(metric)) is None:
                     continue
                 interval = arm.interval(metric)
                 low, high = interval or (min(values.values()), max(values.values()))
                 span = f"{tell.number(metric, low)} to {tell.number(metric, high)}" if len(values) > 1 else ""
                 rows.add_row(
                     tell.shown(arm.name),
-                    tell.called(metric),
+                    tell.called(metric, found),
                     tell.number(metric, arm.mean(metric)),
                     str(len(values)),
                     span + (" (95%)" if interval else ""),
@@ -45,7 +49,7 @@ def table(folder: Path) -> Table:
             gain = item.over_seeds
             rows.add_row(
                 f"{tell.shown(item.first)} - {tell.shown(item.second)}",
-                "difference",
+                "difference" + " in shape" * (len(group) > 1),
                 f"{100 * gain.mean:+.1f}",
                 str(gain.num_seeds),
                 gain.verdict,
