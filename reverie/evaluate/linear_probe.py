@@ -153,7 +153,7 @@ class LinearProbe:
         """The numbers for one kind of label. ``ending`` is that of their metrics; empty for the class."""
         import numpy as np
 
-        from reverie.evaluate.heads import probe
+        from reverie.evaluate.heads import STRENGTHS, probe
         from reverie.evaluate.knn import knn
         from reverie.evaluate.metrics.classification import top1
 
@@ -163,6 +163,8 @@ class LinearProbe:
             open_test,
             num_classes,
             protocol=self.protocol,
+            # Few classes take many steps, so attributes are tried at a strength a decade.
+            candidates=STRENGTHS[::4] if ending and self.protocol == "logistic" else (),
             batch_norm=self.batch_norm,
             held_out=self.held_out,
             seed=self.seed,
@@ -186,9 +188,7 @@ class LinearProbe:
         photos = [find_photos(self.photos, split) for split in ("train", "test")]
         return fingerprint({"photos": [*map(_as_it_is, photos)], "weights": _as_it_is(_weights(arm, self.arms, place))})
 
-    def _write(
-        self, place: Place, arm: Arm, numbers: Sequence[Mapping[str, Any]], about: Mapping[str, object]
-    ) -> None:
+    def _write(self, place: Place, arm: Arm, numbers: Sequence[Mapping[str, Any]], about: Mapping[str, object]) -> None:
         shared = {
             "name": arm.name,
             "split": "test",

@@ -15,7 +15,11 @@ from torch import Tensor
 
 ARMIJO, WOLFE = 1e-4, 0.9
 CELLS = {"cpu": 1 << 19, "cuda": 1 << 27}  # numbers in the largest tensors of the problems at work together
-TOGETHER = {"cpu": 4, "cuda": 1 << 10}  # most problems: on a CPU a good start, from the batch before, saves more than width
+TOGETHER = {
+    "cpu": 4,
+    "cuda": 1 << 10,
+}  # most problems: on a CPU a good start, from the batch before, saves more than width
+SURE = 5  # steps; before, a problem that starts from the solution of another knows no curvature, and takes itself for solved
 FLAT = 0.01  # nats; below this the classes are decided, and the last per cent of the objective changes nothing
 
 
@@ -99,7 +103,7 @@ def _minimise(
         # Under a strong penalty all that can be gained is a small part of the objective, and decides all the same.
         gained = (math.log(num_classes) - value).clamp(min=0)
         near = -0.5 * slope.double() <= tolerance * torch.minimum(value.clamp(min=FLAT), gained)
-        done = near | stuck | (iteration == max_iterations)
+        done = (near & (iteration >= SURE)) | stuck | (iteration == max_iterations)
         if done.any():
             ready, left = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
             finished.append((who[ready], weights[:, ready], value[ready], iteration))

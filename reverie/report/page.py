@@ -83,6 +83,7 @@ def _render(facts: tell.Facts) -> str:
         facts=facts,
         sentence=tell.sentence(facts),
         headline=[item for found in facts.measured[:1] for item in found.comparisons[:1]],
+        shapes=bool(facts.measured) and len(tell.aspects(facts.measured[0])) > 1,
         longest=max((step.seconds or 0.0 for step in facts.steps), default=0.0) or 1.0,
         command=tell.command(facts),
         scores=tell.SCORES,

@@ -15,7 +15,18 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from reverie.evaluate.claims import Judged
-from reverie.report.facts import HUNDREDS, SCORES, Arm, Measured, called, main_metric, number, shown
+from reverie.report.facts import (
+    HUNDREDS,
+    SCORES,
+    Arm,
+    Measured,
+    aspects,
+    called,
+    guessing,
+    main_metric,
+    number,
+    shown,
+)
 
 # Matplotlib wants colours it knows; each of these stands for a variable of the page's style sheet.
 INK, SOFT, LINE, PAPER = "#010203", "#010204", "#010205", "#010206"
@@ -58,29 +69,53 @@ def arm_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def accuracy(found: Measured, colours: Mapping[str, str]) -> Markup:
-    """A bar for the mean of each arm, a dot for each seed, and the 95 % interval of the mean from three seeds on."""
-    metric = main_metric(found)
-    arms = [arm for arm in found.arms if metric in arm.values]
+    """A bar for the mean of each arm, a dot for each seed, and the 95 % interval of the mean from three seeds on.
+
+    Where photos have shapes and colours there are three panels: the shape first and widest, then class and colour.
+    """
+    group = aspects(found)
+    arms = [arm for arm in found.arms if group[0] in arm.values]
+    with _figure(0.55 * len(arms) + 0.75 + 0.25 * (len(group) > 1)) as (figure, axes):
+        panels = [axes]
+        if len(group) > 1:
+            figure.clear()
+            panels = list(figure.subplots(1, len(group), width_ratios=(1.35, 1, 1)))
+        for axes, metric in zip(panels, group, strict=True):
+            _bars(axes, found, arms, metric, colours, wide=len(group) == 1)
+            if axes is not panels[0]:
+                axes.set_yticks([])
+            if len(group) > 1:
+                title = ("shape", "class", "colour")[group.index(metric)]
+                axes.set_title(title, loc="left", fontsize=12, color=INK, pad=18)  # above the word "guessing"
+        said = ". ".join(
+            f"{called(metric, found)}: "
+            + "; ".join(f"{shown(arm.name)} {number(metric, arm.mean(metric))}" for arm in arms if metric in arm.values)
+            for metric in group
+        )
+        return _svg(figure, said, f"acc-{found.step}")
+
+
+def _bars(axes: Any, found: Measured, arms: Sequence[Arm], metric: str, colours: Mapping[str, str], wide: bool) -> None:
+    """Draw all arms by one metric. ``wide`` axes need less of their width for the number after a bar."""
     scale = 100 if metric in HUNDREDS else 1
-    with _figure(0.55 * len(arms) + 0.75) as (figure, axes):
-        ends = []
-        for row, arm in enumerate(arms):
-            ends.append(_bar(axes, row, arm, metric, scale, colours[arm.name]))
-        chance = found.about.get("num_classes") if metric in SCORES else None
-        if chance:
-            axes.axvline(100 / chance, color=SOFT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-            axes.text(100 / chance, -0.72, "guessing", color=SOFT, fontsize=10, ha="left", va="bottom")
-        axes.set_yticks(range(len(arms)), [_short(shown(arm.name)) for arm in arms])
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.set_ylim(len(arms) - 0.45, -0.75)
-        axes.set_xlim(0, max(ends) * 1.22)
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        if metric in SCORES:
-            axes.xaxis.set_major_formatter("{x:g}%")
-        said = "; ".join(f"{shown(arm.name)} {number(metric, arm.mean(metric))}" for arm in arms)
-        return _svg(figure, f"{called(metric)}: {said}", f"acc-{found.step}")
+    ends = [
+        _bar(axes, row, arm, metric, scale, colours[arm.name]) for row, arm in enumerate(arms) if metric in arm.values
+    ]
+    chance = guessing(found, metric) if metric in SCORES else None
+    if chance:
+        axes.axvline(100 * chance, color=SOFT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+        axes.text(100 * chance, -0.72, "guessing", color=SOFT, fontsize=10, ha="left", va="bottom")
+    axes.set_yticks(range(len(arms)), [_short(shown(arm.name)) for arm in arms])
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.set_ylim(len(arms) - 0.45, -0.75)
+    axes.set_xlim(0, max(ends, default=1.0) * (1.22 if wide else 1.6))
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    if not wide:
+        axes.locator_params(axis="x", nbins=4)
+    if metric in SCORES:
+        axes.xaxis.set_major_formatter("{x:g}%")
 
 
 def _bar(axes: Any, row: int, arm: Arm, metric: str, scale: float, colour: str) -> float:
@@ -142,7 +177,7 @@ def growth(measured: Sequence[Measured]) -> Markup | None:
     levels: dict[str, Arm] = {}
     for found in measured:
         for arm in found.arms:
-            if main_metric(found) != "accuracy":
+            if main_metric(found) not in ("accuracy", "accuracy_shape"):
                 continue
             if said := AMOUNT.fullmatch(arm.name):
                 lines.setdefault(said["before"] or said["after"], {})[int(said["number"])] = arm

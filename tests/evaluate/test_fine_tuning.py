@@ -328,3 +328,20 @@ def test_weights_of_another_architecture_are_told_before_any_work(job, place, tm
     save_backbone(build_backbone("vit-tiny", 32), place.weights("learn-0"))
     with pytest.raises(ModelError, match="cannot start a ResNetModel"):
         dataclasses.replace(job, arms=(Arm("a", weights="learn-0"),)).run(place)
+
+
+def test_shape_and_colour_are_those_of_the_class_that_is_named(place):
+    job = FineTune((Arm("untrained"),), "smallworld:studio:128:64", fit=QUICK, batch=16, looks=2, keep=True)
+    job.run(place)
+    found = by_metric(place)
+    assert set(found) == {"accuracy", "accuracy_per_class", "accuracy_shape", "accuracy_colour", "accuracy_at_best"}
+    net = AutoModelForImageClassification.from_pretrained(place.weights("transfer.untrained-0")).eval()
+    test = load_photos("smallworld:studio:128:64", "test")
+    said = [test.classes[number].split() for number in job._predict(net, test, None, "cpu")]
+    true = [test.classes[number].split() for number in test.labels]
+    for word, name in enumerate(("colour", "shape")):
+        right = [a[word] == b[word] for a, b in zip(said, true, strict=True)]
+        assert unpack(found[f"accuracy_{name}"]).tolist() == right
+        assert found[f"accuracy_{name}"]["value"] == pytest.approx(np.mean(right))
+        assert found[f"accuracy_{name}"]["num_classes"] == 8
+    assert found["accuracy"]["num_classes"] == 64

@@ -12,9 +12,11 @@ from reverie.errors import InputError, ModelError
 from reverie.evaluate import results
 from reverie.evaluate.compare import unpack
 from reverie.evaluate.features import extract, of_encoder, of_pixels, of_untrained, of_weights
+from reverie.evaluate.heads import logistic_heads
 from reverie.evaluate.linear_probe import Arm, LinearProbe
-from reverie.evaluate.photos import load_photos
+from reverie.evaluate.photos import attributes, load_photos
 from reverie.nets.backbones import build_backbone, save_backbone
+from reverie.smallworld.scene import class_names
 from reverie.stage import Place
 
 CIFAR = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10"
@@ -46,7 +48,83 @@ def test_the_job_measures_every_arm_and_leaves_no_line_twice(place, photo_folder
     assert (pixels["num_train"], pixels["num_test"], pixels["num_classes"]) == (60, 30, 3)
     assert pixels["split"] == "test"
     assert unpack(pixels).tolist() == [True] * 30
+    assert [r["metric"] for r in again if "correct" in r] == ["top1"] * len(arms)
     assert [r["weights"] for r in again[::3]] == ["learn-0", None, None, None]
+
+
+TARGETS = attributes("smallworld:street", class_names())
+TOLD = {"top1", "mean_per_class", "knn_top1", "top1_shape", "knn_top1_shape", "top1_colour", "knn_top1_colour"}
+
+
+def hand_made(describe, per_class, seed):
+    """Features (n, d) of scenes of every class, and their classes."""
+    labels = torch.arange(64).repeat(per_class)
+    return describe(labels, torch.Generator().manual_seed(seed)), labels
+
+
+def measured(describe):
+    """Numbers of features that are made of the class, and of a test split that was drawn apart."""
+    x, labels = hand_made(describe, 5, 0)
+    test = hand_made(describe, 2, 1)
+    found = LinearProbe((Arm("pixels"),), neighbours=5).measure(x, labels, lambda: test, 64, TARGETS)
+    assert {record["metric"] for record in found} == TOLD
+    return x, labels, test, {record["metric"]: record for record in found}
+
+
+def test_features_that_know_the_colour_alone_tell_colours_and_guess_shapes():
+    """Of each colour the test photos have every shape equally often, so one shape a colour is right on an eighth, exactly."""
+    colours = torch.nn.functional.one_hot(torch.from_numpy(TARGETS["colour"].of_class), 8).float()
+    *_, found = measured(lambda labels, draw: colours[labels])
+    for protocol in ("top1", "knn_top1"):
+        assert found[f"{protocol}_colour"]["value"] == 1.0
+        assert found[f"{protocol}_shape"]["value"] == pytest.approx(1 / 8)
+        assert found[protocol]["value"] == pytest.approx(1 / 8)
+    assert {metric: record["num_classes"] for metric, record in found.items() if metric.startswith("top1")} == {
+        "top1": 64,
+        "top1_shape": 8,
+        "top1_colour": 8,
+    }
+
+
+def test_shape_and_colour_are_what_a_direct_computation_gives():
+    shape, colour = (torch.from_numpy(TARGETS[name].of_class) for name in ("shape", "colour"))
+
+    def describe(labels, draw):
+        clean = torch.cat([torch.eye(8)[shape[labels]], 0.6 * torch.eye(8)[colour[labels]]], dim=1)
+        return clean + 0.45 * torch.randn(clean.shape, generator=draw)
+
+    x, labels, (test_x, test_labels), found = measured(describe)
+    for name, of_class in {"shape": shape, "colour": colour}.items():
+        record, near = found[f"top1_{name}"], found[f"knn_top1_{name}"]
+        right = logistic_heads(x, of_class[labels], 8, (record["chosen"],)).predict(test_x)[0] == of_class[test_labels]
+        assert 0.2 < record["value"] < 0.95
+        assert record["value"] == pytest.approx(right.float().mean().item())
+        assert unpack({**record, "num_test": 128}).tolist() == right.tolist()
+
+        rows, asked = x / x.norm(dim=1, keepdim=True), test_x / test_x.norm(dim=1, keepdim=True)
+        votes = torch.zeros(128, 8)
+        for row, alike in enumerate(asked @ rows.T):
+            for place in alike.argsort(descending=True)[:5]:
+                votes[row, of_class[labels[place]]] += torch.exp(alike[place] / 0.07)
+        assert near["value"] == pytest.approx((votes.argmax(1) == of_class[test_labels]).float().mean().item())
+
+
+def test_photos_with_attributes_are_probed_for_each_and_an_older_run_is_probed_anew(place):
+    job = LinearProbe((Arm("pixels"),), "smallworld:studio:128:64", pixels_px=2, neighbours=5)
+    job.run(place)
+    first = results.read(place.results)
+    assert {record["metric"] for record in first} == TOLD
+    packed = {record["metric"]: record for record in first if "correct" in record}
+    assert set(packed) == {"top1", "top1_shape", "top1_colour"}
+    for record in packed.values():
+        assert unpack(record).mean() == pytest.approx(record["value"])
+    job.run(place)
+    assert results.read(place.results) == first  # even the seconds: nothing was probed again
+    older = [record for record in first if "shape" not in record["metric"] and "colour" not in record["metric"]]
+    place.results.unlink()
+    results.append(place.results, *older)
+    job.run(place)
+    assert {record["metric"] for record in results.read(place.results)} == TOLD
 
 
 def test_a_killed_probe_goes_on_and_probes_anew_what_changed(place, photo_folder):

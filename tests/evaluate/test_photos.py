@@ -8,7 +8,7 @@ from PIL import Image
 
 from reverie import pairs
 from reverie.errors import BrokenImage, InputError
-from reverie.evaluate.photos import Photos, check_labels, load_photos, photo_labels, take_photos
+from reverie.evaluate.photos import Photos, attributes, check_labels, load_photos, photo_labels, take_photos
 from reverie.store import tables
 
 from .conftest import as_bytes, colour_photos
@@ -192,3 +192,24 @@ def test_the_small_world_gives_other_photos_to_test_than_to_train():
     assert train.classes == test.classes
     assert all((a == b).all() for a, b in zip(train.images, again.images, strict=True))
     assert not any((a == b).all() for a in train.images for b in test.images)
+
+
+def test_classes_of_the_small_world_are_made_of_shape_and_colour_and_others_of_nothing(photo_folder):
+    names = ("pink crescent", "red circle", "red crescent")
+    found = attributes("smallworld:street:6:6", names)
+    assert {name: [kind.values[n] for n in kind.of_class] for name, kind in found.items()} == {
+        "shape": ["crescent", "circle", "crescent"],
+        "colour": ["pink", "red", "red"],
+    }
+    assert [len(kind.values) for kind in found.values()] == [8, 8]
+    assert attributes("smallworld:street:6:6", ("red circle", "dog")) == {}
+    assert attributes(photo_folder, ("red circle", "blue circle")) == {}
+
+
+def test_the_small_world_is_numbered_by_the_classes_that_are_given():
+    own = load_photos("smallworld:street:6:6", "test")
+    turned = load_photos("smallworld:street:6:6", "test", own.classes[::-1])
+    assert [turned.classes[n] for n in turned.labels] == [own.classes[n] for n in own.labels]
+    assert turned.classes == own.classes[::-1]
+    with pytest.raises(InputError, match="not in the class list: red circle"):
+        load_photos("smallworld:street:6:6", "test", own.classes[1:])
