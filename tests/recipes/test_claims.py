@@ -43,6 +43,13 @@ def test_a_run_of_a_study_is_a_recipe_that_can_be_called_again(name):
         assert again.fingerprints() == plan.fingerprints()
 
 
+@pytest.mark.parametrize(("name", "metric"), [("stablerep", "top1_shape"), ("synthetic_pretraining", "accuracy_shape")])
+def test_encoders_are_judged_by_the_shape(name, metric):
+    study = find_study(name)(seeds=2)
+    assert {claim.metric for claim in study.claims} == {metric}
+    assert "shape" in study.about
+
+
 def test_slips():
     with pytest.raises(InputError, match="--seeds 0"):
         find_study("stablerep")(seeds=0)

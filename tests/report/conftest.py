@@ -172,3 +172,20 @@ def run_folder(tmp_path):
     write_curves(folder, plan)
     write_results(folder)
     return folder
+
+
+def add_shapes(folder, metric="top1", gains=None):
+    """Shape and colour beside the class of every arm, as they are on photos of the small world: shapes are easier by ``gains``."""
+    records = results.read(folder / "results.jsonl")
+    for name, seed in dict.fromkeys((record["name"], record["seed"]) for record in records):
+        own = [record for record in records if (record["name"], record["seed"]) == (name, seed)]
+        top1 = next(record for record in own if record["metric"] == metric)
+        more = []
+        for ending, gain in (("shape", (gains or {}).get(name, 0.2)), ("colour", 0.5)):
+            right = (
+                np.random.default_rng([seed, len(name), len(ending)]).random(top1["num_test"]) < top1["value"] + gain
+            )
+            bits = np.packbits(right).tobytes().hex()
+            value = {"value": float(right.mean()), "num_classes": 8, "correct": bits}
+            more.append(top1 | value | {"metric": f"{metric}_{ending}"})
+        results.append(folder / "results.jsonl", *own, *more)

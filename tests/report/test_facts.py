@@ -9,7 +9,7 @@ from reverie.evaluate import results
 from reverie.report import facts as tell
 from reverie.report.terminal import table
 
-from .conftest import make_plan, write_results
+from .conftest import add_shapes, make_plan, write_results
 
 
 def test_counts_add_up_and_name_their_reasons(run_folder):
@@ -88,3 +88,50 @@ def test_terminal_table_has_every_arm_and_the_verdict(tmp_path):
 )
 def test_durations_as_people_say_them(seconds, text):
     assert tell.duration(seconds) == text
+
+
+def test_the_headline_is_shape_where_photos_have_shapes(run_folder):
+    before = tell.gather(run_folder)
+    assert tell.main_metric(before.measured[0]) == "top1"
+    assert "1.6% by guessing" in tell.sentence(before)
+    add_shapes(run_folder, gains={"SimCLR": -0.1})
+    facts = tell.gather(run_folder)
+    (found,) = facts.measured
+    ours, theirs = (arm.mean("top1_shape") for arm in found.arms[:2])
+    said = tell.sentence(facts)
+    assert said.startswith(
+        f"A linear classifier on StableRep features tells the shape in {ours:.1%} of 400 unseen photos"
+    )
+    assert said.endswith("and 12.5% by guessing.")
+    assert found.comparisons[0].over_seeds.mean == pytest.approx(ours - theirs)
+    assert found.comparisons[0].over_photos.mean == pytest.approx(ours - theirs)
+    assert tell.columns(found) == ["top1_shape", "top1", "top1_colour", "knn_top1"]
+    assert tell.called("top1", found) == "linear probe, class"
+    assert tell.called("top1") == "linear probe, top-1"
+    assert tell.guessing(found, "top1") == 1 / 64
+    console = Console(width=120, file=io.StringIO())
+    console.print(table(run_folder))
+    text = console.file.getvalue()
+    assert text.index("linear probe, shape") < text.index("linear probe, class") < text.index("linear probe, colour")
+    assert "difference in shape" in text
+
+
+def test_arms_that_were_measured_before_there_were_shapes_are_no_slip(run_folder):
+    """A run that was going on while the package was renewed: the first arms have the class alone."""
+    old = [record for record in results.read(run_folder / "results.jsonl") if record["name"] == "StableRep"]
+    add_shapes(run_folder)
+    results.append(run_folder / "results.jsonl", *old)
+    facts = tell.gather(run_folder)
+    assert tell.sentence(facts).startswith("A linear classifier on SimCLR features tells the shape in")
+    assert [item.first for item in facts.measured[0].comparisons] == ["SimCLR", "SimCLR"]
+
+
+def test_a_fine_tuned_classifier_names_the_right_shape(tmp_path):
+    make_plan(num_seeds=1).settle(tmp_path)
+    shared = {"name": "painted", "split": "test", "seed": 0, "step": "transfer", "fingerprint": "f", "versions": {}}
+    shared |= {"weights": "w", "num_test": 64}
+    numbers = {"accuracy": (0.25, 64), "accuracy_shape": (0.5, 8), "accuracy_colour": (0.75, 8)}
+    records = [shared | {"metric": name, "value": value, "num_classes": num} for name, (value, num) in numbers.items()]
+    results.append(tmp_path / "results.jsonl", *records)
+    said = tell.sentence(tell.gather(tmp_path))
+    assert said == "The classifier painted names the right shape in 50.0% of 64 unseen photos; 12.5% by guessing."

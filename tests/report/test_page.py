@@ -11,7 +11,7 @@ from reverie.report.page import WritePage, write
 from reverie.stage import Place
 from reverie.store import tables
 
-from .conftest import EVIL, make_plan, write_curves, write_events, write_results, write_tables
+from .conftest import EVIL, add_shapes, make_plan, write_curves, write_events, write_results, write_tables
 
 
 class Page(HTMLParser):
@@ -185,3 +185,25 @@ def test_what_cannot_be_read_is_said(tmp_path, run_folder):
     (run_folder / "plan.json").write_text("{broken")
     with pytest.raises(InputError, match="damaged"):
         write(run_folder)
+
+
+def test_shape_class_and_colour_stand_side_by_side(run_folder):
+    add_shapes(run_folder)
+    write(run_folder)
+    seen = read(run_folder)
+    for wanted in (
+        "tells the shape in",
+        "better than SimCLR at shape?",
+        "three linear classifiers, of shape, class and colour, are trained",
+        "linear probe, shape linear probe, class linear probe, colour nearest neighbours, class",
+        "difference in linear probe, shape",
+    ):
+        assert wanted in seen.text, wanted
+    (drawing,) = (attrs for tag, attrs in seen.tags if tag == "svg" and "linear probe" in attrs["aria-label"])
+    assert [part.partition(":")[0] for part in drawing["aria-label"].split(". ")] == [
+        "linear probe, shape",
+        "linear probe, class",
+        "linear probe, colour",
+    ]
+    titles = [text.strip() for text in seen.texts]
+    assert all(title in titles for title in ("shape", "class", "colour"))
