@@ -345,3 +345,17 @@ def test_shape_and_colour_are_those_of_the_class_that_is_named(place):
         assert found[f"accuracy_{name}"]["value"] == pytest.approx(np.mean(right))
         assert found[f"accuracy_{name}"]["num_classes"] == 8
     assert found["accuracy"]["num_classes"] == 64
+
+
+def test_an_arm_that_was_finished_before_there_were_shapes_is_measured_anew(place, monkeypatch):
+    job = FineTune((Arm("untrained"),), "smallworld:studio:128:64", fit=Fit(2, 3e-3), batch=16, looks=1)
+    monkeypatch.setattr(fine_tuning, "attributes", lambda *_: {})
+    job.run(place)
+    assert "accuracy_shape" not in by_metric(place)
+    monkeypatch.undo()
+    job.run(place)
+    assert {"accuracy", "accuracy_shape", "accuracy_colour"} <= set(by_metric(place))
+    before = place.results.read_text()
+    monkeypatch.setattr(fine_tuning, "fit", None)  # would fail
+    job.run(place)
+    assert place.results.read_text() == before
