@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from scipy import stats
 
 from reverie.errors import StoreError
@@ -66,7 +65,9 @@ class Judged:
     verdict: Verdict
     words: str  # why
     mean: float | None = None  # of the weighted sum over seeds; None where an arm was not measured
-    low: float | None = None  # its 95 % interval; where there were several looks that are paid for, what all of theirs share
+    low: float | None = (
+        None  # its 95 % interval; where there were several looks that are paid for, what all of theirs share
+    )
     high: float | None = None
     by_seed: Mapping[int, float] | None = None
     over_photos: float | None = None  # half of the 95 % interval over other test photos; None where that is not known
@@ -253,9 +254,7 @@ def judge_all(
     record = {
         "rule": "95 % interval at each look" if looks.most is None else "Pocock-type error spending over all looks",
         "most_seeds": looks.most,
-        "looks": [
-            {"seeds": seeds, "level": level} for seeds, level in zip(looks.seeds, levels(looks), strict=True)
-        ],
+        "looks": [{"seeds": seeds, "level": level} for seeds, level in zip(looks.seeds, levels(looks), strict=True)],
         "claims": [asdict(item) | {"could_see": item.could_see()} for item in judged],
     }
     partial = folder / f".{RECORD}.partial"

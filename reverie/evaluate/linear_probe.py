@@ -5,12 +5,13 @@ Imports torch only when it runs, so that a recipe can name it at no cost.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from reverie.errors import InputError
 from reverie.evaluate import results
@@ -49,6 +50,8 @@ class LinearProbe:
 
     ``untrained`` is the network of the first arm with weights, drawn anew; ``pixels`` are the photos made small.
     """
+
+    grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Arm, ...]
     photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
@@ -93,16 +96,16 @@ class LinearProbe:
             rows = features.extract(describe, photos, self.size_px, self.speed.batch_size, self.resize_px)
             return rows.to(place.device), torch.from_numpy(photos.labels).to(place.device)
 
-        ours = results.step_fingerprint(place, self)
         before = {
-            (record["name"], record["seed"]): record.get("inputs")
+            (record["name"], record["seed"]): (record.get("arm_fingerprint"), record.get("inputs"))
             for record in results.read(place.results)
-            if record["step"] == place.step and record["fingerprint"] == ours
+            if record["step"] == place.step
         }
         for done, arm in enumerate(self.arms):
             place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
             inputs = self._inputs(arm, place)
-            if before.get((arm.name, arm.seed)) == inputs:
+            ours = results.arm_fingerprint(place, dataclasses.replace(self, arms=(arm,)), (arm.weights,))
+            if before.get((arm.name, arm.seed)) == (ours, inputs):
                 continue
             began = time.monotonic()
             describe = describe_arm(arm, self.arms, place, self.pixels_px)
@@ -128,6 +131,7 @@ class LinearProbe:
                 "num_classes": len(train.classes),
                 "num_features": x.shape[1],
                 "inputs": inputs,
+                "arm_fingerprint": ours,
                 "chosen": found.chosen,
                 "held_out_top1": max(found.held_out),
                 "seconds": round(time.monotonic() - began, 3),

@@ -67,7 +67,5 @@ def seeds_needed(
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (
-            (low, middle) if power(distance, spread, middle, photos, level) >= wanted else (middle, high)
-        )
+        low, high = (low, middle) if power(distance, spread, middle, photos, level) >= wanted else (middle, high)
     return high

@@ -58,7 +58,8 @@ def test_zero_shot_claims_from_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 0
-    judged = {item["claim"]["name"]: item for item in json.loads((tmp_path / "study" / "claims.json").read_text())}
+    record = json.loads((tmp_path / "study" / "claims.json").read_text())
+    judged = {item["claim"]["name"]: item for item in record["claims"]}
     assert all(item["mean"] is not None for item in judged.values())
     assert judged["13c"]["verdict"] == judged["13d"]["verdict"] == "holds"  # three draws, whatever the seeds
     assert judged["1a"]["verdict"] == "inconclusive"  # of one seed
