@@ -7,6 +7,7 @@ and keeps its traceback.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import os
 import shlex
@@ -27,6 +28,7 @@ from reverie.errors import InputError, ReverieError, UnknownName
 if typing.TYPE_CHECKING:
     from PIL.Image import Image
 
+    from reverie.recipes.claims import Study
     from reverie.run.plan import Plan
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -131,7 +133,7 @@ def _demo(words: list[str]) -> int:
 
 
 def _claims(words: list[str]) -> int:
-    from reverie.run.plan import call_recipe, find_study, known_studies
+    from reverie.run.plan import find_study, known_studies
 
     if not words or words[0] in ("-h", "--help"):
         print(
@@ -173,10 +175,12 @@ def _claims(words: list[str]) -> int:
     from reverie.run.folder import claim
     from reverie.study import HOURS, Decide, conduct
 
-    def make(seeds: int) -> Any:
+    @functools.cache
+    def make(seeds: int) -> Study:
         given = arguments | {"seeds": seeds}
-        study = find(**given)
-        return dataclasses.replace(study, runs={run: call_recipe(f"claims/{name}/{run}", given) for run in study.runs})
+        study: Study = find(**given)
+        runs = {run: dataclasses.replace(plan, arguments=given) for run, plan in study.runs.items()}
+        return dataclasses.replace(study, runs=runs)
 
     claim(out, ours=tuple(make(arguments["seeds"]).runs))
     console = _console()

@@ -10,16 +10,18 @@ the measured one, and a spread over three seeds is itself known within a factor 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
+import numpy.typing as npt
 from scipy import optimize, stats
 
 LEVEL = 0.05  # two-sided: 1 - that of the interval
 POWER = 0.8
 MIN_SEEDS = 2  # below, there is no interval
 MOST_SEEDS = 100_000  # more is as good as never
-_GRID = (np.arange(4000) + 0.5) / 4000  # shares of chi-squared at which the estimated spread is looked at
+SHARES = (np.arange(4000) + 0.5) / 4000  # of chi-squared, at which the estimated spread is looked at
 
 
 def power(distance: float, spread: float, seeds: int, photos: float = 0.0, level: float = LEVEL) -> float:
@@ -34,12 +36,18 @@ def power(distance: float, spread: float, seeds: int, photos: float = 0.0, level
         return 0.0
     free = seeds - 1
     over_seeds = spread / math.sqrt(seeds)
-    found = over_seeds * np.sqrt(stats.chi2.ppf(_GRID, free) / free)
-    half = np.hypot(stats.t.isf(level / 2, free) * found, stats.norm.isf(level / 2) * photos)
+    half = np.hypot(stats.t.isf(level / 2, free) * over_seeds * _estimates(free), stats.norm.isf(level / 2) * photos)
     error = math.hypot(over_seeds, photos)
     if not error:
         return float(distance > 0)
     return float(stats.norm.cdf((distance - half) / error).mean())
+
+
+@functools.lru_cache(maxsize=256)
+def _estimates(free: int) -> npt.NDArray[np.float64]:
+    """The estimated spread as a multiple of the true one, at equal steps of its distribution."""
+    found: npt.NDArray[np.float64] = np.sqrt(stats.chi2.ppf(SHARES, free) / free)
+    return found
 
 
 def detectable(

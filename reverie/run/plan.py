@@ -158,9 +158,9 @@ class Plan:
         """
         before = {step["name"]: step for step in old["steps"]}
         found: list[str] = []
-        for step, now in zip(self.steps, self.record()["steps"], strict=True):
+        for step in self.steps:
             then = before.get(step.name)
-            if then and _has_grown(then, now, getattr(step.stage, "grows", ())):
+            if then and _has_grown(then, step):
                 found.append(step.name)
             elif then and set(step.of) & set(found):
                 if step.kind != "job" or getattr(step.stage, "together", False):
@@ -171,7 +171,8 @@ class Plan:
     def goes_on_from(self, other: Plan) -> bool:
         """Whether a folder where the other plan was done can go on with this one."""
         old, new = other.record(), self.record()
-        kept = [step.name for step in other.steps if step.name not in self.again(old)]
+        again = self.again(old)
+        kept = [step.name for step in other.steps if step.name not in again]
         return not difference(_only(old, kept), _only(new, kept))
 
     def is_settled(self, folder: Path) -> bool:
@@ -260,13 +261,16 @@ def _only(record: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     return {**record, "steps": [step for step in record["steps"] if step["name"] in names]}
 
 
-def _has_grown(old: Mapping[str, Any], new: Mapping[str, Any], fields: Sequence[str]) -> bool:
-    """Whether a step is to do more than it was, and nothing else: more items in these fields, and more steps to read."""
-    before, now = old["settings"], new["settings"]
+def _has_grown(old: Mapping[str, Any], step: Step) -> bool:
+    """Whether a step is to do more than its record says, and nothing else: more items in fields that grow, more steps to read."""
+    fields = getattr(step.stage, "grows", ())
+    if not fields or not set(old["of"]) <= set(step.of):
+        return False
+    before, now = old["settings"], {"stage": type(step.stage).__name__, **stages.options(step.stage)}
     grown = [name for name in fields if before.get(name) != now[name]]
     whole = all(name in before and all(item in now[name] for item in before[name]) for name in grown)
-    rest = [{key: value for key, value in each.items() if key not in (*grown, "speed")} for each in (before, now)]
-    return bool(grown) and whole and set(old["of"]) <= set(new["of"]) and _flat("", rest[0]) == _flat("", rest[1])
+    rest = [{key: value for key, value in each.items() if key not in grown} for each in (before, now)]
+    return bool(grown) and whole and _flat("", rest[0]) == _flat("", rest[1])
 
 
 def _has_begun(folder: Path, step: Mapping[str, Any]) -> bool:
@@ -290,6 +294,11 @@ def _flat(prefix: str, value: object) -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide what comes out, without importing them."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

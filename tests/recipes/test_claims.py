@@ -11,6 +11,7 @@ from reverie.errors import InputError, UnknownName
 from reverie.evaluate.alignment import MeasureAlignment
 from reverie.evaluate.simulated import SimulateSynTIC
 from reverie.run.plan import call_recipe, find_study, known_studies
+from reverie.study import can_grow
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])
@@ -41,6 +42,16 @@ def test_a_run_of_a_study_is_a_recipe_that_can_be_called_again(name):
         again = call_recipe(f"claims/{name}/{run}", {"seeds": 1})
         assert again.recipe == plan.recipe == f"claims/{name}/{run}"
         assert again.fingerprints() == plan.fingerprints()
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_a_study_with_more_seeds_goes_on_where_it_ended(name):
+    make = find_study(name)
+    grows = can_grow(lambda seeds: make("small", seeds=seeds), 3, 5)
+    assert grows == (name != "few_shot")  # which paints from the shots of all seeds in one table
+    # Of what the seeds do not touch, more of them say nothing new.
+    of_rows = {"syntic": {"C3a", "C3b", "C3c", "C4a"}, "zero_shot": {"13c", "13d"}}
+    assert make(seeds=3).once == of_rows.get(name, set())
 
 
 def test_slips():
