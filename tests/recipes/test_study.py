@@ -259,6 +259,16 @@ def test_what_grows_is_told_from_what_changes():
     assert not steps(more, reader=TrainOn()).goes_on_from(steps(reader=TrainOn()))  # it would learn something else
 
 
+def test_flags_that_say_nothing_alone(tmp_path, capsys):
+    words = ["claims", "syntic", "--simulated", "--out", str(tmp_path / "study")]
+    for flags in (["--max-hours", "1"], ["--max-seeds", "5"], ["--decide", "--max-hours", "-1"]):
+        with pytest.raises(SystemExit) as end:
+            main([*words, *flags])
+        assert end.value.code == 2
+        assert "--max-" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 @pytest.mark.slow
 def test_simulated_features_from_the_command_line(tmp_path, capsys):
     words = ["claims", "syntic", "--simulated", "--sentences", "420", "--out", str(tmp_path / "study")]
@@ -272,7 +282,3 @@ def test_simulated_features_from_the_command_line(tmp_path, capsys):
     out, _ = capsys.readouterr()
     assert "2 looks at 3, 4 of at most 4 seeds" in out
     assert "could see" in out
-    with pytest.raises(SystemExit) as end:
-        main([*words, "--max-hours", "1"])
-    assert end.value.code == 2
-    assert "--decide" in capsys.readouterr().err
