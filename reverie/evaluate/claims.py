@@ -65,9 +65,7 @@ class Judged:
     verdict: Verdict
     words: str  # why
     mean: float | None = None  # of the weighted sum over seeds; None where an arm was not measured
-    low: float | None = (
-        None  # its 95 % interval; where there were several looks that are paid for, what all of theirs share
-    )
+    low: float | None = None  # its 95 % interval; of several looks the last one's
     high: float | None = None
     by_seed: Mapping[int, float] | None = None
     over_photos: float | None = None  # half of the 95 % interval over other test photos; None where that is not known
@@ -142,7 +140,9 @@ def judge(claim: Claim, measured: Measured, answers: Answers | None = None, look
     verdict, words = _verdict(claim, low, high)
     when = f"decided at look {decided} of {len(each)}" if decided else f"after {_times(len(each), 'look')}"
     words += f", {when}, with {looks.seeds[(decided or len(each)) - 1]} seeds" + _photos(last)
-    return replace(last, verdict=verdict, words=words, low=low, high=high)
+    if last.low is not None and last.high is not None and _verdict(claim, last.low, last.high)[0] != verdict:
+        words += "; the interval of the last look alone would decide nothing"
+    return replace(last, verdict=verdict, words=words)
 
 
 def _judge(claim: Claim, measured: Measured, answers: Answers, level: float) -> Judged:

@@ -4,7 +4,8 @@ Whoever adds seeds until a 95 % interval leaves the bound is wrong far more ofte
 chance. Here the 5 % are spent over the looks by an error spending function (Lan and DeMets, Discrete sequential boundaries for clinical
 trials, Biometrika 70, 1983), so that the intervals of all looks together hold the true difference with 95 % (repeated
 confidence intervals: Jennison and Turnbull, Interim analyses, J. R. Statist. Soc. B 51, 1989). Hence a claim may be decided
-at any look, either way and against any bound, and what several looks leave is the part that their intervals share.
+at any look, either way and against any bound: what counts is the part that the intervals of all looks share. The one shown is the last,
+which has the mean in its middle.
 
 The function is their Pocock type, 0.05 ln(1 + (e - 1) n / N) of at most N seeds: neither how many looks there are nor when need be planned,
 as long as it is not the differences that say when. Two things follow from so few seeds of unknown spread:

@@ -151,14 +151,18 @@ def test_a_look_that_is_paid_for_is_wider_and_what_it_decided_stays():
         ),
         strict=True,
     )
-    assert (found.low, found.high) == pytest.approx((max(lows), min(highs)))
+    assert (found.low, found.high) == pytest.approx((lows[-1], highs[-1]))
     first = next(number for number, low in enumerate(lows, 1) if low > 0)
     assert found.verdict == "holds"
     assert f"decided at look {first} of 3" in found.words
     assert found.low < judge(claim(), measured).low
     later = measured | {"r/s/b": measured["r/s/b"] | {5: 0.2, 6: -0.2, 7: 0.1}}  # the seeds that came after it are wild
     assert judge(claim(), later).verdict == "inconclusive"
-    assert judge(claim(), later, looks=looks).verdict == "holds"
+    kept = judge(claim(), later, looks=looks)
+    assert kept.verdict == "holds"
+    assert kept.low < 0
+    assert f"decided at look {first} of 3" in kept.words
+    assert "last look alone would decide nothing" in kept.words
 
 
 def test_looks_that_contradict_each_other_decide_nothing():
