@@ -6,6 +6,8 @@ and keeps its traceback.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 import os
 import shlex
@@ -26,6 +28,7 @@ from reverie.errors import InputError, ReverieError, UnknownName
 if typing.TYPE_CHECKING:
     from PIL.Image import Image
 
+    from reverie.recipes.claims import Study
     from reverie.run.plan import Plan
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -130,41 +133,68 @@ def _demo(words: list[str]) -> int:
 
 
 def _claims(words: list[str]) -> int:
-    from reverie.run.plan import call_recipe, find_study, known_studies
+    from reverie.run.plan import find_study, known_studies
 
     if not words or words[0] in ("-h", "--help"):
         print(
             f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}"
         )
         print("\nExample:\n  reverie claims stablerep --scale tiny --seeds 3 --out runs/claims-stablerep")
+        print("  reverie claims stablerep --scale small --decide --max-hours 12 --out runs/claims-small")
         return 0 if words else 2
     name = words[0]
 
-    def work(out: Path = Path("runs") / f"claims-{name}", device: str = "") -> None:
+    def work(
+        out: Path = Path("runs") / f"claims-{name}",
+        device: str = "",
+        decide: bool = False,
+        max_hours: float | None = None,
+        max_seeds: int | None = None,
+    ) -> None:
         """Flags that every study has.
 
         Args:
             out: folder for the runs and the page; the same command with the same folder goes on where it stopped.
             device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+            decide: add seeds until every claim is decided; intervals are wider in return, see docs/claims.md.
+            max_hours: with --decide, hours of this call, at any scale; the first look is made in any case, and no seeds are added that would not
+                fit. Work of earlier calls does not count. 3 when left out.
+            max_seeds: with --decide, the most seeds there may be; it belongs to the folder and cannot change later. 12 when left out.
         """
 
-    make = find_study(name)
-    arguments, flags = tyro.cli(_joined(make, work), prog=f"reverie claims {name}", args=words[1:])
-    study, out, device = make(**arguments), flags["out"], _device(flags["device"])
-    from reverie.evaluate.claims import judge_all
-    from reverie.report.claims import table, write
+    find = find_study(name)
+    arguments, flags = tyro.cli(_joined(find, work), prog=f"reverie claims {name}", args=words[1:])
+    if not flags["decide"] and (flags["max_hours"] is not None or flags["max_seeds"] is not None):
+        raise InputError("--max-hours and --max-seeds say how far --decide may go; give it as well, or leave them out")
+    if (flags["max_hours"] or 0) < 0:
+        raise InputError(f"--max-hours {flags['max_hours']:g}: give a number of hours")
+    if flags["decide"] and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("--decide works in one process, because several would not stop at the same time")
+    out, device = flags["out"], _device(flags["device"])
+    from reverie.report.claims import foreseen, summary, table, write
     from reverie.run.folder import claim
-    from reverie.run.local import run
+    from reverie.study import HOURS, Decide, conduct
 
-    claim(out, ours=tuple(study.runs))
-    for number, run_name in enumerate(study.runs, 1):
-        print(f"run {number} of {len(study.runs)}, {run_name}", file=sys.stderr)
-        run(call_recipe(f"claims/{name}/{run_name}", arguments), out / run_name, device)
-        _tell_failed(out / run_name)
-    judged = judge_all(study.claims, out, tuple(study.runs))
-    _console().print(table(judged))
+    @functools.cache
+    def make(seeds: int) -> Study:
+        given = arguments | {"seeds": seeds}
+        study: Study = find(**given)
+        runs = {run: dataclasses.replace(plan, arguments=given) for run, plan in study.runs.items()}
+        return dataclasses.replace(study, runs=runs)
+
+    claim(out, ours=tuple(make(arguments["seeds"]).runs))
+    console = _console()
+    hours = HOURS if flags["max_hours"] is None else flags["max_hours"]
+    found = conduct(
+        make, out, arguments["seeds"], device, Decide(flags["max_seeds"], hours) if flags["decide"] else None,
+        say=lambda text: print(text, file=sys.stderr),
+        foresee=lambda judged, seeds: console.print(foreseen(judged, seeds)), after=_tell_failed,
+    )  # fmt: skip
+    console.print(table(found.judged))
+    print(summary(found.judged, found.looks, found.study.once))
     again = shlex.join(["reverie", "claims", *words])
-    print(write(out, name, study.about, again, judged, {run: study.words.get(run, "") for run in study.runs}).resolve())
+    about = {run: found.study.words.get(run, "") for run in found.study.runs}
+    print(write(out, name, found.study.about, again, found.judged, about, found.looks).resolve())
     return 0
 
 

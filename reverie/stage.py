@@ -101,6 +101,9 @@ class Job(Protocol):
 
     A class attribute ``together = True`` says that all processes of an ``accelerate launch`` do it together; other work
     is done by the first of them alone.
+
+    A class attribute ``grows`` names fields that hold one item for each thing the job does, such as its arms: with more of them, a run that
+    is done goes on, and the job, run again, leaves what it did and does the rest.
     """
 
     def run(self, place: Place) -> None:

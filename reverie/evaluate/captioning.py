@@ -5,10 +5,11 @@ Every arm answers twice, with the likeliest word each time and with a beam, beca
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reverie.errors import InputError
 from reverie.evaluate import results
@@ -49,6 +50,8 @@ class CaptionSpeed:
 class MeasureCaptions:
     """Captioners -> metrics of their captions in results.jsonl, and the captions themselves in ``captions/STEP/``."""
 
+    grows: ClassVar[tuple[str, ...]] = ("arms",)
+
     arms: tuple[Asked, ...]
     photos: str = "smallworld:street:400"  # see evaluate/captioned.py
     images: Path | None = None  # folder of the photos, where these are a file of captions
@@ -73,18 +76,18 @@ class MeasureCaptions:
         from reverie.models.captioner import load_captioner
 
         photos = load_captioned(self.photos, self.images, self.split)
-        ours = results.step_fingerprint(place, self)
         before = {
-            (r["name"], r["seed"])
+            (r["name"], r["seed"], r.get("arm_fingerprint"))
             for r in results.read(place.results)
-            if r["step"] == place.step and r["fingerprint"] == ours
+            if r["step"] == place.step
         }
         seen: dict[str, torch.Tensor] = {}
         tags: dict[str, list[list[str]] | None] = {}
         for done, arm in enumerate(self.arms):
             place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
             folder = place.folder / "captions" / place.step / f"{fingerprint({'arm': arm.name})}-{arm.seed}.jsonl"
-            if (arm.name, arm.seed) in before and folder.exists():
+            ours = results.arm_fingerprint(place, dataclasses.replace(self, arms=(arm,)), (arm.weights, arm.support))
+            if (arm.name, arm.seed, ours) in before and folder.exists():
                 continue
             support = place.weights(arm.support) if arm.support else None
             captioner = load_captioner(place.weights(arm.weights), place.device, self.speed.batch_size, support)
@@ -110,7 +113,8 @@ class MeasureCaptions:
     def _write(self, place: Place, arm: Asked, photos: Captioned, answers: dict[str, list[str]], ours: str) -> None:
         shared = {
             "name": arm.name, "split": "test", "seed": arm.seed, "step": place.step, "weights": arm.weights,
-            "photos": self.photos, "num_test": len(photos), "fingerprint": ours, "versions": results.versions(),
+            "photos": self.photos, "num_test": len(photos), "arm_fingerprint": ours,
+            "fingerprint": results.step_fingerprint(place, self), "versions": results.versions(),
         }  # fmt: skip
         records: list[dict[str, Any]] = []
         for decoding, texts in answers.items():

@@ -8,21 +8,29 @@ it lies below, and is inconclusive otherwise, or when fewer than three seeds wer
 The interval allows for both other seeds and other test photos: half of it is the root of the summed squares of the half
 t-interval over seeds and the half normal interval over photos. Over seeds alone it would be the noise of the batches,
 where arms share their images and differ in little else.
+
+A study that adds seeds until its claims are decided looks more than once; ``looks.py`` says what each look is worth then, and
+``power.py`` what a study could see at all.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
+from reverie.errors import StoreError
 from reverie.evaluate import results
 from reverie.evaluate.compare import MIN_SEEDS, Verdict, is_packed, paired, unpack
+from reverie.evaluate.looks import Looks, levels
+from reverie.evaluate.power import LEVEL, detectable, seeds_needed
 
 Measured = Mapping[str, Mapping[int, float]]
 """Value by seed of every arm, for one metric. Arms are written run/step/name."""
@@ -31,6 +39,7 @@ Answers = Mapping[str, Mapping[int, tuple[str, npt.NDArray[np.float64]]]]
 """By arm and seed: which photos those are, and how it did on each (photos,): 1 or 0 for right or wrong, or a score."""
 
 Z = 1.959964  # of 95 %
+RECORD = "claims.json"
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,40 @@ class Judged:
     verdict: Verdict
     words: str  # why
     mean: float | None = None  # of the weighted sum over seeds; None where an arm was not measured
-    low: float | None = None  # its 95 % interval
+    low: float | None = None  # its 95 % interval; of several looks the last one's
     high: float | None = None
     by_seed: Mapping[int, float] | None = None
     over_photos: float | None = None  # half of the 95 % interval over other test photos; None where that is not known
+    level: float = LEVEL  # two-sided, of the interval at the last look
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds; None below two."""
+        return float(np.std(list(self.by_seed.values()), ddof=1)) if self.by_seed and len(self.by_seed) > 1 else None
+
+    @property
+    def distance(self) -> float | None:
+        """How far the measured difference lies from the nearest bound."""
+        if self.mean is None:
+            return None
+        bound = self.claim.within
+        return abs(self.mean - self.claim.above) if bound is None else abs(abs(self.mean) - bound)
+
+    def could_see(self, seeds: int | None = None) -> float | None:
+        """The distance from the bound that so many seeds would decide in four studies of five, by the spread measured here.
+
+        Args: seeds: as many as there are when left out.
+        """
+        if self.spread is None or self.by_seed is None or len(self.by_seed) < MIN_SEEDS:
+            return None
+        return detectable(self.spread, seeds or len(self.by_seed), (self.over_photos or 0.0) / Z, self.level)
+
+    def needs(self) -> int | None:
+        """How many seeds would decide it in four studies of five, were the true difference the measured one; None for none."""
+        if self.spread is None or self.distance is None:
+            return None
+        found = seeds_needed(self.distance, self.spread, (self.over_photos or 0.0) / Z, self.level)
+        return None if found is None else max(found, MIN_SEEDS)
 
 
 def beats(better: str, worse: str) -> tuple[tuple[str, float], ...]:
@@ -72,33 +111,78 @@ def gains_more(better: str, worse: str, than_better: str, than_worse: str) -> tu
     return (better, 1.0), (worse, -1.0), (than_better, -1.0), (than_worse, 1.0)
 
 
-def judge(claim: Claim, measured: Measured, answers: Answers | None = None) -> Judged:
+def judge(claim: Claim, measured: Measured, answers: Answers | None = None, looks: Looks | None = None) -> Judged:
     """Hold a claim against the values of its metric.
 
     An arm that is missing makes it inconclusive, and the words name the arm: a study may be stopped half way.
+
+    Args:
+        looks: at how many seeds the study was looked at, where that is paid for. The verdict is that of what the intervals of
+            all looks share, so what was decided once stays decided.
     """
+    if looks is None or looks.most is None:
+        return _judge(claim, measured, answers or {}, LEVEL)
+    each = [
+        _judge(claim, _first(measured, seeds), _first(answers or {}, seeds), level)
+        for seeds, level in zip(looks.seeds, levels(looks), strict=True)
+    ]
+    last, low, high, decided = each[-1], -math.inf, math.inf, 0
+    for number, item in enumerate(each, 1):
+        if item.low is None or item.high is None or item.by_seed is None or len(item.by_seed) < MIN_SEEDS:
+            continue
+        low, high = max(low, item.low), min(high, item.high)
+        if not decided and _verdict(claim, low, high)[0] != "inconclusive":
+            decided = number
+    if math.isinf(low) or len(last.by_seed or {}) < MIN_SEEDS:
+        return last
+    if low > high:
+        return replace(last, verdict="inconclusive", words="the intervals of its looks have nothing in common")
+    verdict, words = _verdict(claim, low, high)
+    when = f"decided at look {decided} of {len(each)}" if decided else f"after {_times(len(each), 'look')}"
+    words += f", {when}, with {looks.seeds[(decided or len(each)) - 1]} seeds" + _photos(last)
+    if last.low is not None and last.high is not None and _verdict(claim, last.low, last.high)[0] != verdict:
+        words += "; the interval of the last look alone would decide nothing"
+    return replace(last, verdict=verdict, words=words)
+
+
+def _judge(claim: Claim, measured: Measured, answers: Answers, level: float) -> Judged:
+    """What one look says, its interval at this level."""
     if missing := [arm for arm, _ in claim.terms if not measured.get(arm)]:
-        return Judged(claim, "inconclusive", f"not measured: {', '.join(missing)}")
+        return Judged(claim, "inconclusive", f"not measured: {', '.join(missing)}", level=level)
     chance = [measured[arm].keys() for arm, _ in claim.terms if arm not in claim.fixed]
     seeds = sorted(set.intersection(*map(set, chance))) if chance else [0]
     if not seeds:
-        return Judged(claim, "inconclusive", "the arms share no seed")
+        return Judged(claim, "inconclusive", "the arms share no seed", level=level)
 
     def value(arm: str, seed: int) -> float:
         return next(iter(measured[arm].values())) if arm in claim.fixed else measured[arm][seed]
 
     sums = {seed: sum(weight * value(arm, seed) for arm, weight in claim.terms) for seed in seeds}
-    found = paired(sums, dict.fromkeys(sums, 0.0))
-    photos = _over_photos(claim, answers or {}, seeds)
+    found = paired(sums, dict.fromkeys(sums, 0.0), 1 - level)
+    photos = _over_photos(claim, answers, seeds)
+    judged = Judged(claim, "inconclusive", found.words, found.mean, None, None, sums, photos, level)
     if found.low is None or found.high is None:
-        return Judged(claim, "inconclusive", found.words, found.mean, None, None, sums, photos)
-    half = math.hypot((found.high - found.low) / 2, photos or 0.0)
-    low, high = found.mean - half, found.mean + half
-    verdict, words = _verdict(claim, low, high)
-    words += f", over {len(seeds)} seeds" + " and other photos" * (photos is not None)
+        return judged
+    z = Z if level == LEVEL else float(stats.norm.isf(level / 2))
+    half = math.hypot((found.high - found.low) / 2, (photos or 0.0) * z / Z)
+    judged = replace(judged, low=found.mean - half, high=found.mean + half)
     if len(seeds) < MIN_SEEDS:
-        verdict, words = "inconclusive", found.words
-    return Judged(claim, verdict, words, found.mean, low, high, sums, photos)
+        return judged
+    verdict, words = _verdict(claim, found.mean - half, found.mean + half)
+    return replace(judged, verdict=verdict, words=f"{words}, over {len(seeds)} seeds{_photos(judged)}")
+
+
+def _photos(judged: Judged) -> str:
+    return " and other photos" * (judged.over_photos is not None)
+
+
+def _times(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _first(by_arm: Mapping[str, Mapping[int, Any]], seeds: int) -> dict[str, dict[int, Any]]:
+    """What was there when there were so many seeds."""
+    return {arm: {seed: item for seed, item in own.items() if seed < seeds} for arm, own in by_arm.items()}
 
 
 def _verdict(claim: Claim, low: float, high: float) -> tuple[Verdict, str]:
@@ -134,9 +218,12 @@ def _over_photos(claim: Claim, answers: Answers, seeds: Sequence[int]) -> float 
     return Z * math.sqrt(sum(float(each.var(ddof=1)) / len(each) for each in sums.values() if len(each) > 1))
 
 
-def judge_all(claims: Sequence[Claim], folder: Path, runs: Sequence[str]) -> list[Judged]:
-    """Hold claims against the results of a study's runs, and write them to ``folder/claims.json``.
+def weigh(
+    claims: Sequence[Claim], folder: Path, runs: Sequence[str], looks: Looks | None = None, once: Collection[str] = ()
+) -> list[Judged]:
+    """Hold claims against the results of a study's runs.
 
+    Args: once: names of claims whose numbers do not change with the seeds, so that every look is the same one.
     Raises: StoreError for results that are damaged.
     """
     found: dict[str, dict[str, dict[int, float]]] = {}
@@ -148,8 +235,43 @@ def judge_all(claims: Sequence[Claim], folder: Path, runs: Sequence[str]) -> lis
             if is_packed(record):
                 own = answers.setdefault(record["metric"], {}).setdefault(arm, {})
                 own[record["seed"]] = f"{record['photos']} {record.get('size_px', '')}", unpack(record)
-    judged = [judge(claim, found.get(claim.metric, {}), answers.get(claim.metric)) for claim in claims]
-    partial = folder / ".claims.json.partial"
-    partial.write_text(json.dumps([asdict(item) for item in judged], indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(folder / "claims.json")
+    return [
+        judge(
+            claim,
+            found.get(claim.metric, {}),
+            answers.get(claim.metric),
+            None if claim.name in once else looks,
+        )
+        for claim in claims
+    ]
+
+
+def judge_all(
+    claims: Sequence[Claim], folder: Path, runs: Sequence[str], looks: Looks | None = None, once: Collection[str] = ()
+) -> list[Judged]:
+    """As :func:`weigh`, and write what came out to ``folder/claims.json``, with how it was decided and at which looks."""
+    judged, looks = weigh(claims, folder, runs, looks, once), looks or Looks()
+    record = {
+        "rule": "95 % interval at each look" if looks.most is None else "Pocock-type error spending over all looks",
+        "most_seeds": looks.most,
+        "looks": [{"seeds": seeds, "level": level} for seeds, level in zip(looks.seeds, levels(looks), strict=True)],
+        "claims": [asdict(item) | {"could_see": item.could_see()} for item in judged],
+    }
+    partial = folder / f".{RECORD}.partial"
+    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    partial.replace(folder / RECORD)
     return judged
+
+
+def read_looks(folder: Path) -> Looks:
+    """The looks at a study so far, from its ``claims.json``. Raises StoreError for one that is damaged."""
+    path = folder / RECORD
+    if not path.exists():
+        return Looks()
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, list):  # written before looks were
+            return Looks()
+        return Looks(tuple(int(look["seeds"]) for look in record["looks"]), record["most_seeds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged ({error!r}); the same command without it judges anew") from error

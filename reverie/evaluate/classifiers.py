@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
@@ -33,6 +33,8 @@ class MeasureClassifiers:
 
     The weights are those of the last step, never the best of many on these photos. Classes are joined by name.
     """
+
+    grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Tuned, ...]
     classes: tuple[str, ...] | Path

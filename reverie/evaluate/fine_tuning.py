@@ -98,6 +98,7 @@ class FineTune:
     """
 
     together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
+    grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Arm, ...]
     photos: str = "smallworld:street:640:640"  # train and test, see evaluate/photos.py

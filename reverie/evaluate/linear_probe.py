@@ -5,12 +5,13 @@ Imports torch only when it runs, so that a recipe can name it at no cost.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from reverie.errors import InputError
 from reverie.evaluate import results
@@ -51,6 +52,8 @@ class LinearProbe:
     Classes that are made of attributes are asked for by these as well, each by a classifier of its own on the same features:
     ``top1`` and ``knn_top1`` are of the class, ``top1_shape`` and ``knn_top1_shape`` of its shape, and so on. ``untrained`` is the network of the first arm with weights, drawn anew; ``pixels`` are the photos made small.
     """
+
+    grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Arm, ...]
     photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
@@ -93,17 +96,17 @@ class LinearProbe:
             rows = features.extract(describe, photos, self.size_px, self.speed.batch_size, self.resize_px)
             return rows.to(place.device), torch.from_numpy(photos.labels).to(place.device)
 
-        ours = results.step_fingerprint(place, self)
         before = {
-            (record["name"], record["seed"], record["metric"]): record.get("inputs")
+            (record["name"], record["seed"], record["metric"]): (record.get("arm_fingerprint"), record.get("inputs"))
             for record in results.read(place.results)
-            if record["step"] == place.step and record["fingerprint"] == ours
+            if record["step"] == place.step
         }
         wanted = ["top1", *(f"top1_{name}" for name in targets)]  # an older version asked for the class alone
         for done, arm in enumerate(self.arms):
             place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
             inputs = self._inputs(arm, place)
-            if all(before.get((arm.name, arm.seed, metric)) == inputs for metric in wanted):
+            ours = results.arm_fingerprint(place, dataclasses.replace(self, arms=(arm,)), (arm.weights,))
+            if all(before.get((arm.name, arm.seed, metric)) == (ours, inputs) for metric in wanted):
                 continue
             began = time.monotonic()
             describe = describe_arm(arm, self.arms, place, self.pixels_px)
@@ -115,6 +118,7 @@ class LinearProbe:
                 "num_test": len(open_test()[1]),
                 "num_features": x.shape[1],
                 "inputs": inputs,
+                "arm_fingerprint": ours,
                 "seconds": round(time.monotonic() - began, 3),
             }
             self._write(place, arm, numbers, about)

@@ -87,6 +87,20 @@ def step_fingerprint(place: Place, stage: object) -> str:
     return fingerprint(settings(stage))
 
 
+def arm_fingerprint(place: Place, stage: object, reads: Iterable[str | None]) -> str:
+    """What names the result of one arm, whatever other arms the step has.
+
+    Args:
+        stage: the stage with this arm alone.
+        reads: the steps that this arm reads.
+    """
+    plan, prints = place.folder / "plan.json", {}
+    if plan.exists():
+        record = json.loads(plan.read_text(encoding="utf-8"))
+        prints = {step["name"]: step["fingerprint"] for step in record["steps"]}
+    return fingerprint({"settings": settings(stage), "reads": [prints.get(step) for step in reads if step]})
+
+
 def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     lines = [json.dumps(dict(record), ensure_ascii=False, allow_nan=False) for record in records]
     partial = path.with_name(f".{path.name}.partial")

@@ -72,6 +72,8 @@ def run(
 
 def _follow(plan: Plan, folder: Path, device: str, until: str | None) -> None:
     """What the other processes of an ``accelerate launch`` do: their share of the training, once the first has come to it."""
+    while not plan.is_settled(folder):  # until then a mark may be that of a job which is to do more now
+        time.sleep(0.2)
     for step in plan.steps:
         marks = {name: folder / "done" / f"{name}.json" for name in (step.name, *step.of)}
         if getattr(step.stage, "together", False):

@@ -149,11 +149,44 @@ class Plan:
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 
+    def again(self, old: Mapping[str, Any]) -> list[str]:
+        """Steps that were to do a part of what they do in this plan, by its record, and the jobs that read them.
+
+        Such a step has more items in a field that its stage names in ``grows`` (arms, or seeds), reads more steps, and is otherwise
+        as it was. What it did stays good, and it only has to do the rest. None of them may feed a step with units or a
+        training, whose results would be others.
+        """
+        before = {step["name"]: step for step in old["steps"]}
+        found: list[str] = []
+        for step in self.steps:
+            then = before.get(step.name)
+            if then and _has_grown(then, step):
+                found.append(step.name)
+            elif then and set(step.of) & set(found):
+                if step.kind != "job" or getattr(step.stage, "together", False):
+                    return []
+                found.append(step.name)
+        return found
+
+    def goes_on_from(self, other: Plan) -> bool:
+        """Whether a folder where the other plan was done can go on with this one."""
+        old, new = other.record(), self.record()
+        again = self.again(old)
+        kept = [step.name for step in other.steps if step.name not in again]
+        return not difference(_only(old, kept), _only(new, kept))
+
+    def is_settled(self, folder: Path) -> bool:
+        """Whether the folder's plan.json asks for what this plan does."""
+        return (folder / "plan.json").exists() and not difference(
+            _with_new_fields(read_plan(folder), self.steps), self.record()
+        )
+
     def settle(self, folder: Path, change: bool = False) -> None:
         """Write plan.json, or make sure that the one there asks for the same results.
 
         Args:
-            change: accept other settings for steps that have not begun, and write them down.
+            change: accept other settings for steps that have not begun, and more arms or seeds for those that measure them,
+                which then are no longer done; and write it down.
         Raises SettingsChanged with every setting that differs. ``speed`` fields, device and versions may differ.
         """
         path, record = folder / "plan.json", self.record()
@@ -162,8 +195,12 @@ class Plan:
             changed = difference(old, record)
             if changed and change:
                 known = {step["name"]: step for step in old["steps"]}
-                begun = [name for name, step in known.items() if _has_begun(folder, step)]
-                changed = difference(_only(old, begun), _only(record, begun)) if begun else {}
+                begun = {name for name, step in known.items() if _has_begun(folder, step)}
+                again = self.again(old)
+                kept = [name for name in known if name in begun.difference(again)]
+                changed = difference(_only(old, kept), _only(record, kept)) if begun else {}
+                for name in again if not changed else ():  # before plan.json says so, or a kill would leave them done
+                    (folder / "done" / f"{name}.json").unlink(missing_ok=True)
             if changed:
                 raise SettingsChanged(str(folder), changed)
             if not change or old["steps"] == record["steps"]:
@@ -224,6 +261,18 @@ def _only(record: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     return {**record, "steps": [step for step in record["steps"] if step["name"] in names]}
 
 
+def _has_grown(old: Mapping[str, Any], step: Step) -> bool:
+    """Whether a step is to do more than its record says, and nothing else: more items in fields that grow, more steps to read."""
+    fields = getattr(step.stage, "grows", ())
+    if not fields or not set(old["of"]) <= set(step.of):
+        return False
+    before, now = old["settings"], {"stage": type(step.stage).__name__, **stages.options(step.stage)}
+    grown = [name for name in fields if before.get(name) != now[name]]
+    whole = all(name in before and all(item in now[name] for item in before[name]) for name in grown)
+    rest = [{key: value for key, value in each.items() if key not in grown} for each in (before, now)]
+    return bool(grown) and whole and _flat("", rest[0]) == _flat("", rest[1])
+
+
 def _has_begun(folder: Path, step: Mapping[str, Any]) -> bool:
     """Whether a step has left anything in a run folder that other settings would contradict."""
     name, kind = step["name"], step["kind"]
@@ -245,6 +294,11 @@ def _flat(prefix: str, value: object) -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide what comes out, without importing them."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

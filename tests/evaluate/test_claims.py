@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reverie.evaluate.claims import Claim, beats, gains_more, judge, judge_all
+from reverie.errors import StoreError
+from reverie.evaluate.claims import Claim, beats, gains_more, judge, judge_all, read_looks
+from reverie.evaluate.looks import Looks, levels
+from reverie.evaluate.power import detectable
 from reverie.evaluate.results import append
 
 A = {0: 0.50, 1: 0.54, 2: 0.52}
@@ -87,7 +90,7 @@ def test_results_of_several_runs_are_judged_and_written(tmp_path):
         )
     (found,) = judge_all([claim(beats("one/probe/arm", "two/probe/arm"))], tmp_path, ("one", "two"))
     assert found.verdict == "holds"
-    (written,) = json.loads((tmp_path / "claims.json").read_text())
+    (written,) = json.loads((tmp_path / "claims.json").read_text())["claims"]
     assert written["verdict"] == "holds"
     assert written["claim"]["paper"] == "+10"
 
@@ -129,3 +132,79 @@ def test_photos_of_another_source_are_other_photos():
     other = {arm: {0: ("one" if arm in "ab" else "two", bits if arm in "ac" else none)} for arm in "abcd"}
     expected = 1.959964 * np.sqrt(2 * bits.astype(float).var(ddof=1) / 400)
     assert judge(claim(terms), values, other).over_photos == pytest.approx(expected)
+
+
+def drawn(seeds: int, mean: float, seed: int = 0) -> dict[str, dict[int, float]]:
+    gains = np.random.default_rng(seed).normal(mean, 0.01, 12)[:seeds]
+    return {"r/s/a": dict(enumerate(gains)), "r/s/b": dict.fromkeys(range(seeds), 0.0)}
+
+
+def test_a_look_that_is_paid_for_is_wider_and_what_it_decided_stays():
+    measured = drawn(8, 0.02)
+    looks = Looks((3, 5, 8), 12)
+    found = judge(claim(), measured, looks=looks)
+    gains = np.array(list(measured["r/s/a"].values()))
+    lows, highs = zip(
+        *(
+            stats.ttest_1samp(gains[:number], 0).confidence_interval(1 - level)
+            for number, level in zip(looks.seeds, levels(looks), strict=True)
+        ),
+        strict=True,
+    )
+    assert (found.low, found.high) == pytest.approx((lows[-1], highs[-1]))
+    first = next(number for number, low in enumerate(lows, 1) if low > 0)
+    assert found.verdict == "holds"
+    assert f"decided at look {first} of 3" in found.words
+    assert found.low < judge(claim(), measured).low
+    later = measured | {"r/s/b": measured["r/s/b"] | {5: 0.2, 6: -0.2, 7: 0.1}}  # the seeds that came after it are wild
+    assert judge(claim(), later).verdict == "inconclusive"
+    kept = judge(claim(), later, looks=looks)
+    assert kept.verdict == "holds"
+    assert kept.low < 0
+    assert f"decided at look {first} of 3" in kept.words
+    assert "last look alone would decide nothing" in kept.words
+
+
+def test_looks_that_contradict_each_other_decide_nothing():
+    gains = [1.0, 1.001, 0.999, 1.0, 1.0] + [-9.0, -9.001, -8.999] * 10
+    measured = {"r/s/a": dict(enumerate(gains)), "r/s/b": dict.fromkeys(range(len(gains)), 0.0)}
+    found = judge(claim(), measured, looks=Looks((3, len(gains)), len(gains)))
+    assert found.verdict == "inconclusive"
+    assert "nothing in common" in found.words
+
+
+def test_photos_join_at_the_level_of_the_look():
+    measured = drawn(3, 0.02)
+    answers = {arm: {seed: asked(seed + place, 0.5) for seed in range(3)} for place, arm in enumerate(measured)}
+    looks = Looks((3,), 12)
+    found = judge(claim(), measured, answers, looks)
+    (level,) = levels(looks)
+    alone = judge(claim(), measured, None, looks)
+    half = found.over_photos / 1.959964 * stats.norm.isf(level / 2)
+    assert (found.high - found.mean) ** 2 == pytest.approx((alone.high - alone.mean) ** 2 + half**2)
+
+
+def test_what_a_claim_could_see_and_what_it_needs():
+    measured = drawn(4, 0.004)
+    found = judge(claim(above=-0.02), measured)
+    gains = np.array(list(measured["r/s/a"].values()))
+    assert found.could_see() == pytest.approx(detectable(gains.std(ddof=1), 4))
+    assert found.could_see(9) < found.could_see()
+    assert found.distance == pytest.approx(gains.mean() + 0.02)  # from its bound
+    assert judge(claim(), measured).needs() > found.needs() >= 3
+    assert judge(claim(within=0.05), measured).distance == pytest.approx(0.05 - abs(gains.mean()))
+    assert judge(claim(), drawn(2, 0.0)).could_see() is None  # no pilot
+    assert judge(claim(), {"r/s/a": A}).needs() is None
+
+
+def test_looks_are_kept_and_read_again(tmp_path):
+    assert read_looks(tmp_path) == Looks()
+    looks = Looks((3, 5), 12)
+    judge_all([claim()], tmp_path, (), looks)
+    assert read_looks(tmp_path) == looks
+    written = json.loads((tmp_path / "claims.json").read_text())
+    assert [look["level"] for look in written["looks"]] == list(levels(looks))
+    assert "spending" in written["rule"]
+    (tmp_path / "claims.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"claims\.json"):
+        read_looks(tmp_path)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -154,6 +155,18 @@ def test_a_killed_probe_goes_on_and_probes_anew_what_changed(place, photo_folder
     assert probed() == {"mine", "untrained"}
     (photo_folder / "train.parquet").touch()
     assert probed() == {"mine", "untrained", "pixels"}
+
+
+def test_with_more_arms_those_before_stay(place, photo_folder):
+    one = LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16)
+    one.run(place)
+    before = results.read(place.results)
+    dataclasses.replace(one, arms=(Arm("mine", 0, "learn-0"), Arm("pixels"))).run(place)
+    after = results.read(place.results)
+    assert after[: len(before)] == before  # to the second that it took
+    assert {record["name"] for record in after} == {"pixels", "mine"}
+    dataclasses.replace(one, held_out=0.3).run(place)
+    assert results.read(place.results)[-1]["arm_fingerprint"] != before[0]["arm_fingerprint"]
 
 
 def test_test_photos_are_read_only_when_an_arm_is_final(place, photo_folder):

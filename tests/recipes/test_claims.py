@@ -11,6 +11,7 @@ from reverie.errors import InputError, UnknownName
 from reverie.evaluate.alignment import MeasureAlignment
 from reverie.evaluate.simulated import SimulateSynTIC
 from reverie.run.plan import call_recipe, find_study, known_studies
+from reverie.study import can_grow
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])
@@ -50,6 +51,16 @@ def test_encoders_are_judged_by_the_shape(name, metric):
     assert "shape" in study.about
 
 
+@pytest.mark.parametrize("name", known_studies())
+def test_a_study_with_more_seeds_goes_on_where_it_ended(name):
+    make = find_study(name)
+    grows = can_grow(lambda seeds: make("small", seeds=seeds), 3, 5)
+    assert grows == (name != "few_shot")  # which paints from the shots of all seeds in one table
+    # Of what the seeds do not touch, more of them say nothing new.
+    of_rows = {"syntic": {"C3a", "C3b", "C3c", "C4a"}, "zero_shot": {"13c", "13d"}}
+    assert make(seeds=3).once == of_rows.get(name, set())
+
+
 def test_slips():
     with pytest.raises(InputError, match="--seeds 0"):
         find_study("stablerep")(seeds=0)
@@ -65,7 +76,8 @@ def test_zero_shot_claims_from_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 0
-    judged = {item["claim"]["name"]: item for item in json.loads((tmp_path / "study" / "claims.json").read_text())}
+    record = json.loads((tmp_path / "study" / "claims.json").read_text())
+    judged = {item["claim"]["name"]: item for item in record["claims"]}
     assert all(item["mean"] is not None for item in judged.values())
     assert judged["13c"]["verdict"] == judged["13d"]["verdict"] == "holds"  # three draws, whatever the seeds
     assert judged["1a"]["verdict"] == "inconclusive"  # of one seed

@@ -460,3 +460,24 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path: Path) -> N
         work.wait()
     assert start(tmp_path / "killed").wait() == 0
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_more_seeds_as_if_they_had_been_there(tmp_path: Path) -> None:
+    few = SMALL | {"parts": False, "rivals": (), "epochs": 3}
+
+    def measured(folder: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
+        rows = results.read(folder / "results.jsonl")
+        return {(row["name"], row["seed"], row["metric"]): row for row in rows if row["step"] == "measure"}
+
+    assert run(call_recipe("syntic", few | {"seeds": (0,)}), tmp_path / "grown")
+    before = measured(tmp_path / "grown")
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "grown" / "captions" / "measure").iterdir()}
+    assert run(call_recipe("syntic", few | {"seeds": (0, 1)}), tmp_path / "grown")
+    after = measured(tmp_path / "grown")
+    assert {seed for _, seed, _ in after} == {0, 1}
+    assert all(after[key] == row for key, row in before.items())
+    assert all(file.stat().st_mtime_ns == when for file, when in files.items())  # not asked again
+    assert run(call_recipe("syntic", few | {"seeds": (0, 1)}), tmp_path / "at-once")
+    whole = measured(tmp_path / "at-once")
+    assert {key: row["value"] for key, row in after.items()} == {key: row["value"] for key, row in whole.items()}

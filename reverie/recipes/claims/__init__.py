@@ -30,6 +30,21 @@ class Study:
                 if arm.rpartition("/")[0] not in steps:
                     raise InputError(f"claim {claim.name!r} names {arm!r}, and the study has no such run and step")
 
+    @property
+    def once(self) -> frozenset[str]:
+        """Names of claims about what does not depend on how many seeds there are, such as a gradient at the start."""
+        grown = {
+            f"{run}/{step.name}"
+            for run, plan in self.runs.items()
+            for step in plan.steps
+            if getattr(step.stage, "grows", ())
+        }
+        return frozenset(
+            claim.name
+            for claim in self.claims
+            if not any(arm.rpartition("/")[0] in grown for arm, _ in claim.terms if arm not in claim.fixed)
+        )
+
 
 def seeds_of(number: int) -> tuple[int, ...]:
     """0, 1, 2 ... Raises InputError below 1."""
