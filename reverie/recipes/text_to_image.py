@@ -47,10 +47,19 @@ def text_to_image(
         seed: of everything random.
     """
     from reverie.captions.classes import read_list
+    from reverie.ranges import check_at_least
     from reverie.learn.autoencoder import Autoencoder
     from reverie.learn.fit import Fit
     from reverie.learn.train_painter import TrainPainter
 
+    check_at_least(
+        1,
+        size_px=size_px,
+        autoencoder_channels=autoencoder_channels,
+        autoencoder_batch=autoencoder_batch,
+        channels=channels,
+        batch=batch,
+    )
     painter = TrainPainter(
         store=store,
         templates=tuple(read_list(templates, "templates")) if templates else (),

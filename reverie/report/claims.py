@@ -14,6 +14,7 @@ from rich.table import Table
 from reverie.evaluate.claims import Judged
 from reverie.report import plots
 from reverie.report.facts import HUNDREDS
+from reverie.report.plain import plain
 
 STYLES = {"holds": "green", "fails": "bold red", "inconclusive": "dim"}  # of verdicts in the terminal
 
@@ -25,7 +26,7 @@ def table(judged: Sequence[Judged]) -> Table:
     for head in heads:
         rows.add_column(head, justify="right" if head == "ours" else "left")
     for item, row in zip(judged, cells, strict=True):
-        rows.add_row(*row[:-1], f"[{STYLES[item.verdict]}]{item.verdict}")
+        rows.add_row(*map(plain, row[:-1]), plain(item.verdict, STYLES[item.verdict]))
     return rows
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from reverie.report import facts as tell
+from reverie.report.plain import plain
 
 
 def table(folder: Path) -> Table:
@@ -15,7 +16,7 @@ def table(folder: Path) -> Table:
     Raises: as :func:`reverie.report.facts.gather`.
     """
     facts = tell.gather(folder)
-    rows = Table(title=tell.sentence(facts), title_justify="left", title_style="", box=None, header_style="bold")
+    rows = Table(title=plain(tell.sentence(facts)), title_justify="left", title_style="", box=None, header_style="bold")
     for name, justify in (
         ("features", "left"),
         ("measured", "left"),
@@ -26,7 +27,7 @@ def table(folder: Path) -> Table:
         rows.add_column(name, justify=justify)  # type: ignore[arg-type]
     for found in facts.measured:
         if len(facts.measured) > 1:
-            rows.add_row(f"[bold]{found.step}[/bold]")
+            rows.add_row(plain(found.step, "bold"))
         for arm in found.arms:
             for metric, values in arm.values.items():
                 if metric not in tell.columns(found):
@@ -35,8 +36,8 @@ def table(folder: Path) -> Table:
                 low, high = interval or (min(values.values()), max(values.values()))
                 span = f"{tell.number(metric, low)} to {tell.number(metric, high)}" if len(values) > 1 else ""
                 rows.add_row(
-                    tell.shown(arm.name),
-                    tell.called(metric),
+                    plain(tell.shown(arm.name)),
+                    plain(tell.called(metric)),
                     tell.number(metric, arm.mean(metric)),
                     str(len(values)),
                     span + (" (95%)" if interval else ""),
@@ -44,7 +45,7 @@ def table(folder: Path) -> Table:
         for item in found.comparisons:
             gain = item.over_seeds
             rows.add_row(
-                f"{tell.shown(item.first)} - {tell.shown(item.second)}",
+                plain(f"{tell.shown(item.first)} - {tell.shown(item.second)}"),
                 "difference",
                 f"{100 * gain.mean:+.1f}",
                 str(gain.num_seeds),
