@@ -19,6 +19,6 @@ def check_at_least(least: float, **given: float | Sequence[float] | None) -> Non
 def check_numbers(given: object, name: str) -> None:
     """Raises InputError for a flag that is not a number, which no comparison would catch. Tuples are looked through."""
     if isinstance(given, float) and math.isnan(given):
-        raise InputError(f"--{name.replace('_', '-')} is nan: give a number")
+        raise InputError(f"--{name.replace('_', '-')} nan: give a number")
     for item in given if isinstance(given, (tuple, list)) else ():
         check_numbers(item, name)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from reverie.captions.classes import read_classes
-from reverie.ranges import check_at_least
 from reverie.errors import InputError
+from reverie.ranges import check_at_least
 from reverie.recipes.make import clip_for, source
 from reverie.run.plan import Plan, Step
 

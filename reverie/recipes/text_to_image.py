@@ -47,10 +47,10 @@ def text_to_image(
         seed: of everything random.
     """
     from reverie.captions.classes import read_list
-    from reverie.ranges import check_at_least
     from reverie.learn.autoencoder import Autoencoder
     from reverie.learn.fit import Fit
     from reverie.learn.train_painter import TrainPainter
+    from reverie.ranges import check_at_least
 
     check_at_least(
         1,

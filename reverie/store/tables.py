@@ -747,7 +747,8 @@ def asked(path: TablePath, where: str | None, columns: Sequence[str] | None = No
     except BaseException as error:
         if not _is_lances(error):
             raise
-        if "Invalid user input" not in str(error):
+        said = str(error)
+        if "Invalid user input" not in said or "a Lance file" in said:
             raise StoreError(f"cannot read {path}: {_short(error)}") from error
         asked = f"filter {where!r}" if where else f"columns {', '.join(columns or ())}"
         raise InputError(f"{asked} does not fit {path}: {_short(error)}") from error
@@ -779,4 +780,6 @@ def is_full(error: OSError) -> bool:
 def _short(error: BaseException) -> str:
     """The first line of Lance's message without the place in its source."""
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line).removeprefix("Invalid user input: ")[:300]
+    return re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line).removeprefix("External error: ").removeprefix(
+        "Invalid user input: "
+    )[:300]

@@ -435,7 +435,7 @@ def test_names_in_a_tar_never_reach_the_disk(tmp_path):
         tar.addfile(link)
     captions, images = everything(tmp_path / "in" / "evil.tar")
     assert [row["text"] for row in captions] == ["a caption"] * 3 + [None]
-    assert [row["status"] for row in images] == ["ok"] * 3 + ["dropped"]
+    assert [row["status"] for row in images] == ["ok"] * 3 + ["failed"]
     assert [item.name for item in tmp_path.rglob("*")] == ["in", "evil.tar"]
     assert "evil" not in str(images[0] | {"image": None})
 

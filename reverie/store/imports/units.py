@@ -23,7 +23,7 @@ from reverie.store.pictures import as_png, open_picture, suffix
 from reverie.store.sources import printable, what_is
 
 MAX_BYTES = 256 << 20  # of one encoded image
-SHOWN = 4  # reasons in one line
+SHOWN = 6  # reasons in one line
 Fate = Literal["taken", "dropped", "failed", "not taken"]
 
 

@@ -139,7 +139,8 @@ def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(shard, "r|*", tarinfo=_Member, ignore_zeros=True, bufsize=1 << 20) as tar:
             yield tar
-    except (tarfile.TarError, struct.error, ValueError, IndexError, OverflowError, *DAMAGED) as error:
+    # Others than TarError come from the headers of gzip, which tarfile reads without a look at their length.
+    except (tarfile.TarError, struct.error, ValueError, TypeError, IndexError, OverflowError, *DAMAGED) as error:
         raise InputError(f"cannot read {shard} as tar: {getattr(error, 'strerror', None) or error}") from error
 
 
