@@ -388,7 +388,7 @@ def repaint(
 
     path = (out or Path(f"{pair_id}.png")).resolve()
     if path.is_dir():
-        raise InputError(f"{out} is a folder; give --out the name of a file, such as {out / f'{pair_id}.png'}")
+        raise InputError(f"{out} is a folder; give --out the name of a file, such as {path / f'{pair_id}.png'}")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} to")
     folder = _where_it_was_made(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps
 
 from reverie.errors import BrokenImage, InputError
 from reverie.store.sources import printable, what_is
@@ -30,6 +31,12 @@ PICTURE_SUFFIXES = {
 }
 # Only these are tried: among the others that Pillow knows are some that run a program (PostScript runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
+
+# What Pillow's plugins raise at damage, each in its own way; UnidentifiedImageError is an OSError.
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, RuntimeError, ArithmeticError, LookupError, TypeError, AttributeError),
+    *(MemoryError, struct.error, zlib.error),
+)
 
 # Our own limit above is stricter and names the culprit, so Pillow's warning about the same thing would be noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -93,7 +100,7 @@ def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = Non
         picture.load()
         _turn_upright(picture)
         return _as_rgb(picture)
-    except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as error:  # what Pillow's plugins raise
+    except UNREADABLE as error:
         raise BrokenImage(f"{name}: cannot decode the image ({_short(error)})") from error
 
 
@@ -128,7 +135,7 @@ def look(data: bytes | None, name: str) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"{name}: too large to open safely ({_short(error)})") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, IndexError) as error:
+    except UNREADABLE as error:
         raise BrokenImage(
             f"{name}: these {len(data)} bytes are not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image"
         ) from error
@@ -197,7 +204,7 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 
 def _turn_upright(picture: Image.Image) -> None:
     # EXIF that cannot be read says nothing about the turn, and the pixels are whole.
-    with suppress(OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error):
+    with suppress(*UNREADABLE):
         ImageOps.exif_transpose(picture, in_place=True)
 
 

@@ -9,8 +9,8 @@ import lzma
 import os
 import stat
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -125,17 +125,18 @@ def opened_text(path: Path) -> Iterator[IO[str]]:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _binary(path: Path) -> IO[bytes]:
+def _binary(path: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _first_bad(raw: IO[bytes], error: UnicodeDecodeError) -> str:
+def _first_bad(raw: Iterable[bytes], error: UnicodeDecodeError) -> str:
     """The reader decodes piece by piece and tells the place in its piece: the one in the file is found again here."""
     start = 0
-    for number, line in enumerate(raw, 1):
-        try:
-            line.decode()
-        except UnicodeDecodeError as found:
-            return f"{found.reason} at byte {start + found.start} (line {number}); save it as UTF-8"
-        start += len(line)
-    return f"{error.reason} at its end; save it as UTF-8"
+    with suppress(*DAMAGED):  # behind the piece that was read
+        for number, line in enumerate(raw, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as found:
+                return f"{found.reason} at byte {start + found.start} (line {number}); save it as UTF-8"
+            start += len(line)
+    return f"{error.reason}; save it as UTF-8"

@@ -780,6 +780,8 @@ def is_full(error: OSError) -> bool:
 def _short(error: BaseException) -> str:
     """The first line of Lance's message without the place in its source."""
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line).removeprefix("External error: ").removeprefix(
-        "Invalid user input: "
-    )[:300]
+    return (
+        re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line)
+        .removeprefix("External error: ")
+        .removeprefix("Invalid user input: ")[:300]
+    )

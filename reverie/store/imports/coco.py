@@ -79,7 +79,8 @@ def _annotations(path: Path, images: list[Any], notes: Any) -> Iterator[_Note]:
 
 def _sentences(path: Path, images: list[Any], split: str | None) -> Iterator[_Note]:
     wanted = (split, "restval") if split == "train" else (split,)
-    known = {image.get("split") for image in images if isinstance(image, dict) and isinstance(image.get("split"), str)}
+    splits = (image.get("split") for image in images if isinstance(image, dict))
+    known = {name for name in splits if isinstance(name, str)}
     if not any(isinstance(image, dict) and isinstance(image.get("sentences"), list) for image in images):
         raise InputError(f"{path} is not a COCO caption file: it has no annotations, and no image has sentences")
     if split is not None and not known & set(wanted):

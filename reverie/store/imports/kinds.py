@@ -51,7 +51,7 @@ KINDS_BY_SUFFIX: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".txt": "text",
     ".parquet": "parquet",
-    **dict.fromkeys(SHARDS, "webdataset"),  # type: ignore[dict-item]
+    **dict.fromkeys(SHARDS, "webdataset"),
 }
 
 
