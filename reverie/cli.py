@@ -11,7 +11,6 @@ import inspect
 import io
 import os
 import shlex
-import shutil
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -23,8 +22,8 @@ import tyro
 from rich.console import Console
 from rich.table import Column, Table
 
-from reverie.errors import InputError, ReverieError, UnknownName
-from reverie.ranges import check_numbers
+from reverie.errors import FolderInUse, InputError, ReverieError, UnknownName
+from reverie.ranges import check_at_least, check_numbers
 from reverie.report.plain import plain
 
 if typing.TYPE_CHECKING:
@@ -488,11 +487,12 @@ def import_(
     try:
         with _counting("imported") as progress:
             account = import_into(source, out, kind, name=name, progress=progress, **reading)
+    except FolderInUse:
+        raise
     except ReverieError:
-        if is_new and not {path.name for path in out.iterdir()} - {
-            ".lock"
-        }:  # nothing was read, so nothing is left behind
-            shutil.rmtree(out)
+        if is_new and not {path.name for path in out.iterdir()} - {".lock"}:  # nothing was read: nothing is left behind
+            (out / ".lock").unlink(missing_ok=True)
+            out.rmdir()
         raise
     counts = account.counts
     captions, ok = counts["captions"], counts.get("images ok")
@@ -797,6 +797,7 @@ def models(
         seed: of those captions.
     """
     if what == "check":
+        check_at_least(1, num=num)
         from reverie.smallworld import check
 
         with Console(stderr=True).status("measuring") as line:

@@ -40,7 +40,9 @@ UNREADABLE = (
 
 # Our own limit above is stricter and names the culprit, so Pillow's warning about the same thing would be noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)  # only the turn is asked of it
+warnings.filterwarnings(
+    "ignore", category=UserWarning, module=r"PIL\."
+)  # of tags that are damaged; only the turn is asked of them
 
 
 def picture_files(paths: Iterable[Path]) -> list[Path]:
@@ -139,14 +141,17 @@ def look(data: bytes | None, name: str) -> Image.Image:
         raise BrokenImage(
             f"{name}: these {len(data)} bytes are not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image"
         ) from error
-    width, height = picture.size
+    _check_size(*picture.size, name)
+    return picture
+
+
+def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise BrokenImage(f"{name}: {width}x{height} pixels are too many to open safely (limit {MAX_PIXELS:,})")
     if is_too_long(width, height):
         raise BrokenImage(
             f"{name}: {width}x{height} pixels are too long on one side (limit {MAX_SIDE:,}, and {MAX_STRETCH} times the other)"
         )
-    return picture
 
 
 def is_too_long(width: int, height: int) -> bool:
@@ -182,6 +187,7 @@ def upright_rgb(picture: Image.Image, name: str = "picture") -> Image.Image:
     """
     if not min(picture.size):
         raise BrokenImage(f"{name} of {picture.width}x{picture.height} has no pixels")
+    _check_size(*picture.size, name)
     picture = picture.copy()
     _turn_upright(picture)
     try:

@@ -86,7 +86,7 @@ def read_bytes(path: Path, what: str = "") -> bytes:
     try:
         return gzip.decompress(content)
     except DAMAGED as error:
-        raise InputError(f"cannot read {path}: a damaged gzip file ({error})") from error
+        raise InputError(f"{path} is a damaged gzip file ({error})") from error
 
 
 def read_text(path: Path, what: str = "") -> str:

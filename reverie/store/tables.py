@@ -320,7 +320,7 @@ def add_columns(path: TablePath, from_path: TablePath, key: str = "pair_id", rep
                 table.add_columns(pa.schema(new))
             return
         partners = _partners(table, extra, key, path, from_path)
-        with _commits(path):
+        with asked(path, None), _commits(path):
             base = _without(table, taken) if taken else table
             fragments, schema, start = [], None, 0
             for fragment in base.get_fragments():
@@ -351,7 +351,7 @@ def compact(path: TablePath, keep_s: float = 3600) -> None:
     """
     for wait_s in _waits():
         table = open_table(path)
-        with _commits(path):
+        with asked(path, None), _commits(path):
             try:
                 table.optimize.compact_files(batch_size=BATCH_ROWS)
                 break

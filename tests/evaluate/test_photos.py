@@ -207,6 +207,8 @@ def broken_photos(folder, what):
         bad.symlink_to(folder / "gone.jpg")
     elif what == "a named pipe":
         os.mkfifo(bad)
+    elif what == "a folder":
+        bad.mkdir()
     elif what == "cut":
         bad.write_bytes(picture(2, 200, 200, "JPEG")[:3000])
     elif what == "too long on one side":
@@ -221,20 +223,20 @@ def broken_photos(folder, what):
     [
         ("a link to nothing", "a link to nothing, not a file"),
         ("a named pipe", "a named pipe, not a file"),
+        ("a folder", "a folder, not a file"),
         ("cut", "cannot decode the image"),
         ("too long on one side", "too long on one side"),
         ("html", "are not a JPEG"),
     ],
 )
 def test_broken_photos_are_named_before_any_work(tmp_path, what, message):
-    broken_photos(tmp_path, what)
+    bad = broken_photos(tmp_path, what)
     with pytest.raises(InputError, match=rf"1 of 3 test photos of .* cannot be read: cat/bad\.jpg: .*{message}"):
         check_photos(tmp_path, "test")
-    if what in ("a link to nothing", "a named pipe"):
+    if message.endswith("not a file"):
         with pytest.raises(InputError, match=r"bad\.jpg: .*not a file"):
             load_photos(tmp_path, "test")
-    (tmp_path / "test" / "cat" / "bad.jpg").unlink()
-    (tmp_path / "test" / "cat" / "a folder.jpg").mkdir()
+    bad.rmdir() if what == "a folder" else bad.unlink()
     check_photos(tmp_path, "test")
     assert len(load_photos(tmp_path, "test")) == 2
 

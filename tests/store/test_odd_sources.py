@@ -279,6 +279,12 @@ def test_splits_of_an_image_folder_are_no_classes(tmp_path, names):
     assert ([row["label"] for row in captions], images[0]["image"]) == (["cat"], picture(1))
     with pytest.raises(InputError, match="has no split 'other'"):
         everything(tmp_path, split="other")
+    (tmp_path / "outer").mkdir()
+    for name in names:  # such as data/train and data/test
+        (tmp_path / name).rename(tmp_path / "outer" / name)
+    with pytest.raises(InputError, match="has several splits"):
+        everything(tmp_path)
+    assert [row["label"] for row in everything(tmp_path, split=names[1])[0]] == ["cat"]
 
 
 def test_what_looks_like_splits_and_may_be_classes(tmp_path):
@@ -437,6 +443,7 @@ def test_names_with_dots_in_a_shard(tmp_path):
         tar_of(tmp_path / "a.tar", *members, A, TEXT_A, ("v1.0_b.jpg", B[1]), ("v1.0_b.txt", b"y"))
     )
     assert [row["text"] for row in captions] == ["x", "x", "x", "one", "y"]
+    assert texts(tar_of(tmp_path / "b.tar", ("./a.jpg", A[1]), TEXT_A)) == ["one"]
     assert {row["status"] for row in images} == {"ok"}
 
 

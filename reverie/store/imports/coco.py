@@ -71,7 +71,8 @@ def _annotations(path: Path, images: list[Any], notes: Any) -> Iterator[_Note]:
         elif "image_id" not in note:
             yield _Note(("annotation", number), None, wrong="the annotation has no image_id")
         elif (key := _key(note["image_id"])) not in files:
-            wrong = f"image_id {printable(str(note['image_id']))[:40]} is not among the images"
+            said = str(key) if isinstance(key, (str, int, float)) else called(note["image_id"])
+            wrong = f"image_id {printable(said[:40])} is not among the images"
             yield _Note(key, None, note["caption"], wrong=wrong)
         else:
             yield _Note(key, files[key], note["caption"])
@@ -103,5 +104,5 @@ def _sentences(path: Path, images: list[Any], split: str | None) -> Iterator[_No
 
 
 def _key(value: Any) -> Hashable:
-    """An id as a key; what cannot be one is told apart by its text."""
-    return value if isinstance(value, (str, int, float)) else ("odd", repr(value)[:200])
+    """An id as a key; what cannot be one is like no other."""
+    return value if isinstance(value, (str, int, float)) else ("odd", id(value))

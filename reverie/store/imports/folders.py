@@ -104,6 +104,8 @@ def _pictures(path: Path) -> tuple[list[Path], list[NotTaken]]:
             if _hidden(Path(name)):
                 folders.remove(name)
                 passed["hidden"] += sum(1 for _ in _all_files(here / name))
+            elif Path(name).suffix.lower() in PICTURE_SUFFIXES:
+                found.append(here / name)  # as a row that failed, beside what it holds
             elif (here / name).is_symlink():
                 passed["a link to a folder, which is not followed"] += 1
         for name in files:
@@ -131,6 +133,10 @@ def _split_of(path: Path, split: str | None) -> Path:
     """The folder of a split, where the folder holds some. Raises InputError where it is not clear which one is meant."""
     folders = sorted(item for item in path.iterdir() if item.is_dir() and not _hidden(Path(item.name)))
     splits = {item.name: item for item in folders if item.name.lower() in SPLITS}
+    if len(folders) == 1 and not splits and not metadata_files(folders[0]):  # such as data/train and data/test
+        inner = {item.name.lower() for item in folders[0].iterdir() if item.is_dir() and not _hidden(Path(item.name))}
+        if len(inner) > 1 and inner <= set(SPLITS):
+            return _split_of(folders[0], split)
     if split is not None:
         found = {**splits, **{name.lower(): item for name, item in splits.items()}}
         if split not in found and split.lower() not in found:

@@ -8,7 +8,7 @@ from typing import Any
 
 from reverie.errors import InputError, MissingExtra, ReverieError, UnknownName
 from reverie.store.imports.samples import Entry, Reading, columns_of, from_row
-from reverie.store.sources import read_json
+from reverie.store.sources import check_file, read_json
 
 
 def read_huggingface(path: Path, reading: Reading) -> Iterator[Entry]:
@@ -19,6 +19,8 @@ def read_huggingface(path: Path, reading: Reading) -> Iterator[Entry]:
         raise MissingExtra(f"reading {path}", "huggingface") from error
     try:
         folder = _split_of(path, reading.get("split"))
+        for file in folder.glob("*.arrow"):  # `datasets` would wait for a pipe
+            check_file(file)
         if read_json(folder / "state.json").get("_data_files") == []:  # `datasets` saves no rows, but cannot read them
             return
         yield from _rows(datasets.load_from_disk(str(folder)), path, reading)

@@ -170,7 +170,7 @@ def _names(shard: Path) -> tuple[list[_Group], Counter[str]]:
     with _opened(shard) as tar:
         for number, member in enumerate(tar):
             tar.members = []  # type: ignore[attr-defined]  # or it would hold all headers
-            folder, _, name = member.name.rpartition("/")
+            folder, _, name = member.name.removeprefix("./").rpartition("/")
             stem, dot, _ = name.partition(".")
             if member.isdir():
                 continue
