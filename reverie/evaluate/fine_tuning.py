@@ -37,7 +37,7 @@ from reverie.errors import InputError
 from reverie.evaluate import results
 from reverie.evaluate.heads import split
 from reverie.evaluate.metrics.classification import mean_per_class, top1
-from reverie.evaluate.photos import Photos, attributes, check_labels, find_photos, load_photos
+from reverie.evaluate.photos import Photos, attributes, check_labels, check_photos, find_photos, load_photos
 from reverie.learn import views
 from reverie.learn.classifier_tuning import shuffled
 from reverie.learn.fit import Fit, fit
@@ -129,7 +129,7 @@ class FineTune:
     def check(self) -> None:
         """Raises InputError for photos or painted images that are not there or too few; ModelError for a start that does not fit."""
         for name in ("train", "test") if self._needs_train() else ("test",):
-            find_photos(self.photos, name)
+            check_photos(self.photos, name)
         known = read_classes(self.classes) if self.classes else None
         check_labels(self.photos, "test", known)
         if self._needs_train():

@@ -47,6 +47,11 @@ class ImageHash:
 
     writes: ClassVar[Literal["columns"]] = "columns"
     reads: ClassVar[tuple[str, ...]] = ("image",)
+    adds: ClassVar[tuple[pa.Field, ...]] = (
+        pa.field("pixels", pa.string()),
+        pa.field("hash", pa.int64()),
+        pa.field("thumbnail", pa.binary()),
+    )
 
     speed: Speed = field(default_factory=Speed)
 
@@ -107,6 +112,8 @@ class Duplicates:
     (the hash sees no colour, and a red circle is no copy of a green one). Every copy points at an original, never at another
     copy; earlier means unit, then pair_id. Reads the columns of ImageHash.
     """
+
+    adds: ClassVar[tuple[pa.Field, ...]] = (pa.field("duplicate_of", pa.string()),)
 
     max_distance: int = 4  # bits of 64; 0 takes only equal hashes
     max_colour: int = 24  # largest difference of a thumbnail's pixel, of 255

@@ -240,7 +240,7 @@ def read_painted(place: Place, where: str) -> Painted:
     }
     found = Painted([], [], [], [], [], torch.empty(0))
     rows: list[Tensor] = []
-    for part in tables.scan(place.pairs, columns, f"({where}) and embedding is not null"):
+    for part in tables.scan(place.pairs, columns, f"{tables.whole_filter(where)} and embedding is not null"):
         flat = part["embedding"].combine_chunks().flatten().to_numpy()
         rows.append(torch.from_numpy(flat.copy()).view(len(part), -1))
         for name, caption, text, tags in zip(

@@ -85,7 +85,7 @@ def make(
     from reverie.filters.blank import Blank
     from reverie.filters.clip_score import ClipScore
     from reverie.filters.duplicates import Duplicates, ImageHash
-    from reverie.filters.select import Keep
+    from reverie.filters.select import Keep, check_rule
     from reverie.images.pixels import PaintPixels, PaintSpeed
 
     stage = source(
@@ -116,6 +116,7 @@ def make(
     columns = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
     if clip:
         columns.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
+    check_rule(keep, Duplicates(), *(step.stage for step in columns))
     return Plan(
         recipe="make",
         seed=seed,

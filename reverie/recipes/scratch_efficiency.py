@@ -18,6 +18,7 @@ from typing import Literal
 
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
+from reverie.ranges import check_at_least
 from reverie.recipes.make import clip_for, source
 from reverie.run.plan import Plan, Step
 
@@ -132,6 +133,8 @@ def scratch_efficiency(
     if not seeds:
         raise InputError("give at least one seed")
     assert size.photos is not None
+    check_at_least(1, per_caption=size.per_caption, view_px=size.view_px, image_px=size.image_px)
+    check_at_least(1, per_caption=per_caption)
     names = read_classes(classes or class_names())
     if len(names) < 2:
         raise InputError("a classifier needs two classes or more to tell apart")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reverie.errors import InputError
+from reverie.ranges import check_at_least
 from reverie.recipes.make import clip_for, source
 from reverie.run.plan import Plan, Step
 
@@ -277,6 +278,7 @@ def stablerep(
         speed=FitSpeed(trackers=trackers),
     )
     kept = size.keep_best if clip else 1.0
+    check_at_least(1, downscale_px=downscale_px)
     learner = StableRep(images_per_caption=m, downscale_px=downscale_px, **shape)
     ours = Train(learner, fit, n, size_px=size.image_px, where="kept", at_least=m)
     # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
