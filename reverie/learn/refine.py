@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie import seeds
 from reverie.errors import InputError
+from reverie.models.load import load_tensors
 from reverie.stage import Place
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
@@ -113,7 +114,7 @@ def refine(
     done, curve = 0, [{"step": 0.0, "cosine": _cosine(state["rows"], texts)}]
     if folder is not None and (folder / "refine.json").exists():
         known = json.loads((folder / "refine.json").read_text(encoding="utf-8"))
-        state, done, curve = load_file(folder / f"refine-{known['done']}.safetensors"), known["done"], known["curve"]
+        state, done, curve = load_tensors(folder / f"refine-{known['done']}.safetensors"), known["done"], known["curve"]
     elif watch:
         watch(0, state["rows"])
     why, last = "all steps", time.monotonic()
@@ -263,7 +264,7 @@ def refined_rows(place: Place, step: str, pair_ids: Sequence[str]) -> Tensor:
     at = {name: number for number, name in enumerate(known)}
     if lacking := next((name for name in pair_ids if name not in at), None):
         raise InputError(f"pair {lacking} was not refined by step {step!r}")
-    rows: Tensor = load_file(folder / "rows.safetensors")["rows"]
+    rows: Tensor = load_tensors(folder / "rows.safetensors")["rows"]
     return rows[[at[name] for name in pair_ids]]
 
 

@@ -25,7 +25,7 @@ import transformers
 from torch import Tensor
 
 from reverie.errors import InputError, MissingExtra, ModelError
-from reverie.models.load import load_net, load_part, load_tokenizer
+from reverie.models.load import load_config, load_net, load_tokenizer, usable
 from reverie.models.memory import Batching
 from reverie.models.names import Located, locate
 
@@ -70,7 +70,7 @@ def open_writer(
     place = locate(name)
     if place.kind == "openai":
         return ServerWriter(place, cache, parallel)
-    config = load_part(transformers.AutoConfig, place, trust_remote_code=False)
+    config = load_config(place)
     kind: type[LocalWriter]
     if getattr(config, "is_encoder_decoder", False):
         kind, loader = Seq2SeqWriter, transformers.AutoModelForSeq2SeqLM
@@ -81,7 +81,8 @@ def open_writer(
     if type(config) not in known:
         raise ModelError(f"cannot load {place.name} as a language model: it is a model of type {config.model_type!r}")
     net = load_net(loader, place, device, getattr(torch, dtype))
-    return kind(net, load_tokenizer(place), str(place), device, batch_size)
+    with usable(name, "write"):
+        return kind(net, load_tokenizer(place), str(locate(name)), device, batch_size)
 
 
 Following = Callable[[Tensor | None], Tensor]
@@ -114,6 +115,12 @@ class LocalWriter(ABC):
         self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
     ) -> list[str]:
         """See ``Writer``. A text also ends where the model's context does. Raises InputError for a prompt that leaves no room."""
+        with usable(self.revision, "write"):
+            return self._write(prompts, seeds, max_tokens, partial(self._sample, temperature=temperature, top_p=top_p))
+
+    def _write(
+        self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, sample: Callable[..., list[list[int]]]
+    ) -> list[str]:
         asked = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             ids = self._tokens(prompt)
@@ -123,7 +130,6 @@ class LocalWriter(ABC):
                     f"a prompt of {len(ids)} tokens leaves no room for a text: {self.revision} takes {self._limit} tokens in all"
                 )
             asked.append((ids, seed, room))
-        sample = partial(self._sample, temperature=temperature, top_p=top_p)
         made = [ids for batch in self._in_batches(sample, asked) for ids in batch]
         return [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 
