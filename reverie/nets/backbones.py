@@ -89,7 +89,7 @@ def load_backbone(folder: str | Path) -> nn.Module:
     """A backbone saved by ``save_backbone``, or any transformers vision folder or Hub id, ready to measure. Raises ModelError."""
     place = locate(str(folder))
     config = load_config(place)
-    kind = AutoModel._model_mapping[type(config)] if type(config) in AutoModel._model_mapping else None
+    kind = AutoModel._model_mapping.get(type(config), None)
     if kind is None:
         raise ModelError(f"{folder} is a {config.model_type}, which is not a vision model")
     options = {"add_pooling_layer": False} if _has_optional_pooler(kind) else {}

@@ -36,7 +36,7 @@ def read_json(path: Path, shape: object, kind: type[ReverieError], hint: str) ->
     except OSError as error:
         raise kind(f"cannot read {path} ({error.strerror}); {hint}") from error
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError too
-        raise kind(f"{path} is damaged ({_reason(error)}); {hint}") from error
+        raise kind(f"{path} is not valid JSON ({_reason(error)}); {hint}") from error
     if wrong := misfit(value, shape):
         raise kind(f"{path} is damaged ({wrong}); {hint}")
     return value
