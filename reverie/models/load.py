@@ -28,7 +28,8 @@ from urllib.parse import urlsplit
 import torch
 import transformers
 from accelerate.utils.memory import should_reduce_batch_size
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -134,6 +135,24 @@ def load_tensors(file: Path | str) -> dict[str, Tensor]:
         return dict(load_file(file))
     except Exception as error:
         raise ModelError(f"{file} is damaged ({first_line(error)}); make it again") from error
+
+
+def load_into(net: nn.Module, file: Path) -> None:
+    """Fill a network from a checkpoint. Raises ModelError for one that is cut, damaged otherwise, or of another network."""
+    check_tensors(file)
+    try:
+        load_model(net, str(file))
+    except Exception as error:
+        raise ModelError(
+            f"{file} is damaged ({first_line(error)}); delete it, then run the same command again"
+        ) from error
+
+
+def tensors_about(file: Path) -> dict[str, str]:
+    """The notes in a safetensors file. Raises ModelError."""
+    check_tensors(file)
+    with safe_open(str(file), "pt") as opened:
+        return dict(opened.metadata() or {})
 
 
 def check_model(name: str) -> None:

@@ -6,7 +6,7 @@ A shape says what a value must be, in the words of Python:
     (str, None)                     one of these
     [str]                           a list of these
     {"name": str, "seed?": int}     an object with these keys, those with a question mark only perhaps, and any others
-    {...: str}                      an object with any keys, all values of this shape
+    {...: str}                      an object with any keys (besides those named), all values of this shape
     object                          anything
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reverie.errors import ReverieError
+from reverie.errors import ReverieError, StoreError
 
 LARGEST = 2**63  # larger whole numbers fit no column and no tensor
 NAMES = {None: "null", int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -50,18 +50,40 @@ def read_line(line: str | bytes) -> Any:
         raise ValueError(_reason(error)) from error
 
 
-def whole_lines(path: Path, shape: object) -> Iterator[dict[str, Any]]:
-    """The lines of a log that are of this shape. Others are left out: whoever writes may be at work, or was killed."""
+def log_lines(path: Path, shape: object) -> Iterator[dict[str, Any]]:
+    """The lines of a log; none if it is not there. A line that was cut is left out: who writes may be at work, or was killed.
+
+    Raises: StoreError naming the line that is whole and yet of another shape.
+    """
     if not path.is_file():
         return
     with path.open("rb") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             try:
                 value = read_line(line)
             except ValueError:
                 continue
-            if misfit(value, shape) is None:
-                yield value
+            if wrong := misfit(value, shape):
+                raise StoreError(f"{path} line {number} is damaged ({wrong}); mend or delete that line")
+            yield value
+
+
+def all_lines(path: Path, shape: object) -> Iterator[dict[str, Any]]:
+    """The lines of a file that is always written whole; none if it is not there. Raises StoreError naming a line that is damaged."""
+    if not path.exists():
+        return
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot read {path} ({error.strerror})") from error
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            value = read_line(line)
+        except ValueError as error:
+            raise StoreError(f"{path} line {number} is not JSON ({error}); mend or delete that line") from error
+        if wrong := misfit(value, shape):
+            raise StoreError(f"{path} line {number} is damaged ({wrong}); mend or delete that line")
+        yield value
 
 
 def misfit(value: object, shape: Any, where: str = "") -> str | None:
@@ -69,9 +91,12 @@ def misfit(value: object, shape: Any, where: str = "") -> str | None:
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return _not(where, "an object")
+        named = {key: inner for key, inner in shape.items() if key is not ...}
         if ... in shape:
-            return next((bad for key in value if (bad := misfit(value[key], shape[...], _at(where, key)))), None)
-        for key, inner in shape.items():
+            others = value.keys() - {key.removesuffix("?") for key in named}
+            if bad := next((bad for key in others if (bad := misfit(value[key], shape[...], _at(where, key)))), None):
+                return bad
+        for key, inner in named.items():
             name = key.removesuffix("?")
             if name not in value:
                 if name == key:
