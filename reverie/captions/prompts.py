@@ -21,8 +21,8 @@ from reverie.store.json_files import misfit
 
 OWN = "class: {class}"  # what builtin:writer learned
 INSTRUCTION = (
-    "Write one caption of a photo of this: {class}{gloss}. One short sentence that says what is seen and where, with the word "
-    '"{class}" in it. Answer with the caption alone.'
+    "Write a caption for a photo: one short sentence that says what is seen and where, and that names the thing as it is named "
+    "here. Answer with the caption alone. The photo shows: {class}{gloss}"
 )
 EXAMPLES = (
     ("dog", "a brown dog sleeps on a red sofa beside a window"),

@@ -42,6 +42,7 @@ from reverie.learn.classifier_tuning import shuffled
 from reverie.learn.fit import Fit, fit
 from reverie.learn.supervised import Augmentation, Supervised
 from reverie.learn.train import square_px
+from reverie.models.load import load_into, tensors_about
 from reverie.stage import Place
 from reverie.store.json_files import read_json
 
