@@ -23,7 +23,7 @@ from reverie.errors import InputError, ModelError
 from reverie.models.asked import Pictured, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
 from reverie.models.load import first_line, load_net, load_tensors, load_tokenizer, usable
-from reverie.models.names import Located, check_weights
+from reverie.models.names import Located, check_sizes, check_weights
 from reverie.models.support import ABOUT as SUPPORT_ABOUT
 from reverie.models.support import Support, load_support
 from reverie.nets.captioner import TAG, VISUAL, CaptionNet, DecoderShape, prompt_tokens
@@ -176,6 +176,8 @@ def load_captioner(
     rest = load_tensors(folder / VISUAL)
     decoder = Located("folder", str(folder / "decoder"), None, f"{folder.name}/decoder")
     check_weights(folder / "decoder")
+    for file in sorted((folder / "decoder").glob("*config.json")):
+        check_sizes(file)
     tokenizer = load_tokenizer(decoder)
     net = _empty_net(folder, about, rest, tokenizer)
     net.decoder = load_net(GPT2LMHeadModel, decoder)

@@ -10,13 +10,16 @@ Nothing else in the package calls ``from_pretrained`` or reads safetensors; a te
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import importlib.util
+import io
 import os
 import re
 import socket
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -60,7 +63,8 @@ def load_net(
         options |= {"gguf_file": place.gguf, "quantization_config": unpacked}
     else:
         options |= {"use_safetensors": True}
-    with readable(place, loader, part):
+    # What unpacks GGUF draws a bar of its own, which no setting takes away.
+    with readable(place, loader, part), contextlib.redirect_stderr(io.StringIO() if place.gguf else sys.stderr):
         net, found = loader.from_pretrained(
             place.path_or_id, dtype=dtype, output_loading_info=True, **_where(place, part), **_trust(loader), **options
         )
@@ -200,14 +204,17 @@ def readable(place: Located, loader: Any, part: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def usable(revision: str, what: str) -> Iterator[None]:
-    """A model that opens may still not fit its own settings. Raises ModelError for it; out-of-memory stays what it is."""
+def usable(revision: str, what: str, batched: bool = True) -> Iterator[None]:
+    """A model that opens may still not fit its own settings. Raises ModelError for it.
+
+    Args: batched: whether a batch that fills the memory is halved inside the block, and not by who calls it.
+    """
     try:
         yield
-    except (ReverieError, MemoryError, OSError):
+    except (ReverieError, OSError):
         raise
     except Exception as error:
-        if should_reduce_batch_size(error):
+        if should_reduce_batch_size(error) and not batched:
             raise
         raise ModelError(
             f"{revision} cannot {what}, its files do not fit each other: {type(error).__name__}, {first_line(error)}"

@@ -31,6 +31,12 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 CONFIGS = ("model_index.json", "config.json")
 SHARDS = "*.safetensors.index.json"
 MOST_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
+MOST = {  # settings by name -> the largest number that is none of damage
+    re.compile(r"layers|depth|blocks|_heads$|_head$|num_beams"): 10_000,
+    re.compile(r"timesteps"): 100_000,
+    re.compile(r"^(height|width|shortest_edge|sample_size|image_size)$"): 20_000,
+    re.compile(r"position_embeddings|n_positions|n_ctx"): 20_000_000,
+}
 HASHED = (".safetensors", ".json", ".txt", ".model", ".jinja")  # weights, settings, vocabularies, chat templates
 
 
@@ -112,6 +118,8 @@ def folder_revision(folder: Path) -> str:
     parts = [folder, *_components(folder)]
     for part in parts:
         check_weights(part)
+        for file in sorted(part.glob("*config.json")):
+            check_sizes(file)
     files = sorted(item for part in parts for item in part.iterdir() if item.suffix in HASHED and item.is_file())
     stats = tuple((str(item), item.stat().st_size, item.stat().st_mtime_ns) for item in files)
     try:
@@ -159,6 +167,23 @@ def check_weights(part: Path) -> None:
             "where you trust the file: load with from_pretrained, then save_pretrained(folder, safe_serialization=True)"
         )
     raise ModelError(f"{part} has config.json but no *.safetensors weights; copy the weights beside it")
+
+
+def check_sizes(file: Path) -> None:
+    """That a file of settings is a JSON object, and that no size in it would fill the memory or take for ever. Raises ModelError."""
+    stack = [("", read_json(file, {...: object}, ModelError, "copy it again"))]
+    while stack:
+        key, value = stack.pop()
+        if isinstance(value, dict):
+            stack += [(str(name), inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            stack += [(key, inner) for inner in value]
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            limit = next((most for pattern, most in MOST.items() if pattern.search(key)), None)
+            if limit is not None and not -limit <= value <= limit:
+                raise ModelError(
+                    f"{file} is damaged ({key} is {value:.6g}, and no model has more than {limit:,}); copy it again"
+                )
 
 
 def check_tensors(file: Path) -> None:

@@ -154,7 +154,7 @@ class Painter:
 
         Returns: what `pick` takes rows from; first dimension n, at least 1.
         """
-        with usable(self.revision, "encode texts"):
+        with usable(self.revision, "encode texts", batched=False):
             self.num_cut += self._count_cut(texts)
             return self._encode(texts)
 
@@ -266,7 +266,7 @@ class Painter:
         try:
             if start is not None:
                 self.pipe.scheduler = start.scheduler
-            with usable(self.revision, "paint"):
+            with usable(self.revision, "paint", batched=False):
                 images: Tensor = self.pipe(**arguments).images
         finally:
             self.pipe.scheduler = own
