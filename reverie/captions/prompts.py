@@ -20,10 +20,8 @@ from reverie.errors import InputError, UnknownName
 from reverie.store.json_files import misfit
 
 OWN = "class: {class}"  # what builtin:writer learned
-INSTRUCTION = (
-    "Write a caption for a photo: one short sentence that says what is seen and where, and that names the thing as it is named "
-    "here. Answer with the caption alone. The photo shows: {class}{gloss}"
-)
+# Small chat models repeat what a longer instruction says.
+INSTRUCTION = "Describe a photo in one short sentence. The photo shows: {class}{gloss}"
 EXAMPLES = (
     ("dog", "a brown dog sleeps on a red sofa beside a window"),
     ("bicycle", "an old bicycle leans against a brick wall"),
