@@ -142,8 +142,9 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
 
 def _load_cache(folder: Path, numbers: Mapping[str, float], num_classes: int, width: int) -> Cache:
     parts = load_tensors(folder / CACHE)
-    keys, labels = parts.get("keys"), parts.get("labels")
-    fits = keys is not None and labels is not None and keys.ndim == 2 and keys.shape[1] == width
-    if not fits or labels.shape != keys.shape[:1] or not ((labels >= 0) & (labels < num_classes)).all():
+    nothing = torch.empty(0)
+    keys, labels = parts.get("keys", nothing), parts.get("labels", nothing)
+    fits = keys.ndim == 2 and keys.shape[1] == width and labels.shape == keys.shape[:1]
+    if not fits or bool(((labels < 0) | (labels >= num_classes)).any()):
         raise ModelError(f"{folder} is a damaged classifier ({CACHE} does not fit {HEAD}); make it again")
     return Cache(keys.float(), labels, numbers["alpha"], numbers["beta"])

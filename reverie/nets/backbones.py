@@ -92,7 +92,7 @@ def load_backbone(folder: str | Path) -> nn.Module:
     kind = AutoModel._model_mapping.get(type(config), None)
     if kind is None:
         raise ModelError(f"{folder} is a {config.model_type}, which is not a vision model")
-    options = {"add_pooling_layer": False} if _has_optional_pooler(kind) else {}
+    options: dict[str, Any] = {"add_pooling_layer": False} if _has_optional_pooler(kind) else {}
     net = load_net(AutoModel, place, **options)
     if place.kind != "hub" and (Path(place.path_or_id) / "preprocessor_config.json").is_file():
         processor = load_image_processor(place)
