@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from reverie import seeds
 from reverie.captions.classes import HOLE
+from reverie.captions.prompts import OWN
 from reverie.errors import InputError
 from reverie.smallworld.describe import Style, describe, grammatical
 from reverie.smallworld.judge import Facts, Verdict, agrees, facts, judge, read
