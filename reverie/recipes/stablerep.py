@@ -170,6 +170,8 @@ def stablerep(
     classes: Path | None = None,
     writer: str | None = None,
     templates: Path | None = None,
+    prompt: Path | None = None,
+    max_words: int | None = None,
     per_class: int | None = None,
     painter: str | None = None,
     clip: str | None = None,
@@ -210,6 +212,8 @@ def stablerep(
         classes: instead of captions, a file of class names; the classes of the small world when both are left out.
         writer: language model that writes captions from class names; builtin:writer for the small world, templates else.
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
+        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
+        max_words: longest caption of the writer, in words; 60 when left out.
         per_class: captions for each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         clip: CLIP model to filter with; builtin:clip when left out with builtin:painter, else none.
@@ -256,7 +260,18 @@ def stablerep(
         raise InputError("--scale paper needs --captions FILE, and --photos FOLDER with train and test to probe on")
     assert size.photos is not None
     m, n, copies = size.per_batch, size.captions_per_batch, size.per_caption
-    first = source(captions, text_column, label_column, limit, classes, writer, templates, size.per_class)
+    first = source(
+        captions,
+        text_column,
+        label_column,
+        limit,
+        classes,
+        writer,
+        templates,
+        size.per_class,
+        prompt=prompt,
+        max_words=max_words,
+    )
     if first.count < n:
         raise InputError(f"--captions-per-batch {n} is more than the {first.count} captions that there will be")
     clip = clip_for(size.painter, clip)
