@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reverie.captions.checks import clean
-from reverie.captions.classes import HOLE, read_json
+from reverie.captions.classes import HOLE
 from reverie.errors import InputError, UnknownName
 from reverie.store.json_files import misfit
+from reverie.store.sources import read_json
 
 OWN = "class: {class}"  # what builtin:writer learned
 # Small chat models repeat what a longer instruction says.
