@@ -17,7 +17,9 @@ from torch import Tensor, nn
 class ExactAttention:
     """An attention processor of diffusers, for sequences (batch, length, width) without a mask."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> Tensor:
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
         """Queries, keys and values as autocast has it, the attention between them in fp32 where that is faster."""
         told = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (

@@ -32,7 +32,9 @@ def widen(old: UNet2DConditionModel, channels: Sequence[int], text_time: bool = 
     """
     before = tuple(old.config.block_out_channels)
     if len(before) != len(channels) or any(new % past for new, past in zip(channels, before, strict=False)):
-        raise InputError(f"a U-Net of channels {before} cannot be widened to {tuple(channels)}; give a multiple of each")
+        raise InputError(
+            f"a U-Net of channels {before} cannot be widened to {tuple(channels)}; give a multiple of each"
+        )
     config = {name: value for name, value in dict(old.config).items() if not name.startswith("_")}
     config |= {"block_out_channels": list(channels), "time_embedding_dim": old.time_embedding.linear_2.out_features}
     if text_time:
