@@ -183,7 +183,7 @@ def _denoiser(unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> Denois
 
 
 def _has_text_time(unet: UNet2DConditionModel) -> bool:
-    return unet.config.addition_embed_type == "text"
+    return bool(unet.config.addition_embed_type == "text")
 
 
 @functools.cache

@@ -103,5 +103,5 @@ def _shared(weight: Tensor, columns: Tensor) -> Tensor:
 def _more_frequencies(weight: Tensor, now: int) -> Tensor:
     """Weights of the time's cosines and sines where there are more of them: the old frequencies are among the new."""
     more = torch.zeros(len(weight), 2, now // 2)
-    more[:, :, :: now // weight.shape[1]] = weight.unflatten(1, (2, -1))
+    more[:, :, :: now // weight.shape[1]] = weight.view(len(weight), 2, -1)
     return more.flatten(1)
