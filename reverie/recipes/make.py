@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from reverie.captions.words import FromWords
 
 BUILTIN = "builtin:"
+KEPT = {  # what is kept unless told, by whether duplicates were looked for
+    True: "status = 'ok' and blank = false and duplicate_of is null",
+    False: "status = 'ok' and blank = false",
+}
 
 
 def make(
@@ -47,7 +51,8 @@ def make(
     batch: int = 16,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     clip: str | None = None,
-    keep: str = "status = 'ok' and blank = false and duplicate_of is null",
+    keep: str | None = None,
+    duplicates: bool = True,
     seed: int = 0,
     unit_size: int = 100,
 ) -> Plan:
@@ -78,7 +83,9 @@ def make(
         batch: images painted together. Changes the speed only.
         dtype: what the painter computes in; fp16 needs a GPU.
         clip: CLIP model that scores each image against its caption; builtin:clip when left out with builtin:painter, else none.
-        keep: what is kept, in SQL over the columns of the pairs; clip_score is one of them if there is a CLIP model.
+        keep: what is kept, in SQL over the columns of the pairs; clip_score is one of them if there is a CLIP model. When left
+            out, what is ok, not blank, and no duplicate.
+        duplicates: look for images that repeat another one; without it there is no column duplicate_of.
         seed: of everything random.
         unit_size: captions in one commit.
     """
@@ -113,9 +120,12 @@ def make(
         dtype=dtype,
         speed=PaintSpeed(batch),
     )
-    columns = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
+    columns = [Step("blank", Blank(), of=("paint",))]
+    if duplicates:
+        columns.append(Step("hash", ImageHash(), of=("paint",)))
     if clip:
         columns.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
+    compared = [Step("duplicates", Duplicates(), of=("hash",))] if duplicates else []
     return Plan(
         recipe="make",
         seed=seed,
@@ -124,8 +134,8 @@ def make(
             first,
             Step("paint", paint, of=("captions",)),
             *columns,
-            Step("duplicates", Duplicates(), of=("hash",)),
-            Step("keep", Keep(keep), of=("duplicates", *(step.name for step in columns))),
+            *compared,
+            Step("keep", Keep(keep or KEPT[duplicates]), of=tuple(step.name for step in (*compared, *columns))),
         ),
     )
 
