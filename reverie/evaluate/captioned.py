@@ -33,6 +33,7 @@ class Captioned:
     names: Sequence[str]  # file name, or scene
     images: Sequence[Picture]
     references: Sequence[Sequence[str]]
+    ids: Sequence[int | str] = ()  # what COCO's files call them; their names where there is no such file
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,15 +74,17 @@ def load_captioned(source: str | Path, images: Path | None = None, split: str = 
     from reverie.store.imports import samples
 
     texts: dict[str, list[str]] = {}
+    ids: dict[str, int | str] = {}
     for sample in samples(source, "coco", split=split):
         if sample.file and sample.text:
             texts.setdefault(sample.file, []).append(sample.text)
+            ids.setdefault(sample.file, sample.file if sample.image_id is None else sample.image_id)
     files = {name: images / name if (images / name).exists() else images / Path(name).name for name in texts}
     if not texts:
         raise InputError(f"{source} has no photo with a sentence in its split {split!r}")
     if missing := [name for name, file in files.items() if not file.exists()]:
         raise InputError(f"{len(missing)} of {len(files)} photos of {source} are not in {images}, first {missing[0]}")
-    return Captioned(list(texts), list(files.values()), list(texts.values()))
+    return Captioned(list(texts), list(files.values()), list(texts.values()), list(ids.values()))
 
 
 def check_captioned(source: str, images: Path | None = None, split: str = "test") -> None:

@@ -90,6 +90,7 @@ class Sample:
     refused: str | None = None  # why the row could not be read at all
     file: str | None = None  # its place in a folder of files, for its owner to find it again
     split: str | None = None  # of a caption file that holds several
+    image_id: int | str | None = None  # what COCO's files call the image
 
 
 def import_into(
@@ -352,12 +353,21 @@ def _coco(path: Path, reading: Reading) -> Iterator[Sample]:
     try:
         if "annotations" in data:
             files = {image["id"]: image["file_name"] for image in images}
-            found = [(note["image_id"], files[note["image_id"]], note["caption"], None) for note in data["annotations"]]
+            found = [
+                (note["image_id"], files[note["image_id"]], note["caption"], None, note["image_id"])
+                for note in data["annotations"]
+            ]
         else:
             split = reading.get("split")
             wanted = (split, "restval") if split == "train" else (split,)
             found = [
-                (number, str(Path(image.get("filepath", "")) / image["filename"]), sentence["raw"], image.get("split"))
+                (
+                    number,
+                    str(Path(image.get("filepath", "")) / image["filename"]),
+                    sentence["raw"],
+                    image.get("split"),
+                    image.get("cocoid"),
+                )
                 for number, image in enumerate(images)
                 if split is None or image.get("split") in wanted
                 for sentence in image["sentences"]
@@ -366,11 +376,11 @@ def _coco(path: Path, reading: Reading) -> Iterator[Sample]:
         raise InputError(f"{path} is not a COCO caption file: an entry lacks or misuses {error}") from error
     used: Counter[Any] = Counter()
     limit = reading.get("captions_per_image")
-    for position, (image, file, text, part) in enumerate(found):
+    for position, (image, file, text, part, image_id) in enumerate(found):
         used[image] += 1
         if limit is None or used[image] <= limit:
             here, problem = _file(reading, file) if reading.get("images") else (None, None)
-            yield Sample(position, _clean(text), None, here, problem, file=file, split=part)
+            yield Sample(position, _clean(text), None, here, problem, file=file, split=part, image_id=image_id)
 
 
 def _csv(path: Path, reading: Reading, is_tsv: bool = False) -> Iterator[Sample]:
