@@ -7,8 +7,10 @@ and keeps its traceback.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import inspect
+import io
 import os
 import shlex
 import sys
@@ -20,10 +22,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-from reverie.errors import InputError, ReverieError, UnknownName
+from reverie.errors import FolderInUse, InputError, ReverieError, UnknownName
+from reverie.ranges import check_at_least, check_numbers
+from reverie.report.plain import plain
 
 if typing.TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +60,12 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
 
 
 FORBIDDEN = ("Permission denied", "Read-only file system")
+MISNAMED = (
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+)  # a path given by the user, wherever it is used
 
 
 def main(words: list[str] | None = None) -> None:
@@ -66,10 +75,12 @@ def main(words: list[str] | None = None) -> None:
     # beside one other busy process, painting is eight times faster. It must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of is about parts that are not used here
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(_dispatch(words))
     except ReverieError as error:
-        print(f"reverie: {error}", file=sys.stderr)
+        print(f"reverie: {error}".replace("\n", " "), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         again = shlex.join(["reverie", *words])
@@ -81,6 +92,10 @@ def main(words: list[str] | None = None) -> None:
     except Exception as error:  # safetensors and Lance wrap the OSError in one of their own
         if isinstance(error, PermissionError) or any(said in str(error) for said in FORBIDDEN):
             print(f"reverie: not allowed to read or write here ({_one_line(error)})", file=sys.stderr)
+            sys.exit(2)
+        if isinstance(error, OSError) and error.errno in MISNAMED:
+            name = f"{str(error.filename)[:100]}: " if error.filename else ""
+            print(f"reverie: cannot use {name}{error.strerror}; give another name", file=sys.stderr)
             sys.exit(2)
         if "No space left on device" not in str(error):
             raise
@@ -164,6 +179,8 @@ def _claims(words: list[str]) -> int:
 
     find = find_study(name)
     arguments, flags = tyro.cli(_joined(find, work), prog=f"reverie claims {name}", args=words[1:])
+    for flag, value in arguments.items():
+        check_numbers(value, flag)
     if not flags["decide"] and (flags["max_hours"] is not None or flags["max_seeds"] is not None):
         raise InputError("--max-hours and --max-seeds say how far --decide may go; give it as well, or leave them out")
     if (flags["max_hours"] or 0) < 0:
@@ -215,6 +232,8 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None) 
 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
     arguments, flags = tyro.cli(_joined(find_recipe(name), work), prog=prog, args=words)
+    for flag, value in arguments.items():
+        check_numbers(value, flag)
     plan = call_recipe(name, arguments)
     return _work(plan, flags["out"], _device(flags["device"]), _part(flags["part"]), flags["until"])
 
@@ -317,7 +336,9 @@ def status(folder: Folder) -> None:
         rate = f"{step.rate_per_s:.3g}/s" if step.rate_per_s and not step.whole else ""
         left = duration(step.eta_s) if step.eta_s and not step.whole else ""
         state = "done" if step.whole else "begun" if step.done else ""
-        table.add_row(step.name, state, *("" if number is None else f"{number:,}" for number in numbers), rate, left)
+        table.add_row(
+            plain(step.name), state, *("" if number is None else f"{number:,}" for number in numbers), rate, left
+        )
     _console().print(table)
 
 
@@ -395,6 +416,8 @@ def repaint(
     from reverie.run.plan import plan_again
 
     path = (out or Path(f"{pair_id}.png")).resolve()
+    if path.is_dir():
+        raise InputError(f"{out} is a folder; give --out the name of a file, such as {path / f'{pair_id}.png'}")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} to")
     folder = _where_it_was_made(folder)
@@ -461,18 +484,20 @@ def import_(
 
     Example: reverie import photos/ --out real
 
+    It ends with a count of all that was there: taken, dropped, failed, and not taken, with the reasons.
+
     Args:
-        source: an image folder with class folders, COCO captions (also .gz), CSV, TSV, JSONL, text, parquet, WebDataset
+        source: an image folder with class folders or a metadata file, COCO captions (also .gz), CSV, TSV, JSONL, text, parquet, WebDataset
             tars, or a Hugging Face dataset folder.
         out: folder for the tables; new, empty, or of earlier imports: a source that was stopped goes on, and one with
             another name comes after those there.
         kind: what the source is; guessed from its name and content when left out.
         name: of the source, part of every id; the kind when left out. Sources of one folder need different names.
         text_column: where captions are; usual names are tried when left out.
-        image_column: where images are; likewise.
+        image_column: where images are; likewise. In WebDataset an ending, such as left.jpg.
         label_column: where class names are; likewise.
         images: folder that file names in the source are relative to.
-        split: part of a source that has several.
+        split: part of a source that has several: a folder train or test, a split of a Karpathy file or a Hugging Face folder.
         template: caption made from a class name, {class} for the name, where there is no caption.
         captions_per_image: use only the first so many captions of an image.
     """
@@ -491,11 +516,15 @@ def import_(
     claim_tables(out)
     try:
         with _counting("imported") as progress:
-            counts = import_into(source, out, kind, name=name, progress=progress, **reading)
+            account = import_into(source, out, kind, name=name, progress=progress, **reading)
+    except FolderInUse:
+        raise
     except ReverieError:
-        if is_new and not any(out.iterdir()):  # nothing could be read, so nothing is left behind
+        if is_new and not {path.name for path in out.iterdir()} - {".lock"}:  # nothing was read: nothing is left behind
+            (out / ".lock").unlink(missing_ok=True)
             out.rmdir()
         raise
+    counts = account.counts
     captions, ok = counts["captions"], counts.get("images ok")
     said = f"{out}: {captions:,} caption{'s' * (captions != 1)}"
     said += f" ({counts['dropped captions']:,} dropped)" * (counts["dropped captions"] > 0)
@@ -504,7 +533,7 @@ def import_(
         said += "".join(
             f", {counts[f'images {why}']:,} {why}" for why in ("dropped", "failed") if counts[f"images {why}"]
         )
-    print(said)
+    print(f"{said}\n{account}")
 
 
 def export(
@@ -540,7 +569,9 @@ def export(
         counts = write(folder / "pairs.lance", out, where=where, progress=progress)
     print(f"{out}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
     pairs = folder / "pairs.lance"
-    if "kept" in tables.column_names(pairs) and (lost := tables.count(pairs, f"({where}) and kept = false")):
+    if "kept" in tables.column_names(pairs) and (
+        lost := tables.count(pairs, f"{tables.whole_filter(where)} and kept = false")
+    ):
         print(f'{lost:,} of these were not kept by the selection; leave them out with: --where "{where} and kept"')
 
 
@@ -630,7 +661,7 @@ def predict(
                     line = {"photo": str(path), "label": answer.label, "confidence": round(answer.confidence, 6)}
                     print(as_json.dumps(line | {"probabilities": chances}, ensure_ascii=False))
                 else:
-                    table.add_row(escape(str(path)), escape(answer.label), f"{answer.confidence:.1%}")
+                    table.add_row(plain(path), plain(answer.label), f"{answer.confidence:.1%}")
 
 
 def caption(
@@ -680,7 +711,7 @@ def caption(
                     continue
                 near = "\n".join(f"{cosine:.2f}  {text}" for text, cosine in told.nearest)
                 cells = [str(path), told.text, *[", ".join(told.tags)] * tags, *[near] * bool(nearest)]
-                table.add_row(*map(escape, cells))
+                table.add_row(*map(plain, cells))
 
 
 def _photo_files(photos: tuple[Path, ...]) -> list[Path]:
@@ -695,7 +726,7 @@ def _photo_files(photos: tuple[Path, ...]) -> list[Path]:
 def _opened_photos(files: list[Path], batch: int) -> Iterator[dict[Path, Image]]:
     """Those that can be read, some at a time; after the last, an InputError that names those that cannot."""
     from reverie.errors import BrokenImage
-    from reverie.store.pictures import open_picture
+    from reverie.store.pictures import read_picture
 
     if batch < 1:
         raise InputError(f"a batch of {batch} photos cannot be; give 1 or more")
@@ -704,7 +735,7 @@ def _opened_photos(files: list[Path], batch: int) -> Iterator[dict[Path, Image]]
         pictures = {}
         for path in files[start : start + batch]:
             try:
-                pictures[path] = open_picture(path.read_bytes(), str(path))
+                pictures[path] = read_picture(path)
             except BrokenImage as error:
                 broken.append(str(error))
         yield pictures
@@ -796,6 +827,7 @@ def models(
         seed: of those captions.
     """
     if what == "check":
+        check_at_least(1, num=num)
         from reverie.smallworld import check
 
         with Console(stderr=True).status("measuring") as line:
@@ -863,9 +895,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _console() -> Console:
-    """Tables are cut to the terminal, never to the 80 columns that rich assumes of a pipe."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    """Tables are cut to the terminal, never to the 80 columns that rich assumes of a pipe. ``:cat:`` in a label is no emoji."""
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=160, emoji=False)
 
 
 if __name__ == "__main__":

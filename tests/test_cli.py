@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -250,11 +251,12 @@ def test_disk_full_is_one_line(say: Say, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_import_says_what_it_counts(say: Say) -> None:
     Path("captions.txt").write_text("a fox\n\nan owl\n")
-    assert say("import", "captions.txt", "--out", "x")[1] == "x: 3 captions (1 dropped)\n"
+    told = "x: 3 captions (1 dropped)\n3 found = 2 taken + 1 dropped (no text)\n"
+    assert say("import", "captions.txt", "--out", "x")[1] == told
     again = refused(say("import", "captions.txt", "--out", "x", "--name", "two", "--kind", "csv"))
     assert "say with --text-column which of a fox it is" in again
-    assert say("import", "captions.txt", "--out", "x", "--name", "two")[1] == "x: 3 captions (1 dropped)\n"
-    assert say("import", "captions.txt", "--out", "x", "--name", "two")[1] == "x: 3 captions (1 dropped)\n"
+    assert say("import", "captions.txt", "--out", "x", "--name", "two")[1] == told
+    assert say("import", "captions.txt", "--out", "x", "--name", "two")[1] == told
     from PIL import Image
 
     from reverie.store import tables
@@ -264,7 +266,7 @@ def test_import_says_what_it_counts(say: Say) -> None:
     Path("b.png").write_bytes(b"broken")
     Path("table.csv").write_text("image,caption\na.png,a fox\nb.png,an owl\n../a.png,a cat\n")
     said = say("import", "table.csv", "--out", "y", "--images", ".")[1]
-    assert said == "y: 3 captions, 1 image ok, 2 failed\n"
+    assert said.splitlines()[0] == "y: 3 captions, 1 image ok, 2 failed"
 
 
 @pytest.mark.parametrize("text", [None, "", "id,what\n1,a fox\n", "id,text\n"])
@@ -357,3 +359,140 @@ def test_not_allowed_is_one_line(say: Say, monkeypatch: pytest.MonkeyPatch) -> N
 def test_slips_are_told_before_any_work(say: Say, words: list[str], said: str) -> None:
     assert said in refused(say(*words))
     assert not Path("runs").exists()
+
+
+# Doors in and out
+
+
+def image(path: Path, seed: int = 0) -> Path:
+    from tests.store.conftest import picture
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture(seed))
+    return path
+
+
+def test_an_import_ends_with_the_sum_of_all_that_was_there(say: Say) -> None:
+    image(Path("f/cat/a.png"))
+    Path("f/cat/b.png").write_bytes(b"no picture")
+    Path("f/cat/notes.txt").write_text("words")
+    code, out, err = say("import", "f", "--out", "real")
+    assert code == 0, err
+    assert out.splitlines() == [
+        "real: 2 captions, 1 image ok, 1 failed",
+        "3 found = 1 taken + 1 failed (not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image) + 1 not taken (.txt files)",
+    ]
+    assert say("import", "f", "--out", "real")[1] == out  # again, from what is stored
+    assert "leaves no captions" in refused(say("import", "f", "--out", "other", "--captions-per-image", "0"))
+    assert not Path("other").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/inside", "file"])
+def test_out_that_cannot_be(say: Say, name: str) -> None:
+    image(Path("f/cat/a.png"))
+    Path("file").write_text("a file")
+    refused(say("import", "f", "--out", name))
+    refused(say("run", FAKE, "--device", "cpu", "--out", name))
+    assert say("import", "f", "--out", "real")[0] == 0
+    refused(say("export", "real", "--to", "coco", "--out", name))
+    refused(say("verify", name))
+    refused(say("import", name, "--out", "other"))
+
+
+def test_repaint_into_a_folder_is_refused_before_painting(say: Say) -> None:
+    assert say("run", FAKE, "--count", "3", "--device", "cpu", "--out", "run")[0] == 0
+    assert "is a folder; give --out the name of a file" in refused(say("repaint", "run", "no-such-pair", "--out", "."))
+
+
+@pytest.mark.parametrize("label", ["cat [/x]", "[draft] cat", ":cat: cat", "cat [bold]", "cat \\"])
+def test_labels_are_printed_as_they_are(say: Say, label: str) -> None:
+    image(Path("f") / label / "a.png")
+    image(Path("f/dog/a.png"))
+    assert say("import", "f", "--out", "out")[0] == 0
+    code, out, err = say("duplicates", "out")
+    assert code == 0, err
+    assert label in out
+
+
+def test_what_would_steer_the_terminal_is_shown() -> None:
+    from reverie.report.plain import plain
+
+    assert plain("a\x1b[31m\x07 b\udcff").plain == "a\\x1b[31m\\x07 b\\xff"
+
+
+def test_damaged_tables_in_words(say: Say) -> None:
+    image(Path("f/cat/a.png"))
+    assert say("import", "f", "--out", "out")[0] == 0
+    data = next(Path("out/pairs.lance/data").iterdir())
+    data.write_bytes(data.read_bytes()[:-100])
+    code, out, err = say("verify", "out")
+    assert (code, "cannot read" in out, "Traceback" in err) == (1, True, False)
+    for words in (
+        ["duplicates", "out"],
+        ["import", "f", "--out", "out"],
+        ["export", "out", "--to", "coco", "--out", "x"],
+    ):
+        assert "pairs.lance" in refused(say(*words))
+    for name in ("pairs.lance", "captions.lance"):
+        shutil.rmtree(f"out/{name}/_versions")
+        code, out, _ = say("verify", "out")
+        assert (code, f"{name} is damaged" in out) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "clip_score > 0,99",
+        "status = 'ok' clip_score > 100",
+        "no_such_column > 1",
+        "clip_score > 'a'",
+        "kept",
+        "status = 'ok",
+    ],
+)
+def test_a_rule_that_does_not_fit_is_told_before_any_work(say: Say, rule: str) -> None:
+    Path("classes.txt").write_text("red circle\n")
+    assert repr(rule)[1:-1] in refused(say("make", "--classes", "classes.txt", "--device", "cpu", "--keep", rule))
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("where", ["copy > 0,99", "status = 'ok' copy > 100", "copy > 0) or (copy < 1", "none > 1"])
+def test_an_export_reads_its_filter_to_the_end(say: Say, where: str) -> None:
+    image(Path("f/cat/a.png"))
+    assert say("import", "f", "--out", "out")[0] == 0
+    for kind in ("webdataset", "parquet", "coco", "folder"):
+        assert "filter" in refused(say("export", "out", "--to", kind, "--out", "x", "--where", where))
+    assert not Path("x").exists()
+
+
+def test_a_class_name_that_no_folder_can_have(say: Say) -> None:
+    image(Path("a.png"))
+    Path("a.jsonl").write_text(json.dumps({"image": "a.png", "label": "\u00e4" * 200}) + "\n")
+    assert say("import", "a.jsonl", "--out", "out", "--images", ".")[0] == 0
+    assert "too long for the name of a folder" in refused(say("export", "out", "--to", "folder", "--out", "x"))
+    assert not Path("x").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags"),
+    [
+        ("make", ["size-px", "per-class", "per-caption", "steps", "batch", "guidance", "unit-size"]),
+        ("text_to_image", ["size-px", "channels", "batch", "autoencoder-channels", "autoencoder-batch"]),
+        ("scratch_efficiency", ["per-caption", "view-px", "image-px"]),
+        ("stablerep", ["downscale-px", "per-caption"]),
+    ],
+)
+def test_numbers_below_their_range(say: Say, recipe: str, flags: list[str]) -> None:
+    Path("store").mkdir()
+    for flag in flags:
+        for value in ("0", "-8"):
+            words = ["make"] if recipe == "make" else ["run", recipe]
+            words += ["--store", "store"] if recipe == "text_to_image" else []
+            line = refused(say(*words, "--device", "cpu", f"--{flag}", value))
+            assert value in line or "at least 1" in line, flag
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("flag", ["guidance", "lr"])
+def test_not_a_number(say: Say, flag: str) -> None:
+    assert f"--{flag} nan" in refused(say("run", "stablerep", "--device", "cpu", f"--{flag}", "nan"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from reverie.captions.checks import clean
 from reverie.errors import InputError, UnknownName
+from reverie.store.sources import is_text, read_json, read_text
 
 HOLE = "{class}"  # where a template or prompt takes a class name
 
@@ -42,10 +41,12 @@ def read_classes(classes: Sequence[str] | str | Path) -> tuple[str, ...]:
 def read_list(path: Path, what: str) -> list[str]:
     """Lines of a text file without the blank ones, or a JSON list of strings. Raises InputError."""
     if path.suffix != ".json":
-        return [line.strip() for line in _text(path, what).splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
     items = read_json(path, what)
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise InputError(f"{path} must hold a JSON list of strings")
+    if broken := [number for number, item in enumerate(items, 1) if not is_text(item)]:
+        raise InputError(f"{path}: string {broken[0]} holds half of a character (a lone surrogate)")
     return items
 
 
@@ -75,20 +76,3 @@ def read_synonyms(
             raise InputError(f"{origin}: the words for {label!r} must be a list of words, not {words!r}")
         found[label] = tuple(clean(word) for word in words)
     return found
-
-
-def read_json(path: Path, what: str) -> Any:
-    """What a JSON file holds. Raises InputError."""
-    try:
-        return json.loads(_text(path, what))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-
-
-def _text(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read {what} from {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}"
-        ) from error

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reverie.captions.classes import HOLE, read_classes, read_json, read_synonyms
+from reverie.captions.classes import HOLE, read_classes, read_synonyms
 from reverie.errors import InputError, UnknownName
+from reverie.store.sources import read_json
 
 CAPTION = "{caption}"  # where a context takes a sentence
 PLAIN = "a photo of a {class}."

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from reverie import pairs
 from reverie.captions.checks import check, same
-from reverie.captions.classes import HOLE, read_classes
+from reverie.captions.classes import read_classes
+from reverie.captions.prompts import OWN, Prompt, default_prompt, read_prompt
 from reverie.errors import InputError
 from reverie.seeds import derive
 from reverie.stage import Place, Worker
@@ -43,7 +44,7 @@ class FromWriter:
     writer: str = "builtin:writer"  # builtin:NAME, a folder, a Hub id, or openai:MODEL@URL
     classes: tuple[str, ...] | Path = ()  # names, or a file of them; without any, captions carry no label
     per_class: int = 1  # captions for each class (in all, when there are no classes)
-    prompt: str = "class: {class}"
+    prompt: str | Path = ""  # text or file, see captions/prompts.py; when empty, what suits the kind of model
     names_class: bool = True  # refuse captions in which a word of the class name is missing
     temperature: float = 1.0  # divides the logits; 0 takes the likeliest token
     top_p: float = 0.95  # sample from the likeliest tokens that hold this much probability
@@ -58,13 +59,20 @@ class FromWriter:
         if self.per_class < 1 or self.max_tries < 1 or self.max_tokens < 1:
             raise InputError("per_class, max_tries and max_tokens must be at least 1")
         check_sampling(self.temperature, self.top_p)
-        if (HOLE in self.prompt) != bool(self.classes):
-            need = f"has no {HOLE} for the class names" if self.classes else f"holds {HOLE}, but no classes are given"
-            raise InputError(f"the prompt {self.prompt!r} {need}")
+        if self.max_words < 1 or self.max_chars < 1:
+            raise InputError("max_words and max_chars must be at least 1")
+        if not self.prompt and not self.classes:
+            raise InputError("without classes a language model needs a prompt that says what to write")
+        if not self.prompt and self.writer.startswith("builtin:"):
+            object.__setattr__(self, "prompt", OWN)
+        if isinstance(self.prompt, str) and self.prompt:
+            read_prompt(self.prompt, ("",) if self.classes else ())
 
     @property
     def count(self) -> int:
-        """Captions that will be made."""
+        """Captions that will be made. Raises InputError for a class list or prompt file that is not usable."""
+        if isinstance(self.prompt, Path):
+            read_prompt(self.prompt, self._classes)
         return max(1, len(self._classes)) * self.per_class
 
     def open(self, place: Place) -> Worker:
@@ -73,9 +81,12 @@ class FromWriter:
 
     def worker(self, writer: Writer, place: Place) -> Worker:
         """The work with an open writer. Position p is about class p // per_class."""
+        # An adapter of a user's own may not say whether it follows instructions.
+        chats = bool(getattr(writer, "chats", False))
+        prompt = read_prompt(self.prompt, self._classes) if self.prompt else default_prompt(chats)
 
         def write(wanted: pa.Table) -> pa.Table:
-            asked = [self._asked(unit, position, place.seed) for unit, position in _places(wanted)]
+            asked = [self._asked(unit, position, place.seed, prompt) for unit, position in _places(wanted)]
             rows = self._rows(asked, writer, place.seed, place.retry * self.max_tries)
             return pairs.table(rows, pairs.CAPTIONS)
 
@@ -107,7 +118,7 @@ class FromWriter:
             rows.append({**row, "writer": writer.revision, "status": pairs.FAILED, "reason": why})
         return rows
 
-    def _asked(self, unit: int, position: int, run_seed: int) -> dict[str, Any]:
+    def _asked(self, unit: int, position: int, run_seed: int, prompt: Prompt) -> dict[str, Any]:
         # The captions of a class stand together, so that one unit holds most of those that could repeat each other.
         label = self._classes[position // self.per_class] if self._classes else None
         return {
@@ -115,11 +126,11 @@ class FromWriter:
             "unit": unit,
             "label": label,
             "source": "llm",
-            "prompt": self.prompt.replace(HOLE, label or ""),
+            "prompt": prompt.of(label),
         }
 
     def _judged(self, text: str, label: str | None, taken: set[str]) -> tuple[str, str | None]:
-        caption, reason = tidy(text, self.max_chars, self.max_words)
+        caption, reason = tidy(text, self.max_chars, self.max_words, label)
         if reason is None and label and self.names_class:
             reason = unnamed(caption, (label,))
         if reason is None and same(caption) in taken:
@@ -151,11 +162,35 @@ def check_sampling(temperature: float, top_p: float) -> None:
         raise InputError("temperature must not be negative, and top_p must lie in (0, 1]")
 
 
-def tidy(text: str, max_chars: int, max_words: int) -> tuple[str, str | None]:
-    """The caption in what a model wrote, and why it cannot be one: see ``checks.check``."""
-    # A model that goes on after the caption does so on the next line; chat models like to quote.
-    lines = [line for line in text.splitlines() if line.strip()]
-    return check(lines[0].strip().strip('"“”') if lines else "", max_chars, max_words)
+THINKING = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)
+THOUGHT = re.compile(r".*</(think|thinking|thought|reasoning)>", re.IGNORECASE | re.DOTALL)
+# What comes before a caption: a number or a dash, "Caption:", "Sure! Here is a short caption for the photo:".
+ITEM = re.compile(r"^(?:[-*•>#]+\s+|\(?\d{1,2}[.):]\s+)")
+STEM = re.compile(
+    r"^(?:[^:]{0,80}\b(?:caption|description|sentence|answer|photo|image|picture)\b[^:]{0,40}|sure\b[^:]{0,80}):\s*(?=\S|$)",
+    re.IGNORECASE,
+)
+QUOTES = ' \t"“”„«»*_`'
+
+
+def tidy(text: str, max_chars: int, max_words: int, label: str | None = None) -> tuple[str, str | None]:
+    """The caption in what a model wrote, and why it cannot be one: see ``checks.check``.
+
+    What a model thought before it answered is no part of the caption, nor are the words and marks that chat models put
+    around it. One that goes on after the caption does so on the next line.
+    """
+    text = THOUGHT.sub("", text)
+    if THINKING.search(text):
+        return "", "it ends in the midst of thinking; give the model more tokens"
+    for line in text.splitlines():
+        caption = ITEM.sub("", line.strip()).strip(QUOTES)
+        stem = STEM.match(caption)
+        named = stem is None and label and re.match(rf"{re.escape(label)}\s*:\s*", caption, re.IGNORECASE)
+        begun = stem or named or None
+        caption = ITEM.sub("", caption[begun.end() :]).strip(QUOTES) if begun else caption
+        if caption:
+            return check(caption, max_chars, max_words)
+    return check("", max_chars, max_words)
 
 
 def unnamed(caption: str, names: Sequence[str]) -> str | None:

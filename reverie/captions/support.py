@@ -134,8 +134,9 @@ def encode_texts(
 ) -> Tensor:
     """Rows (n, d) of all texts; finished parts stay in the folder until the last is done."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
+    from reverie.models.load import load_tensors
     from reverie.stage import fingerprint
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,6 +150,6 @@ def encode_texts(
             partial = file.with_suffix(".partial")
             save_file({"rows": encode(some)}, partial)
             partial.replace(file)
-        parts.append(load_file(file)["rows"])
+        parts.append(load_tensors(file)["rows"])
         report("progress", done=number + 1, total=num_parts, what=f"parts of {PART:,} sentences encoded")
     return torch.cat(parts)

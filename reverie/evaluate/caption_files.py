@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -13,6 +11,7 @@ from typing import Any, Literal
 
 from reverie.errors import InputError
 from reverie.evaluate.metrics.captions import Scores
+from reverie.store.sources import read_json
 
 Metric = Literal["bleu", "rouge_l", "cider", "cider_d", "meteor", "meteor_java", "spice"]
 WITHOUT_JAVA: tuple[Metric, ...] = ("bleu", "rouge_l", "cider_d", "cider", "meteor")
@@ -47,7 +46,7 @@ def read(results: Path, references: Path) -> CaptionFiles:
     Raises: InputError for a file that is missing, no JSON or of another shape, results that are empty, name a photo twice or
         have no reference, and captions that are no text.
     """
-    found, known = _json(results), _json(references)
+    found, known = read_json(results), read_json(references)
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise InputError(f'{results} is not a COCO results file: a list of {{"image_id": 1, "caption": "..."}}')
     if not found:
@@ -82,33 +81,23 @@ def read(results: Path, references: Path) -> CaptionFiles:
     )
 
 
-def _json(path: Path) -> Any:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; give a COCO JSON file") from None
-    try:
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        return json.loads(content.decode("utf-8-sig"))
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is a damaged gzip file ({error})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error})") from None
-
-
 def _caption(item: dict[str, Any], path: Path, which: str) -> tuple[Any, str]:
     """The photo and the text of a result or an annotation."""
     if "image_id" not in item or "caption" not in item:
         raise InputError(f"{path}: {which} lacks {' and '.join({'image_id', 'caption'} - item.keys())}")
     name, caption = item["image_id"], item["caption"]
     if isinstance(name, bool) or not isinstance(name, int | str):
-        raise InputError(f"{path}: {which} has the image_id {json.dumps(name)}; give a number or a text")
+        raise InputError(f"{path}: {which} has the image_id {_shown(name)}; give a number or a text")
     if not isinstance(caption, str):
-        raise InputError(f"{path}: the caption of photo {name} is not text but {json.dumps(caption)[:60]}")
+        raise InputError(f"{path}: the caption of photo {name} is not text but {_shown(caption)}")
     return name, caption
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value)[:60]
+    except RecursionError:
+        return "nested too deeply"
 
 
 def _wordless(texts: Iterable[str]) -> int:

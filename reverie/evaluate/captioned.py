@@ -11,6 +11,7 @@ Sixteen of the 64 classes of the small world, two of each colour and of each sha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from reverie import seeds
-from reverie.errors import InputError, UnknownName
-from reverie.store.pictures import open_picture
+from reverie.errors import BrokenImage, InputError, UnknownName
+from reverie.store.pictures import read_picture
+from reverie.store.sources import what_is
 
+LOOKED_AT = 10_000  # photos that are decoded before any work
 SETS = ("all", "known", "held")  # of classes of the small world
 Picture = Path | npt.NDArray[np.uint8]
 
@@ -39,7 +42,7 @@ class Captioned:
         return len(self.names)
 
     def batches(self, size: int) -> Iterator[list[Image.Image]]:
-        """All photos in order, RGB. Raises BrokenImage naming the file, InputError for one that is not there."""
+        """All photos in order, RGB. Raises BrokenImage naming the file."""
         for start in range(0, len(self), size):
             yield [self.picture(number) for number in range(start, min(start + size, len(self)))]
 
@@ -48,10 +51,7 @@ class Captioned:
         image = self.images[number]
         if not isinstance(image, Path):
             return Image.fromarray(image)
-        try:
-            return open_picture(image.read_bytes(), str(image))
-        except OSError as error:
-            raise InputError(f"cannot read photo {image}: {error.strerror}") from error
+        return read_picture(image)
 
 
 def held_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -75,24 +75,43 @@ def load_captioned(source: str | Path, images: Path | None = None, split: str = 
 
     texts: dict[str, list[str]] = {}
     ids: dict[str, int | str] = {}
-    for sample in samples(source, "coco", split=split):
-        if sample.file and sample.text:
+    wanted = (None, split, "restval" if split == "train" else split)  # None: a file without splits is taken whole
+    for sample in samples(source, "coco"):
+        if sample.file and sample.text and sample.split in wanted and not sample.refused:
             texts.setdefault(sample.file, []).append(sample.text)
             ids.setdefault(sample.file, sample.file if sample.image_id is None else sample.image_id)
-    files = {name: images / name if (images / name).exists() else images / Path(name).name for name in texts}
+    files = {name: images / name if what_is(images / name) is None else images / Path(name).name for name in texts}
     if not texts:
         raise InputError(f"{source} has no photo with a sentence in its split {split!r}")
-    if missing := [name for name, file in files.items() if not file.exists()]:
+    if missing := [name for name, file in files.items() if what_is(file) == "nothing"]:
         raise InputError(f"{len(missing)} of {len(files)} photos of {source} are not in {images}, first {missing[0]}")
     return Captioned(list(texts), list(files.values()), list(texts.values()), list(ids.values()))
 
 
 def check_captioned(source: str, images: Path | None = None, split: str = "test") -> None:
-    """That photos are there, without drawing or decoding any. Raises InputError, UnknownName."""
+    """That photos are there and can be decoded, without drawing any. Raises InputError that names broken ones, UnknownName."""
     if source.startswith("smallworld:"):
         _asked(source)
-    else:
-        load_captioned(source, images, split)
+        return
+    found = load_captioned(source, images, split)
+    with ThreadPoolExecutor(4) as pool:
+        files = found.images[:LOOKED_AT]
+        problems = [problem for problem in pool.map(_problem, files) if problem]
+    if problems:
+        more = f"; and {len(problems) - 3:,} more" if len(problems) > 3 else ""
+        raise InputError(
+            f"{len(problems):,} of {len(found):,} photos of {source} cannot be read: {'; '.join(problems[:3])}{more}; "
+            "mend them or take them out"
+        )
+
+
+def _problem(file: Picture) -> str | None:
+    try:
+        if isinstance(file, Path):
+            read_picture(file)
+    except BrokenImage as error:
+        return str(error)
+    return None
 
 
 def _asked(source: str) -> tuple[str, int, str]:

@@ -43,10 +43,11 @@ class MeasureClassifiers:
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
     def check(self) -> None:
-        """Raises InputError if the photos are not there or are of other classes, or no class list is."""
-        from reverie.evaluate.photos import check_labels
+        """Raises InputError if the photos are not there, broken or of other classes, or no class list is."""
+        from reverie.evaluate.photos import check_labels, check_photos
 
         check_labels(self.photos, self.split, read_classes(self.classes))
+        check_photos(self.photos, self.split)
 
     def run(self, place: Place) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.

@@ -57,10 +57,12 @@ class FewShotEpisodes:
             raise InputError("an episode needs 2 classes or more, and shots, queries and episodes must be at least 1")
 
     def check(self) -> None:
-        """Raises InputError if the photos are not there."""
-        from reverie.evaluate.photos import find_photos
+        """Raises InputError if photos are not there, or broken."""
+        from reverie.evaluate.photos import check_photos, has_photos
 
-        find_photos(self.photos, "train")
+        check_photos(self.photos, "train")
+        if has_photos(self.photos, "test"):
+            check_photos(self.photos, "test")
 
     def run(self, place: Place) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.

@@ -27,23 +27,24 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 from torch import nn
 
 from reverie import seeds, stage
 from reverie.captions.classes import read_classes
-from reverie.errors import InputError
+from reverie.errors import InputError, ModelError, StoreError
 from reverie.evaluate import results
 from reverie.evaluate.heads import split
 from reverie.evaluate.metrics.classification import mean_per_class, top1
-from reverie.evaluate.photos import Photos, attributes, check_labels, find_photos, load_photos
+from reverie.evaluate.photos import Photos, attributes, check_labels, check_photos, load_photos
 from reverie.learn import views
 from reverie.learn.classifier_tuning import shuffled
 from reverie.learn.fit import Fit, fit
 from reverie.learn.supervised import Augmentation, Supervised
 from reverie.learn.train import square_px
+from reverie.models.load import load_into, tensors_about
 from reverie.stage import Place
+from reverie.store.json_files import read_json
 
 Rows = npt.NDArray[np.int64]
 AHEAD = 3  # batches in the making while one is consumed
@@ -129,7 +130,7 @@ class FineTune:
     def check(self) -> None:
         """Raises InputError for photos or painted images that are not there or too few; ModelError for a start that does not fit."""
         for name in ("train", "test") if self._needs_train() else ("test",):
-            find_photos(self.photos, name)
+            check_photos(self.photos, name)
         known = read_classes(self.classes) if self.classes else None
         check_labels(self.photos, "test", known)
         if self._needs_train():
@@ -463,7 +464,10 @@ class _Mark:
         self._write({"made_of": self.made_of, "records": records})
 
     def _read(self) -> dict[str, Any]:
-        return json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
+        if not self.file.exists():
+            return {}
+        shape = {"made_of?": object, "records?": [results.RECORD]}
+        return dict(read_json(self.file, shape, StoreError, "delete it, then run the same command again"))
 
     def _write(self, facts: dict[str, Any]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -490,7 +494,7 @@ class _Best:
 
     def restore(self, net: nn.Module) -> dict[str, float]:
         """Fill the net with the best weights. Returns the step they are of, and how often they were right."""
-        load_model(net, str(self.file))
+        load_into(net, self.file)
         known = self._known()
         assert known is not None
         return {"best_step": known[0], "held_out_accuracy": known[1]}
@@ -498,9 +502,11 @@ class _Best:
     def _known(self) -> tuple[int, float] | None:
         if not self.file.exists():
             return None
-        with safe_open(str(self.file), "pt") as file:
-            about = file.metadata()
-        return int(about["step"]), float(about["accuracy"])
+        about = tensors_about(self.file)
+        try:
+            return int(about["step"]), float(about["accuracy"])
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"{self.file} is damaged; delete it, then run the same command again") from error
 
 
 def _digest(photos: Photos, parts: Sequence[Rows]) -> str:

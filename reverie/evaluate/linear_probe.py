@@ -72,11 +72,11 @@ class LinearProbe:
             raise InputError(f"squares of {self.size_px} pixels cannot be cut from photos resized to {self.resize_px}")
 
     def check(self) -> None:
-        """Raises InputError if the photos are not there."""
-        from reverie.evaluate.photos import find_photos
+        """Raises InputError if photos are not there, or broken."""
+        from reverie.evaluate.photos import check_photos
 
         for split in ("train", "test"):
-            find_photos(self.photos, split)
+            check_photos(self.photos, split)
 
     def run(self, place: Place) -> None:
         """Probe every arm and write its numbers. An arm that was probed with the same settings, weights and photos stays.

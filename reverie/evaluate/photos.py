@@ -16,9 +16,11 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +29,17 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from reverie import seeds
-from reverie.errors import InputError, UnknownName
+from reverie.errors import BrokenImage, InputError, UnknownName
 from reverie.store.pictures import open_picture
+from reverie.store.sources import check_file, printable, what_is
+
+if TYPE_CHECKING:
+    from reverie.store.imports import Sample
 
 Split = Literal["train", "test"]
 Picture = bytes | npt.NDArray[np.uint8]
+LOOKED_AT = 10_000  # photos of a split that are decoded before any work
+SHOWN = 3  # broken photos in one line
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,67 @@ def check_labels(source: str | Path, split: Split, classes: Sequence[str] | None
         )
 
 
+def check_photos(source: str | Path, split: Split) -> None:
+    """Raises InputError that names the photos of a split which cannot be read or decoded, before anything is made for them.
+
+    The first ``LOOKED_AT`` are decoded; of more in a folder it is made sure that they are files. Tables were looked at when
+    they were made.
+    """
+    path = find_photos(source, split)
+    if isinstance(path, tuple) or path.suffix == ".lance":
+        return
+    with ThreadPoolExecutor(4) as pool:
+        names, problems = [], []
+        for name, problem in _looked(path, pool):
+            names.append(name)
+            problems += [problem] if problem else []
+    if problems:
+        more = f"; and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
+        raise InputError(
+            f"{len(problems):,} of {len(names):,} {split} photos of {printable(str(source))} cannot be read: "
+            f"{'; '.join(problems[:SHOWN])}{more}; mend them or take them out"
+        )
+
+
+def _looked(path: Path, pool: ThreadPoolExecutor) -> Iterator[tuple[str, str | None]]:
+    """The name of each photo and what is wrong with it."""
+    if path.is_dir():
+        found = [(str(item.file), item.image, item.refused) for item in _samples(path)]
+        yield from pool.map(_look_at, found[:LOOKED_AT])
+        for name, image, wrong in found[LOOKED_AT:]:
+            what = what_is(image) if isinstance(image, Path) else None
+            yield name, wrong or (f"{name}: {what}, not a file" if what else None)
+        return
+    start = 0
+    for part in _batches(path):
+        rows = [(f"photo {start + row}", image, None) for row, image in enumerate(part["image"].to_pylist())]
+        yield from pool.map(_look_at, rows)
+        start += len(rows)
+        if start >= LOOKED_AT:
+            return
+
+
+def _look_at(photo: tuple[str, Any, str | None]) -> tuple[str, str | None]:
+    name, image, wrong = photo
+    if wrong or image is None:
+        return name, f"{name}: {wrong or 'no image'}"
+    try:
+        open_picture(image if isinstance(image, bytes) else _read(image, name), name, at_least_px=32)
+    except BrokenImage as error:
+        return name, printable(str(error))
+    return name, None
+
+
+def _read(path: Path, name: str) -> bytes:
+    """Raises BrokenImage for what is no file that can be read."""
+    if what := what_is(path):
+        raise BrokenImage(f"{name}: {what}, not a file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenImage(f"{name}: cannot be read ({error.strerror})") from error
+
+
 def take_photos(source: str | Path, split: Split, wanted: Collection[int]) -> dict[int, Picture]:
     """The photos with these numbers, counted from 0 in the order of ``photo_labels``; no others stay in memory."""
     path = find_photos(source, split)
@@ -178,6 +247,15 @@ def find_photos(source: str | Path, split: Split) -> Path | tuple[str, int]:
     return path
 
 
+def has_photos(source: str | Path, split: Split) -> bool:
+    """Whether a source has this split."""
+    try:
+        find_photos(source, split)
+    except InputError:
+        return False
+    return True
+
+
 def _is_split(path: Path) -> bool:
     return (path / "pairs.lance").exists() or _class_folders(path)
 
@@ -207,33 +285,69 @@ def _batches(path: Path, pictures: bool = True, only: Collection[int] | None = N
     if path.is_dir():
         yield _from_folders(path, pictures, only)
         return
+    check_file(path)
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a parquet file") from error
+        yield from _from_parquet(path, pictures)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"cannot read {path}, which is not a whole parquet file: {said}") from error
+
+
+def _from_parquet(path: Path, pictures: bool) -> Iterator[pa.Table]:
+    file = pq.ParquetFile(path)
     columns = file.schema_arrow.names
     name = "label_name" if "label_name" in columns else "label"
     if missing := [column for column in ("image", name) if column not in columns]:
         raise InputError(f"{path} has no column {missing[0]!r}; it has: {', '.join(columns)}")
     for batch in file.iter_batches(batch_size=1024, columns=["image", name] if pictures else [name]):
         found = {"name": batch[name]}
-        if pictures:  # Hugging Face datasets keep an image as {bytes, path}
+        if pictures:
             image = batch["image"]
-            found["image"] = image.field("bytes") if pa.types.is_struct(image.type) else image
+            is_bytes = pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)
+            found["image"] = (
+                image if is_bytes else pa.array(map(_encoded, image.to_pylist(), repeat(path)), pa.large_binary())
+            )
         yield pa.table(found)
 
 
-def _from_folders(path: Path, pictures: bool, only: Collection[int] | None) -> pa.Table:
+def _encoded(value: Any, path: Path) -> bytes | None:
+    """The bytes of a cell that holds {bytes, path}, as Hugging Face datasets do, or the name of a file beside the table."""
+    from reverie.store.imports.samples import image_of
+
+    image, problem = image_of(value, {}, path)
+    if problem and problem != "no image":
+        raise BrokenImage(f"{path}: {problem}; the column image holds bytes, or names of files in its folder")
+    return _read(image, printable(str(image))) if isinstance(image, Path) else image
+
+
+def _samples(path: Path) -> list[Sample]:
     from reverie.store.imports import samples
 
-    found = list(samples(path, "folder"))
+    return list(samples(path, "folder"))
+
+
+def _from_folders(path: Path, pictures: bool, only: Collection[int] | None) -> pa.Table:
+    """Of ``only`` some, a photo that cannot be read is empty bytes, which no one can decode: others can take its place."""
+    found = _samples(path)
+    files = [str(path / item.file) if item.file else f"photo {row}" for row, item in enumerate(found)]
+    if wrong := next(
+        (f"{file}: {item.refused}" for file, item in zip(files, found, strict=True) if item.refused), None
+    ):
+        raise InputError(f"{path} has photos that cannot be used: {wrong}")
     names = pa.array([item.label for item in found], pa.string())
     if not pictures:
         return pa.table({"name": names})
-    images = [
-        cast(Path, item.image).read_bytes() if only is None or row in only else None for row, item in enumerate(found)
-    ]
-    files = [str(item.image) for item in found]
+    images: list[bytes | None] = []
+    for row, (item, file) in enumerate(zip(found, files, strict=True)):
+        if only is not None and row not in only:
+            images.append(None)
+            continue
+        try:
+            images.append(_read(item.image, file) if isinstance(item.image, Path) else item.image)
+        except BrokenImage:
+            if only is None:
+                raise
+            images.append(b"")
     return pa.table({"name": names, "image": pa.array(images, pa.large_binary()), "file": files})
 
 
@@ -278,7 +392,7 @@ def _square(item: Picture, size_px: int, resize_px: int, name: str) -> npt.NDArr
         image = open_picture(item, name, at_least_px=resize_px)
     else:
         image = Image.fromarray(item)
-    scale = resize_px / min(image.size)
+    scale = resize_px / min(image.size)  # bounded in the other direction by what open_picture refuses
     width, height = (max(round(side * scale), resize_px) for side in image.size)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)

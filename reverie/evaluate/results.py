@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import string
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,14 @@ from typing import Any
 
 from reverie.errors import StoreError
 from reverie.stage import Place, fingerprint, settings
+from reverie.store.json_files import all_lines, read_json
 
+RECORD = {
+    "name": str, "metric": str, "value": (float, None), "split": str, "seed": int, "step": str, "fingerprint": str,
+    "versions": {...: str}, "weights?": (str, None), "curve?": (str, None), "photos?": (str, None), "num_test?": int,
+    "num_classes?": int, "num_train?": int, "num_real?": int, "num_painted?": int, "shots?": int, "ways?": int, "episodes?": int,
+    "classes?": [str], "confusion?": [[int]], "correct?": str, "each?": [float], "decoding?": str, "begins?": str,
+}  # fmt: skip
 NEEDED = ("name", "metric", "value", "split", "seed", "step", "fingerprint", "versions")
 
 
@@ -52,18 +60,29 @@ def read(path: Path) -> list[dict[str, Any]]:
 
     Raises: StoreError naming the line that is not a JSON object.
     """
-    if not path.exists():
-        return []
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise StoreError(f"{path} line {number} is not JSON ({error.msg}); mend or delete that line") from error
-        if not isinstance(record, dict):
-            raise StoreError(f"{path} line {number} is not a JSON object; mend or delete that line")
-        records.append(record)
-    return records
+    found = []
+    for number, record in enumerate(all_lines(path, RECORD), 1):
+        if wrong := _contradiction(record):
+            raise StoreError(f"{path} line {number} is damaged ({wrong}); mend or delete that line")
+        found.append(record)
+    return found
+
+
+def _contradiction(record: Mapping[str, Any]) -> str | None:
+    """What a record says of itself that cannot be."""
+    if "correct" in record:
+        digits = record["correct"]
+        if (
+            len(digits) % 2
+            or set(digits) - set(string.hexdigits)
+            or not 0 <= record.get("num_test", -1) <= 4 * len(digits)
+        ):
+            return "'correct' is not one bit for each test photo"
+    if "confusion" in record:
+        rows = len(record["confusion"])
+        if any(len(row) != rows for row in record["confusion"]) or len(record.get("classes", ())) not in (0, rows):
+            return "'confusion' is not a square of the classes"
+    return None
 
 
 def versions() -> dict[str, str]:
@@ -81,7 +100,8 @@ def step_fingerprint(place: Place, stage: object) -> str:
     """What names the result of this step: its fingerprint in the run's plan, or of its own settings without a plan."""
     plan = place.folder / "plan.json"
     if plan.exists():
-        for step in json.loads(plan.read_text(encoding="utf-8"))["steps"]:
+        shape = {"steps": [{"name": str, "fingerprint": str}]}
+        for step in read_json(plan, shape, StoreError, "use another folder")["steps"]:
             if step["name"] == place.step:
                 return str(step["fingerprint"])
     return fingerprint(settings(stage))

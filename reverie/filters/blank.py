@@ -23,6 +23,7 @@ class Blank:
 
     writes: ClassVar[Literal["columns"]] = "columns"
     reads: ClassVar[tuple[str, ...]] = ("image",)
+    adds: ClassVar[tuple[pa.Field, ...]] = (pa.field("spread", pa.float32()), pa.field("blank", pa.bool_()))
 
     min_spread: float = 0.02  # five grey levels of 255: JPEG noise and faint gradients stay below
     speed: Speed = field(default_factory=Speed)

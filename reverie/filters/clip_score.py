@@ -21,6 +21,7 @@ class ClipScore:
 
     writes: ClassVar[Literal["columns"]] = "columns"
     reads: ClassVar[tuple[str, ...]] = ("text", "image")
+    adds: ClassVar[tuple[pa.Field, ...]] = (pa.field("clip_score", pa.float32()),)
 
     model: str = "builtin:clip"
     speed: Speed = field(default_factory=Speed)

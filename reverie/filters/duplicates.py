@@ -49,6 +49,11 @@ class ImageHash:
 
     writes: ClassVar[Literal["columns"]] = "columns"
     reads: ClassVar[tuple[str, ...]] = ("image",)
+    adds: ClassVar[tuple[pa.Field, ...]] = (
+        pa.field("pixels", pa.string()),
+        pa.field("hash", pa.int64()),
+        pa.field("thumbnail", pa.binary()),
+    )
 
     speed: Speed = field(default_factory=Speed)
 
@@ -109,6 +114,8 @@ class Duplicates:
     (the hash sees no colour, and a red circle is no copy of a green one). Every copy points at an original, never at another
     copy; earlier means unit, then pair_id. Reads the columns of ImageHash.
     """
+
+    adds: ClassVar[tuple[pa.Field, ...]] = (pa.field("duplicate_of", pa.string()),)
 
     max_distance: int = 4  # bits of 64; 0 takes only equal hashes
     max_colour: int = 24  # largest difference of a thumbnail's pixel, of 255
@@ -329,7 +336,7 @@ class _Looks:
 
 @functools.cache
 def _num_agreeing(magnitude: int, max_distance: int) -> int:
-    """r of ``first_alike`` for about 2 ** magnitude rows: what is cheapest if rows agree by chance alone.
+    """R of ``first_alike`` for about 2 ** magnitude rows: what is cheapest if rows agree by chance alone.
 
     To sort and search a row costs about as much as ten comparisons.
     """

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reverie import pairs
 from reverie.errors import InputError
 from reverie.stage import Place
 from reverie.store import tables
@@ -35,6 +36,7 @@ class Keep:
 
     def __post_init__(self) -> None:
         clauses(self.rule)
+        tables.check_filter(self.rule)
         if not 0 < self.top <= 1:
             raise InputError(f"the share to keep must lie in (0, 1], not {self.top}")
 
@@ -90,13 +92,12 @@ def clauses(rule: str) -> list[str]:
 
     A rule with an ``or`` (or a ``case``) on its top level is one clause. Raises InputError for an empty rule or unbalanced parentheses.
     """
+    tables.whole_filter(rule)
     parts: list[str] = []
     start, depth, between = 0, 0, False
     for token in re.finditer(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"|[()]|\w+", rule):
         word = token[0].lower()
         depth += (word == "(") - (word == ")")
-        if depth < 0:
-            break
         if depth == 0 and word in ("or", "case"):
             parts, start = [], 0
             break
@@ -108,9 +109,15 @@ def clauses(rule: str) -> list[str]:
             parts.append(rule[start : token.start()].strip())
             start = token.end()
     parts.append(rule[start:].strip())
-    if depth != 0 or not all(parts):
-        raise InputError(f"the rule {rule!r} is not a filter; write for example: status = 'ok' and clip_score >= 0.2")
+    if not all(parts):
+        raise InputError(f"the rule {rule!r} is not a filter: an 'and' stands alone; {tables.EXAMPLE}")
     return parts
+
+
+def check_rule(rule: str, *stages: object) -> None:
+    """Raises InputError for a rule that does not fit the pairs and what these stages add to them: before any work."""
+    fields = [field for stage in stages for field in getattr(stage, "adds", ())]
+    tables.check_filter(rule, pa.schema([*pairs.PAIRS, *fields]))
 
 
 def join_columns(place: Place, columns: pa.Table) -> None:

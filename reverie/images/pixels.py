@@ -85,6 +85,7 @@ class PaintPixels:
             "steps": self.steps,
             "batch": self.speed.batch,
             "encode_threads": self.speed.encode_threads,
+            "size_px": self.size_px if self.size_px is not None else 1,
             "store_px": self.store_px if self.store_px is not None else 1,
         }
         for name, value in counts.items():

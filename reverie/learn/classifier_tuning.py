@@ -17,12 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reverie import seeds
 from reverie.errors import InputError
 from reverie.models.classifier import HEAD
+from reverie.models.load import load_tensors
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class ClassifierTuning:
 
     def build(self) -> nn.Module:
         """The zero-shot head itself, or the one to go on from."""
-        head = LinearHead(load_file(self.start)["weight"], about_start=self.decay_to == "start")
+        head = LinearHead(load_tensors(self.start)["weight"], about_start=self.decay_to == "start")
         if self.begin is not None:
-            parts = load_file(self.begin)
+            parts = load_tensors(self.begin)
             with torch.no_grad():
                 head.moved.copy_(torch.cat([parts["weight"], parts["bias"][:, None]], dim=1) - head.origin)
         return head

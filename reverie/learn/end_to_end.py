@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor, nn
 
 from reverie.captions.classes import read_classes
@@ -24,7 +23,7 @@ from reverie.evaluate.zero_shot import class_embeddings
 from reverie.learn.classifier_tuning import LinearHead, save_head, soft_target_loss, starting_head
 from reverie.models.classifier import ABOUT, OWN_ENCODER
 from reverie.models.encoder import Encoder, open_encoder
-from reverie.models.load import load_part, load_tokenizer
+from reverie.models.load import load_image_processor, load_tokenizer
 from reverie.models.names import locate
 from reverie.nets.backbones import center_square
 from reverie.nets.saving import save_pretrained
@@ -70,7 +69,7 @@ class EndToEnd:
         encoder = folder / OWN_ENCODER
         save_pretrained(net.clip, encoder)
         load_tokenizer(place).save_pretrained(encoder)
-        load_part(transformers.AutoImageProcessor, place, backend="pil").save_pretrained(encoder)
+        load_image_processor(place).save_pretrained(encoder)
         save_head(net.head, folder)
         about = {
             "classes": list(read_classes(self.classes)),

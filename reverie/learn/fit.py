@@ -27,12 +27,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from reverie import seeds, stage
 from reverie.errors import InputError, MissingExtra, SettingsChanged, TrainingError
+from reverie.models.load import load_into, load_tensors
+from reverie.store.json_files import misfit, read_json, read_line
 
 Batch = dict[str, Any]
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -319,12 +321,12 @@ def _drop_after(path: Path, done: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = read_line(line)
         except ValueError:
             break
-        if row["step"] > done:
+        if misfit(row, {"step": int}) or row["step"] > done:
             break
         kept.append(line + "\n")
     temporary = path.with_suffix(".tmp")
@@ -412,6 +414,9 @@ def _flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
+STATE = {"settings": {...: object}, "scaler": ({...: object}, None), "step": int, "losses": {...: float}}
+
+
 def _load(
     latest: Path,
     net: nn.Module,
@@ -423,21 +428,25 @@ def _load(
     """Fill net, optimiser, scaler and EMA from a checkpoint. Returns steps done and the last losses."""
     if not latest.exists():
         return 0, {}
-    state = json.loads((latest / "state.json").read_text(encoding="utf-8"))
+    again = f"delete {latest} to begin anew, then run the same command again"
+    state = read_json(latest / "state.json", STATE, TrainingError, again)
     old, new = _flat(state["settings"]), _flat(json.loads(json.dumps(facts)))
     difference = {key: (old.get(key), new.get(key)) for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
     if difference:
         raise SettingsChanged(str(latest.parent), difference)
-    load_model(net, str(latest / "net.safetensors"))
+    load_into(net, latest / "net.safetensors")
     if ema is not None:
-        load_model(ema, str(latest / "ema.safetensors"))
+        load_into(ema, latest / "ema.safetensors")
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in load_file(latest / "optimizer.safetensors").items():
-        index, key = name.split(".")
-        # Moments lie in memory as their weight does (channels last, perhaps); the fused optimiser counts on it.
-        like = weights[int(index)] if value.ndim else value
-        moments.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(value)
+    for name, value in load_tensors(latest / "optimizer.safetensors").items():
+        try:
+            index, key = name.split(".")
+            # Moments lie in memory as their weight does (channels last, perhaps); the fused optimiser counts on it.
+            like = weights[int(index)] if value.ndim else value
+            moments.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(value)
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise TrainingError(f"the checkpoint does not fit the optimiser ({name}); {again}") from error
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     if state["scaler"]:
         scaler.load_state_dict(state["scaler"])

@@ -9,11 +9,13 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, T5Config
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, T5Config
 
 from reverie.captions.classes import HOLE
 from reverie.errors import InputError
 from reverie.learn.stablerep import load_tokenizer
+from reverie.models.load import load_config
+from reverie.models.names import Located, locate
 from reverie.nets.saving import save_pretrained
 from reverie.nets.text import tokenize
 
@@ -38,7 +40,7 @@ class LanguageModel:
         """An untrained causal model of transformers. Raises InputError if the tokenizer has no end token."""
         tokenizer = _ending_tokenizer(self.tokenizer)
         if self.config:
-            config = AutoConfig.from_pretrained(self.config)
+            config = _config(self.config)
         else:
             config = LlamaConfig(
                 hidden_size=self.width,
@@ -90,7 +92,7 @@ class WordToSentence:
         """An untrained sequence-to-sequence model of transformers. Raises InputError if the tokenizer has no end token."""
         tokenizer = _ending_tokenizer(self.tokenizer)
         if self.config:
-            config = AutoConfig.from_pretrained(self.config)
+            config = _config(self.config)
         else:
             config = T5Config(
                 d_model=self.width,
@@ -133,6 +135,12 @@ class WordToSentence:
         """A folder that ``AutoModelForSeq2SeqLM`` and ``AutoTokenizer`` open."""
         save_pretrained(net, folder)
         load_tokenizer(self.tokenizer).save_pretrained(folder)
+
+
+def _config(name: str) -> Any:
+    """Of another architecture, by name or folder; its weights need not be there."""
+    path = Path(name).expanduser()
+    return load_config(Located("folder", str(path), None, path.name) if path.is_dir() else locate(name))
 
 
 def _ending_tokenizer(name: str) -> Any:

@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie import seeds
-from reverie.errors import InputError
+from reverie.errors import InputError, StoreError
+from reverie.models.load import load_tensors
 from reverie.stage import Place
+from reverie.store.json_files import read_json
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
 SAVE_EVERY_S = 60.0  # seconds between checkpoints
@@ -112,8 +114,10 @@ def refine(
     level = nearest_other(texts) if how.guard else math.inf
     done, curve = 0, [{"step": 0.0, "cosine": _cosine(state["rows"], texts)}]
     if folder is not None and (folder / "refine.json").exists():
-        known = json.loads((folder / "refine.json").read_text(encoding="utf-8"))
-        state, done, curve = load_file(folder / f"refine-{known['done']}.safetensors"), known["done"], known["curve"]
+        again = "delete it, then run the same command again"
+        shape = {"done": int, "curve": [{"step": float, "cosine": float, ...: float}]}
+        known = read_json(folder / "refine.json", shape, StoreError, again)
+        state, done, curve = load_tensors(folder / f"refine-{known['done']}.safetensors"), known["done"], known["curve"]
     elif watch:
         watch(0, state["rows"])
     why, last = "all steps", time.monotonic()
@@ -240,7 +244,7 @@ def read_painted(place: Place, where: str) -> Painted:
     }
     found = Painted([], [], [], [], [], torch.empty(0))
     rows: list[Tensor] = []
-    for part in tables.scan(place.pairs, columns, f"({where}) and embedding is not null"):
+    for part in tables.scan(place.pairs, columns, f"{tables.whole_filter(where)} and embedding is not null"):
         flat = part["embedding"].combine_chunks().flatten().to_numpy()
         rows.append(torch.from_numpy(flat.copy()).view(len(part), -1))
         for name, caption, text, tags in zip(
@@ -259,11 +263,11 @@ def read_painted(place: Place, where: str) -> Painted:
 def refined_rows(place: Place, step: str, pair_ids: Sequence[str]) -> Tensor:
     """What a refining step made of these pairs, (n, d). Raises InputError for a pair that it did not refine."""
     folder = place.weights(step)
-    known = json.loads((folder / "refined.json").read_text(encoding="utf-8"))["pair_ids"]
+    known = read_json(folder / "refined.json", {"pair_ids": [str]}, StoreError, "refine the images again")["pair_ids"]
     at = {name: number for number, name in enumerate(known)}
     if lacking := next((name for name in pair_ids if name not in at), None):
         raise InputError(f"pair {lacking} was not refined by step {step!r}")
-    rows: Tensor = load_file(folder / "rows.safetensors")["rows"]
+    rows: Tensor = load_tensors(folder / "rows.safetensors")["rows"]
     return rows[[at[name] for name in pair_ids]]
 
 

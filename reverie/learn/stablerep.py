@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.losses import entropy_floor, image_text_loss, multi_positive_loss
-from reverie.models.names import locate
+from reverie.models.load import load_tokenizer_of
 from reverie.nets.backbones import build_backbone, represent, save_backbone, width
 from reverie.nets.heads import ProjectionHead
 from reverie.nets.saving import save_pretrained
@@ -112,8 +111,7 @@ class StableRep:
 @functools.cache
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a builtin model, a Hub id, or a folder, which may hold nothing else."""
-    place = name if Path(name).is_dir() else locate(name).path_or_id
-    return AutoTokenizer.from_pretrained(place)
+    return load_tokenizer_of(name)
 
 
 class _Net(nn.Module):

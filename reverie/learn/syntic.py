@@ -20,12 +20,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reverie import seeds
 from reverie.errors import InputError
 from reverie.learn.stablerep import load_tokenizer
+from reverie.models.load import load_tensors
 from reverie.nets.captioner import VISUAL, CaptionNet, DecoderShape, caption_loss, caption_tokens, prompt_tokens
 from reverie.nets.saving import save_pretrained
 
@@ -121,7 +122,7 @@ class SynTIC:
 
     def build(self) -> nn.Module:
         """An untrained CaptionNet. Raises InputError."""
-        rows = load_file(self.tag_rows)["rows"] if self.tags == "attention" and self.tag_rows else None
+        rows = load_tensors(self.tag_rows)["rows"] if self.tags == "attention" and self.tag_rows else None
         return CaptionNet(self.dim, rows, self.shape, load_tokenizer(self.tokenizer))
 
     def num_cut(self, texts: Sequence[str]) -> int:

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from reverie.learn.autoencoder import encode
-from reverie.models.load import load_net
+from reverie.models.load import load_net, load_tokenizer_of
 from reverie.models.names import locate
 
 TIMES = 1000
@@ -72,10 +72,10 @@ class TextToImage:
     def build(self) -> nn.Module:
         """U-Net and text encoder, untrained but for what ``start`` and ``text_encoder`` bring."""
         if self.start:
-            start = locate(self.start).path_or_id
-            unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", use_safetensors=True)
-            words = CLIPTextModel.from_pretrained(start, subfolder="text_encoder", use_safetensors=True)
-            return Denoiser(unet.float().to(memory_format=torch.channels_last), words.float())
+            start = locate(self.start)
+            unet = load_net(UNet2DConditionModel, start, part="unet").requires_grad_(True)
+            words = load_net(CLIPTextModel, start, part="text_encoder").requires_grad_(True)
+            return Denoiser(unet.to(memory_format=torch.channels_last), words)
         channels = self._vae().config.latent_channels
         unet = UNet2DConditionModel(
             sample_size=self.latent_size,
@@ -156,10 +156,10 @@ def _schedule() -> DDIMScheduler:
 
 @functools.cache
 def _opened_vae(folder: str) -> AutoencoderKL:
-    vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
-    return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    vae: AutoencoderKL = load_net(AutoencoderKL, locate(folder))
+    return vae.to(memory_format=torch.channels_last)
 
 
 @functools.cache
 def _opened_tokenizer(folder: str) -> Any:
-    return AutoTokenizer.from_pretrained(folder)
+    return load_tokenizer_of(folder)

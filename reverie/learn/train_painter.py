@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from reverie import seeds
 from reverie.errors import InputError
@@ -27,6 +26,8 @@ from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.fit import Fit, fit
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train import Train
+from reverie.models.load import load_net, load_tensors, load_tokenizer_of
+from reverie.models.names import locate
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.stage import Place
 
@@ -92,9 +93,7 @@ class TrainPainter:
         captions = self._captions(store)
         write_tokenizer(work / "tokenizer", split_words(text for texts in captions for text in texts), self.longest)
         distinct = sorted({text for texts in captions for text in texts})
-        tokens = AutoTokenizer.from_pretrained(work / "tokenizer")(distinct, truncation=False, verbose=False)[
-            "input_ids"
-        ]
+        tokens = load_tokenizer_of(str(work / "tokenizer"))(distinct, truncation=False, verbose=False)["input_ids"]
         if cut := sum(len(ids) > self.longest for ids in tokens):
             text = f"{cut:,} of {len(distinct):,} captions are longer than {self.longest - 2} words and are cut there"
             place.report("warning", text=text)
@@ -133,8 +132,7 @@ class TrainPainter:
         from reverie.store.pictures import read_square
 
         if not file.exists():
-            vae = AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True).eval().to(place.device)
-            vae = vae.to(memory_format=torch.channels_last)
+            vae = load_net(AutoencoderKL, locate(str(autoencoder)), place.device).to(memory_format=torch.channels_last)
             parts: list[Tensor] = []
             done, total = 0, tables.count(store, self.where)
             for rows in tables.scan(store, ["pair_id", "image"], self.where):
@@ -148,5 +146,5 @@ class TrainPainter:
                 place.report("progress", done=done, total=total, what="latents")
             save_file({"latents": torch.cat(parts).contiguous()}, file.with_suffix(".tmp"))
             file.with_suffix(".tmp").rename(file)
-        latents: Tensor = load_file(file)["latents"]
+        latents: Tensor = load_tensors(file)["latents"]
         return latents.float()

@@ -8,7 +8,6 @@ support/             sentences and their text features; see models/support.py
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +16,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from reverie.errors import InputError, ModelError
 from reverie.models.asked import Pictured, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
+from reverie.models.load import first_line, load_net, load_tensors, load_tokenizer, usable
+from reverie.models.names import Located, check_sizes, check_weights
 from reverie.models.support import ABOUT as SUPPORT_ABOUT
 from reverie.models.support import Support, load_support
 from reverie.nets.captioner import TAG, VISUAL, CaptionNet, DecoderShape, prompt_tokens
 from reverie.nets.support import nearest, project
+from reverie.store.json_files import read_json
 
 if TYPE_CHECKING:
     from reverie.models.detector import Detector
 
 ABOUT, SUPPORT = "captioner.json", "support"
+SHAPE = {
+    "encoder": str, "revision": str, "detector": (str, None), "names": [str], "threshold": float, "most_tags": int,
+    "shows": {"tags": str, "asked_projected": bool, "temperature": float, "top_k": int},
+    "shape": {...: float},
+}  # fmt: skip
+MOST_LAYERS, MOST_TOKENS = 200, 10_000  # of a decoder; more is damage
 MOST_ENTITIES, ENTITY_SHARE = 3, 0.4  # of a prompt, as in ViECap: names that the encoder is surer of than this share
 
 
@@ -84,8 +90,9 @@ class Captioner:
         pictures = [opened_picture(image) for image in images]
         if not pictures:
             return []
-        seen = self.see(self.encoder.images(pictures), self.find_tags(pictures))
-        texts = self.say(seen, beams)
+        with usable(self.encoder.revision, "say what is in pictures"):
+            seen = self.see(self.encoder.images(pictures), self.find_tags(pictures))
+            texts = self.say(seen, beams)
         close: list[tuple[tuple[str, float], ...]] = [()] * len(texts)
         if num_nearest:
             cosines, numbers = nearest(seen.features, self.support.rows, num_nearest)
@@ -164,18 +171,16 @@ def load_captioner(
     Raises: InputError if there is none at the path, or for a support set where the decoder is shown none; ModelError if its encoder is not the one it was trained on.
     """
     folder = find_made("captioner", Path(path), "syntic")
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        shape = DecoderShape(**about["shape"])
-        rest = load_file(folder / VISUAL)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "decoder")
-        net = CaptionNet(rest["value.weight"].shape[1], rest.get("tag_rows"), shape, tokenizer)
-        missing, unexpected = net.load_state_dict(rest, strict=False)
-        if unexpected or any(not name.startswith("decoder.") for name in missing):
-            raise ValueError(f"{VISUAL} does not fit {ABOUT}")
-        net.decoder = GPT2LMHeadModel.from_pretrained(folder / "decoder")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} is a damaged captioner ({error}); make it again") from error
+    again = "make it again"
+    about = read_json(folder / ABOUT, SHAPE, ModelError, again)
+    rest = load_tensors(folder / VISUAL)
+    decoder = Located("folder", str(folder / "decoder"), None, f"{folder.name}/decoder")
+    check_weights(folder / "decoder")
+    for file in sorted((folder / "decoder").glob("*config.json")):
+        check_sizes(file)
+    tokenizer = load_tokenizer(decoder)
+    net = _empty_net(folder, about, rest, tokenizer)
+    net.decoder = load_net(GPT2LMHeadModel, decoder)
     encoder = open_encoder(about["encoder"], device, batch_size)
     if encoder.revision != about["revision"]:
         raise ModelError(
@@ -199,3 +204,25 @@ def load_captioner(
 
         detector = open_detector(about["detector"], device, batch_size)
     return Captioner(net.eval().to(device), tokenizer, encoder, detector, known, about)
+
+
+def _empty_net(folder: Path, about: dict[str, Any], rest: dict[str, Tensor], tokenizer: Any) -> CaptionNet:
+    """A CaptionNet of the size that the file says, with all but its decoder. Raises ModelError."""
+    try:
+        # The files say two sizes: the larger one of a damaged file must not fill the memory.
+        dim, wide = rest["value.weight"].shape[1], rest["value.weight"].shape[0]
+        shape = DecoderShape(**about["shape"])
+        if shape.width != wide or shape.layers > MOST_LAYERS or shape.max_tokens > MOST_TOKENS:
+            raise ValueError(f"a decoder of width {shape.width}, and weights for {wide}")
+        tag_rows = rest.get("tag_rows")
+        if about["shows"]["tags"] not in ("attention", "prompt", "none"):
+            raise ValueError(f"tags are {about['shows']['tags']!r}")
+        if tag_rows is not None and len(tag_rows) != len(about["names"]):
+            raise ValueError(f"{len(tag_rows)} rows of tags for {len(about['names'])} names")
+        net = CaptionNet(dim, tag_rows, shape, tokenizer)
+        missing, unexpected = net.load_state_dict(rest, strict=False)
+        if unexpected or any(not name.startswith("decoder.") for name in missing):
+            raise ValueError(f"{VISUAL} does not fit {ABOUT}")
+    except Exception as error:
+        raise ModelError(f"{folder} is a damaged captioner ({first_line(error)}); make it again") from error
+    return net

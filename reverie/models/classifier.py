@@ -17,17 +17,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
 from reverie.models.asked import Pictured, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
+from reverie.models.load import load_tensors
+from reverie.store.json_files import read_json
 
 ABOUT = "classifier.json"
 HEAD = "head.safetensors"
 CACHE = "cache.safetensors"
+SHAPE = {"classes": [str], "encoder": str, "revision?": str, "cache?": {"alpha": float, "beta": float}}
 OWN_ENCODER = "encoder"  # the encoder's name where it was tuned as well and stands in the folder itself
 
 
@@ -113,21 +116,35 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
     Raises: InputError if there is none at the path; ModelError if its encoder is not the one it was tuned on.
     """
     folder = find_made("classifier", Path(path), "zero_shot")
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        head = load_file(folder / HEAD)
-        cache = Cache(**load_file(folder / CACHE), **about["cache"]) if "cache" in about else None
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{folder} is a damaged classifier ({error}); make it again") from error
-    own = isinstance(about, dict) and about.get("encoder") == OWN_ENCODER
-    needed = {"classes", "encoder"} if own else {"classes", "encoder", "revision"}
-    if not isinstance(about, dict) or needed - about.keys():
-        raise ModelError(f"{folder} is a damaged classifier ({ABOUT} lacks what it needs); make it again")
-    if {"weight", "bias"} - head.keys() or not len(about["classes"]) == len(head["weight"]) == len(head["bias"]):
+    about = read_json(folder / ABOUT, SHAPE, ModelError, "make it again")
+    classes, own = about["classes"], about["encoder"] == OWN_ENCODER
+    head = load_tensors(folder / HEAD)
+    weight, bias = head.get("weight"), head.get("bias")
+    if (
+        weight is None
+        or bias is None
+        or weight.ndim != 2
+        or not len(classes) == len(weight) == len(bias) == bias.numel()
+    ):
         raise ModelError(f"{folder} is a damaged classifier ({HEAD} does not fit the classes); make it again")
+    cache = _load_cache(folder, about["cache"], len(classes), weight.shape[1]) if "cache" in about else None
+    if not own and "revision" not in about:
+        raise ModelError(f"{folder} is a damaged classifier ({ABOUT} lacks 'revision'); make it again")
     encoder = open_encoder(str(folder / OWN_ENCODER) if own else about["encoder"], device, batch_size)
     if not own and encoder.revision != about["revision"]:
         raise ModelError(
             f"{folder} was tuned on {about['revision']}, but {about['encoder']} is now {encoder.revision}; tune it again"
         )
-    return Classifier(about["classes"], encoder, head["weight"], head["bias"], cache)
+    if (width := encoder.images([Image.new("RGB", (32, 32))]).shape[1]) != weight.shape[1]:
+        raise ModelError(f"{folder} is a damaged classifier ({HEAD} is for {weight.shape[1]} features, not {width})")
+    return Classifier(classes, encoder, weight, bias, cache)
+
+
+def _load_cache(folder: Path, numbers: Mapping[str, float], num_classes: int, width: int) -> Cache:
+    parts = load_tensors(folder / CACHE)
+    nothing = torch.empty(0)
+    keys, labels = parts.get("keys", nothing), parts.get("labels", nothing)
+    fits = keys.ndim == 2 and keys.shape[1] == width and labels.shape == keys.shape[:1]
+    if not fits or bool(((labels < 0) | (labels >= num_classes)).any()):
+        raise ModelError(f"{folder} is a damaged classifier ({CACHE} does not fit {HEAD}); make it again")
+    return Cache(keys.float(), labels, numbers["alpha"], numbers["beta"])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from reverie.errors import InputError, ModelError
 from reverie.models.encoder import Images
-from reverie.models.load import load_net, load_part
+from reverie.models.load import load_config, load_image_processor, load_net, usable
 from reverie.models.memory import Batching
 from reverie.models.names import locate
 from reverie.store.pictures import upright_rgb
@@ -60,7 +60,9 @@ class Detector:
             upright_rgb(item if isinstance(item, Image.Image) else Image.fromarray(item), f"picture {number}")
             for number, item in enumerate(images)
         ]
-        found = [some for batch in self._in_batches(lambda few: self._find(few, threshold), pictures) for some in batch]
+        with usable(self.revision, "find objects"):
+            batches = self._in_batches(lambda few: self._find(few, threshold), pictures)
+            found = [some for batch in batches for some in batch]
         return [sorted(some, key=lambda item: -item.score)[:most] for some in found]
 
     @torch.inference_mode()
@@ -114,18 +116,19 @@ def open_detector(name: str, device: str = "cpu", batch_size: int = 16) -> Detec
     check_detector(name)
     place = locate(name)
     net = load_net(transformers.AutoModelForObjectDetection, place, device)
-    processor = load_part(transformers.AutoImageProcessor, place, backend="pil")
+    processor = load_image_processor(place)
     if not hasattr(processor, "post_process_object_detection"):
         raise ModelError(
             f"{name} comes with a {type(processor).__name__}, which is not the image processor of an object detector"
         )
-    return Detector(net, processor, str(place), device, batch_size)
+    with usable(name, "find objects"):
+        return Detector(net, processor, str(locate(name)), device, batch_size)
 
 
 def check_detector(name: str) -> None:
     """What a look at the config alone tells, before any work. Raises ModelError, UnknownName as ``open_detector``."""
     place = locate(name)
-    config = load_part(transformers.AutoConfig, place)
+    config = load_config(place)
     if type(config) not in transformers.AutoModelForObjectDetection._model_mapping:
         raise ModelError(f"{name} is a {config.model_type}, not an object detector such as RT-DETR, DETR or YOLOS")
     backbone = getattr(config, "backbone_config", None)

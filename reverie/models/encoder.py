@@ -17,7 +17,7 @@ import transformers
 from PIL import Image
 
 from reverie.errors import ModelError
-from reverie.models.load import load_net, load_part, load_tokenizer
+from reverie.models.load import load_config, load_image_processor, load_net, load_tokenizer, usable
 from reverie.models.memory import Batching
 from reverie.models.names import locate
 
@@ -34,6 +34,8 @@ class Encoder:
         self._tokenizer, self._processor = tokenizer, processor
         self._in_batches = Batching(batch_size)
         self._limit = min(int(net.config.text_config.max_position_embeddings), int(tokenizer.model_max_length))
+        if tokenizer.pad_token_id is None:  # old CLIP tokenizers have none; padding is masked, so any token will do
+            tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
         # SigLIP reads its text feature at the last place and was trained on texts padded to the limit.
         self._pads_to_limit = net.config.model_type.startswith("siglip")
 
@@ -64,14 +66,16 @@ class Encoder:
 
     def images(self, images: Images) -> torch.Tensor:
         """Unit vectors (B, d), float32, on the CPU."""
-        return self._unit_vectors(self._image_features, _pictures(images))
+        with usable(self.revision, "encode pictures"):
+            return self._unit_vectors(self._image_features, _pictures(images))
 
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit vectors (B, d), float32, on the CPU. Texts that had to be cut are added to ``num_cut``."""
-        tokens = self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
-        self.num_cut += sum(len(ids) > self._limit for ids in tokens)
-        tokens = [ids if len(ids) <= self._limit else [*ids[: self._limit - 1], ids[-1]] for ids in tokens]
-        return self._unit_vectors(self._text_features, tokens)
+        with usable(self.revision, "encode texts"):
+            tokens = self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+            self.num_cut += sum(len(ids) > self._limit for ids in tokens)
+            tokens = [ids if len(ids) <= self._limit else [*ids[: self._limit - 1], ids[-1]] for ids in tokens]
+            return self._unit_vectors(self._text_features, tokens)
 
     @torch.inference_mode()
     def _unit_vectors(self, features: Callable[[Any], torch.Tensor], items: Sequence[Any]) -> torch.Tensor:
@@ -101,8 +105,9 @@ def open_encoder(name: str, device: str = "cpu", batch_size: int = 64) -> Encode
     if not (hasattr(net, "get_image_features") and hasattr(net, "get_text_features") and hasattr(net, "logit_scale")):
         raise ModelError(f"{name} is a {type(net).__name__}, not an encoder of images and texts such as CLIP or SigLIP")
     tokenizer = load_tokenizer(place)
-    processor = load_part(transformers.AutoImageProcessor, place, backend="pil")
-    return Encoder(net, tokenizer, processor, str(place), device, batch_size)
+    processor = load_image_processor(place)
+    with usable(name, "encode pictures and texts"):
+        return Encoder(net, tokenizer, processor, str(locate(name)), device, batch_size)
 
 
 class Backbone:
@@ -120,7 +125,8 @@ class Backbone:
         The class token after the last norm (ViT), the model's own pooling (ResNet, the vision tower of CLIP), or the
         mean over tokens or places where there is neither.
         """
-        found = list(self._in_batches(self._features, _pictures(images)))
+        with usable(self.revision, "read pictures"):
+            found = list(self._in_batches(self._features, _pictures(images)))
         return torch.cat(found) if found else torch.empty(0, 0)
 
     def _features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -143,7 +149,7 @@ def open_backbone(name: str, device: str = "cpu", batch_size: int = 64) -> Backb
     Raises: ModelError if the model takes no images, lacks weights, or comes without image processor.
     """
     place = locate(name)
-    config = load_part(transformers.AutoConfig, place)
+    config = load_config(place)
     options: dict[str, Any] = {}
     if type(config) in transformers.AutoModel._model_mapping:
         kind = transformers.AutoModel._model_mapping[type(config)]
@@ -153,9 +159,7 @@ def open_backbone(name: str, device: str = "cpu", batch_size: int = 64) -> Backb
     net = getattr(net, "vision_model", net)
     if getattr(net, "main_input_name", "") != "pixel_values":
         raise ModelError(f"{name} is a {type(net).__name__}, which takes no images")
-    return Backbone(
-        net, load_part(transformers.AutoImageProcessor, place, backend="pil"), str(place), device, batch_size
-    )
+    return Backbone(net, load_image_processor(place), str(locate(name)), device, batch_size)
 
 
 def _pictures(images: Images) -> list[Image.Image]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie.models.encoder import Encoder
+from reverie.models.load import load_tensors
 from reverie.stage import Report
 from reverie.store.pictures import open_picture
 
@@ -65,7 +66,7 @@ def cached_rows(
         partial = file.with_suffix(".partial")
         save_file({"rows": torch.cat(found) if found else torch.empty(0, 0)}, partial)
         partial.replace(file)
-    rows: Tensor = load_file(file)["rows"]
+    rows: Tensor = load_tensors(file)["rows"]
     return rows
 
 

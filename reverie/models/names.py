@@ -2,6 +2,7 @@
 
     builtin:painter            a folder that ships with the package (sub-folders of models/builtin)
     path/to/folder             a transformers or diffusers folder with safetensors weights
+    path/to/model.gguf         a language model as one GGUF file, or a folder that holds nothing but one
     openai/clip-vit-base-patch32   a Hub id, as `from_pretrained` takes it
     openai:MODEL@URL           a model behind an OpenAI-compatible server, e.g. openai:qwen3@http://localhost:8000/v1
 
@@ -16,10 +17,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from reverie.errors import InputError, ModelError, UnknownName
+from reverie.store.json_files import misfit, read_json
 
 Kind = Literal["builtin", "hub", "folder", "openai"]
 
@@ -27,6 +29,14 @@ BUILTIN = Path(__file__).with_name("builtin")
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")  # "gpt2" or "owner/name"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 CONFIGS = ("model_index.json", "config.json")
+SHARDS = "*.safetensors.index.json"
+MOST_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
+MOST = {  # settings by name -> the largest number that is none of damage
+    re.compile(r"layers|depth|blocks|_heads$|_head$|num_beams"): 10_000,
+    re.compile(r"timesteps"): 100_000,
+    re.compile(r"^(height|width|shortest_edge|sample_size|image_size)$"): 20_000,
+    re.compile(r"position_embeddings|n_positions|n_ctx"): 20_000_000,
+}
 HASHED = (".safetensors", ".json", ".txt", ".model", ".jinja")  # weights, settings, vocabularies, chat templates
 
 
@@ -39,6 +49,7 @@ class Located:
     revision: str | None  # 12 hex digits of the content (folders), the commit (Hub, when cached), or None
     name: str = ""  # as the user wrote it; folders by their last part, so that no path reaches a table
     url: str | None = None  # openai only: base URL of the server
+    gguf: str | None = None  # name of the GGUF file in the folder, where the weights are in one
 
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}" if self.revision else self.name
@@ -75,9 +86,15 @@ def locate(name: str) -> Located:
         return _on_server(name, rest)
     path = Path(name).expanduser()
     if path.is_dir():
+        if (packed := _only_gguf(path)) is not None:
+            return _in_gguf(packed)
         return Located("folder", str(path), folder_revision(path), path.resolve().name)
     if path.is_file():
-        raise ModelError(f"{name} is a file; give the folder that holds config.json and *.safetensors")
+        if path.suffix == ".gguf":
+            return _in_gguf(path)
+        raise ModelError(f"{name} is a file; give the folder that holds config.json and *.safetensors, or a .gguf file")
+    if path.suffix == ".gguf":
+        raise ModelError(f"there is no model file {name}")
     if name.startswith((".", "/", "~")):
         raise ModelError(f"model folder {name} does not exist")
     if HUB_ID.fullmatch(name):
@@ -100,25 +117,48 @@ def folder_revision(folder: Path) -> str:
         )
     parts = [folder, *_components(folder)]
     for part in parts:
-        _check_weights(part)
+        check_weights(part)
+        for file in sorted(part.glob("*config.json")):
+            check_sizes(file)
     files = sorted(item for part in parts for item in part.iterdir() if item.suffix in HASHED and item.is_file())
     stats = tuple((str(item), item.stat().st_size, item.stat().st_mtime_ns) for item in files)
-    return _content_hash(str(folder), stats)
+    try:
+        return _content_hash(str(folder), stats)
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The parts of a diffusers pipeline: name -> [library, class]. Raises ModelError for an index that is damaged."""
+    path = folder / "model_index.json"
+    index: dict[str, Any] = read_json(path, {...: object}, ModelError, "copy it again")
+    for name, value in index.items():
+        if name.startswith("_") or not isinstance(value, list):
+            continue
+        if len(value) != 2 or misfit(value, [(str, None)]) or not re.fullmatch(r"\w[\w.-]*", name):
+            raise ModelError(f"{path} is damaged ({name!r} is not a part with library and class); copy it again")
+    return index
 
 
 def _components(folder: Path) -> list[Path]:
-    index = folder / "model_index.json"
-    if not index.is_file():
+    if not (folder / "model_index.json").is_file():
         return []
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{index} is not valid JSON ({error})") from error
-    return sorted(folder / name for name in names if (folder / name).is_dir())
+    return sorted(folder / name for name in read_index(folder) if name[:1].isalnum() and (folder / name).is_dir())
 
 
-def _check_weights(part: Path) -> None:
-    if not (part / "config.json").is_file() or any(part.glob("*.safetensors")):
+def check_weights(part: Path) -> None:
+    """That the folder of one network holds safetensors, and that each file of them is whole. Raises ModelError."""
+    if not (part / "config.json").is_file():
+        return
+    found = sorted(part.glob("*.safetensors"))
+    for file in found:
+        check_tensors(file)
+    for index in part.glob(SHARDS):
+        shards = read_json(index, {"weight_map": {...: str}}, ModelError, "copy the model again")["weight_map"]
+        known = {file.name for file in found}
+        if lost := sorted(set(shards.values()) - known):
+            raise ModelError(f"{part} lacks {lost[0]}, which {index.name} names; copy the file beside it")
+    if found:
         return
     pickles = sorted(item.name for item in part.iterdir() if item.suffix in PICKLES)
     if pickles:
@@ -127,6 +167,69 @@ def _check_weights(part: Path) -> None:
             "where you trust the file: load with from_pretrained, then save_pretrained(folder, safe_serialization=True)"
         )
     raise ModelError(f"{part} has config.json but no *.safetensors weights; copy the weights beside it")
+
+
+def check_sizes(file: Path) -> None:
+    """That a file of settings is a JSON object, and that no size in it would fill the memory or take for ever. Raises ModelError."""
+    stack = [("", read_json(file, {...: object}, ModelError, "copy it again"))]
+    while stack:
+        key, value = stack.pop()
+        if isinstance(value, dict):
+            stack += [(str(name), inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            stack += [(key, inner) for inner in value]
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            limit = next((most for pattern, most in MOST.items() if pattern.search(key)), None)
+            if limit is not None and not -limit <= value <= limit:
+                raise ModelError(
+                    f"{file} is damaged ({key} is {value:.6g}, and no model has more than {limit:,}); copy it again"
+                )
+
+
+def check_tensors(file: Path) -> None:
+    """That a safetensors file is whole, by its header and its length alone. Raises ModelError."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            length = int.from_bytes(start, "little")
+            if start == b"version ":
+                raise ModelError(f"{file} is a git-lfs pointer, not the weights; fetch them with: git lfs pull")
+            if len(start) < 8 or not 2 <= length <= MOST_HEADER or 8 + length > size:
+                raise ModelError(
+                    f"{file} is {'empty' if not size else 'damaged: it has no whole header'}; copy it again"
+                )
+            header = json.loads(stream.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ModelError(f"{file} is damaged: its header cannot be read; copy it again") from error
+    if size != expected:
+        raise ModelError(
+            f"{file} is {'cut' if size < expected else 'damaged'}: {size:,} of {expected:,} bytes; copy it again"
+        )
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder that holds no other model. Raises ModelError for several."""
+    found = sorted(folder.glob("*.gguf"))
+    if not found or any((folder / config).is_file() for config in CONFIGS):
+        return None
+    if len(found) > 1:
+        raise ModelError(f"{folder} holds {len(found)} GGUF files; name one of them, such as {found[0]}")
+    return found[0]
+
+
+def _in_gguf(file: Path) -> Located:
+    with file.open("rb") as stream:
+        magic = stream.read(4)
+    if magic != b"GGUF":
+        raise ModelError(f"{file} is damaged: it does not begin as a GGUF file does; copy it again")
+    stat = file.stat()
+    revision = _content_hash(str(file.parent), ((str(file), stat.st_size, stat.st_mtime_ns),))
+    return Located("folder", str(file.parent), revision, file.name, gguf=file.name)
 
 
 @functools.lru_cache(maxsize=64)

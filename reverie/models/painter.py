@@ -21,11 +21,11 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError, UnknownName
+from reverie.models.load import load_pipeline, usable
 from reverie.models.names import locate
 from reverie.models.starts import Start, start_at
 
@@ -77,22 +77,11 @@ def open_painter(
     located = locate(name)
     if located.kind == "openai":
         raise ModelError(f"{name} is a language model on a server and cannot paint; use a diffusers folder or Hub id")
-    diffusers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()  # cut texts are counted here, not printed by each batch
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # image processors of parts that are not used
-    try:
-        parts = diffusers.DiffusionPipeline.load_config(located.path_or_id)
-        # A safety checker would turn pictures black without a word; what is kept is decided by filters.
-        unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
-        pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
-            located.path_or_id, use_safetensors=True, dtype=DTYPES[dtype], **unchecked
-        )
-    except (OSError, ValueError, KeyError) as error:
-        hint = "; is the name right, and the Hub within reach?" if located.kind == "hub" else ""
-        raise ModelError(f"cannot paint with {name}: {str(error).strip().splitlines()[0]}{hint}") from error
+    pipe = load_pipeline(located, DTYPES[dtype])
     # A Hub model knows its commit only once it is here.
-    return Painter(pipe.to(device), str(locate(name)), scheduler, negative_prompt)
+    revision = str(locate(name))
+    with usable(revision, "paint"):
+        return Painter(pipe.to(device), revision, scheduler, negative_prompt)
 
 
 class Painter:
@@ -146,6 +135,10 @@ class Painter:
 
     def words_unknown(self, texts: Sequence[str]) -> list[str]:
         """Words that a tokenizer has no token for and the painter thus cannot see, in order of appearance."""
+        with usable(self.revision, "read texts"):
+            return self._words_unknown(texts)
+
+    def _words_unknown(self, texts: Sequence[str]) -> list[str]:
         found: dict[str, None] = {}
         for tokenizer, _ in self._tokenizers:
             if not texts or tokenizer.unk_token_id is None:
@@ -161,8 +154,9 @@ class Painter:
 
         Returns: what `pick` takes rows from; first dimension n, at least 1.
         """
-        self.num_cut += self._count_cut(texts)
-        return self._encode(texts)
+        with usable(self.revision, "encode texts", batched=False):
+            self.num_cut += self._count_cut(texts)
+            return self._encode(texts)
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Embeddings:
@@ -272,7 +266,8 @@ class Painter:
         try:
             if start is not None:
                 self.pipe.scheduler = start.scheduler
-            images: Tensor = self.pipe(**arguments).images
+            with usable(self.revision, "paint", batched=False):
+                images: Tensor = self.pipe(**arguments).images
         finally:
             self.pipe.scheduler = own
         return images

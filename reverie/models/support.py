@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
+from reverie.models.load import load_tensors
 from reverie.nets.support import project
 from reverie.stage import Report
+from reverie.store.json_files import misfit, read_json, read_line
 
 PART = 8192  # rows of a projection between two checkpoints
 ABOUT, SENTENCES, ROWS = "support.json", "sentences.jsonl", "rows.safetensors"
@@ -61,15 +62,20 @@ def load_support(folder: Path) -> Support:
     """Open a support folder. Raises InputError if there is none, ModelError if it is damaged."""
     if not (folder / ABOUT).is_file():
         raise InputError(f"there is no support set at {folder}")
+    about = read_json(folder / ABOUT, {"encoder": str, "revision": str}, ModelError, "make the support set again")
+    lines = []
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        with (folder / SENTENCES).open(encoding="utf-8") as file:
-            lines = [json.loads(line) for line in file]
-        rows = load_file(folder / ROWS)["rows"]
-        ids, texts, groups = ([line[name] for line in lines] for name in ("id", "text", "group"))
-        support = Support(ids, texts, groups, rows, about["encoder"], about["revision"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        with (folder / SENTENCES).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                value = read_line(line)
+                if wrong := misfit(value, {"id": str, "text": str, "group": (str, None)}):
+                    raise ValueError(f"{SENTENCES} line {number}: {wrong}")
+                lines.append(value)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{folder} is a damaged support set ({error}); make it again") from error
+    rows = load_tensors(folder / ROWS).get("rows", torch.empty(0))
+    ids, texts, groups = ([line[name] for line in lines] for name in ("id", "text", "group"))
+    support = Support(ids, texts, groups, rows, about["encoder"], about["revision"])
     if rows.ndim != 2 or len(rows) != len(support) or rows.dtype != torch.float32:
         raise ModelError(f"{folder} is a damaged support set ({ROWS} does not fit {SENTENCES}); make it again")
     return support
@@ -111,7 +117,7 @@ def cached_projection(
                 )
                 if top_k:
                     report("projected", top_k=top_k, left_out=round(float(found.left_out.mean()), 6))
-        parts.append(load_file(file)["rows"])
+        parts.append(load_tensors(file)["rows"])
     return torch.cat(parts)
 
 

@@ -13,9 +13,9 @@ import json
 import os
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -24,14 +24,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from reverie.errors import InputError, MissingExtra, ModelError
-from reverie.models.load import load_net, load_part, load_tokenizer
+from reverie.errors import InputError, MissingExtra, ModelError, StoreError
+from reverie.models.load import load_config, load_net, load_tokenizer, usable
 from reverie.models.memory import Batching
 from reverie.models.names import Located, locate
 
 
 class Writer(Protocol):
-    """Texts from prompts."""
+    """Texts from prompts. One that has ``chats`` set follows instructions; the others go on with a text."""
 
     revision: str
 
@@ -70,7 +70,7 @@ def open_writer(
     place = locate(name)
     if place.kind == "openai":
         return ServerWriter(place, cache, parallel)
-    config = load_part(transformers.AutoConfig, place, trust_remote_code=False)
+    config = load_config(place)
     kind: type[LocalWriter]
     if getattr(config, "is_encoder_decoder", False):
         kind, loader = Seq2SeqWriter, transformers.AutoModelForSeq2SeqLM
@@ -81,7 +81,8 @@ def open_writer(
     if type(config) not in known:
         raise ModelError(f"cannot load {place.name} as a language model: it is a model of type {config.model_type!r}")
     net = load_net(loader, place, device, getattr(torch, dtype))
-    return kind(net, load_tokenizer(place), str(place), device, batch_size)
+    with usable(name, "write"):
+        return kind(net, load_tokenizer(place), str(locate(name)), device, batch_size)
 
 
 Following = Callable[[Tensor | None], Tensor]
@@ -90,6 +91,8 @@ Following = Callable[[Tensor | None], Tensor]
 
 class LocalWriter(ABC):
     """A language model in this process; its two kinds differ in how a prompt is read and how a text is gone on with."""
+
+    chats = False
 
     def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
         self.net, self.revision, self.device = net, revision, device
@@ -114,6 +117,12 @@ class LocalWriter(ABC):
         self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
     ) -> list[str]:
         """See ``Writer``. A text also ends where the model's context does. Raises InputError for a prompt that leaves no room."""
+        with usable(self.revision, "write"):
+            return self._write(prompts, seeds, max_tokens, partial(self._sample, temperature=temperature, top_p=top_p))
+
+    def _write(
+        self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, sample: Callable[..., list[list[int]]]
+    ) -> list[str]:
         asked = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             ids = self._tokens(prompt)
@@ -123,7 +132,6 @@ class LocalWriter(ABC):
                     f"a prompt of {len(ids)} tokens leaves no room for a text: {self.revision} takes {self._limit} tokens in all"
                 )
             asked.append((ids, seed, room))
-        sample = partial(self._sample, temperature=temperature, top_p=top_p)
         made = [ids for batch in self._in_batches(sample, asked) for ids in batch]
         return [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 
@@ -174,6 +182,7 @@ class CausalWriter(LocalWriter):
         accepted = inspect.signature(net.forward).parameters
         self._numbers_places = "position_ids" in accepted  # the others count places themselves, from the mask
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self.chats = bool(tokenizer.chat_template)
 
     def _tokens(self, prompt: str) -> list[int]:
         if self._tokenizer.chat_template:
@@ -215,6 +224,8 @@ class CausalWriter(LocalWriter):
 
 class Seq2SeqWriter(LocalWriter):
     """A sequence-to-sequence model (T5, BART, ...): an encoder reads the prompt once, a decoder writes the text from it."""
+
+    chats = True  # what it reads is a task, not the beginning of a text
 
     def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
         super().__init__(net, tokenizer, revision, device, batch_size)
@@ -284,6 +295,7 @@ class ServerWriter:
     OPENAI_API_KEY and goes nowhere but into the request's header.
     """
 
+    chats = True
     max_retries = 8  # 0.5 s, 1 s, 2 s, ... at most 8 s each: about 40 s in all before giving up
     timeout_s = 120.0
 
@@ -300,13 +312,15 @@ class ServerWriter:
             base_url=place.url, api_key=self._key or "none", max_retries=self.max_retries, timeout=self.timeout_s
         )
         self._cache = _Answers(cache) if cache else None
+        self._has_answered = False  # with a text, to anything so far
 
     def write(
         self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
     ) -> list[str]:
-        """See ``Writer``. Raises ModelError when the server refuses, or stays away after all retries.
+        """See ``Writer``. Raises ModelError when the server refuses, stays away after all retries, or gives no text at all.
 
-        What was answered until then is in the cache, so the next run goes on from there.
+        What was answered until then is in the cache, so the next run goes on from there. An answer without a text among others
+        that have one is an empty text, and is not kept.
         """
         requests = [
             {
@@ -323,47 +337,73 @@ class ServerWriter:
         answers = self._cache.find(keys) if self._cache else {}
         waiting = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
         first_error: BaseException | None = None
+        empty: list[_NoText] = []
         with ThreadPoolExecutor(max(1, min(self._parallel, len(waiting)))) as threads:
             futures = {threads.submit(self._ask, request): key for key, request in waiting.items()}
             try:
                 for future in as_completed(futures):
                     if future.cancelled():
                         continue
-                    if error := future.exception():
+                    if isinstance(error := future.exception(), _NoText):
+                        empty.append(error)
+                    elif error:
                         # Ask nothing more, but keep the answers that are on their way: they may have cost money.
                         first_error = first_error or error
                         _cancel(futures)
-                        continue
-                    key = futures[future]
-                    answers[key] = future.result()
-                    if self._cache:
-                        self._cache.keep(key, waiting[key], answers[key])
+                    else:
+                        key = futures[future]
+                        answers[key] = future.result()
+                        if self._cache:
+                            self._cache.keep(key, waiting[key], answers[key])
             finally:
                 _cancel(futures)
         if first_error:
             raise first_error
-        return [answers[key].strip() for key in keys]
+        self._has_answered |= bool(answers)
+        if empty and not self._has_answered:
+            raise ModelError(str(empty[0]))
+        return [answers.get(key, "").strip() for key in keys]
 
     def _ask(self, request: dict[str, Any]) -> str:
         try:
             reply = self._client.chat.completions.create(**request)
         except self._openai.APIStatusError as error:
-            raise ModelError(
-                f"{self._url} answered {error.status_code} for {self._model}: {self._told(error)}"
-            ) from None
+            # Of these a server may say one about a single prompt, such as one that its rules refuse.
+            kind = _NoText if error.status_code in (400, 413, 422) else ModelError
+            raise kind(f"{self._url} answered {error.status_code} for {self._model}: {self._told(error)}") from None
         except self._openai.APIConnectionError as error:
             raise ModelError(
                 f"{self._url} cannot be reached ({self._told(error)}); start the server, then run again"
             ) from None
-        except (self._openai.OpenAIError, ValueError) as error:
-            raise ModelError(f"{self._url} gave an answer that cannot be read: {self._told(error)}") from None
-        if not getattr(reply, "choices", None):
-            raise ModelError(f"{self._url} answered without a text; is it an OpenAI-compatible address, ending in /v1?")
-        return reply.choices[0].message.content or ""
+        except Exception as error:  # whatever a library can say of bytes that are not what it expects
+            raise _NoText(f"{self._url} gave an answer that cannot be read: {self._told(error)}") from None
+        text = _text_of(reply)
+        if text is None:
+            raise _NoText(f"{self._url} answered without a text; is it an OpenAI-compatible address, ending in /v1?")
+        return text
 
     def _told(self, error: Exception) -> str:
         text = " ".join(str(getattr(error, "message", error)).split())[:200]
         return text.replace(self._key, "(key)") if self._key else text
+
+
+class _NoText(Exception):
+    """One answer that holds no text."""
+
+
+def _text_of(reply: Any) -> str | None:
+    """The text of a completion, also where it comes in parts; None for an answer that has none."""
+    choices = getattr(reply, "choices", None)
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(first, "message", None)
+    content = getattr(message, "content", None)
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else getattr(part, "text", None) for part in content]
+        content = "".join(part for part in parts if isinstance(part, str)) or None
+    if not isinstance(content, str):
+        return None
+    # Half a pair, of a text that was cut in the midst of an emoji: no file and no column takes it.
+    return "".join(char for char in content if not "\ud800" <= char <= "\udfff")
 
 
 def _cancel(futures: Iterable[Future[str]]) -> None:
@@ -377,17 +417,28 @@ class _Answers:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        with closing(self._open()) as file, file:
+        with self._told(), closing(self._open()) as file, file:
             file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT, answer TEXT)")
 
     def find(self, keys: Sequence[str]) -> dict[str, str]:
-        with closing(self._open()) as file:
+        with self._told(), closing(self._open()) as file:
             rows = (file.execute("SELECT key, answer FROM answers WHERE key = ?", (key,)).fetchone() for key in keys)
             return {row[0]: row[1] for row in rows if row}
 
     def keep(self, key: str, request: dict[str, Any], answer: str) -> None:
-        with closing(self._open()) as file, file:
+        with self._told(), closing(self._open()) as file, file:
             file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, json.dumps(request), answer))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if "disk" in str(error):  # full, or an error of its own: the command line knows what to say
+                raise
+            raise StoreError(
+                f"{self._path} is damaged or not ours ({error}); delete it, which forgets the answers in it, and run again"
+            ) from error
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=60)

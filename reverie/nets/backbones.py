@@ -18,17 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     CLIPImageProcessorPil,
     ResNetConfig,
     ViTConfig,
 )
-from transformers.utils import logging
 
-from reverie.errors import InputError, ModelError
+from reverie.errors import InputError, ModelError, ReverieError
+from reverie.models.load import load_config, load_image_processor, load_net
+from reverie.models.names import Located, locate
 from reverie.nets.saving import save_pretrained
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet
@@ -88,17 +87,17 @@ def begin_from(net: nn.Module, start: str | Path) -> None:
 
 def load_backbone(folder: str | Path) -> nn.Module:
     """A backbone saved by ``save_backbone``, or any transformers vision folder or Hub id, ready to measure. Raises ModelError."""
-    logging.disable_progress_bar()  # a bar for each of a dozen small files says nothing
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        options = {"add_pooling_layer": False} if _has_optional_pooler(AutoModel._model_mapping[type(config)]) else {}
-        net = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load a backbone from {folder}: {str(error).splitlines()[0]}") from error
-    if (Path(folder) / "preprocessor_config.json").is_file():
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    place = locate(str(folder))
+    config = load_config(place)
+    kind = AutoModel._model_mapping.get(type(config), None)
+    if kind is None:
+        raise ModelError(f"{folder} is a {config.model_type}, which is not a vision model")
+    options: dict[str, Any] = {"add_pooling_layer": False} if _has_optional_pooler(kind) else {}
+    net = load_net(AutoModel, place, **options)
+    if place.kind != "hub" and (Path(place.path_or_id) / "preprocessor_config.json").is_file():
+        processor = load_image_processor(place)
         net.config.image_mean, net.config.image_std = list(processor.image_mean), list(processor.image_std)
-    return _channels_last(_vision_only(net, str(folder))).eval()
+    return _channels_last(_vision_only(net, str(folder))).requires_grad_(True).eval()
 
 
 def save_backbone(net: nn.Module, folder: Path) -> None:
@@ -185,13 +184,12 @@ def _config(name: str) -> Any:
         return ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
     if name == "vit-b16":
         return ViTConfig()
+    path = Path(name).expanduser()
+    place = Located("folder", str(path), None, path.name) if path.is_dir() else None  # its weights need not be there
     try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        known = ", ".join(BUILT)
-        raise ModelError(
-            f"no backbone {name!r}; use {known}, a folder, or a Hub id ({str(error).splitlines()[0]})"
-        ) from error
+        return load_config(place or locate(name))
+    except ReverieError as error:
+        raise ModelError(f"no backbone {name!r}; use {', '.join(BUILT)}, a folder, or a Hub id ({error})") from error
 
 
 def _has_optional_pooler(kind: type) -> bool:

@@ -142,6 +142,8 @@ def few_shot(
     around: str | None = None,
     writer: str | None = None,
     templates: Path | None = None,
+    prompt: Path | None = None,
+    max_words: int | None = None,
     per_class: int | None = None,
     painter: str | None = None,
     clip: str | None = None,
@@ -192,6 +194,8 @@ def few_shot(
         around: how a sentence of words is said in the domain, {caption} for it; the sentence alone when left out.
         writer: language model, asked for captions of class names, to write them with instead.
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
+        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
+        max_words: longest caption of the writer, in words; 60 when left out.
         per_class: captions of each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         clip: the encoder that filters, teaches and is tuned; any CLIP or SigLIP.
@@ -229,7 +233,7 @@ def few_shot(
         raise InputError("name the photos that shots are taken of: --shots FOLDER")
     assert size.shots is not None
     base = zero_shot(
-        scale, classes, context, domain, words, synonyms, around, writer, templates,
+        scale, classes, context, domain, words, synonyms, around, writer, templates, prompt, max_words,
         batch=batch, above=above, choose=choose, fill=True, soft_share=soft_share, temperature=temperature,
         decay_to=decay_to, hard_pseudo_labels=hard_pseudo_labels, label_smoothing=label_smoothing, shrink_px=shrink_px, seed=seed, **{name: getattr(size, name) for name in SHARED},
     )  # fmt: skip

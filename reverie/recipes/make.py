@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.captions.classes import read_classes
 from reverie.captions.domains import CAPTION
@@ -41,6 +41,9 @@ def make(
     words: str | None = None,
     synonyms: Path | None = None,
     around: str | None = None,
+    prompt: Path | None = None,
+    temperature: float | None = None,
+    max_words: int | None = None,
     per_class: int = 8,
     painter: str = "builtin:painter",
     per_caption: int = 4,
@@ -73,6 +76,10 @@ def make(
             CommonGen is one. Sentences differ over the whole class.
         synonyms: JSON file, class name to words that also name it in a sentence of words.
         around: how a sentence of words is said in the domain, {caption} for it: "a centered satellite photo of {caption}".
+        prompt: file of what the writer is asked: a text with {class} in it, or JSON with prompt, glosses and examples (docs/writers.md);
+            when left out, an instruction for chat models and three examples for others.
+        temperature: of the writer's sampling; 0 takes the likeliest words, 1 is its own when left out.
+        max_words: longest caption of the writer, in words; 60 when left out.
         per_class: captions for each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         per_caption: images of each caption.
@@ -92,7 +99,7 @@ def make(
     from reverie.filters.blank import Blank
     from reverie.filters.clip_score import ClipScore
     from reverie.filters.duplicates import Duplicates, ImageHash
-    from reverie.filters.select import Keep
+    from reverie.filters.select import Keep, check_rule
     from reverie.images.pixels import PaintPixels, PaintSpeed
 
     stage = source(
@@ -107,6 +114,9 @@ def make(
         words=words,
         synonyms=synonyms,
         around=around,
+        prompt=prompt,
+        temperature=temperature,
+        max_words=max_words,
     )
     first = Step("captions", stage)
     clip = clip_for(painter, clip)
@@ -126,6 +136,7 @@ def make(
     if clip:
         columns.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
     compared = [Step("duplicates", Duplicates(), of=("hash",))] if duplicates else []
+    check_rule(keep or KEPT[duplicates], *(step.stage for step in (*compared, *columns)))
     return Plan(
         recipe="make",
         seed=seed,
@@ -153,6 +164,9 @@ def source(
     words: str | None = None,
     synonyms: Mapping[str, tuple[str, ...]] | Path | None = None,
     around: str | None = None,
+    prompt: Path | None = None,
+    temperature: float | None = None,
+    max_words: int | None = None,
 ) -> FromCorpus | FromTemplates | FromWords | FromWriter:
     """The stage that gives captions: from a file, from a writer, from a word-to-sentence model, or from templates."""
     from reverie.captions.corpus import FromCorpus
@@ -181,6 +195,12 @@ def source(
         )
     if not captions and (text_column or label_column or limit is not None):
         raise InputError("--text-column, --label-column and --limit belong to a file of --captions")
+    asked: dict[str, Any] = {"prompt": prompt, "temperature": temperature, "max_words": max_words}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    if asked and (captions or words or templates or (classes and not writer)):
+        raise InputError(
+            f"--{next(iter(asked)).replace('_', '-')} says how a language model is asked; name one with --writer"
+        )
     stage: FromCorpus | FromTemplates | FromWords | FromWriter
     if captions:
         stage = FromCorpus(captions, text_column=text_column, label_column=label_column, limit=limit)
@@ -189,7 +209,7 @@ def source(
     elif templates or (classes and not writer):
         stage = FromTemplates(classes or class_names(), templates or TEMPLATES, per_class)
     else:
-        stage = FromWriter(writer or "builtin:writer", classes or class_names(), per_class)
+        stage = FromWriter(writer or "builtin:writer", classes or class_names(), per_class, **asked)
     if stage.count < 1:  # reads the files: what is wrong with them is said before any work
         raise InputError(f"{captions or classes} gives no captions")
     return stage

@@ -18,6 +18,7 @@ from typing import Literal
 
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
+from reverie.ranges import check_at_least
 from reverie.recipes.make import clip_for, source
 from reverie.run.plan import Plan, Step
 
@@ -66,6 +67,8 @@ def scratch_efficiency(
     words: str | None = None,
     writer: str | None = None,
     templates: Path | None = None,
+    prompt: Path | None = None,
+    max_words: int | None = None,
     painter: str = "builtin:painter",
     per_caption: int | None = None,
     guidance: float = 2.0,
@@ -96,6 +99,8 @@ def scratch_efficiency(
         words: word-to-sentence model that writes the captions: builtin:words, a folder or Hub id.
         writer: language model to write them with instead; builtin:writer for the small world, templates else.
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
+        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
+        max_words: longest caption of the writer, in words; 60 when left out.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         per_caption: images of each caption; more than the size says, where templates make too few captions, if left out.
         guidance: w in eps_u + w (eps_c - eps_u).
@@ -132,6 +137,8 @@ def scratch_efficiency(
     if not seeds:
         raise InputError("give at least one seed")
     assert size.photos is not None
+    check_at_least(1, per_caption=size.per_caption, view_px=size.view_px, image_px=size.image_px)
+    check_at_least(1, per_caption=per_caption)
     names = read_classes(classes or class_names())
     if len(names) < 2:
         raise InputError("a classifier needs two classes or more to tell apart")
@@ -140,7 +147,7 @@ def scratch_efficiency(
     if images is None:
         clip_for(painter, None)
         first = source(
-            None, None, None, None, names if classes else None, writer, templates, -(-most // size.per_caption), words=words
+            None, None, None, None, names if classes else None, writer, templates, -(-most // size.per_caption), words=words, prompt=prompt, max_words=max_words
         )  # fmt: skip
         copies = -(-most * len(names) // first.count) if per_caption is None else per_caption
         if first.count * copies < most * len(names):

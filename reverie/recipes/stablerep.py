@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reverie.errors import InputError
+from reverie.ranges import check_at_least
 from reverie.recipes.make import KEPT, clip_for, source
 from reverie.run.plan import Plan, Step
 
@@ -169,6 +170,8 @@ def stablerep(
     classes: Path | None = None,
     writer: str | None = None,
     templates: Path | None = None,
+    prompt: Path | None = None,
+    max_words: int | None = None,
     per_class: int | None = None,
     painter: str | None = None,
     clip: str | None = None,
@@ -210,6 +213,8 @@ def stablerep(
         classes: instead of captions, a file of class names; the classes of the small world when both are left out.
         writer: language model that writes captions from class names; builtin:writer for the small world, templates else.
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
+        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
+        max_words: longest caption of the writer, in words; 60 when left out.
         per_class: captions for each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         clip: CLIP model to filter with; builtin:clip when left out with builtin:painter, else none.
@@ -257,7 +262,18 @@ def stablerep(
         raise InputError("--scale paper needs --captions FILE, and --photos FOLDER with train and test to probe on")
     assert size.photos is not None
     m, n, copies = size.per_batch, size.captions_per_batch, size.per_caption
-    first = source(captions, text_column, label_column, limit, classes, writer, templates, size.per_class)
+    first = source(
+        captions,
+        text_column,
+        label_column,
+        limit,
+        classes,
+        writer,
+        templates,
+        size.per_class,
+        prompt=prompt,
+        max_words=max_words,
+    )
     if first.count < n:
         raise InputError(f"--captions-per-batch {n} is more than the {first.count} captions that there will be")
     clip = clip_for(size.painter, clip)
@@ -279,6 +295,7 @@ def stablerep(
         speed=FitSpeed(trackers=trackers),
     )
     kept = size.keep_best if clip else 1.0
+    check_at_least(1, downscale_px=downscale_px)
     learner = StableRep(images_per_caption=m, downscale_px=downscale_px, **shape)
     ours = Train(learner, fit, n, size_px=size.image_px, where="kept", at_least=m)
     # One image a caption, so that none is the negative of another of its caption, while there are captions enough.

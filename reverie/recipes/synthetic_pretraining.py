@@ -111,6 +111,8 @@ def synthetic_pretraining(
     words: str | None = None,
     writer: str | None = None,
     templates: Path | None = None,
+    prompt: Path | None = None,
+    max_words: int | None = None,
     painter: str | None = None,
     images: int | None = None,
     per_caption: int | None = None,
@@ -147,6 +149,8 @@ def synthetic_pretraining(
         words: word-to-sentence model that writes the captions (language enhancement): builtin:words, a folder or Hub id.
         writer: language model to write them with instead; builtin:writer for the small world, templates else.
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
+        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
+        max_words: longest caption of the writer, in words; 60 when left out.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         images: painted, of all classes together.
         per_caption: images of each caption; more than the size says, where templates make too few captions, if left out.
@@ -194,7 +198,19 @@ def synthetic_pretraining(
     names = (*read_classes(classes or class_names()), *(read_classes(more_classes) if more_classes else ()))
     names = read_classes(names)  # a name that is there twice is told here
     per_class = -(-size.images // (len(names) * size.per_caption))
-    first = source(None, None, None, None, names if own else None, writer, templates, per_class, words=words)
+    first = source(
+        None,
+        None,
+        None,
+        None,
+        names if own else None,
+        writer,
+        templates,
+        per_class,
+        words=words,
+        prompt=prompt,
+        max_words=max_words,
+    )
     if first.count * size.per_caption < size.images:  # there are only so many templates
         if per_caption is None:
             size = dataclasses.replace(size, per_caption=-(-size.images // first.count))

@@ -50,7 +50,16 @@ def text_to_image(
     from reverie.learn.autoencoder import Autoencoder
     from reverie.learn.fit import Fit
     from reverie.learn.train_painter import TrainPainter
+    from reverie.ranges import check_at_least
 
+    check_at_least(
+        1,
+        size_px=size_px,
+        autoencoder_channels=autoencoder_channels,
+        autoencoder_batch=autoencoder_batch,
+        channels=channels,
+        batch=batch,
+    )
     painter = TrainPainter(
         store=store,
         templates=tuple(read_list(templates, "templates")) if templates else (),

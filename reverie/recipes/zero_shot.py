@@ -69,6 +69,8 @@ def zero_shot(
     around: str | None = None,
     writer: str | None = None,
     templates: Path | None = None,
+    prompt: Path | None = None,
+    max_words: int | None = None,
     per_class: int | None = None,
     painter: str | None = None,
     clip: str | None = None,
@@ -113,6 +115,8 @@ def zero_shot(
         around: how a sentence of words is said in the domain, {caption} for it; the sentence alone when left out.
         writer: language model, asked for captions of class names, to write them with instead.
         templates: file of sentences with {class} in them, one a line, to write captions with instead.
+        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
+        max_words: longest caption of the writer, in words; 60 when left out.
         per_class: captions of each class.
         painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
         clip: the encoder that filters, teaches and is tuned; any CLIP or SigLIP.
@@ -181,6 +185,8 @@ def zero_shot(
         words=words,
         synonyms=synonyms or (record.synonyms if words else None),
         around=around or (record.context if words else None),
+        prompt=prompt,
+        max_words=max_words,
     )
     paint = PaintPixels(
         size.painter, size.per_caption, size.guidance, size.sampler_steps, scheduler="ddim", speed=PaintSpeed(batch)

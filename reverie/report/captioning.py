@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from reverie.errors import BrokenImage, InputError
+from reverie.errors import BrokenImage, InputError, StoreError
 from reverie.evaluate.captioned import Captioned, load_captioned
 from reverie.report import plots
-from reverie.report.facts import Facts, lines, main_metric
+from reverie.report.facts import Facts, main_metric
 from reverie.report.thumbs import Thumbs
 from reverie.stage import fingerprint
+from reverie.store.json_files import all_lines, read_json
 
 NUM_BEST, NUM_WORST = 4, 8  # photos shown
 OTHERS = 3  # arms beside the first
 SIDE_PX = 128
+SAID = {"greedy": str, "references": [str], "tags": [str]}
+CLOUDS = {...: [[float]]}
 
 
 def gather(facts: Facts, shop: Thumbs) -> dict[str, Any] | None:
@@ -67,13 +69,13 @@ def gather(facts: Facts, shop: Thumbs) -> dict[str, Any] | None:
 
 def said(folder: Path, step: str, arm: str, seed: int) -> list[dict[str, Any]]:
     """The captions of an arm for all photos in order; empty where they are not there."""
-    return list(lines(folder / "captions" / step / f"{fingerprint({'arm': arm})}-{seed}.jsonl"))
+    return list(all_lines(folder / "captions" / step / f"{fingerprint({'arm': arm})}-{seed}.jsonl", SAID))
 
 
 def _clouds(file: Path) -> Markup | str:
     if not file.exists():
         return ""
-    known: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    known: Mapping[str, Any] = read_json(file, CLOUDS, StoreError, "delete it, then run the same command again")
     straight = {name: known[name] for name in ("photos", "painted", "refined", "sentences")}
     through = {name: known[f"{name}, projected"] for name in ("photos", "painted", "refined")}
     return plots.clouds(
@@ -87,7 +89,9 @@ def _photos(facts: Facts, settings: Mapping[str, Any]) -> Captioned | None:
     if not source.startswith("smallworld:"):
         source = str(facts.made_in / source)
     try:
-        return load_captioned(source, facts.made_in / str(images) if images else None, str(settings.get("split", "test")))
+        return load_captioned(
+            source, facts.made_in / str(images) if images else None, str(settings.get("split", "test"))
+        )
     except InputError:
         return None  # the numbers and captions are worth a page without them
 

@@ -17,6 +17,7 @@ from reverie.evaluate.claims import Judged
 from reverie.evaluate.looks import Looks
 from reverie.report import plots
 from reverie.report.facts import HUNDREDS
+from reverie.report.plain import plain
 
 FAR = 1000  # seeds; beyond, the number would say more than the measured spread does
 STYLES = {"holds": "green", "fails": "bold red", "inconclusive": "dim"}  # of verdicts in the terminal
@@ -29,7 +30,7 @@ def table(judged: Sequence[Judged]) -> Table:
     for head in heads:
         rows.add_column(head, justify="right" if head in ("ours", "could see") else "left")
     for item, row in zip(judged, cells, strict=True):
-        rows.add_row(*row[:-1], f"[{STYLES[item.verdict]}]{item.verdict}")
+        rows.add_row(*map(plain, row[:-1]), plain(item.verdict, STYLES[item.verdict]))
     return rows
 
 

@@ -6,7 +6,6 @@ Reads files only. Everything is counted in arrays, so that a thousand classes wi
 from __future__ import annotations
 
 import heapq
-import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reverie.errors import StoreError
 from reverie.pairs import DROPPED, FAILED, OK
-from reverie.report.facts import Arm, Facts, lines
+from reverie.report.facts import Arm, Facts
+from reverie.run.events import read_events
 from reverie.store import tables
+from reverie.store.json_files import misfit, read_json
 
 HARDLY = 0.05  # a class of which no larger share passes cannot be drawn, or is not known to the encoder
 ALIKE = 0.95  # cosine from which a painted image is called close to a copy
@@ -156,7 +158,7 @@ def _names(folder: Path, arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         return list(arm.records[0]["classes"])
     for about in sorted(folder.glob("weights/*/classifier.json")):
-        return list(json.loads(about.read_text(encoding="utf-8"))["classes"])
+        return list(read_json(about, {"classes": [str]}, StoreError, "make the classifier again")["classes"])
     return []
 
 
@@ -196,8 +198,8 @@ def _selection(facts: Facts) -> tuple[str, str]:
 def _told(facts: Facts, step: str) -> dict[str, dict[str, int]]:
     """What a filter said of each class, the last time that it ran."""
     said: dict[str, dict[str, int]] = {}
-    for event in lines(facts.folder / "events.jsonl"):
-        if event.get("step") == step and isinstance(event.get("per_class"), dict):
+    for event in read_events(facts.folder):
+        if event.get("step") == step and misfit(event, {"per_class": {...: {"made": int, "passed": int}}}) is None:
             said = event["per_class"]
     return said
 

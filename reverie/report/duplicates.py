@@ -11,6 +11,7 @@ import jinja2
 from rich.table import Table
 
 from reverie.filters.duplicates import SamePicture, same_pictures
+from reverie.report.plain import plain
 from reverie.report.thumbs import Thumbs
 from reverie.store import tables
 
@@ -96,7 +97,8 @@ def table(found: Found) -> Table:
         first, *copies = group.rows
         for copy in copies[: NUM_COPIES - 1]:
             how = "equal" if copy["pixels"] == first["pixels"] else "nearly"
-            rows.add_row(str(first["label"]), _named(found, first), str(copy["label"]), _named(found, copy), how)
+            cells = (first["label"], _named(found, first), copy["label"], _named(found, copy), how)
+            rows.add_row(*map(plain, cells))
     return rows
 
 

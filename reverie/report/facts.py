@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from reverie.errors import InputError
 from reverie.evaluate import results
 from reverie.evaluate.compare import Difference, bootstrap, is_packed, paired, unpack
 from reverie.pairs import DROPPED, FAILED, OK
+from reverie.run.events import read_events
+from reverie.run.plan import read_plan
 from reverie.stage import words_unknown
 from reverie.store import tables
+from reverie.store.json_files import log_lines
 
 SCORES = {  # metric -> what the page calls it, best first
     "top1_shape": "linear probe, shape",
@@ -54,6 +56,7 @@ ASPECTS = (  # shape, class and colour by one classifier or one protocol: shown 
 )
 HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL  # metrics that are shown a hundred times over
 MEASURING = ("LinearProbe", "MeasureClassifiers", "FineTune", "FewShotEpisodes", "MeasureCaptions")
+CURVE = {"step": int, ...: float}
 SEEDLESS = ("pixels", "zero-shot")  # nothing about them is drawn by chance, so they are the same under every seed
 
 
@@ -163,18 +166,16 @@ def gather(folder: Path) -> Facts:
 
     Raises: InputError if there is no readable plan.json; StoreError if a table or the results are damaged.
     """
-    try:
-        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} is not a run folder (no plan.json in it)") from error
-    except ValueError as error:
-        raise InputError(f"{folder / 'plan.json'} is damaged or not ours ({error}); use another folder") from error
-    events = list(lines(folder / "events.jsonl"))
+    plan = read_plan(folder)
+    events = list(read_events(folder))
     # The step that writes the page cannot be done while it writes, and has nothing to tell.
     steps = tuple(_step(step, folder, events) for step in plan["steps"] if step["settings"]["stage"] != "WritePage")
     measured = tuple(_measured(results.read(folder / "results.jsonl")))
     counts = tuple(_counts(folder, plan))
-    curves = {path.parent.name: list(lines(path)) for path in sorted((folder / "checkpoints").glob("*/curve.jsonl"))}
+    curves = {
+        path.parent.name: list(log_lines(path, CURVE))
+        for path in sorted((folder / "checkpoints").glob("*/curve.jsonl"))
+    }
     device = next((str(event.get("device", "")) for event in reversed(events) if event.get("kind") == "run"), "")
     missing = tuple(_missing(plan, steps, counts, measured))
     return Facts(folder, plan, steps, counts, measured, curves, _warnings(events), device, missing)
@@ -341,20 +342,6 @@ def duration(seconds: float) -> str:
 
 def _and(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def lines(path: Path) -> Iterable[dict[str, Any]]:
-    """JSON objects of a file of lines, those that are whole: whoever writes the file may be at work, or may have been killed."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(found, dict):
-                yield found
 
 
 def _step(step: Mapping[str, Any], folder: Path, events: list[dict[str, Any]]) -> StepFacts:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from reverie.report import facts as tell
+from reverie.report.plain import plain
 
 
 def table(folder: Path) -> Table:
@@ -17,7 +18,7 @@ def table(folder: Path) -> Table:
     Raises: as :func:`reverie.report.facts.gather`.
     """
     facts = tell.gather(folder)
-    rows = Table(title=tell.sentence(facts), title_justify="left", title_style="", box=None, header_style="bold")
+    rows = Table(title=plain(tell.sentence(facts)), title_justify="left", title_style="", box=None, header_style="bold")
     for name, justify in (
         ("features", "left"),
         ("measured", "left"),
@@ -28,7 +29,7 @@ def table(folder: Path) -> Table:
         rows.add_column(name, justify=justify)  # type: ignore[arg-type]
     for found in facts.measured:
         if len(facts.measured) > 1:
-            rows.add_row(f"[bold]{found.step}[/bold]")
+            rows.add_row(plain(found.step, "bold"))
         group = tell.aspects(found)
         wanted = group if len(group) > 1 else tell.columns(found)
         for arm in found.arms:
@@ -39,8 +40,8 @@ def table(folder: Path) -> Table:
                 low, high = interval or (min(values.values()), max(values.values()))
                 span = f"{tell.number(metric, low)} to {tell.number(metric, high)}" if len(values) > 1 else ""
                 rows.add_row(
-                    tell.shown(arm.name),
-                    tell.called(metric, found),
+                    plain(tell.shown(arm.name)),
+                    plain(tell.called(metric, found)),
                     tell.number(metric, arm.mean(metric)),
                     str(len(values)),
                     span + (" (95%)" if interval else ""),
@@ -48,7 +49,7 @@ def table(folder: Path) -> Table:
         for item in found.comparisons:
             gain = item.over_seeds
             rows.add_row(
-                f"{tell.shown(item.first)} - {tell.shown(item.second)}",
+                plain(f"{tell.shown(item.first)} - {tell.shown(item.second)}"),
                 "difference" + " in shape" * (len(group) > 1),
                 f"{100 * gain.mean:+.1f}",
                 str(gain.num_seeds),

@@ -22,8 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from reverie.stage import Report
+from reverie.store.json_files import log_lines
 
 PLAIN_EVERY_S = 10.0  # between progress lines where nobody watches a terminal
+EVENT = {
+    "time": float, "kind": str, "step?": str, "text?": str, "device?": str, "what?": (str, None), "done?": float, "total?": float,
+    "rows?": int, "seconds?": float,
+}  # fmt: skip
 PROGRESS_EVERY_S = 2.0  # between two "progress" lines of a step in the log
 
 
@@ -158,16 +163,8 @@ def duration(seconds: float) -> str:
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """The events of a run folder, oldest first. A line cut by a kill is left out."""
-    path = folder / "events.jsonl"
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+    """The events of a run folder, oldest first. A line cut by a kill is left out. Raises StoreError for one that is damaged."""
+    yield from log_lines(folder / "events.jsonl", EVENT)
 
 
 def _brief(facts: dict[str, Any]) -> str:

@@ -28,10 +28,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reverie import stage as stages
-from reverie.errors import FolderInUse, InputError, SettingsChanged, UnknownName
+from reverie.errors import InputError, SettingsChanged, UnknownName
 from reverie.run.folder import write_whole
+from reverie.store.json_files import read_json
 
 Kind = Literal["captions", "pairs", "columns", "job"]
+NAME = re.compile(r"[\w.-]+")  # of a step
+STEP = {
+    "name": str, "of": [str], "kind": str, "per_caption?": (int, None), "settings": {"stage": str}, "fingerprint": str,
+}  # fmt: skip
+RECORD = {
+    "recipe": str, "file?": (str, None), "arguments": {...: object}, "seed": int, "unit_size": int, "num_captions": int,
+    "num_units": int, "steps": [STEP], "versions?": {...: str}, "made_in?": str, "made?": str,
+}  # fmt: skip
 RECIPES = Path(__file__).parent.parent / "recipes"
 LIBRARIES = (
     "reverie",
@@ -75,7 +84,7 @@ class Plan:
     def __post_init__(self) -> None:
         seen: dict[str, Kind] = {}
         for step in self.steps:
-            if not re.fullmatch(r"[\w.-]+", step.name):
+            if not NAME.fullmatch(step.name):
                 raise InputError(f"step name {step.name!r}: letters, digits, '_', '-' and '.' only, it names files")
             if step.name in seen:
                 raise InputError(f"two steps of the plan are called {step.name!r}")
@@ -214,15 +223,12 @@ def read_plan(folder: Path) -> dict[str, Any]:
     if not path.exists():
         what = "is not a run folder (no plan.json in it)" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}; give the folder that a run was told with --out")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged or not ours ({error}); use another --out") from error
-    if not isinstance(record, dict) or (
-        missing := {"recipe", "arguments", "seed", "unit_size", "steps"} - record.keys()
-    ):
-        what = f"it lacks {', '.join(sorted(missing))}" if isinstance(record, dict) else "it is no JSON object"
-        raise FolderInUse(f"{path} is not the plan of a run ({what}); use another folder")
+    record: dict[str, Any] = read_json(path, RECORD, InputError, "it is not the plan of a run; use another --out")
+    names = [step["name"] for step in record["steps"]]
+    if bad := next((name for name in names if not NAME.fullmatch(name) or names.count(name) > 1), None):
+        raise InputError(f"{path} is damaged (a step is called {bad!r}); use another folder")
+    if bad := next((step["kind"] for step in record["steps"] if step["kind"] not in typing.get_args(Kind)), None):
+        raise InputError(f"{path} is damaged (a step is of kind {bad!r}); use another folder")
     return record
 
 
@@ -389,9 +395,17 @@ def call_recipe(name: str, arguments: Mapping[str, Any]) -> Plan:
 def plan_again(folder: Path) -> Plan:
     """The plan of a run folder, from the recipe it was made with. Raises SettingsChanged if the recipe changed since."""
     record = read_plan(folder)
-    name = record["file"] or record["recipe"]
-    hints = typing.get_type_hints(find_recipe(name))
-    plan = call_recipe(name, {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()})
+    name = record.get("file") or record["recipe"]
+    recipe = find_recipe(name)
+    hints = typing.get_type_hints(recipe)
+    arguments = {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()}
+    path = folder / "plan.json"
+    if unknown := sorted(arguments.keys() - inspect.signature(recipe).parameters.keys()):
+        raise InputError(f"{path} gives the recipe {name} a setting that it does not have: {unknown[0]!r}")
+    try:
+        plan = call_recipe(name, arguments)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path} gives the recipe {name} settings that it cannot take ({error})") from error
     plan.settle(folder)
     return plan
 

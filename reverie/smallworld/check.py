@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from reverie import seeds
 from reverie.captions.classes import HOLE
+from reverie.captions.prompts import OWN
 from reverie.errors import InputError
 from reverie.smallworld.describe import Style, describe, grammatical
 from reverie.smallworld.judge import Facts, Verdict, agrees, facts, judge, read
@@ -251,7 +252,7 @@ def _texts(what: str, stage: FromWriter | FromWords, model: str, seed: int, num:
 
     classes = [class_names()[index % len(class_names())] for index in range(num)]
     texts = open_writer(model, device).write(
-        [stage.prompt.replace(HOLE, label) for label in classes],
+        [str(stage.prompt or OWN).replace(HOLE, label) for label in classes],
         [seeds.derive(f"check {what}", seed, index) for index in range(num)],
         stage.max_tokens,
         stage.temperature,

@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
 
 from reverie import stage
 from reverie.learn.autoencoder import Autoencoder, encode
@@ -35,7 +35,8 @@ from reverie.learn.language import LanguageModel, WordToSentence
 from reverie.learn.stablerep import TextTower
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train_painter import LatentBatches
-from reverie.models.names import BUILTIN
+from reverie.models.load import load_net, load_pipeline, load_tensors
+from reverie.models.names import BUILTIN, locate
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld import pool
 from reverie.smallworld.describe import Style, vocabulary
@@ -113,7 +114,7 @@ def painter(work: Path, further: int = 0) -> None:
     before = [json.loads((BUILTIN / "painter" / "training.json").read_text(encoding="utf-8"))] if further else []
     settings = dataclasses.replace(PAINTER_FIT, steps=further, lr=FURTHER_LR) if further else PAINTER_FIT
     train(folder, learner, settings, batches, before)
-    pipe = StableDiffusionPipeline.from_pretrained(folder / "weights", dtype=torch.float16)
+    pipe = load_pipeline(locate(str(folder / "weights")), torch.float16)
     _ship(folder, lambda source, target: pipe.save_pretrained(target), "painter")
     if further:
         shutil.rmtree(folder)  # so that the same command trains on from here
@@ -191,7 +192,7 @@ def _latents(work: Path) -> torch.Tensor:
     """Latents of the studio pool, encoded once."""
     file = work / "latents.safetensors"
     if not file.exists():
-        vae = AutoencoderKL.from_pretrained(work / "autoencoder" / "weights").eval()
+        vae = load_net(AutoencoderKL, locate(str(work / "autoencoder" / "weights")))
         vae = vae.to(memory_format=torch.channels_last)
         chunks = pool.Pool.open([work / "studio"], 1, SEED).images
         parts: list[torch.Tensor] = []
@@ -201,7 +202,7 @@ def _latents(work: Path) -> torch.Tensor:
             _say("progress", model="latents", done=index + 1, total=len(chunks))
         save_file({"latents": torch.cat(parts).contiguous()}, file.with_suffix(".tmp"))
         file.with_suffix(".tmp").rename(file)
-    latents: torch.Tensor = load_file(file)["latents"]
+    latents: torch.Tensor = load_tensors(file)["latents"]
     return latents.float()
 
 
@@ -209,7 +210,9 @@ def _copy_half(source: Path, target: Path) -> None:
     """A model folder with its weights in half precision."""
     shutil.copytree(source, target)
     for file in target.rglob("*.safetensors"):
-        halved = {name: value.half() if value.is_floating_point() else value for name, value in load_file(file).items()}
+        halved = {
+            name: value.half() if value.is_floating_point() else value for name, value in load_tensors(file).items()
+        }
         save_file(halved, file, metadata={"format": "pt"})
 
 

@@ -78,7 +78,9 @@ class CaptionBatches:
         self._table = tables.open_table(path)
         with tables.asked(path, where, columns):
             self._table.scanner(columns=list(columns), limit=1).to_table()
-            keys = self._table.scanner(columns=["caption_id", "copy", "_rowoffset"], filter=where).to_table()
+            keys = self._table.scanner(
+                columns=["caption_id", "copy", "_rowoffset"], filter=tables.whole_filter(where)
+            ).to_table()
         # Sorted by id, so that the order does not depend on who committed first or on compaction.
         keys = keys.take(pc.sort_indices(keys, [("caption_id", "ascending"), ("copy", "ascending")]))
         few = 0

@@ -27,6 +27,7 @@ from reverie.store.pictures import suffix
 
 OK = "status = 'ok'"
 ROW_GROUP = 100  # rows that a reader of parquet has to hold at least
+MAX_NAME = 255  # bytes, of a file or folder in the usual file systems
 Progress = Callable[[int, int], None]
 """Called with the pairs written so far and in all."""
 
@@ -174,7 +175,7 @@ def to_folder(
     Returns: number of pairs and classes. Raises: as ``to_webdataset``; InputError if a pair has no class, or two classes would
         share a folder.
     """
-    classless = f"({where}) and image is not null and (label is null or label = '')"
+    classless = f"{tables.whole_filter(where)} and image is not null and (label is null or label = '')"
     if number := tables.count(path, classless):
         raise InputError(
             f"{number} pairs of {path} have no class; add \"label != ''\" to the filter, or export as coco"
@@ -184,6 +185,11 @@ def to_folder(
     with _whole(folder) as part:
         for row in _pairs(path, where, ["pair_id", "label"], progress):
             name = _file_name(row["label"])
+            if len(name.encode()) > MAX_NAME:
+                raise InputError(
+                    f"the class {row['label'][:40]!r}... is too long for the name of a folder ({len(name.encode())} bytes of "
+                    f"{MAX_NAME}); leave it out with --where, or export as coco"
+                )
             if folders.setdefault(name.casefold(), row["label"]) != row["label"]:
                 raise InputError(f"classes {folders[name.casefold()]!r} and {row['label']!r} would share a folder")
             (part / name).mkdir(exist_ok=True)
@@ -199,7 +205,7 @@ def _pairs(
     path: str | Path, where: str, columns: Sequence[str] | None, progress: Progress | None
 ) -> Iterator[dict[str, Any]]:
     """Rows with an image as dictionaries, in an order that does not depend on who committed first."""
-    where = f"({where}) and image is not null"
+    where = f"{tables.whole_filter(where)} and image is not null"
     total, done = _count(path, where), 0
     for rows in _tables(path, where, columns):
         yield from rows.to_pylist()

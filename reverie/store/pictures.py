@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,20 +13,36 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps
 
 from reverie.errors import BrokenImage, InputError
+from reverie.store.sources import printable, what_is
 
 Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a decompression bomb or a mistake
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+MAX_SIDE = 32_768
+MAX_STRETCH = (
+    200  # of the longer side to the shorter: encoders first resize the shorter one, and the other grows with it
+)
+PICTURE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
+    *(".png", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+}
 # Only these are tried: among the others that Pillow knows are some that run a program (PostScript runs Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
+
+# What Pillow's plugins raise at damage, each in its own way; UnidentifiedImageError is an OSError.
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, RuntimeError, ArithmeticError, LookupError, TypeError, AttributeError),
+    *(MemoryError, struct.error, zlib.error),
+)
 
 # Our own limit above is stricter and names the culprit, so Pillow's warning about the same thing would be noise.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)  # only the turn is asked of it
+warnings.filterwarnings(
+    "ignore", category=UserWarning, module=r"PIL\."
+)  # of tags that are damaged; only the turn is asked of them
 
 
 def picture_files(paths: Iterable[Path]) -> list[Path]:
@@ -35,31 +52,48 @@ def picture_files(paths: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        what = what_is(path)
+        if what == "a folder":
             inside = sorted(
                 item
                 for item in path.rglob("*")
                 if item.suffix.lower() in PICTURE_SUFFIXES
                 and not any(part.startswith(".") for part in item.relative_to(path).parts)
+                and what_is(item) != "a folder"
             )
             if not inside:
                 raise InputError(f"there is no picture in {path}")
             found += inside
-        elif path.is_file():
+        elif what is None:
             found.append(path)
-        else:
+        elif what == "nothing":
             raise InputError(f"there is no {path}")
+        else:
+            raise InputError(f"{path} is {what}, not a picture")
     return found
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture from a file, as ``open_picture``. Raises BrokenImage that names the file, also for what is none."""
+    name = printable(str(path))
+    if what := what_is(path):
+        raise BrokenImage(f"{name}: {what}, not a file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BrokenImage(f"{name}: cannot be read ({error.strerror})") from error
+    return open_picture(data, name)
 
 
 def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = None) -> Image.Image:
     """Encoded bytes -> decoded RGB picture, turned upright if its EXIF says how the camera was held.
 
     Args:
-        data: JPEG, PNG, WebP, BMP, GIF or TIFF.
+        data: JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF.
         name: what to call it in an error.
         at_least_px: when given, a JPEG may be decoded at a half, quarter or eighth of its size as long as no side falls below.
-    Raises: BrokenImage for no bytes, bytes that are none of these, and more than ``MAX_PIXELS`` pixels.
+    Raises: BrokenImage for no bytes, bytes that are none of these, more than ``MAX_PIXELS`` pixels, and a side that is too long
+        by itself or for the other one.
     """
     picture = look(data, name)
     try:
@@ -68,7 +102,7 @@ def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = Non
         picture.load()
         _turn_upright(picture)
         return _as_rgb(picture)
-    except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as error:  # what Pillow's plugins raise
+    except UNREADABLE as error:
         raise BrokenImage(f"{name}: cannot decode the image ({_short(error)})") from error
 
 
@@ -103,14 +137,26 @@ def look(data: bytes | None, name: str) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"{name}: too large to open safely ({_short(error)})") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, IndexError) as error:
+    except UNREADABLE as error:
         raise BrokenImage(
-            f"{name}: these {len(data)} bytes are not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+            f"{name}: these {len(data)} bytes are not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image"
         ) from error
-    width, height = picture.size
+    _check_size(*picture.size, name)
+    return picture
+
+
+def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise BrokenImage(f"{name}: {width}x{height} pixels are too many to open safely (limit {MAX_PIXELS:,})")
-    return picture
+    if is_too_long(width, height):
+        raise BrokenImage(
+            f"{name}: {width}x{height} pixels are too long on one side (limit {MAX_SIDE:,}, and {MAX_STRETCH} times the other)"
+        )
+
+
+def is_too_long(width: int, height: int) -> bool:
+    """Whether one side is more than any network can be given, by itself or against the other one."""
+    return max(width, height) > MAX_SIDE or max(width, height) > MAX_STRETCH * min(width, height)
 
 
 def _plain_jpeg(data: bytes, out: Pixels) -> Pixels | None:
@@ -123,7 +169,7 @@ def _plain_jpeg(data: bytes, out: Pixels) -> Pixels | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
+        if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS or is_too_long(width, height):
             return None
         fits = (height, width, 3) == out.shape
         pixels: Pixels = simplejpeg.decode_jpeg(
@@ -141,6 +187,7 @@ def upright_rgb(picture: Image.Image, name: str = "picture") -> Image.Image:
     """
     if not min(picture.size):
         raise BrokenImage(f"{name} of {picture.width}x{picture.height} has no pixels")
+    _check_size(*picture.size, name)
     picture = picture.copy()
     _turn_upright(picture)
     try:
@@ -163,7 +210,7 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 
 def _turn_upright(picture: Image.Image) -> None:
     # EXIF that cannot be read says nothing about the turn, and the pixels are whole.
-    with suppress(OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error):
+    with suppress(*UNREADABLE):
         ImageOps.exif_transpose(picture, in_place=True)
 
 
@@ -174,6 +221,17 @@ def suffix(data: bytes) -> str | None:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "png"
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether the first 32 bytes of a file are those of a picture of a kind that is read."""
+    return (
+        suffix(head) is not None
+        or head[:6] in (b"GIF87a", b"GIF89a")
+        or head[:4] in (b"II*\0", b"MM\0*")
+        or (head[:2] == b"BM" and head[6:10] == bytes(4))
+        or head[4:12] in (b"ftypavif", b"ftypavis")
+    )
 
 
 def as_png(picture: Image.Image) -> bytes:

@@ -9,6 +9,7 @@ Paths may be local folders or Lance addresses (s3://...); give those as str.
 from __future__ import annotations
 
 import errno
+import functools
 import random
 import re
 import time
@@ -45,6 +46,7 @@ BATCH_ROWS = 1024
 BUFFER_BYTES = 64 << 20  # Lance's own default reads 2 GB ahead
 FULL = re.compile(r"os error (28|122|27)\b|No space left|quota exceeded|File too large", re.IGNORECASE)
 CONFLICT = "Retryable commit conflict"
+EXAMPLE = "write for example: status = 'ok' and clip_score >= 0.2"
 
 
 # Reading
@@ -54,7 +56,9 @@ def open_table(path: TablePath) -> LanceDataset:
     """The newest version of a table. What is read from it later stays at this version. Raises StoreError."""
     try:
         return lance.dataset(str(path))
-    except (ValueError, OSError) as error:
+    except BaseException as error:
+        if not _is_lances(error):
+            raise
         if "was not found" not in str(error):
             raise StoreError(f"{path} is not a readable table: {_short(error)}") from error
         if "://" not in str(path) and Path(path).exists():
@@ -65,8 +69,13 @@ def open_table(path: TablePath) -> LanceDataset:
 
 
 def exists(path: TablePath) -> bool:
-    """Whether a table was begun here. It may have no finished unit yet."""
-    if "://" not in str(path) and not (Path(path) / "_versions").is_dir():
+    """Whether a table was begun here. It may have no finished unit yet.
+
+    Raises: StoreError for one that is damaged, as it is when data is there and nothing says to which version it belongs.
+    """
+    if "://" not in str(path) and not _has_files(Path(path) / "_versions"):
+        if _has_files(Path(path) / "data"):  # written only after the first version
+            raise StoreError(f"{path} is damaged: its versions are missing, so nothing says what belongs to it")
         return False
     try:
         open_table(path)
@@ -77,6 +86,13 @@ def exists(path: TablePath) -> bool:
     return True
 
 
+def _has_files(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and any(folder.iterdir())
+    except OSError:  # too long for a name, or a file where a folder is wanted: no table
+        return False
+
+
 def column_names(path: TablePath) -> list[str]:
     """Names of all columns, joined ones last."""
     return list(open_table(path).schema.names)
@@ -84,15 +100,16 @@ def column_names(path: TablePath) -> list[str]:
 
 def count(path: TablePath, where: str | None = None) -> int:
     """Number of rows that fit a Lance SQL filter such as ``status = 'ok' and clip_score > 0.2``."""
+    table = open_table(path)
     with asked(path, where):
-        return int(open_table(path).count_rows(where))
+        return int(table.count_rows(whole_filter(where)))
 
 
 def scan(path: TablePath, columns: Sequence[str] | None = None, where: str | None = None) -> Iterator[pa.Table]:
     """Rows in stored order, a thousand at a time, in flat memory. Raises InputError for a filter or column that does not fit."""
     table = open_table(path)
     with asked(path, where, columns):
-        scanner = _scanner(table, columns, where)
+        scanner = _scanner(table, columns, whole_filter(where))
         for batch in scanner.to_batches():
             if batch.num_rows:
                 yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
@@ -132,17 +149,68 @@ def read_unit(
     Raises: StoreError if the unit is not committed; InputError for a filter or column that does not fit.
     """
     table = open_table(path)
-    units = _units_by_fragment(table)
+    with asked(path, None, ["unit"]):
+        units = _units_by_fragment(table)
     found = [number for number, inside in units.items() if unit in inside]
     if not found and unit not in _empty_units(table):
         raise StoreError(f"unit {unit} is not in {path} yet")
-    filters = [f"unit = {unit}", f"status = '{only}'" if only else "", f"({where})" if where else ""]
+    filters = [f"unit = {unit}", f"status = '{only}'" if only else "", whole_filter(where) or ""]
     with asked(path, where, columns):
         if not found:
             return _scanner(table, columns, "false").to_table().replace_schema_metadata(None)
         # Naming the fragments keeps this independent of how many other units there are.
         scanner = _scanner(table, columns, " and ".join(filter(None, filters)), [table.get_fragment(i) for i in found])
         return scanner.to_table().replace_schema_metadata(None)
+
+
+# Filters
+
+
+def whole_filter(where: str | None) -> str | None:
+    """A filter in parentheses, so that Lance reads all of it: by itself it stops at the end of the first expression.
+
+    Raises: InputError for quotes or parentheses that do not match, and for comments and semicolons, which could hide them.
+    """
+    if where is None:
+        return None
+    depth, wrong = 0, "" if where.strip() else "it is empty"
+    for token in re.finditer(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"|['`\"();]|--|/\*", where):
+        depth += (token[0] == "(") - (token[0] == ")")
+        if token[0] in ("'", "`", '"', ";", "--", "/*"):
+            wrong = f"{token[0]} at character {token.start() + 1} does not belong in it"
+        elif depth < 0:
+            wrong = f"the parenthesis at character {token.start() + 1} closes nothing"
+        if wrong:
+            break
+    if depth > 0 and not wrong:
+        wrong = "a parenthesis is not closed"
+    if wrong:
+        raise InputError(f"{where!r} is not a filter: {wrong}; {EXAMPLE}")
+    return f"({where})"
+
+
+def check_filter(where: str, schema: pa.Schema | None = None) -> None:
+    """Raises InputError for what is not one filter; with a schema, also for a column that is not in it or of another type."""
+    if wrong := _parsed(where, schema):
+        raise InputError(wrong)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(where: str, schema: pa.Schema | None) -> str | None:
+    """What is wrong with a filter, found out on a table without rows."""
+    whole = whole_filter(where)
+    table = lance.write_dataset((schema or PAIRS).empty_table(), f"memory://{uuid.uuid4().hex}")
+    try:
+        table.count_rows(whole)
+    except (ValueError, OSError) as error:
+        said = str(error)
+        if "Schema error" not in said:
+            return f"{where!r} is not a filter: {_short(error)}; {EXAMPLE}"
+        if schema is not None:
+            return (
+                f"the filter {where!r} does not fit the columns, which are {', '.join(schema.names)}: {_short(error)}"
+            )
+    return None
 
 
 # Writing
@@ -252,7 +320,7 @@ def add_columns(path: TablePath, from_path: TablePath, key: str = "pair_id", rep
                 table.add_columns(pa.schema(new))
             return
         partners = _partners(table, extra, key, path, from_path)
-        with _commits(path):
+        with asked(path, None), _commits(path):
             base = _without(table, taken) if taken else table
             fragments, schema, start = [], None, 0
             for fragment in base.get_fragments():
@@ -283,7 +351,7 @@ def compact(path: TablePath, keep_s: float = 3600) -> None:
     """
     for wait_s in _waits():
         table = open_table(path)
-        with _commits(path):
+        with asked(path, None), _commits(path):
             try:
                 table.optimize.compact_files(batch_size=BATCH_ROWS)
                 break
@@ -309,40 +377,61 @@ def verify(
         folder: holds captions.lance, and perhaps pairs.lance and columns/*.lance.
         per_caption: how many copies an ok caption must have, ok or with a reason; when None, at least one in a unit that is done.
         progress: called with images decoded so far and in all.
-    Returns: what is wrong, one sentence each; empty if all is well.
-    Raises: StoreError if there is no table of captions, or a table cannot be read.
+    Returns: what is wrong, one sentence each, also of a table that cannot be read; empty if all is well.
+    Raises: StoreError if there is no table of captions.
     """
     folder = Path(folder)
     problems: list[str] = []
-    captions = _load(folder / "captions.lance", ["caption_id", "unit", "text", "status", "reason"], problems)
-    if captions is None:
+    try:
+        is_there = exists(folder / "captions.lance")
+    except StoreError as error:
+        return [str(error)]
+    if not is_there:
         raise StoreError(f"there is no captions.lance in {folder}")
+    try:
+        _check_tables(folder, per_caption, progress, threads, problems)
+    except StoreError as error:  # of a table that cannot be read; what was found before still holds
+        problems.append(str(error))
+    return problems
+
+
+def _check_tables(
+    folder: Path,
+    per_caption: int | None,
+    progress: Callable[[int, int], None] | None,
+    threads: int,
+    problems: list[str],
+) -> None:
+    captions = _load(folder / "captions.lance", ["caption_id", "unit", "text", "status", "reason"])
+    assert captions is not None
     problems += _check_rows("captions", captions, "caption_id", r"^[0-9a-f]{16}$")
     _tell(
         problems, "captions are ok but have no text", captions, "caption_id", _ok(captions) & ~_filled(captions["text"])
     )
     names = ["pair_id", "caption_id", "copy", "unit", "status", "reason", "width", "height", "grid"]
-    pairs = _load(folder / "pairs.lance", names, problems)
+    pairs = _load(folder / "pairs.lance", names)
     if pairs is not None:
         problems += _check_rows("pairs", pairs, "pair_id", r"^[0-9a-f]{16}-[0-9]{3,}$")
         problems += _check_family(captions, pairs, done_units(folder / "pairs.lance"), per_caption)
         problems += _check_content(folder / "pairs.lance", progress, threads)
         for path in sorted(folder.glob("columns/*.lance")):
-            extra = _load(path, ["pair_id"], problems)
+            extra = _load(path, ["pair_id"])
             if extra is not None:
                 _tell(problems, f"keys are in {path.name} twice", extra, "pair_id", _repeated(extra["pair_id"]))
                 stray = _not(pc.is_in(extra["pair_id"], value_set=pairs["pair_id"].combine_chunks()))
                 _tell(problems, f"keys of {path.name} are not in pairs", extra, "pair_id", stray)
-    return problems
 
 
-def _load(path: Path, columns: list[str], problems: list[str]) -> pa.Table | None:
+def _load(path: Path, columns: list[str]) -> pa.Table | None:
     if not exists(path):
         return None
     table = open_table(path)
     if missing := [name for name in columns if name not in table.schema.names]:
         raise StoreError(f"{path} lacks the columns {', '.join(missing)}")
-    return table.to_table(columns=columns)
+    with asked(path, None, columns):
+        rows = table.to_table(columns=columns)
+        rows.validate(full=True)  # damage may come through as text that is none
+    return rows
 
 
 def _check_rows(what: str, rows: pa.Table, key: str, form: str) -> list[str]:
@@ -478,7 +567,8 @@ _units_seen: dict[bytes, dict[int, frozenset[int]]] = {}  # table identity -> fr
 
 
 def _done(table: LanceDataset) -> set[int]:
-    return _empty_units(table).union(*_units_by_fragment(table).values())
+    with asked(table.uri, None, ["unit"]):
+        return _empty_units(table).union(*_units_by_fragment(table).values())
 
 
 def _empty_units(table: LanceDataset) -> set[int]:
@@ -508,7 +598,7 @@ def _units_by_fragment(table: LanceDataset) -> dict[int, frozenset[int]]:
 
 
 def _refuse_done(table: LanceDataset, unit: int, path: TablePath) -> None:
-    if unit in _empty_units(table) or any(unit in inside for inside in _units_by_fragment(table).values()):
+    if unit in _done(table):
         raise UnitExists(f"unit {unit} is already in {path}")
 
 
@@ -580,7 +670,8 @@ def _partners(table: LanceDataset, extra: LanceDataset, key: str, path: TablePat
     """For each row of ``table``, in stored order, the row number in ``extra`` with the same key, or -1."""
     if key not in extra.schema.names or key not in table.schema.names:
         raise StoreError(f"cannot join {from_path} to {path}: both need a column {key}")
-    mine, theirs = (side.to_table(columns=[key])[key].combine_chunks() for side in (table, extra))
+    with asked(f"{path} or {from_path}", None, [key]):
+        mine, theirs = (side.to_table(columns=[key])[key].combine_chunks() for side in (table, extra))
     if pc.count_distinct(theirs).as_py() != len(theirs):
         raise StoreError(f"{from_path} has the same {key} twice; nothing was joined")
     partners = np.asarray(pc.fill_null(pc.index_in(mine, value_set=theirs), -1))
@@ -653,11 +744,21 @@ def asked(path: TablePath, where: str | None, columns: Sequence[str] | None = No
     """Turn Lance's complaint about a filter or a column into one line."""
     try:
         yield
-    except (ValueError, OSError) as error:
-        if "Invalid user input" not in str(error):
+    except BaseException as error:
+        if not _is_lances(error):
+            raise
+        said = str(error)
+        if "Invalid user input" not in said or "a Lance file" in said:
             raise StoreError(f"cannot read {path}: {_short(error)}") from error
         asked = f"filter {where!r}" if where else f"columns {', '.join(columns or ())}"
         raise InputError(f"{asked} does not fit {path}: {_short(error)}") from error
+
+
+def _is_lances(error: BaseException) -> bool:
+    """What Lance and Arrow raise at what they cannot read, a panic in their Rust included, which is no Exception."""
+    return isinstance(
+        error, (ValueError, OSError, RuntimeError, NotImplementedError, pa.ArrowException, MemoryError)
+    ) or (type(error).__name__ == "PanicException")
 
 
 @contextmanager
@@ -679,4 +780,8 @@ def is_full(error: OSError) -> bool:
 def _short(error: BaseException) -> str:
     """The first line of Lance's message without the place in its source."""
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line).removeprefix("Invalid user input: ")[:300]
+    return (
+        re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line)
+        .removeprefix("External error: ")
+        .removeprefix("Invalid user input: ")[:300]
+    )

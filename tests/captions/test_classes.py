@@ -35,7 +35,7 @@ def test_lists_that_are_refused(names, message):
         (b"", "names.txt", "is empty"),
         (b"\xff\xfe\x00cat", "names.txt", "not UTF-8"),
         (b'{"a": 1}', "names.json", "JSON list of strings"),
-        (b"[", "names.json", "not valid JSON"),
+        (b"[", "names.json", "is not JSON"),
     ],
 )
 def test_files_that_are_refused(tmp_path, content, name, message):

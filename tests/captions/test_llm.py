@@ -115,7 +115,8 @@ def test_words_missing(caption, label, missing):
     ("options", "message"),
     [
         ({"classes": ("cat",), "prompt": "write"}, r"has no \{class\}"),
-        ({}, "no classes are given"),
+        ({}, "needs a prompt"),
+        ({"prompt": "of {class}"}, "no classes are given"),
         ({"classes": ("cat",), "top_p": 0.0}, "top_p"),
         ({"classes": ("cat",), "temperature": -1.0}, "temperature"),
         ({"classes": ("cat",), "max_tries": 0}, "max_tries"),

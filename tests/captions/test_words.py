@@ -349,7 +349,7 @@ def test_synonyms_that_do_not_fit(tmp_path):
     file.write_text('{"cat": [""]}')
     refused(file, "the words for 'cat' must be a list of words")
     file.write_text("{")
-    refused(file, "not valid JSON")
+    refused(file, "is not JSON")
     refused(tmp_path / "none.json", "cannot read synonyms")
 
 

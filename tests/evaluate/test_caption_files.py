@@ -104,7 +104,7 @@ SLIPS = {
     "empty": ([], REFERENCES, "results.json holds no caption"),
     "an empty file": (b"", REFERENCES, "results.json is not JSON"),
     "not JSON": (b"image_id,caption\n1,a dog", REFERENCES, "results.json is not JSON"),
-    "not text": (b"\xff\xfe\x00", REFERENCES, "results.json is not JSON"),
+    "not text": (b"\xff\xfe\x00", REFERENCES, "results.json is not UTF-8 text"),
     "deep": (b"[" * 100_000, REFERENCES, "results.json is not JSON"),
     "damaged gzip": (gzip.compress(b"[]" * 50)[:-9], REFERENCES, "results.json is a damaged gzip file"),
     "swapped": (REFERENCES, RESULTS, "results.json is not a COCO results file"),

@@ -42,7 +42,7 @@ def test_the_choice_never_sees_the_test_split(protocol):
 def test_the_best_held_out_candidate_is_refitted_on_all_of_train():
     x, labels = blobs(150, d=60, noise=5)
     test_x, test_labels = blobs(50, d=60, seed=3, noise=5)
-    candidates = (1e-6, 100.0, 1e5)
+    candidates = (0.1, 100.0, 1e5)  # weaker ones have answers that depend on how they are approached
     found = probe(x, labels, lambda: (test_x, test_labels), 4, candidates=candidates)
     inside, outside = split(labels.numpy(), 0.2, 0)
     scores = []

@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,15 @@ from PIL import Image
 
 from reverie import pairs
 from reverie.errors import BrokenImage, InputError
-from reverie.evaluate.photos import Photos, attributes, check_labels, load_photos, photo_labels, take_photos
+from reverie.evaluate.photos import (
+    Photos,
+    attributes,
+    check_labels,
+    check_photos,
+    load_photos,
+    photo_labels,
+    take_photos,
+)
 from reverie.store import tables
 
 from .conftest import as_bytes, colour_photos
@@ -213,3 +222,73 @@ def test_the_small_world_is_numbered_by_the_classes_that_are_given():
     assert turned.classes == own.classes[::-1]
     with pytest.raises(InputError, match="not in the class list: red circle"):
         load_photos("smallworld:street:6:6", "test", own.classes[1:])
+
+
+def broken_photos(folder, what):
+    """Two classes with a good photo each, and one photo that is none."""
+    from tests.store.conftest import picture
+
+    for name in ("cat", "dog"):
+        (folder / "test" / name).mkdir(parents=True)
+        (folder / "test" / name / "0.jpg").write_bytes(picture(1, 64, 64, "JPEG"))
+    bad = folder / "test" / "cat" / "bad.jpg"
+    if what == "a link to nothing":
+        bad.symlink_to(folder / "gone.jpg")
+    elif what == "a named pipe":
+        os.mkfifo(bad)
+    elif what == "a folder":
+        bad.mkdir()
+    elif what == "cut":
+        bad.write_bytes(picture(2, 200, 200, "JPEG")[:3000])
+    elif what == "too long on one side":
+        bad.write_bytes(picture(3, 4000, 2, "PNG"))
+    else:
+        bad.write_bytes(b"<html>404</html>")
+    return bad
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("a link to nothing", "a link to nothing, not a file"),
+        ("a named pipe", "a named pipe, not a file"),
+        ("a folder", "a folder, not a file"),
+        ("cut", "cannot decode the image"),
+        ("too long on one side", "too long on one side"),
+        ("html", "are not a JPEG"),
+    ],
+)
+def test_broken_photos_are_named_before_any_work(tmp_path, what, message):
+    bad = broken_photos(tmp_path, what)
+    with pytest.raises(InputError, match=rf"1 of 3 test photos of .* cannot be read: cat/bad\.jpg: .*{message}"):
+        check_photos(tmp_path, "test")
+    if message.endswith("not a file"):
+        with pytest.raises(InputError, match=r"bad\.jpg: .*not a file"):
+            load_photos(tmp_path, "test")
+    bad.rmdir() if what == "a folder" else bad.unlink()
+    check_photos(tmp_path, "test")
+    assert len(load_photos(tmp_path, "test")) == 2
+
+
+def test_photos_of_a_table_as_bytes_structs_and_file_names(tmp_path):
+    from tests.store.conftest import picture
+
+    data = [picture(1), picture(2)]
+    for number, name in enumerate("ab"):
+        (tmp_path / f"{name}.png").write_bytes(data[number])
+    for column in (data, [{"bytes": item, "path": None} for item in data], ["a.png", "b.png"]):
+        pq.write_table(pa.table({"image": column, "label": ["x", "y"]}), tmp_path / "test.parquet")
+        check_photos(tmp_path, "test")
+        assert load_photos(tmp_path, "test").images == data
+    for column, message in (
+        (["a.png", "c.png"], "no image file c.png"),
+        ([1, 2], "neither bytes nor a file name"),
+        ([data[0], b"x"], "photo 1: these 1 bytes are not"),
+    ):
+        pq.write_table(pa.table({"image": column, "label": ["x", "y"]}), tmp_path / "test.parquet")
+        with pytest.raises(InputError, match=message):
+            check_photos(tmp_path, "test")
+    whole = (tmp_path / "test.parquet").read_bytes()
+    (tmp_path / "test.parquet").write_bytes(whole[:200] + bytes(40) + whole[240:])
+    with pytest.raises(InputError):
+        check_photos(tmp_path, "test")

@@ -54,7 +54,9 @@ def by_pairs(original, hashes, thumbnails, max_distance, max_colour):
             continue
         others = np.flatnonzero(found[:row] == np.arange(row))
         near = np.bitwise_count((hashes[others] ^ hashes[row]).view(np.uint64)) <= max_distance
-        unlike = np.abs(thumbnails[others].astype(int) - thumbnails[row].astype(int)).max(axis=1, initial=0) > max_colour
+        unlike = (
+            np.abs(thumbnails[others].astype(int) - thumbnails[row].astype(int)).max(axis=1, initial=0) > max_colour
+        )
         found[row] = next(iter(others[near & ~unlike]), row)
     return found
 
@@ -94,7 +96,9 @@ def test_nothing_to_compare():
 def test_a_picture_made_often_costs_no_square_of_memory():
     num = 20_000  # its pairs would take gigabytes
     random = np.random.default_rng(0)
-    hashes = np.full(num, 0x0F0F0F0F0F0F0F0F, dtype=np.uint64) ^ (np.uint64(1) << random.integers(0, 64, num, np.uint64))
+    hashes = np.full(num, 0x0F0F0F0F0F0F0F0F, dtype=np.uint64) ^ (
+        np.uint64(1) << random.integers(0, 64, num, np.uint64)
+    )
     tracemalloc.start()
     found = near_copies(np.arange(num), hashes.view(np.int64), np.zeros((num, 48), np.uint8), 4, 24)
     peak = tracemalloc.get_traced_memory()[1]

@@ -9,8 +9,15 @@ from reverie.models import names
 def folder_with(path, **files):
     path.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (path / name.replace("__", ".")).write_text(content)
+        file = path / name.replace("__", ".")
+        file.write_bytes(tensors(content)) if file.suffix == ".safetensors" else file.write_text(content)
     return path
+
+
+def tensors(note):
+    """A safetensors file with no tensor in it, but with a note."""
+    header = json.dumps({"__metadata__": {"note": note}}).encode()
+    return len(header).to_bytes(8, "little") + header
 
 
 @pytest.fixture
@@ -56,7 +63,7 @@ def test_folder_revision_follows_content_not_place(tmp_path):
     assert found.kind == "folder"
     assert found.revision == names.locate(str(second)).revision
     assert str(tmp_path) not in str(found)
-    (second / "model.safetensors").write_text("Weights")
+    (second / "model.safetensors").write_bytes(tensors("Weights"))
     assert names.locate(str(second)).revision != found.revision
 
 
@@ -82,7 +89,7 @@ def test_pipeline_component_without_weights(tmp_path):
     unet = folder_with(tmp_path / "pipe" / "unet", config__json="{}")
     with pytest.raises(ModelError, match=r"unet has config.json but no"):
         names.locate(str(tmp_path / "pipe"))
-    (unet / "diffusion_pytorch_model.safetensors").write_text("w")
+    (unet / "diffusion_pytorch_model.safetensors").write_bytes(tensors("w"))
     assert names.locate(str(tmp_path / "pipe")).revision
 
 

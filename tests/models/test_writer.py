@@ -143,7 +143,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
     config = {"model_type": "unheard-of", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Net"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'was_here')!r}).touch()")
-    with pytest.raises(ModelError, match="cannot load writer"):
+    with pytest.raises(ModelError, match="code of its own"):
         open_writer(str(folder))
     assert not (tmp_path / "was_here").exists()
 

@@ -61,7 +61,7 @@ def test_slips_are_named(tmp_path):
         build_backbone("vit-tiny", 30)
     with pytest.raises(ModelError, match=r"no backbone .*resnet-tiny"):
         build_backbone(str(tmp_path / "missing"), 32)
-    with pytest.raises(ModelError, match="cannot load a backbone"):
+    with pytest.raises(ModelError, match="holds no model"):
         load_backbone(tmp_path)
     tower = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     text = tower | {"vocab_size": 9, "eos_token_id": 3}

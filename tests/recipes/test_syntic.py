@@ -100,7 +100,7 @@ def test_captions_are_coco_results_and_the_page_finds_photos_from_any_folder(
     (photos / "captions.json").write_text(json.dumps({"images": images, "annotations": notes}))
     monkeypatch.chdir(photos)
     usual: Any = syntic(**SMALL).step("measure").stage
-    stage = dataclasses.replace(usual, arms=usual.arms[:2], photos="captions.json", images=Path("."))
+    stage = dataclasses.replace(usual, arms=usual.arms[:2], photos="captions.json", images=Path())
     stage.run(Place(folder, "measure"))
     plan = json.loads((folder / "plan.json").read_text())
     for step in plan["steps"]:

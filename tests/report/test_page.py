@@ -177,13 +177,13 @@ def test_the_command_can_be_pasted(run_folder):
 
 
 def test_what_cannot_be_read_is_said(tmp_path, run_folder):
-    with pytest.raises(InputError, match="not a run folder"):
+    with pytest.raises(InputError, match="does not exist"):
         write(tmp_path / "nowhere")
     (run_folder / "results.jsonl").write_text("{broken\n")
     with pytest.raises(StoreError, match="line 1"):
         write(run_folder)
     (run_folder / "plan.json").write_text("{broken")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not valid JSON"):
         write(run_folder)
 
 

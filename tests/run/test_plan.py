@@ -103,7 +103,7 @@ def test_plan_again_calls_the_same_recipe(tmp_path: Path) -> None:
 
 def test_damaged_plan_is_said(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not valid JSON"):
         read_plan(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         read_plan(tmp_path / "nowhere")

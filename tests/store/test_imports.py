@@ -89,7 +89,7 @@ def test_broken_and_huge_images_become_failed_rows(tmp_path):
     (folder / "x" / "6.jpg").write_bytes(b"")
     _, images = everything(folder)
     assert [row["status"] for row in images] == ["ok", "ok", "failed", "failed", "failed", "ok", "failed"]
-    assert images[2]["reason"] == "image 2: these 13 bytes are not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+    assert images[2]["reason"] == "image 2: these 13 bytes are not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image"
     assert "too large to open safely" in images[3]["reason"]
     assert "cannot decode" in images[4]["reason"]
     assert images[5]["image"].startswith(b"\x89PNG")  # other forms are stored as PNG
@@ -159,8 +159,11 @@ def test_karpathy_split(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [{"image_id": 1, "caption": "x"}]}, "lacks or misuses 1"),
-        ({"annotations": [{"image_id": 7, "category_id": 2}]}, "lacks or misuses 'caption'"),
+        (
+            {"annotations": [{"image_id": 7, "category_id": 2}]},
+            r"no annotation has a caption \(they have category_id, image_id\)",
+        ),
+        ({"annotations": {"7": "x"}}, "its annotations are an object, not a list"),
         ({"images": None}, "no list of images"),
     ],
 )
@@ -306,7 +309,7 @@ def test_a_turned_photo_is_recorded_as_it_looks(tmp_path):
         ("a.parquet", "PAR1 not really", {}, "cannot read .*a.parquet"),
         ("a.tar", "not a tar at all", {}, "cannot read .*a.tar as tar"),
         ("a.xyz", "?", {}, "cannot tell what .*a.xyz is"),
-        ("a.txt", "x\n", {"images": "nowhere"}, "the folder of images nowhere does not exist"),
+        ("a.csv", "text,image\nx,y\n", {"images": "nowhere"}, "the folder of images nowhere does not exist"),
     ],
 )
 def test_files_that_do_not_fit(tmp_path, name, content, options, message):
@@ -431,8 +434,8 @@ def test_names_in_a_tar_never_reach_the_disk(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     captions, images = everything(tmp_path / "in" / "evil.tar")
-    assert [row["text"] for row in captions] == ["a caption"] * 3
-    assert [row["status"] for row in images] == ["ok"] * 3
+    assert [row["text"] for row in captions] == ["a caption"] * 3 + [None]
+    assert [row["status"] for row in images] == ["ok"] * 3 + ["failed"]
     assert [item.name for item in tmp_path.rglob("*")] == ["in", "evil.tar"]
     assert "evil" not in str(images[0] | {"image": None})
 
@@ -455,13 +458,19 @@ def test_import_and_verify(tmp_path):
     source = class_folder(tmp_path / "photos", ["a", "b", "c"], 5)
     (source / "a" / "0.PNG").write_bytes(b"broken")
     seen = []
-    counts = imports.import_into(source, tmp_path / "run", unit_size=4, progress=seen.append)
-    assert counts == {"captions": 15, "dropped captions": 0, "images ok": 14, "images dropped": 0, "images failed": 1}
+    account = imports.import_into(source, tmp_path / "run", unit_size=4, progress=seen.append)
+    assert str(account) == "15 found = 14 taken + 1 failed (not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image)"
+    assert account.counts == {
+        "captions": 15,
+        "dropped captions": 0,
+        "images ok": 14,
+        "images dropped": 0,
+        "images failed": 1,
+    }
     assert seen == [4, 8, 12, 15]
     assert tables.verify(tmp_path / "run", per_caption=1) == []
     assert tables.done_units(tmp_path / "run" / "pairs.lance") == {0, 1, 2, 3}
-    again = imports.import_into(source, tmp_path / "run", unit_size=4)
-    assert again == counts
+    assert imports.import_into(source, tmp_path / "run", unit_size=4) == account
     assert tables.count(tmp_path / "run" / "pairs.lance") == 15
 
 
@@ -495,8 +504,8 @@ def test_several_sources_in_one_folder(tmp_path):
     folder = tmp_path / "run"
     sources = [(one, None), (two, "photos"), (write(tmp_path / "three.txt", "d\ne\n"), "three")]
     counts = [imports.import_into(source, folder, unit_size=2, name=name) for source, name in sources]
-    assert counts[0] == {"captions": 3, "dropped captions": 1}
-    assert counts[1]["images ok"] == 4
+    assert counts[0].counts == {"captions": 3, "dropped captions": 1}
+    assert counts[1].counts["images ok"] == 4
     assert tables.done_units(folder / "captions.lance") == {0, 1, 2, 3, 4}
     assert tables.done_units(folder / "pairs.lance") == {2, 3}
     assert tables.verify(folder) == []
@@ -548,7 +557,9 @@ def test_one_bad_sample_of_a_tar_is_dropped_and_a_tar_without_captions_is_refuse
         add_to_tar(tar, "4.json", b"{broken")
     captions, _ = everything(tmp_path / "a.tar")
     assert [row["text"] for row in captions if row["status"] == "ok"] == ["text 1", "text 3"]
-    assert [row["reason"] for row in captions if row["status"] == "dropped"] == ["no usable caption or class"] * 3
+    reasons = [row["reason"] for row in captions if row["status"] == "dropped"]
+    assert reasons[:2] == ["no column of captions or classes"] * 2
+    assert reasons[2].startswith(".json is not JSON: Expecting property name")
     with tarfile.open(tmp_path / "b.tar", "w") as tar:
         add_to_tar(tar, "0.png", picture(0))
     with pytest.raises(InputError, match="no column of captions"):

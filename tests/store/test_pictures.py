@@ -51,7 +51,7 @@ def test_png_keeps_every_pixel():
     [
         (None, "pair 7: no image bytes"),
         (b"", "pair 7: no image bytes"),
-        (b"<html>404</html>", "pair 7: these 16 bytes are not a JPEG, PNG, WebP, BMP, GIF or TIFF image"),
+        (b"<html>404</html>", "pair 7: these 16 bytes are not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image"),
         (picture(1)[:-80], "pair 7: cannot decode the image"),
         (picture(1, 400, 400, "JPEG")[:5000], "pair 7: cannot decode the image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "pair 7: these 61 bytes are not a JPEG"),

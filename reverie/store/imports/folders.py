@@ -1,0 +1,181 @@
+"""Reader of image folders: one folder a class, or pictures beside a metadata file as Hugging Face's imagefolder has it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from reverie.errors import InputError
+from reverie.store.imports.lines import read_csv, read_jsonl
+from reverie.store.imports.parquet import read_parquet
+from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, from_template, label_of
+from reverie.store.pictures import PICTURE_SUFFIXES, is_picture
+from reverie.store.sources import printable, what_is
+
+METADATA = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl, "metadata.parquet": read_parquet}
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
+LITTER = ("__MACOSX",)  # what packers leave in a folder
+
+
+def read_folder(path: Path, reading: Reading) -> Iterator[Entry]:
+    """Every file below the folder: a sample if it is a picture with a class or a caption, else the reason why it is not taken."""
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder")
+    root = _split_of(path, reading.get("split"))
+    if metadata := metadata_files(root):
+        yield from _with_metadata(root, metadata, reading)
+    else:
+        yield from _classes(root, reading)
+
+
+def metadata_files(path: Path) -> list[Path]:
+    """The metadata files of an imagefolder. Raises InputError for a folder with two."""
+    found = sorted(file for name in METADATA for file in path.rglob(name) if not _hidden(file.relative_to(path)))
+    for first, second in itertools.pairwise(found):
+        if first.parent == second.parent:
+            raise InputError(f"{first.parent} has {first.name} and {second.name}; keep one of them")
+    return found
+
+
+def _classes(path: Path, reading: Reading) -> Iterator[Entry]:
+    """One folder a class, images inside, at any depth. The position is the place in the order of class and file names."""
+    inside = sorted(path.iterdir())
+    classes = [item for item in inside if item.is_dir() and not _hidden(Path(item.name))]
+    if not classes:
+        raise InputError(f"{path} holds no class folders; expected {path.name}/CLASS/IMAGE.jpg{_instead(inside)}")
+    names = [_class_name(item.name) for item in classes]
+    if twice := [name for name, number in Counter(name.casefold() for name in names).items() if number > 1]:
+        same = ", ".join(item.name for item, name in zip(classes, names, strict=True) if name.casefold() == twice[0])
+        raise InputError(f"{path} has several folders for one class: {same}")
+    files, others = {}, list[NotTaken]()
+    for name, item in zip(names, classes, strict=True):
+        files[name], passed = _pictures(item)
+        others += passed
+    if empty := [printable(name) for name in names if not files[name]]:
+        raise InputError(
+            f"{path}: no images for class {', '.join(empty)}; each of its folders counts as a class, so fill it or take it out"
+        )
+    position = itertools.count()
+    for name in names:
+        label, wrong = label_of(name)
+        for file in files[name]:
+            place = printable(str(file.relative_to(path)))
+            yield Sample(next(position), from_template(reading, label), label, file, refused=wrong, file=place)
+    yield from others
+    loose = [item for item in inside if item not in classes]
+    for item in loose:
+        if item.is_dir():
+            yield from _not_taken(_all_files(item), "hidden")
+        else:
+            yield NotTaken("hidden" if _hidden(Path(item.name)) else "beside the class folders")
+
+
+def _with_metadata(path: Path, metadata: list[Path], reading: Reading) -> Iterator[Entry]:
+    """The rows of each metadata file, whose file names are relative to its folder."""
+    named: set[Path] = set()
+    for file in metadata:
+        own: Reading = {**reading, "images": file.parent, "split": None}
+        place = file.parent.relative_to(path)
+        for entry in METADATA[file.name](file, own):
+            if isinstance(entry, Sample):
+                if isinstance(entry.image, Path):
+                    named.add(entry.image)
+                    entry = dataclasses.replace(entry, file=printable(str(entry.image.relative_to(path))))
+                if place.parts:
+                    entry = dataclasses.replace(entry, position=printable(f"{place}/{entry.position}"))
+            yield entry
+    pictures, others = _pictures(path)
+    yield from others
+    if left := len(set(pictures) - named):
+        yield NotTaken("not named in the metadata", left)
+
+
+def _pictures(path: Path) -> tuple[list[Path], list[NotTaken]]:
+    """Pictures at any depth in order of name, and what else there is. One without an ending counts by its first bytes."""
+    found: list[Path] = []
+    passed: Counter[str] = Counter()
+    for folder, folders, files in os.walk(path):
+        here = Path(folder)
+        for name in list(folders):
+            if _hidden(Path(name)):
+                folders.remove(name)
+                passed["hidden"] += sum(1 for _ in _all_files(here / name))
+            elif Path(name).suffix.lower() in PICTURE_SUFFIXES:
+                found.append(here / name)  # as a row that failed, beside what it holds
+            elif (here / name).is_symlink():
+                passed["a link to a folder, which is not followed"] += 1
+        for name in files:
+            file, ending = here / name, Path(name).suffix.lower()
+            if _hidden(Path(name)):
+                passed["hidden"] += 1
+            elif ending in PICTURE_SUFFIXES or (not ending and _looks_like_one(file)):
+                found.append(file)
+            elif name not in METADATA:
+                passed[printable(f"{ending} files" if ending else "files without an ending")] += 1
+    return sorted(found), [NotTaken(reason, number) for reason, number in passed.items()]
+
+
+def _looks_like_one(file: Path) -> bool:
+    if what_is(file) is not None:
+        return False
+    try:
+        with file.open("rb") as opened:
+            return is_picture(opened.read(32))
+    except OSError:
+        return False
+
+
+def _split_of(path: Path, split: str | None) -> Path:
+    """The folder of a split, where the folder holds some. Raises InputError where it is not clear which one is meant."""
+    folders = sorted(item for item in path.iterdir() if item.is_dir() and not _hidden(Path(item.name)))
+    splits = {item.name: item for item in folders if item.name.lower() in SPLITS}
+    if len(folders) == 1 and not splits and not metadata_files(folders[0]):  # such as data/train and data/test
+        inner = {item.name.lower() for item in folders[0].iterdir() if item.is_dir() and not _hidden(Path(item.name))}
+        if len(inner) > 1 and inner <= set(SPLITS):
+            return _split_of(folders[0], split)
+    if split is not None:
+        found = {**splits, **{name.lower(): item for name, item in splits.items()}}
+        if split not in found and split.lower() not in found:
+            raise InputError(f"{path} has no split {split!r}; it has {', '.join(splits) or 'none'}")
+        return found.get(split) or found[split.lower()]
+    if any((path / name).is_file() for name in METADATA):
+        return path
+    # A class may be called train: a folder of this name is a split if it holds classes or metadata itself.
+    full = [item for item in splits.values() if any(inner.is_dir() for inner in item.iterdir()) or metadata_files(item)]
+    if not splits or (len(splits) < len(folders) and not full):
+        return path
+    if len(full) == len(folders) == 1:
+        return full[0]
+    named = ", ".join(splits)
+    if full:
+        raise InputError(f"{path} has several splits ({named}); say which one with --split")
+    raise InputError(
+        f"{path} holds no classes but what looks like splits ({named}), and no classes in them; expected "
+        f"{path.name}/{next(iter(splits))}/CLASS/IMAGE.jpg, or other names if these are classes"
+    )
+
+
+def _instead(inside: Iterable[Path]) -> str:
+    files = [item for item in inside if item.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".txt", ".gz")]
+    return f"; to import a file in it, name the file: {printable(str(files[0]))}" if files else ""
+
+
+def _all_files(path: Path) -> Iterator[Path]:
+    return (Path(folder) / name for folder, _, files in os.walk(path) for name in files)
+
+
+def _not_taken(files: Iterable[Path], reason: str) -> Iterator[NotTaken]:
+    if number := sum(1 for _ in files):
+        yield NotTaken(reason, number)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part in LITTER for part in path.parts)
+
+
+def _class_name(folder: str) -> str:
+    return " ".join(folder.replace("_", " ").split())

@@ -1,0 +1,71 @@
+"""Reader of parquet: images as bytes, as a Hugging Face struct of bytes and path, or as file names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reverie.errors import InputError, UnknownName
+from reverie.store.imports.samples import Entry, Reading, columns_of, from_row
+from reverie.store.sources import check_file
+
+SPLITS = ("train", "test", "validation", "val", "dev")
+
+
+def read_parquet(path: Path, reading: Reading) -> Iterator[Entry]:
+    """One file or all files of a folder."""
+    files = [path] if not path.is_dir() else parquet_files(path)
+    files = _of_split(path, files, reading.get("split"))
+    position = itertools.count()
+    for file in files:
+        check_file(file)
+        try:
+            with pq.ParquetFile(file) as table:
+                columns = columns_of(file, table.schema_arrow.names, reading, guess_image=True)
+                classes = _class_names(table.schema_arrow, columns.label)
+                names = [name for name in (columns.text, columns.label, columns.image) if name is not None]
+                for batch in table.iter_batches(batch_size=100, columns=names):
+                    for row in batch.to_pylist():
+                        yield from from_row(next(position), row, columns, reading, file, classes)
+        # Damage shows as any of these; a UnicodeDecodeError is text that was not UTF-8 when it was written.
+        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+            raise InputError(f"cannot read {file}: {' '.join(str(error).split())[:200]}") from error
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """All in a folder that are not hidden, in order."""
+    found = sorted(path.rglob("*.parquet"))
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+
+
+def _of_split(path: Path, files: list[Path], split: str | None) -> list[Path]:
+    """Hugging Face names parquet files ``<split>-00000-of-00001.parquet`` or puts them in a folder called like the split."""
+    if not files:
+        raise InputError(f"{path} holds no parquet files")
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        inside = file.relative_to(path).parts[:-1] if path.is_dir() else ()
+        known = [part for part in inside if part in SPLITS]
+        by_split.setdefault(known[-1] if known else file.stem.split("-")[0], []).append(file)
+    if split is not None:
+        if split not in by_split:
+            raise UnknownName(f"split of {path}", split, by_split)
+        return by_split[split]
+    if len(by_split) > 1 and set(by_split) <= set(SPLITS):
+        raise InputError(f"{path} has several splits ({', '.join(sorted(by_split))}); say which one with --split")
+    return files
+
+
+def _class_names(schema: pa.Schema, column: str | None) -> list[str] | None:
+    """Names behind the numbers of a Hugging Face ClassLabel, from the metadata that `datasets` leaves in the file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None  # not written by `datasets`, or not a class label
+    return names if isinstance(names, list) else None

@@ -1,0 +1,46 @@
+"""Who works in a folder: the same file and bytes that runs lock, for those that take all units, such as an import.
+
+A POSIX lock belongs to a process, which may take it twice and loses it when it closes the file anywhere. So what this process
+itself holds is kept beside it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reverie.errors import FolderInUse
+
+EVERY_UNIT = 2**31  # more than any run has
+_own: set[Path] = set()
+_guard = threading.Lock()
+
+
+@contextmanager
+def all_units_held(folder: Path) -> Iterator[None]:
+    """Keep everybody else out of the tables of a folder. Raises FolderInUse if somebody is at work there."""
+    path = (folder / ".lock").resolve()
+    in_use = FolderInUse(
+        f"another process is at work in {folder}; wait for it or stop it, then run the same command again"
+    )
+    with _guard:
+        if path in _own:
+            raise in_use
+        _own.add(path)
+    try:
+        with path.open("ab") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, EVERY_UNIT, 0)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise in_use from error
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):  # a file system without locks
+                    raise
+            yield
+    finally:
+        with _guard:
+            _own.discard(path)

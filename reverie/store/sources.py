@@ -1,0 +1,142 @@
+"""Files that others wrote, read with care: whole and regular files only, text as text, and errors that name the place."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import os
+import stat
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from reverie.errors import InputError
+
+# What the packers of the standard library raise at damage: each another one, and which depends on where the damage is.
+DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
+GZIP = b"\x1f\x8b"
+
+
+def printable(text: str) -> str:
+    """Text that can be stored as UTF-8 and printed: bytes that were no UTF-8 in a file name, and half characters, are escaped."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "backslashreplace") if _from_bytes(text) else _escaped(text)
+
+
+def _from_bytes(text: str) -> bool:
+    return all(not 0xD800 <= ord(char) <= 0xDFFF or 0xDC80 <= ord(char) <= 0xDCFF for char in text)
+
+
+def _escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be stored: a lone surrogate, half of a character, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def what_is(path: Path) -> str | None:
+    """What stands at a path in place of a regular file, or None. A pipe is waited for without end, so it must not be opened."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if path.is_symlink() else "nothing"
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        return f"unreadable ({getattr(error, 'strerror', None) or error})"
+    if stat.S_ISREG(mode):
+        return None
+    names = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
+    return next((name for test, name in names.items() if test(mode)), "a device")
+
+
+def check_file(path: Path, what: str = "") -> None:
+    """Raises InputError unless there is a regular file, or what the shell hands over under /dev (``<(...)``)."""
+    found = what_is(path)
+    if found is None or (found == "a named pipe" and str(path).startswith("/dev/")):
+        return
+    named = printable(str(path))
+    if found == "nothing":
+        raise InputError(
+            f"cannot read {what} from {named}: No such file or directory" if what else f"there is no file {named}"
+        )
+    raise InputError(f"{named} is {found}; give a file{f' of {what}' if what else ''}")
+
+
+def read_bytes(path: Path, what: str = "") -> bytes:
+    """A file, unpacked where its content is gzip. Raises InputError."""
+    check_file(path, what)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if not content.startswith(GZIP):
+        return content
+    try:
+        return gzip.decompress(content)
+    except DAMAGED as error:
+        raise InputError(f"{path} is a damaged gzip file ({error})") from error
+
+
+def read_text(path: Path, what: str = "") -> str:
+    """A file of UTF-8 text, with or without a byte-order mark. Raises InputError."""
+    content = read_bytes(path, what)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {_first_bad(io.BytesIO(content), error)}") from error
+
+
+def read_json(path: Path, what: str = "") -> Any:
+    """What a JSON file holds. Raises InputError, also for nesting that would use up the stack."""
+    try:
+        return json.loads(read_text(path, what))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {nested(error)}") from error
+
+
+def nested(error: ValueError | RecursionError) -> str:
+    """What is wrong with a JSON text, in words."""
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[IO[str]]:
+    """A text file, also packed by gzip; ends of lines stay as they are. What goes wrong inside is an InputError of the file."""
+    check_file(path)
+    try:
+        with _binary(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        with _binary(path) as raw:
+            raise InputError(f"{path} is not UTF-8 text: {_first_bad(raw, error)}") from error
+    except DAMAGED as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _binary(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _first_bad(raw: Iterable[bytes], error: UnicodeDecodeError) -> str:
+    """The reader decodes piece by piece and tells the place in its piece: the one in the file is found again here."""
+    start = 0
+    with suppress(*DAMAGED):  # behind the piece that was read
+        for number, line in enumerate(raw, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as found:
+                return f"{found.reason} at byte {start + found.start} (line {number}); save it as UTF-8"
+            start += len(line)
+    return f"{error.reason}; save it as UTF-8"
