@@ -757,6 +757,7 @@ def _evaluate(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: reverie evaluate KIND ...\n\nKinds: {', '.join(EVALUATIONS)}")
         print("\nExample:\n  reverie evaluate captions results.json captions_val2017.json")
+        print("  reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/")
         return 0 if words else 2
     if words[0] not in EVALUATIONS:
         raise UnknownName("kind of evaluation", words[0], EVALUATIONS)
@@ -814,6 +815,68 @@ def evaluate_captions(
         print(f"{empty:,} captions and {bare:,} references hold no word; they are scored as they are")
 
 
+def evaluate_transfer(
+    encoder: Annotated[str, tyro.conf.Positional],
+    photos: Annotated[tuple[str, ...], tyro.conf.Positional],
+    most_train: int = 0,
+    most_test: int = 0,
+    neighbours: int = 20,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "",
+    json: bool = False,
+) -> None:
+    """How much a linear classifier and nearest neighbours get out of the frozen features of any encoder, on any labelled photos.
+
+    Example: reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/
+
+    Strengths of the linear classifier are chosen on a fifth of train; test is read once. Photos are prepared as the encoder's own
+    image processor says. In the mean all sets of photos weigh the same.
+
+    Args:
+        encoder: a vision model or the vision tower of a CLIP: weights of a run, a folder, a Hub id, or builtin:clip; pixels for
+            the photos themselves, which an encoder should be better than.
+        photos: folders with train and test, each a parquet file, a table of pairs, or one folder of pictures for each class.
+        most_train: train photos to draw where there are more; 0 is all.
+        most_test: test photos to draw where there are more; 0 is all.
+        neighbours: that vote.
+        seed: of what is drawn and held out.
+        batch: photos through the network at once.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        json: one JSON object in place of a table.
+    """
+    import dataclasses
+    import json as as_json
+
+    from reverie.evaluate.transfer import Transferred, called, features_of, means, transfer
+
+    if not photos:
+        raise InputError("name photos to measure on: folders with train and test")
+    device = _device(device)
+    features, name = features_of(encoder, device, batch)
+    rows: list[Transferred] = []
+    table = Table(
+        "photos", *(Column(head, justify="right") for head in ("classes", "train", "test", "linear probe", "nearest")),
+        box=None, header_style="bold",
+    )  # fmt: skip
+    with Console(stderr=True).status("measuring") as line:
+        for row in transfer(
+            features, photos, most_train=most_train, most_test=most_test, neighbours=neighbours, seed=seed, batch_size=batch,
+            device=device, progress=lambda what, done, total: line.update(f"{what}: {done:,} of {total:,}"),
+        ):  # fmt: skip
+            rows.append(row)
+            numbers = f"{row.num_classes:,}", f"{row.num_train:,}", f"{row.num_test:,}"
+            table.add_row(called(row.photos), *numbers, f"{row.linear:.1%}", f"{row.knn:.1%}")
+    mean = means(rows)
+    if json:
+        print(as_json.dumps({"encoder": name, "photos": [dataclasses.asdict(row) for row in rows], "mean": mean}))
+        return
+    if len(rows) > 1:
+        table.add_row("mean", "", "", "", f"{mean['linear']:.1%}", f"{mean['knn']:.1%}", style="bold")
+    _console().print(table)
+    print(f"top-1 on test photos, of the features of {name}")
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:
@@ -866,6 +929,7 @@ def _command(name: str, function: Callable[..., int | None]) -> Callable[[list[s
 # Kinds of `reverie evaluate`.
 EVALUATIONS: dict[str, Callable[[list[str]], int]] = {
     "captions": _command("evaluate captions", evaluate_captions),
+    "transfer": _command("evaluate transfer", evaluate_transfer),
 }
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from reverie.captions.words import FromWords
 
 BUILTIN = "builtin:"
+KEPT = {  # what is kept unless told, by whether duplicates were looked for
+    True: "status = 'ok' and blank = false and duplicate_of is null",
+    False: "status = 'ok' and blank = false",
+}
 
 
 def make(
@@ -50,7 +54,8 @@ def make(
     batch: int = 16,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     clip: str | None = None,
-    keep: str = "status = 'ok' and blank = false and duplicate_of is null",
+    keep: str | None = None,
+    duplicates: bool = True,
     seed: int = 0,
     unit_size: int = 100,
 ) -> Plan:
@@ -85,7 +90,9 @@ def make(
         batch: images painted together. Changes the speed only.
         dtype: what the painter computes in; fp16 needs a GPU.
         clip: CLIP model that scores each image against its caption; builtin:clip when left out with builtin:painter, else none.
-        keep: what is kept, in SQL over the columns of the pairs; clip_score is one of them if there is a CLIP model.
+        keep: what is kept, in SQL over the columns of the pairs; clip_score is one of them if there is a CLIP model. When left
+            out, what is ok, not blank, and no duplicate.
+        duplicates: look for images that repeat another one; without it there is no column duplicate_of.
         seed: of everything random.
         unit_size: captions in one commit.
     """
@@ -123,10 +130,13 @@ def make(
         dtype=dtype,
         speed=PaintSpeed(batch),
     )
-    columns = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
+    columns = [Step("blank", Blank(), of=("paint",))]
+    if duplicates:
+        columns.append(Step("hash", ImageHash(), of=("paint",)))
     if clip:
         columns.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
-    check_rule(keep, Duplicates(), *(step.stage for step in columns))
+    compared = [Step("duplicates", Duplicates(), of=("hash",))] if duplicates else []
+    check_rule(keep or KEPT[duplicates], *(step.stage for step in (*compared, *columns)))
     return Plan(
         recipe="make",
         seed=seed,
@@ -135,8 +145,8 @@ def make(
             first,
             Step("paint", paint, of=("captions",)),
             *columns,
-            Step("duplicates", Duplicates(), of=("hash",)),
-            Step("keep", Keep(keep), of=("duplicates", *(step.name for step in columns))),
+            *compared,
+            Step("keep", Keep(keep or KEPT[duplicates]), of=tuple(step.name for step in (*compared, *columns))),
         ),
     )
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from reverie.errors import InputError
 from reverie.ranges import check_at_least
-from reverie.recipes.make import clip_for, source
+from reverie.recipes.make import KEPT, clip_for, source
 from reverie.run.plan import Plan, Step
 
 
@@ -197,6 +197,7 @@ def stablerep(
     text_tower: bool = False,
     downscale_px: tuple[int, ...] = (),
     controls: bool = False,
+    duplicates: bool = True,
     seed: int = 0,
 ) -> Plan:
     """Captions -> images -> StableRep and SimCLR on the same images -> linear probe on real photos -> a page.
@@ -240,6 +241,7 @@ def stablerep(
         downscale_px: StableRep sees some images (5 %) made this small and large again, as photos of low resolution are.
         controls: two more arms that must not do well: StableRep with the images dealt to captions at random, and with m crops
             of one image in place of m images.
+        duplicates: leave out images that repeat another one.
         seed: of captions and images.
     """
     flags = {name: value for name, value in locals().items() if value is not None}
@@ -335,10 +337,13 @@ def stablerep(
         dtype=size.dtype,
         speed=PaintSpeed(batch),
     )
-    scores = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
+    scores = [Step("blank", Blank(), of=("paint",))]
+    if duplicates:
+        scores.append(Step("hash", ImageHash(), of=("paint",)))
+    compared = [Step("duplicates", Duplicates(), of=("hash",))] if duplicates else []
     if clip:
         scores.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
-    keep = Keep("status = 'ok' and blank = false and duplicate_of is null", kept)
+    keep = Keep(KEPT[duplicates], kept)
     crop_px = size.view_px if size.view_px >= 128 else size.image_px  # small networks resize the whole photo themselves
     unit_size = max(1, usual.unit_size * usual.per_caption // copies)  # as many images a commit, however many copies
     return Plan(
@@ -349,8 +354,8 @@ def stablerep(
             Step("captions", first),
             Step("paint", paint, of=("captions",)),
             *scores,
-            Step("duplicates", Duplicates(), of=("hash",)),
-            Step("keep", keep, of=("duplicates", *(step.name for step in scores))),
+            *compared,
+            Step("keep", keep, of=tuple(step.name for step in (*compared, *scores))),
             *training,
             Step(
                 "probe",

@@ -15,6 +15,15 @@ def test_without_clip_there_is_no_score() -> None:
     assert plan.steps[2].name == "clip_score"
 
 
+def test_duplicates_may_stay() -> None:
+    plan = make(painter="owner/painter", duplicates=False)
+    assert [step.name for step in plan.steps] == ["captions", "paint", "blank", "keep"]
+    assert plan.steps[-1].of == ("blank",)
+    assert plan.steps[-1].stage.rule == "status = 'ok' and blank = false"  # type: ignore[attr-defined]
+    plan = make(painter="owner/painter", duplicates=False, keep="width > 100")
+    assert plan.steps[-1].stage.rule == "width > 100"  # type: ignore[attr-defined]
+
+
 def test_batch_is_speed_only(tmp_path: Path) -> None:
     plans = [make(painter="owner/painter", batch=batch).fingerprints() for batch in (1, 64)]
     assert plans[0] == plans[1]

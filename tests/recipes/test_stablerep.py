@@ -45,6 +45,14 @@ def test_paper_is_as_published(tmp_path: Path) -> None:
     assert "clip_score" not in {step.name for step in plan.steps}
 
 
+def test_duplicates_may_stay() -> None:
+    usual, plan = stablerep(), stablerep(duplicates=False)
+    assert {step.name for step in usual.steps} - {step.name for step in plan.steps} == {"hash", "duplicates"}
+    keep = next(step for step in plan.steps if step.name == "keep")
+    assert keep.of == ("clip_score", "blank")
+    assert "duplicate_of" not in keep.stage.rule  # type: ignore[attr-defined]
+
+
 def test_paper_needs_what_we_cannot_make() -> None:
     with pytest.raises(InputError, match="--captions FILE, and --photos"):
         stablerep("paper")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -21,14 +22,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reverie.captions.scenes import FromScenes
 from reverie.cli import main
 from reverie.errors import InputError, ReverieError
-from reverie.evaluate import results
+from reverie.evaluate import caption_files, results
 from reverie.evaluate.captioned import Captioned, held_classes, load_captioned
 from reverie.evaluate.captioning import refuse_test_captions
 from reverie.models.captioner import load_captioner
 from reverie.models.encoder import open_encoder
 from reverie.models.support import Support, load_support
 from reverie.recipes.syntic import syntic
+from reverie.report import captioning
 from reverie.report.facts import gather
+from reverie.report.page import write
+from reverie.report.thumbs import Thumbs
 from reverie.run.local import repaint, run
 from reverie.run.plan import call_recipe
 from reverie.stage import Place
@@ -79,6 +83,60 @@ def test_the_page_compares_photo_by_photo_by_the_metric_it_names(finished: Path)
     for item in found.comparisons:
         assert item.over_photos is not None
         assert item.over_photos.mean == pytest.approx(item.over_seeds.mean, abs=1e-6)
+
+
+def test_captions_are_coco_results_and_the_page_finds_photos_from_any_folder(
+    finished: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, known = photos / "run", load_captioned("smallworld:street:3")
+    shutil.copytree(finished, folder)
+    (folder / "results.jsonl").unlink()
+    notes = [
+        {"id": 10 * number + place, "image_id": 70 + number, "caption": text}
+        for number, texts in enumerate(known.references)
+        for place, text in enumerate(texts)
+    ]
+    images = [{"id": 70 + number, "file_name": f"{number}.png"} for number in range(3)]
+    (photos / "captions.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    monkeypatch.chdir(photos)
+    usual: Any = syntic(**SMALL).step("measure").stage
+    stage = dataclasses.replace(usual, arms=usual.arms[:2], photos="captions.json", images=Path())
+    stage.run(Place(folder, "measure"))
+    plan = json.loads((folder / "plan.json").read_text())
+    for step in plan["steps"]:
+        if step["name"] == "measure":
+            step["settings"] |= {"photos": "captions.json", "images": "."}
+    (folder / "plan.json").write_text(json.dumps(plan | {"made_in": str(photos)}))
+
+    values = {(row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")}
+    coco = folder / "captions" / "measure" / "coco"
+    for references in (photos / "captions.json", coco / "references.json"):
+        for file, name, metric in (
+            ("syntic-0-greedy", "SynTIC", "cider_d"),
+            ("without-refinement-0-beam-5", "without refinement", "cider_d, beam 5"),
+        ):
+            read = caption_files.read(coco / f"{file}.json", references)
+            assert read.ids == [70, 71, 72]
+            score = caption_files.measure(read, ["cider_d"])["CIDEr-D"].corpus
+            assert score == pytest.approx(values[name, metric], abs=1e-9)
+
+    (photos / "elsewhere").mkdir()
+    monkeypatch.chdir(photos / "elsewhere")
+    for are_there in (True, False):
+        found = captioning.gather(gather(folder), Thumbs())
+        assert found is not None
+        pictures = [card["src"] is not None for cards in found["cards"].values() for card in cards]
+        assert pictures == [are_there] * len(pictures)
+        assert pictures
+        for file in photos.glob("*.png"):
+            file.unlink()
+    assert "no picture" in write(folder).read_text(encoding="utf-8")
+
+
+def test_small_world_photos_are_called_by_their_scene_in_coco_results(finished: Path) -> None:
+    coco = finished / "captions" / "measure" / "coco"
+    read = caption_files.read(coco / "capdec-0-greedy.json", coco / "references.json")
+    assert (len(read.ids), read.ids[0], read.num_without) == (12, "all-00000", 0)
 
 
 def test_distances_are_those_of_every_picture_and_its_own_sentence(finished: Path) -> None:
