@@ -87,7 +87,6 @@ class Fit:
     """How to train: AdamW, linear warm-up from 0, then half a cosine to 0 or a constant rate."""
 
     steps: int = 1000
-    minutes: float | None = None  # to train for, over all resumptions: the cosine follows the time, steps is the most
     lr: float = 1e-3  # peak
     warmup_steps: int = 0
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -96,6 +95,7 @@ class Fit:
     clip: float | None = None  # largest norm of the whole gradient
     ema: float | None = None  # decay of the average of weights, e.g. 0.999; the averaged net is then the result
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    minutes: float | None = None  # to train for, over all resumptions: the cosine follows the time, steps is the most
     speed: FitSpeed = field(default_factory=FitSpeed)
 
     def __post_init__(self) -> None:
