@@ -1,4 +1,4 @@
-# One word for each act, the same here and in CI.   make demo | test | check | bench | builtin | clean
+# One word for each act, the same here and in CI.   make demo | test | check | docs | bench | builtin | clean
 #
 # PYTHON picks the interpreter that .venv is made from; by default the first one found that is 3.11 or newer.
 
@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check format bench builtin clean
+.PHONY: demo test check format docs bench builtin clean
 
 demo: .venv/installed
 	$(BIN)/reverie demo
@@ -23,6 +23,10 @@ check: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site, in build/docs. Warnings are errors, and links are checked.
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/all.py

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from reverie.errors import InputError, ModelError
-from reverie.models.asked import Pictured, find_made, opened_picture
+from reverie.models.asked import Pictured, fetched, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
 from reverie.models.load import first_line, load_net, load_tensors, load_tokenizer, usable
 from reverie.models.names import Located, check_sizes, check_weights
@@ -74,6 +74,11 @@ class Captioner:
         self.shows: dict[str, Any] = about["shows"]
         self.device = next(net.parameters()).device
         self.threshold, self.most_tags = float(about["threshold"]), int(about["most_tags"])
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str = "cpu", batch_size: int = 64) -> Captioner:
+        """Open what ``Run.save_pretrained`` or ``Run.push_to_hub`` made: a folder or a Hub id. Raises: as ``load_captioner``."""
+        return load_captioner(fetched("captioner", name), device, batch_size)
 
     def __call__(self, images: Sequence[Pictured], beams: int = 1, num_nearest: int = 0) -> list[Told]:
         """One answer an image, in order.

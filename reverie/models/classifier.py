@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
-from reverie.models.asked import Pictured, find_made, opened_picture
+from reverie.models.asked import Pictured, fetched, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
 from reverie.models.load import load_tensors
 from reverie.store.json_files import read_json
@@ -70,6 +70,11 @@ class Classifier:
     ) -> None:
         self.classes, self.encoder, self.cache = tuple(classes), encoder, cache
         self.weight, self.bias = weight.float(), bias.float()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str = "cpu", batch_size: int = 64) -> Classifier:
+        """Open what ``Run.save_pretrained`` or ``Run.push_to_hub`` made: a folder or a Hub id. Raises: as ``load_classifier``."""
+        return load_classifier(fetched("classifier", name), device, batch_size)
 
     def __call__(self, images: Iterable[Pictured]) -> list[Answer]:
         """One answer an image, in order. Raises InputError for a file that is not there, BrokenImage for one that is no image."""

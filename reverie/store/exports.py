@@ -93,10 +93,10 @@ def to_parquet(
     done, writer = 0, None
     with _whole(folder) as part:
         (part / "data").mkdir()
-        for rows in _tables(path, where, columns):
+        for rows in unit_tables(path, where, columns):
             start = 0
             while start < rows.num_rows:
-                piece = _for_datasets(rows.slice(start, per_file - done % per_file))
+                piece = for_datasets(rows.slice(start, per_file - done % per_file))
                 if done % per_file == 0:
                     writer = pq.ParquetWriter(part / "data" / next(files), piece.schema)
                 assert writer is not None
@@ -109,7 +109,7 @@ def to_parquet(
     return {"pairs": done, "files": num_files}
 
 
-def _for_datasets(rows: pa.Table) -> pa.Table:
+def for_datasets(rows: pa.Table) -> pa.Table:
     """Images as the struct of bytes and path that `datasets` stores, and its features in the metadata."""
     if "image" in rows.column_names:
         ids, images = rows["pair_id"].to_pylist(), rows["image"].to_pylist()
@@ -207,7 +207,7 @@ def _pairs(
     """Rows with an image as dictionaries, in an order that does not depend on who committed first."""
     where = f"{tables.whole_filter(where)} and image is not null"
     total, done = _count(path, where), 0
-    for rows in _tables(path, where, columns):
+    for rows in unit_tables(path, where, columns):
         yield from rows.to_pylist()
         done += rows.num_rows
         if progress:
@@ -220,7 +220,7 @@ def _count(path: str | Path, where: str) -> int:
     raise InputError(f"no pair of {path} fits {where!r}; nothing was written")
 
 
-def _tables(path: str | Path, where: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+def unit_tables(path: str | Path, where: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
     known = tables.column_names(path)
     if unknown := [name for name in columns or () if name not in known]:
         raise InputError(f"{path} has no column {', '.join(unknown)}; it has {', '.join(known)}")

@@ -1,0 +1,179 @@
+"""Weights and data sets to the Hub, with a card that says what they are made of.
+
+A card (README.md) names the recipe, its settings, the numbers that were measured, and every model that had a part in it with its
+licence: what is made with a model may be bound by the licence of that model, which nobody can see from the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from reverie.errors import FolderInUse, InputError
+from reverie.evaluate import results
+from reverie.models.names import HUB_ID, builtin_folder
+from reverie.run.plan import read_plan
+from reverie.store import tables
+
+Kind = Literal["model", "dataset"]
+BUILTIN_LICENCE = "Apache-2.0"
+UNSAID = "not said; see where it comes from"
+MODEL_FIELDS = (  # of stages and learners, where they name a model
+    "model", "clip", "encoder", "painter", "writer", "detector", "words", "backbone", "tokenizer", "start", "bert",
+)  # fmt: skip
+MADE_WITH = {"pairs.lance": "painter", "captions.lance": "writer"}  # columns that name a model and its revision
+
+
+def push(make: Callable[[Path], object], repo_id: str, kind: Kind, private: bool, api: Any = None) -> str:
+    """Upload the folder that ``make`` makes. Returns: the address. Raises: InputError if the Hub refuses."""
+    if not HUB_ID.fullmatch(repo_id) or "/" not in repo_id:
+        raise InputError(f"{repo_id!r} is no name on the Hub; give OWNER/NAME")
+    import huggingface_hub
+
+    api = api or huggingface_hub.HfApi()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "upload"
+        make(folder)
+        try:
+            address = api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repo_id, repo_type=kind, folder_path=str(folder), commit_message="Made with reverie"
+            )
+        except Exception as error:  # of network and Hub, which have no class in common
+            raise InputError(f"cannot push to {repo_id}: {_line(error)}") from error
+    return str(address)
+
+
+def save_weights(weights: Path, run: Path, step: str, folder: Path) -> Path:
+    """Copy a folder of weights to a new one and put a card beside them. Raises FolderInUse."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FolderInUse(f"{folder} holds something already; give a new folder")
+    shutil.copytree(weights, folder, dirs_exist_ok=True)
+    write_card(folder, run, step=step)
+    return folder
+
+
+def write_card(
+    folder: Path, run: Path, step: str | None = None, data: int | None = None, where: str | None = None
+) -> None:
+    """Write README.md: front matter as the Hub reads it, then settings, numbers and models.
+
+    Args:
+        run: folder of the run, or of an import, that it is made from.
+        step: whose weights these are.
+        data: number of pairs, for a data set.
+        where: filter that these pairs fit.
+    """
+    record = read_plan(run) if (run / "plan.json").exists() else None
+    about = f"recipe `{record['recipe']}`" if record else "an import of other people's data"
+    head = {"tags": ["reverie", "synthetic"] if record else ["reverie"]}
+    if step is not None:
+        head |= {"library_name": "transformers" if (folder / "config.json").is_file() else "reverie"}
+        lines = [f"# {step}", "", f"Weights of the step `{step}` of {about}, made with reverie."]
+    else:
+        lines = [
+            "# Image-text pairs",
+            "",
+            f"{data or 0:,} pairs of {about}" + (f", those with `{where}`" if where else "") + ".",
+        ]
+    lines += ["", "## Models used", "", *_models_table(models_used(run, step))]
+    lines += ["", "Whoever uses this is bound by their licences as well.", ""]
+    if rows := list(_numbers(run)):
+        lines += ["## Numbers", "", "| what | metric | split | mean | seeds |", "|---|---|---|---|---|", *rows, ""]
+    if record:
+        settings = [item["settings"] for item in record["steps"] if item["name"] == step]
+        shown = {"recipe": record["recipe"], "arguments": _public(record["arguments"]), "seed": record["seed"]}
+        shown |= {"step": _public(settings[0])} if settings else {}
+        lines += ["## Settings", "", "```json", json.dumps(shown, indent=1, ensure_ascii=False), "```", ""]
+        versions = record.get("versions", {})
+        lines += ["Made with " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".", ""]
+    front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items())  # JSON is YAML
+    (folder / "README.md").write_text(f"---\n{front}---\n\n" + "\n".join(lines), encoding="utf-8")
+
+
+def models_used(run: Path, step: str | None = None) -> list[str]:
+    """Names of models that had a part in a run, or in one step and all that it reads, with revisions where rows have them."""
+    found: set[str] = set()
+    steps = read_plan(run)["steps"] if (run / "plan.json").exists() else []
+    wanted = {step} if step is not None else {item["name"] for item in steps}
+    for item in reversed(steps):
+        if item["name"] in wanted:
+            wanted.update(item["of"])
+            found.update(_named(item["settings"]))
+    for name, column in MADE_WITH.items():
+        if tables.exists(run / name) and column in tables.column_names(run / name):
+            for part in tables.scan(run / name, [column], f"{column} is not null"):
+                for model in part[column].unique().to_pylist():
+                    found.discard(model.rpartition("@")[0])
+                    found.add(model)
+    return sorted(found)
+
+
+def licence(model: str) -> str:
+    """The licence of a model, as its card says; a card in the Hub's cache or a folder is read, nothing is asked of a network."""
+    name = model.partition("@")[0]
+    if name.startswith("builtin:"):
+        builtin_folder(name)
+        return BUILTIN_LICENCE
+    card = Path(name) / "README.md"
+    if not card.is_file() and HUB_ID.fullmatch(name):
+        import huggingface_hub
+
+        cached = huggingface_hub.try_to_load_from_cache(name, "README.md")
+        card = Path(cached) if isinstance(cached, str) else card
+    if card.is_file() and (front := re.match(r"---\n(.*?)\n---", card.read_text("utf-8", errors="replace"), re.DOTALL)):
+        said = re.search(r"^licen[sc]e(?:_name)?:\s*[\"']?([\w.+-]+)", front[1], re.MULTILINE)
+        return said[1] if said else UNSAID
+    return UNSAID
+
+
+def _models_table(models: list[str]) -> Iterator[str]:
+    if not models:
+        yield "None."
+        return
+    yield from ("| model | licence |", "|---|---|")
+    for model in models:
+        yield f"| {model} | {licence(model)} |"
+
+
+def _named(settings: Any, field: str = "") -> Iterator[str]:
+    """Model names among the settings of a step, at any depth."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from _named(value, key)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _named(value, field)
+    elif isinstance(settings, str) and (
+        re.fullmatch(r"builtin:[\w-]+", settings)
+        or (field in MODEL_FIELDS and "/" in settings and HUB_ID.fullmatch(settings))
+    ):
+        yield settings
+
+
+def _numbers(run: Path) -> Iterator[str]:
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for record in results.read(run / "results.jsonl"):
+        if isinstance(record["value"], (int, float)):
+            groups.setdefault((record["name"], record["metric"], str(record["split"])), []).append(record["value"])
+    for (name, metric, split), values in groups.items():
+        yield f"| {name} | {metric} | {split} | {statistics.fmean(values):.4g} | {len(values)} |"
+
+
+def _public(value: Any) -> Any:
+    """Settings without the folders of this machine: of an absolute path the last part."""
+    if isinstance(value, dict):
+        return {key: _public(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,188 @@
+"""What ``import reverie`` offers, a run opened by it, and the way to the Hub and back."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reverie
+from reverie import hub
+from reverie.run import local
+
+PLAN = reverie.Plan(
+    recipe="tiny",
+    steps=(
+        reverie.Step("captions", reverie.FromTemplates(("red circle", "blue star"), ("a {class}", "a {class}."))),
+        reverie.Step("paint", reverie.PaintPixels(per_caption=2, steps=1), of=("captions",)),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return reverie.run(PLAN, tmp_path_factory.mktemp("library") / "run", device="cpu")
+
+
+class FolderHub:
+    """What ``huggingface_hub.HfApi`` does, with a folder in place of the network."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
+        (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+        return f"hub://{repo_type}/{repo_id}{'?private' if private else ''}"
+
+    def upload_folder(self, *, repo_id, repo_type, folder_path, commit_message):
+        shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
+
+
+def test_importing_it_is_light_and_every_name_is_there():
+    code = (
+        "import sys, reverie; heavy = {'torch', 'diffusers', 'transformers', 'lance', 'pyarrow', 'numpy'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "assert set(reverie.__all__) <= set(dir(reverie));"
+        "reverie.Plan, reverie.ReverieError, reverie.open_run, reverie.recipe;"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for name in reverie.__all__:
+        assert getattr(reverie, name) is not None, name
+    with pytest.raises(AttributeError, match="no attribute 'plan_of'"):
+        reverie.plan_of  # noqa: B018
+
+
+def test_the_names_in_the_table_of_homes_are_those_of_all():
+    assert sorted({*reverie._HOME_OF, "run", "__version__"}) == reverie.__all__
+
+
+def test_run_is_called_and_is_a_package_all_the_same(done):
+    assert reverie.run.local is local
+    assert [(step.name, step.whole) for step in done.status()] == [("captions", True), ("paint", True)]
+    assert done.is_whole
+    assert reverie.run(PLAN, str(done.folder), device="cpu") == reverie.open_run(done.folder) == done
+    assert done.page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_rows_go_elsewhere(done):
+    assert len(done.captions) == 2
+    assert {row["label"] for row in done.captions} == {"red circle", "blue star"}
+    assert len(done.pairs) == 4
+    red = done.pairs.where("label = 'red circle'")
+    assert len(red) == 2
+    assert len(red.where("copy = 1 or copy = 7").where("copy < 9")) == 1  # each filter as a whole
+    assert list(red.to_pandas(["text", "copy"])["copy"]) == [0, 1]
+    assert red.where("copy = 9").to_arrow(["text"]).num_rows == 0
+    with pytest.raises(reverie.InputError, match="colour"):
+        red.where("colour = 'red'")
+
+
+def test_to_torch(done):
+    pairs = done.pairs.where("label = 'red circle'")
+    stored = [Image.open(io.BytesIO(row["image"])) for row in pairs]
+    batches = torch.utils.data.DataLoader(pairs.to_torch(columns=["label", "copy", "reason"]), batch_size=2)
+    (batch,) = batches
+    assert batch["label"] == ["red circle"] * 2
+    assert batch["copy"].tolist() == [0, 1]
+    assert batch["reason"] == ["", ""]
+    for tensor, picture in zip(batch["image"], stored, strict=True):
+        assert np.array_equal(tensor.permute(1, 2, 0).numpy(), np.asarray(picture.convert("RGB")))
+    small = pairs.to_torch(lambda picture: picture.resize((8, 4)).size)
+    assert len(small) == 2
+    assert small[1]["image"] == (8, 4)
+    with pytest.raises(reverie.InputError, match="no column colour; it has"):
+        pairs.to_torch(columns=["colour"])
+
+
+def test_to_datasets(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    found = done.pairs.where("label = 'blue star'").to_datasets(["label"])
+    assert set(found.column_names) == {"pair_id", "text", "image", "label"}
+    assert found["label"] == ["blue star"] * 2
+    (first, _) = done.pairs.where("label = 'blue star'")
+    assert np.array_equal(np.asarray(found[0]["image"]), np.asarray(Image.open(io.BytesIO(first["image"]))))
+    with pytest.raises(reverie.InputError, match="no row"):
+        done.pairs.where("label = 'none'").to_datasets()
+
+
+def test_results_are_a_list_and_a_frame(done, tmp_path):
+    from reverie.evaluate.results import append
+
+    assert reverie.Run(done.folder).results() == []
+    record = {"name": "ours", "metric": "top1", "split": "test", "step": "m", "fingerprint": "f", "versions": {}}
+    append(tmp_path / "results.jsonl", *[record | {"seed": seed, "value": seed / 4} for seed in (1, 2)])
+    found = reverie.Run(tmp_path).results()
+    assert found[0]["value"] == 0.25
+    assert found.to_pandas()["value"].mean() == 0.375
+
+
+def test_slips_are_one_line(done, tmp_path):
+    with pytest.raises(reverie.InputError, match="does not exist"):
+        reverie.open_run(tmp_path / "none")
+    with pytest.raises(reverie.InputError, match="no weights of 'encoder'; it has none yet"):
+        done.weights("encoder")
+    with pytest.raises(reverie.InputError, match="colour"):
+        reverie.recipe("make", colour=3)
+    with pytest.raises(reverie.UnknownName, match="mak"):
+        reverie.recipe("mak")
+    with pytest.raises(reverie.InputError, match="no export 'tar'"):
+        done.pairs.export("tar", tmp_path / "out")
+
+
+def test_pairs_go_to_the_hub_with_a_card_and_come_back(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    remote = FolderHub(tmp_path / "hub")
+    pairs = done.pairs.where("label = 'red circle'")
+    assert pairs.push_to_hub("me/circles", private=False, api=remote) == "hub://dataset/me/circles"
+    card = (tmp_path / "hub/me/circles/README.md").read_text(encoding="utf-8")
+    assert card.startswith('---\ntags: ["reverie", "synthetic"]\n---\n')
+    assert "2 pairs of recipe `tiny`, those with `label = 'red circle'`" in card
+    assert "| builtin:painter@" in card
+    assert "| Apache-2.0 |" in card
+    assert str(tmp_path) not in card
+    files = [str(path) for path in (tmp_path / "hub/me/circles/data").glob("*.parquet")]
+    found = datasets.Dataset.from_parquet(files, cache_dir=str(tmp_path / "cache"))
+    assert found["pair_id"] == [row["pair_id"] for row in pairs]
+    with pytest.raises(reverie.InputError, match="OWNER/NAME"):
+        pairs.push_to_hub("circles", api=remote)
+
+
+def test_weights_go_to_the_hub_with_a_card_and_come_back(tmp_path):
+    learner = reverie.StableRep("resnet-tiny", image_size=32, images_per_caption=2, head_hidden=8, head_out=4)
+    train = reverie.Train(learner, reverie.Fit(steps=1), captions_per_batch=2)
+    plan = reverie.Plan("tiny", (*PLAN.steps, reverie.Step("encoder", train, of=("paint",))))
+    run = reverie.run(plan, tmp_path / "run", device="cpu")
+    remote = FolderHub(tmp_path / "hub")
+    assert run.push_to_hub("encoder", "me/encoder", api=remote) == "hub://model/me/encoder?private"
+    ours, theirs = (reverie.load_backbone(path) for path in (run.weights("encoder"), tmp_path / "hub/me/encoder"))
+    pixels = torch.arange(3 * 32 * 32, dtype=torch.uint8).reshape(1, 3, 32, 32)
+    assert torch.equal(reverie.represent(ours, pixels), reverie.represent(theirs, pixels))
+    card = (tmp_path / "hub/me/encoder/README.md").read_text(encoding="utf-8")
+    assert 'library_name: "transformers"' in card
+    assert '"images_per_caption": 2' in card
+    assert "builtin:painter" in card
+    with pytest.raises(reverie.FolderInUse):
+        run.save_pretrained("encoder", tmp_path / "hub/me/encoder")
+
+
+def test_a_model_card_says_the_licence_of_a_folder(tmp_path):
+    (tmp_path / "README.md").write_text("---\ntags: [a]\nlicense: creativeml-openrail-m\n---\n# A painter\n")
+    assert hub.licence(str(tmp_path)) == "creativeml-openrail-m"
+    assert hub.licence("builtin:painter@0123") == "Apache-2.0"
+    assert hub.licence("nobody/nothing") == hub.UNSAID
+
+
+def test_what_is_not_on_the_hub_is_one_line(tmp_path):
+    with pytest.raises(reverie.ModelError, match="cannot fetch the classifier nobody/nothing"):
+        reverie.Classifier.from_pretrained("nobody/nothing")
+    with pytest.raises(reverie.ModelError, match="is no captioner"):
+        reverie.Captioner.from_pretrained(tmp_path / "none")
