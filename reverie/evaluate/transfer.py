@@ -69,7 +69,7 @@ def transfer(
         raise InputError("the most photos are 0 (all) or more; neighbours and the batch are 1 or more")
     for source in sources:  # a slip in the last one must not cost the work of all before it
         for split in ("train", "test"):
-            find_photos(source, split)  # type: ignore[arg-type]
+            find_photos(source, split)
 
     def rows_of(photos: Photos, what: str) -> tuple[Tensor, Tensor]:
         rows = []
