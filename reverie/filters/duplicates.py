@@ -231,8 +231,8 @@ def _first_with_the_same(values: pa.Array) -> Array:
     codes = values.dictionary_encode().indices.to_numpy()  # numbered as they are met
     is_new = np.ones(len(codes), dtype=bool)
     is_new[1:] = codes[1:] > np.maximum.accumulate(codes)[:-1]
-    rows_found: Array = np.flatnonzero(is_new)[codes]
-    return rows_found
+    chosen: Array = np.flatnonzero(is_new)[codes]
+    return chosen
 
 
 def near_copies(
@@ -283,8 +283,8 @@ def _settle(found: Array, rows: Array, looks: _Looks) -> Array:
     for one, other in zip(rows[early[alike]].tolist(), rows[late[alike]].tolist(), strict=True):
         if found[one] == one and found[other] == other:
             found[other] = one
-    rows_found: Array = rows[found[rows] == rows]
-    return rows_found
+    chosen: Array = rows[found[rows] == rows]
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -303,8 +303,8 @@ class _Looks:
         near = np.bitwise_count(self.hashes[early] ^ self.hashes[late]) <= self.max_distance
         pairs = np.flatnonzero(near)
         apart = self.thumbnails[early[pairs]].astype(np.int16) - self.thumbnails[late[pairs]]
-        rows_found: Array = pairs[np.abs(apart).max(axis=1, initial=0) <= self.max_colour]
-        return rows_found
+        chosen: Array = pairs[np.abs(apart).max(axis=1, initial=0) <= self.max_colour]
+        return chosen
 
     def first_alike(self, early: Array, late: Array) -> Array:
         """For each late row the place in ``early`` of the first row that it resembles; len(early) where there is none.

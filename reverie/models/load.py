@@ -221,7 +221,7 @@ def usable(revision: str, what: str, batched: bool = True) -> Iterator[None]:
     except (ReverieError, OSError):
         raise
     except Exception as error:
-        if should_reduce_batch_size(error) and not batched:
+        if isinstance(error, torch.OutOfMemoryError) or (should_reduce_batch_size(error) and not batched):
             raise
         raise ModelError(
             f"{revision} cannot {what}, its files do not fit each other: {type(error).__name__}, {first_line(error)}"

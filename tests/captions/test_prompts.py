@@ -68,7 +68,7 @@ def test_a_prompt_file(tmp_path, place):
     [
         ("a.txt", "no hole", r"has no \{class\}"),
         ("a.txt", "", r"has no \{class\}"),
-        ("a.json", "{", "not valid JSON"),
+        ("a.json", "{", "is not JSON"),
         ("a.json", "[]", "is not a prompt"),
         ("a.json", '{"prompt": 3}', "'prompt' is not a text"),
         ("a.json", '{"prompt": "{class}", "examples": [["a"]]}', "an example is a list of two"),
