@@ -30,6 +30,7 @@ if typing.TYPE_CHECKING:
 
     from reverie.recipes.claims import Study
     from reverie.run.plan import Plan
+    from reverie.settings import Resolved
 
 Folder = Annotated[Path, tyro.conf.Positional]
 
@@ -199,24 +200,103 @@ def _claims(words: list[str]) -> int:
 
 
 def _recipe(command: str, name: str, words: list[str], out: Path | None = None) -> int:
-    from reverie.run.plan import call_recipe, find_recipe
+    from reverie.run.plan import call_recipe, config_type, find_recipe, plan_with
 
-    def work(
-        out: Path = out or Path("runs") / Path(name).stem, device: str = "", part: str = "1/1", until: str | None = None
-    ) -> None:
+    usual = out or Path("runs") / Path(name).stem
+
+    def work(out: Path = usual, device: str = "", part: str = "1/1", until: str | None = None) -> None:
         """Flags that every recipe has.
 
         Args:
-            out: the run folder; the same command with the same folder goes on where it stopped.
-            device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
-            part: k/n does the k-th of n slices of the units: one number of a job array.
-            until: stop after this step.
+            out: run folder; the same command with the same folder goes on where it stopped.
+            device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
+            part: k/n for the k-th of n slices of the units, one number of a job array.
+            until: last step to do; all when absent.
         """
 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
-    arguments, flags = tyro.cli(_joined(find_recipe(name), work), prog=prog, args=words)
-    plan = call_recipe(name, arguments)
+    recipe = find_recipe(name)
+    if config_type(recipe) is None:
+        arguments, flags = tyro.cli(_joined(recipe, work), prog=prog, args=words)
+        plan = call_recipe(name, arguments)
+    else:
+        found, flags = _settings(recipe, work, prog, words, usual)
+        plan = plan_with(name, found)
     return _work(plan, flags["out"], _device(flags["device"]), _part(flags["part"]), flags["until"])
+
+
+def _settings(
+    recipe: Callable[..., Any], work: Callable[..., None], prog: str, words: list[str], out: Path, run: str = ""
+) -> tuple[Resolved, dict[str, Any]]:
+    """The settings of a recipe or study and the flags that every run has, read from the command line.
+
+    Args:
+        out: the usual folder. If a run is there, and not by another scale, what was a default then is the default now.
+        run: name of a run within the folder, where it holds several.
+    """
+    from reverie.run.plan import default_settings, settings_of
+    from reverie.settings import resolved
+
+    scale = _said_early(words, "scale")
+    default = default_settings(recipe, scale)
+    folder = Path(_said_early(words, "out") or out) / run
+    known = None
+    if not {"-h", "--help"} & set(words) and (folder / "plan.json").exists() and _is_of(folder, recipe):
+        known = settings_of(folder, recipe)
+        if getattr(known.config, "scale", None) != getattr(default, "scale", None):
+            known = None  # SettingsChanged will tell
+    flags: dict[str, Any] = {}
+
+    def ask(base: Any) -> Any:
+        config, more = tyro.cli(
+            _with_settings(recipe, base, work), prog=prog, args=words, config=(tyro.conf.OmitArgPrefixes,)
+        )
+        flags.update(more)
+        return config
+
+    return resolved(default, ask, known), flags
+
+
+def _is_of(folder: Path, recipe: Callable[..., Any]) -> bool:
+    """Whether a run was made by this recipe, or by a study of this name."""
+    from reverie.run.plan import read_plan
+
+    record = read_plan(folder)
+    names = (Path(record["file"]).stem if record["file"] else record["recipe"]).split("/")
+    return recipe.__name__ in names[:1] or (names[0] == "claims" and recipe.__name__ == names[1])
+
+
+def _said_early(words: list[str], flag: str) -> str | None:
+    """What follows a flag on the command line, before anything else is read; None where it is left out."""
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == f"--{flag}":
+            return value if equals else next(iter(words[place + 1 :]), None)
+    return None
+
+
+def _with_settings(
+    recipe: Callable[..., Any], default: Any, work: Callable[..., None]
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """A function of a recipe's settings and the parameters of ``work``, for tyro to read; called, it gives them back apart."""
+    from reverie.run.plan import config_type
+    from reverie.settings import names
+
+    kind, general = config_type(recipe), inspect.signature(work).parameters
+    assert kind is not None
+    if clash := sorted(set(names(kind)) & general.keys()):
+        raise InputError(f"the recipe has parameters that every run has: {', '.join(clash)}; rename them")
+
+    def both(**values: Any) -> tuple[Any, dict[str, Any]]:
+        return values.pop("config"), values
+
+    own = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if default is None else default)
+    keyword = [own, *(item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in general.values())]
+    both.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    both.__annotations__ = {"config": kind} | _hints(work)
+    text, flags = inspect.getdoc(recipe) or "", (inspect.getdoc(work) or "").partition("Args:\n")[2]
+    both.__doc__ = f"{text.partition('Args:')[0].rstrip()}\n\nArgs:\n{flags}"
+    return both
 
 
 def _joined(

@@ -2,7 +2,8 @@
 
 ``plan.json`` in the run folder is the resolved plan, written whole before any work:
 
-    recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null)
+    recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null): all settings, resolved
+    given                     names of the settings that were given by hand; the others were defaults at the time
     seed, unit_size, num_captions, num_units
     steps                     [{name, of, kind: captions | pairs | columns | job, per_caption, settings, fingerprint}]
     versions, made            library versions, and when (UTC)
@@ -20,6 +21,7 @@ import json
 import platform
 import re
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +29,15 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any, Literal
 
+from reverie import settings as setting
 from reverie import stage as stages
 from reverie.errors import FolderInUse, InputError, SettingsChanged, UnknownName
 from reverie.run.folder import write_whole
+from reverie.settings import Resolved
 
 Kind = Literal["captions", "pairs", "columns", "job"]
 RECIPES = Path(__file__).parent.parent / "recipes"
+NO_RECIPES = ("__init__", "options")
 LIBRARIES = (
     "reverie",
     "torch",
@@ -71,6 +76,7 @@ class Plan:
     unit_size: int = 100  # captions in a unit of work, which is also what one commit holds
     arguments: Mapping[str, Any] = field(default_factory=dict)  # what the recipe was called with
     file: str | None = None  # the user's own recipe file
+    given: tuple[str, ...] = ()  # names of the arguments that are none of the defaults
 
     def __post_init__(self) -> None:
         seen: dict[str, Kind] = {}
@@ -129,6 +135,7 @@ class Plan:
             "recipe": self.recipe,
             "file": self.file,
             "arguments": json.loads(json.dumps(dict(self.arguments), default=str)),
+            "given": list(self.given),
             "seed": self.seed,
             "unit_size": self.unit_size,
             "num_captions": self.num_captions,
@@ -310,7 +317,7 @@ def _versions() -> Mapping[str, str]:
 
 def known_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in RECIPES.glob("*.py") if path.stem not in NO_RECIPES)
 
 
 def known_studies() -> list[str]:
@@ -328,9 +335,9 @@ def find_study(name: str) -> Callable[..., Any]:
 def _run_of_study(study: str, run: str) -> Callable[..., Plan]:
     make = find_study(study)
 
-    @functools.wraps(make)  # its flags are those of the study
-    def recipe(**arguments: Any) -> Plan:
-        runs = make(**arguments).runs
+    @functools.wraps(make)  # its settings are those of the study
+    def recipe(config: Any) -> Plan:
+        runs = make(config).runs
         if run not in runs:
             raise UnknownName(f"run of the study {study}", run, runs)
         return typing.cast(Plan, runs[run])
@@ -376,22 +383,81 @@ def _only_recipe(names: Mapping[str, Any], stem: str, what: str) -> Callable[...
     return typing.cast(Callable[..., Plan], found[0])
 
 
+def config_type(recipe: Callable[..., Any]) -> type | None:
+    """The dataclass of settings that a recipe or a study takes first; None for one with keyword arguments."""
+    first = next(iter(inspect.signature(recipe).parameters.values()), None)
+    if first is None:
+        return None
+    alone = types.SimpleNamespace(__annotations__={"first": first.annotation})  # others may name what is not imported
+    kind = typing.get_type_hints(alone, vars(sys.modules[recipe.__module__])).get("first")
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def default_settings(recipe: Callable[..., Any], scale: object = None) -> Any:
+    """What a recipe does unless it is told otherwise: ``SCALES`` of its file at this scale, the first of them if there is no such.
+
+    None where its dataclass has settings without default.
+    """
+    kind = config_type(recipe)
+    assert kind is not None, "a recipe with keyword arguments has no settings"
+    scales: Mapping[str, Any] = getattr(sys.modules[recipe.__module__], "SCALES", {})
+    if scales:
+        return scales.get(str(scale), next(iter(scales.values())))
+    return None if setting.required(kind) else kind()
+
+
 def call_recipe(name: str, arguments: Mapping[str, Any]) -> Plan:
-    """Call a recipe, by name or file, and note in the plan how it was called."""
+    """Call a recipe, by name or file, and note in the plan how it was called.
+
+    Args:
+        arguments: keyword arguments, or settings by their flat names; those that are left out are the defaults of the scale.
+    """
     recipe = find_recipe(name)
-    plan = recipe(**arguments)
+    kind = config_type(recipe)
+    if kind is None:
+        plan = _plan_of(name, recipe(**arguments))
+        usual = {item.name: item.default for item in inspect.signature(recipe).parameters.values()}
+        given = tuple(key for key, value in arguments.items() if value != usual.get(key))
+        return dataclasses.replace(plan, arguments=usual | dict(arguments), given=given)
+
+    def ask(base: Any) -> Any:
+        return setting.build(kind, arguments) if base is None else setting.change(base, **arguments)
+
+    return plan_with(name, setting.resolved(default_settings(recipe, arguments.get("scale")), ask))
+
+
+def plan_with(name: str, found: Resolved) -> Plan:
+    """The plan of a recipe, by name or file, with these settings, which it notes."""
+    plan = _plan_of(name, find_recipe(name)(found.config))
+    return dataclasses.replace(plan, arguments=setting.flat(found.config), given=found.given)
+
+
+def _plan_of(name: str, plan: object) -> Plan:
     if not isinstance(plan, Plan):
         raise InputError(f"recipe {name} returned {type(plan).__name__}, not a Plan")
-    given = {item.name: item.default for item in inspect.signature(recipe).parameters.values()} | dict(arguments)
-    return dataclasses.replace(plan, arguments=given, file=str(Path(name).resolve()) if name.endswith(".py") else None)
+    return dataclasses.replace(plan, file=str(Path(name).resolve()) if name.endswith(".py") else None)
+
+
+def settings_of(folder: Path, recipe: Callable[..., Any]) -> Resolved:
+    """The settings that a run was begun with. Raises UnknownName for one that the recipe does not have any more."""
+    record = read_plan(folder)
+    arguments, given = record["arguments"], record.get("given", [])
+    kind, default = config_type(recipe), default_settings(recipe, record["arguments"].get("scale"))
+    assert kind is not None
+    config = setting.build(kind, arguments) if default is None else setting.change(default, **arguments)
+    return Resolved(config, tuple(name for name in given if name in arguments))
 
 
 def plan_again(folder: Path) -> Plan:
     """The plan of a run folder, from the recipe it was made with. Raises SettingsChanged if the recipe changed since."""
     record = read_plan(folder)
     name = record["file"] or record["recipe"]
-    hints = typing.get_type_hints(find_recipe(name))
-    plan = call_recipe(name, {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()})
+    recipe = find_recipe(name)
+    if config_type(recipe) is None:
+        hints = typing.get_type_hints(recipe)
+        plan = call_recipe(name, {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()})
+    else:
+        plan = plan_with(name, settings_of(folder, recipe))
     plan.settle(folder)
     return plan
 
