@@ -60,10 +60,9 @@ class CaptionFile:
             return FromCorpus(
                 self.captions, text_column=self.text_column, label_column=label_column, split=split, limit=self.limit
             )
-        given = {"--text-column": self.text_column, "--label-column": label_column, "--captions-split": split}
-        if self.limit is not None or any(given.values()):
-            flags = ("--text-column", "--label-column", "--captions-split", "--limit")
-            raise InputError(f"{', '.join(flags[:-1])} and {flags[-1]} belong to a file of --captions")
+        flags = {"--text-column": self.text_column, "--label-column": label_column, "--captions-split": split}
+        if given := [flag for flag, value in (flags | {"--limit": self.limit}).items() if value is not None]:
+            raise InputError(f"{' and '.join(given)} belong{'s' * (len(given) == 1)} to a file of --captions")
         return None
 
 
