@@ -28,7 +28,7 @@ class EpisodesConfig:
     num_shots: tuple[int, ...] = (1, 5)  # photos of each class to learn from (M); everything is measured once with each number
     queries: int = 6  # photos of each class that an episode asks about
     episodes: int = 2000  # episodes, the same for all networks
-    seed: int = 0  # seed of the episodes
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 
 def episodes(config: EpisodesConfig) -> Plan:

@@ -79,7 +79,7 @@ class FewShotConfig:
     real_batch: int = 32  # shots in a step of tuning a classifier
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: FewShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes."""

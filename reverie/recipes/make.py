@@ -24,7 +24,7 @@ class MakeConfig:
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
     keep: str = "status = 'ok' and blank = false and duplicate_of is null"  # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
     unit_size: int = 100  # captions in one commit
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: MakeConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter."""

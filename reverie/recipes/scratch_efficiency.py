@@ -43,7 +43,7 @@ class ScratchConfig:
     batch_size: int = 64  # examples in a step of training
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; as many images of each caption as the largest arm needs."""

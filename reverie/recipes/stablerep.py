@@ -74,7 +74,7 @@ class StableRepConfig:
     downscale_px: tuple[int, ...] = ()  # sides that StableRep sees some images (5 %) made small to, as photos of low resolution are
     controls: bool = False  # two arms that must not do well too: images dealt to captions at random, and crops of one image
     unit_size: int = 16  # captions in one commit
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: StableRepConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter, nothing left out without one; a rate and a commit by what is in them."""

@@ -86,7 +86,7 @@ class PretrainingConfig:
     transfer: Transfer = Transfer()
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: PretrainingConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; where captions are few, more images are painted of each."""

@@ -122,7 +122,7 @@ class SynticConfig:
     beams: int = 5  # sentences searched at once in the second way to decode; the first takes the likeliest word each time
     meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
     unit_size: int = 64  # captions in one commit
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: SynticConfig) -> dict[str, Any]:
         """The small world's sentences and photos stand in for a person's own; public painters have a faster sampler."""

@@ -32,7 +32,7 @@ class TextToImageConfig:
     train_steps: int = 5000  # optimiser steps of training, the same in every arm
     batch_size: int = 32  # examples in a step of training
     lr: float = 1e-3  # peak learning rate
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 
 def text_to_image(config: TextToImageConfig) -> Plan:

@@ -64,7 +64,7 @@ class ZeroShotConfig:
     eval_data: str | None = "smallworld:street:1:960"  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when absent
     eval_split: Literal["train", "test"] = "test"  # part of the photos to measure on; settings are chosen on train, so that test is read once
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: ZeroShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes."""

@@ -35,7 +35,7 @@ class StableRepStudy:
     per_class: int = 4  # captions for each class, where they are written from class names
     train_steps: int = 150  # optimiser steps of training, the same in every arm
     eval_data: str = "smallworld:street:1280:6400"  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 
 TINY = StableRepStudy()  # 45 arms in half an hour; claim 2 needs l times as many captions as the budget's arm with l copies

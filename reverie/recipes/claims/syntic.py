@@ -31,7 +31,7 @@ class SynticStudy:
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     epochs: int = 6  # passes over the examples of training
     simulated: bool = False  # the simulated features alone, in a minute
-    seed: int = 0  # seed of captions and images
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 
 TINY = SynticStudy()
