@@ -11,6 +11,8 @@ which in ``following``; what is given by hand goes before what follows.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -93,6 +95,19 @@ def names(kind: type) -> list[str]:
         if name in {item.name for item in dataclasses.fields(kind)}:  # type: ignore[arg-type]
             found += names(hint) if dataclasses.is_dataclass(hint) else [name]
     return found
+
+
+def helps(kind: type) -> dict[str, str]:
+    """What each setting of a class is, by name: the comment beside it."""
+    found: dict[str, str] = {}
+    hints = typing.get_type_hints(kind)
+    for base in reversed(kind.__mro__[:-1]):
+        for name, said in re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(base), re.MULTILINE):
+            found[name] = said
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if dataclasses.is_dataclass(hints[item.name]):
+            found |= helps(typing.cast(type, hints[item.name]))
+    return {name: found[name] for name in names(kind)}
 
 
 def required(kind: type) -> list[str]:

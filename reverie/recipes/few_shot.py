@@ -60,11 +60,11 @@ MAIN = "classifier"  # the arm that reverie predict asks: of most shots, the fir
 class FewShotConfig:
     """Settings of a classifier from class names and a few photos."""
 
-    scale: Scale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
     text: ClassifierCaptions = ClassifierCaptions(words=WORDS, per_class=4)
     shots_from: str | None = "smallworld:street:1024:960"  # photos that shots are taken of: a folder with a folder of pictures for each class, or with train (and test), or smallworld:CAMERA:TRAIN:TEST
     num_shots: tuple[int, ...] = (1, 4)  # photos of each class to learn from (M); everything is measured once with each number
-    eval_data: str | None = None  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; those of --shots-from when absent
+    eval_data: str | None = "smallworld:street:1024:960"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; by default those of --shots-from, if it has test photos; nothing is measured when absent
     strategies: tuple[Strategy, ...] = ("guided", "filter", "basic")  # painted images to learn from: begun at shots, those no nearer to shots of other classes, or neither; reverie predict asks the first
     orders: tuple[Order, ...] = ("mixed",)  # orders of learning from shots and painted images: mixed in every step, one after the other, or painted alone
     levels: tuple[float, ...] | Literal["by-shots"] = "by-shots"  # noise levels sqrt(abar) in [0, 1] that shots are painted over from, 1 = copies, an arm for each; by-shots = 0.708 for 1 shot to 0.973 for 16
@@ -73,7 +73,7 @@ class FewShotConfig:
     alpha: float = 1.0  # weight of the shots in the cache model
     beta: float = 5.5  # sharpness of the cache model: how fast a shot's vote falls with distance
     paint: Painting = Painting(per_caption=1)
-    clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
+    clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also teaches, and is tuned
     select: Selection = Selection(most=3)
     learn: ClassifierLearning = ClassifierLearning(lr=1e-3)
     real_batch: int = 32  # shots in a step of tuning a classifier
@@ -82,9 +82,12 @@ class FewShotConfig:
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: FewShotConfig) -> dict[str, Any]:
-        """The small world's sentences and photos are of its own classes."""
+        """The small world's sentences and photos are of its own classes; test photos lie with those that shots are taken of."""
+        own = own_classes(self.text)
+        taken = None if own and self.shots_from == usual.shots_from else self.shots_from
         return words_of(self.text, self.paint, usual.text) | {
-            "shots_from": None if own_classes(self.text) else usual.shots_from
+            "shots_from": None if own else usual.shots_from,
+            "eval_data": _test_photos(taken) if taken else None,
         }
 
 
@@ -96,6 +99,7 @@ SCALES = {
         scale="small",
         text=replace(TINY.text, per_class=24),
         shots_from="smallworld:street:2048:6400",
+        eval_data="smallworld:street:2048:6400",
         num_shots=(1, 4, 16),
         paint=Painting(per_caption=2, sampler_steps=20),
         select=Selection(most=24),
@@ -107,6 +111,7 @@ SCALES = {
         scale="paper",
         text=ClassifierCaptions(per_class=200),
         shots_from=None,
+        eval_data=None,
         num_shots=(1, 2, 4, 8, 16),
         paint=Painting(PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50),
         clip="openai/clip-vit-base-patch16",
@@ -211,11 +216,10 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
             steps.append(Step(name, stage, of=(*of, each.taken)))
             arms[each.shots].append(Tuned(f"{called}, {shown}", name, each.seed, each.shots))
 
-    test = _test_photos(config.eval_data, config.shots_from)
     measures = {
-        f"measure-{count}": MeasureClassifiers((*own, Tuned("zero-shot", "zero-shot", shots=0)), names, test)
+        f"measure-{count}": MeasureClassifiers((*own, Tuned("zero-shot", "zero-shot", shots=0)), names, config.eval_data)
         for count, own in arms.items()
-        if test is not None
+        if config.eval_data is not None
     }
     steps += [
         Step(name, stage, ("zero-shot", *(arm.step for arm in stage.arms[:-1]))) for name, stage in measures.items()
@@ -275,17 +279,15 @@ def _learnt(
     return [found[0], ("shots alone", own, ()), *found[1:], ("cache model", cache, ())]
 
 
-def _test_photos(photos: str | None, shots: str) -> str | None:
-    """Where test photos are: as told, or with the shots; None where only a few photos are given, and nothing is measured."""
+def _test_photos(shots_from: str) -> str | None:
+    """Where test photos are: with those that shots are taken of; None where only a few photos are given, and nothing is measured."""
     from reverie.evaluate.photos import find_photos
 
-    if photos is not None:
-        return photos
     try:
-        find_photos(shots, "test")
+        find_photos(shots_from, "test")
     except InputError:
         return None
-    return shots
+    return shots_from
 
 
 def _refuse_slips(config: FewShotConfig) -> None:

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 class ScratchConfig:
     """Settings of networks from scratch on painted images and on photos."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
     paint: Painting = Painting(per_caption=2)
     images_from: Path | None = None  # folder of another run, whose painted images are used; they are painted when absent
-    eval_data: str | None = "smallworld:street:640:640"  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; also those to train on
-    painted_per_class: tuple[int, ...] = (2, 10)  # painted images of each class to train on, an arm for each number
-    real_per_class: tuple[int, ...] = (2, 10)  # photos of each class to train on, an arm for each number
+    eval_data: str | None = "smallworld:street:640:640"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; also those to train on
+    painted_per_class: tuple[int, ...] = (2, 10)  # painted images of each class to train on; an arm for each number
+    real_per_class: tuple[int, ...] = (2, 10)  # photos of each class to train on; an arm for each number
     mixed_per_class: tuple[int, ...] = (2,)  # photos of each class to train on together with all painted images, and alone, an arm for each number
     real_share: float = 0.5  # share of photos in a batch where they are mixed with painted images; 0 = as many as there are of them
     net: Network = Network(train_steps=150, lr=3e-3)

@@ -54,7 +54,7 @@ class Text:
 class StableRepConfig:
     """Settings of StableRep and of the arms beside it."""
 
-    scale: Scale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
     text: CaptionSource = CaptionSource(per_class=2)
     paint: Painting = Painting()
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
@@ -67,7 +67,7 @@ class StableRepConfig:
     precision: Precision = "fp32"  # number format of training
     trackers: tuple[str, ...] = ()  # experiment trackers: tensorboard, wandb, or another that accelerate knows
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
-    eval_data: str | None = "smallworld:street:1280:640"  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    eval_data: str | None = "smallworld:street:1280:640"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     probe: Literal["logistic", "sgd"] = "logistic"  # how the linear probe is fitted: to the end, or by SGD as published
     real_store: Path | None = None  # store of real photos, made by reverie import, to train on as many of as there are painted images
     towers: Text = Text()

@@ -49,8 +49,8 @@ class Learners:
     queue: int = 512  # keys in the queue of MoCo v2
     momentum: float = 0.99  # momentum of MoCo v2's key encoder
     batchnorm_groups: int = 4  # parts of a batch with BatchNorm statistics of their own, for MoCo v2
-    decoder_width: int = 64  # width of a decoder
-    decoder_layers: int = 2  # layers of a decoder
+    decoder_width: int = 64  # width of MAE's decoder
+    decoder_layers: int = 2  # layers of MAE's decoder
     decoder_heads: int = 4  # attention heads of MAE's decoder
 
 
@@ -69,7 +69,7 @@ class Transfer:
 class PretrainingConfig:
     """Settings of pre-training on painted images."""
 
-    scale: Scale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
     more_classes: Path | None = None  # file of further names, none of them among the classes: as many images, of a wider label space
@@ -82,7 +82,7 @@ class PretrainingConfig:
     precision: Precision = "fp32"  # number format of training
     learners: Learners = Learners()
     real_store: Path | None = None  # store of real photos, made by reverie import, to train on as many of as there are painted images
-    eval_data: str | None = "smallworld:street:640:640"  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when absent
+    eval_data: str | None = "smallworld:street:640:640"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when absent
     transfer: Transfer = Transfer()
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
     unit_size: int = 32  # captions in one commit

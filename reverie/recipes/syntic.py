@@ -101,12 +101,12 @@ class Decoder:
 class SynticConfig:
     """Settings of a captioner from sentences alone."""
 
-    scale: Scale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
     file: CaptionFile = CaptionFile()
     captions_split: str | None = None  # split of the caption file, where it has several, as a Karpathy file has; its train also means restval
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     paint: Painting = Painting(per_caption=1)
-    clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
+    clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also compares sentences
     tags: Tags = Tags()
     keep_images: bool = True  # painted images kept, and not their features alone
     least_score: float = -1.0  # cosine to its sentence that an image must have to be learned from, in [-1, 1]
@@ -116,7 +116,7 @@ class SynticConfig:
     rivals: tuple[Rival, ...] = ()  # other methods to train as well, on the same sentences, decoder and steps
     decoder: Decoder = Decoder()
     seeds: tuple[int, ...] = (0,)  # seeds of training, each of which trains all arms once
-    eval_data: str | None = "smallworld:street:400"  # photos to measure on: COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when absent
+    eval_data: str | None = "smallworld:street:400"  # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when absent
     eval_images: Path | None = None  # folder of the photos that --eval-data names by file
     eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
     beams: int = 5  # sentences searched at once in the second way to decode; the first takes the likeliest word each time
@@ -148,18 +148,11 @@ class SynticConfig:
         """The support set that holds all sentences, where features are projected on another."""
         return "support" if self.project.most_support else None
 
-    @property
-    def encoder(self) -> str:
-        """The encoder. Raises InputError where none is named."""
-        if self.clip is None:
-            raise InputError("images and sentences are compared by an encoder; name one: --clip NAME")
-        return self.clip
-
     def check(self) -> None:
         """Raises InputError for settings that do not go together."""
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give at least one, and none twice")
-        clip_for(self.paint.painter, self.encoder)
+        clip_for(self.paint.painter, self.clip)
         detector = self.tags.detector
         if detector.startswith(BUILTIN) and not self.paint.is_builtin:
             raise InputError(
@@ -225,7 +218,7 @@ def learning(config: SynticConfig, shows: Shows) -> TrainCaptioner:
     own, tags = config.decoder, config.tags
     shape = DecoderShape(own.width, own.layers, max_tokens=own.max_tokens, tag_heads=own.tag_heads)
     return TrainCaptioner(
-        config.support[-1], "refine", config.encoder, tags.finder, tags.tag_threshold, tags.most_tags, shows, shape,
+        config.support[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.most_tags, shows, shape,
         own.label_smoothing, own.epochs, None, own.batch_size, own.lr, own.warmup_steps, config.where, config.texts,
     )  # fmt: skip
 
@@ -290,12 +283,12 @@ def painted(config: SynticConfig, captions: FromCorpus | FromScenes | None = Non
     config.check()
     first = captions or source(config)
     project, tags = config.project, config.tags
-    support = [Step("support", MakeSupport(config.encoder), of=("captions",))]
+    support = [Step("support", MakeSupport(config.clip), of=("captions",))]
     if project.most_support:
-        drawn = MakeSupport(config.encoder, most=project.most_support)
+        drawn = MakeSupport(config.clip, most=project.most_support)
         support.append(Step(config.support[-1], drawn, of=("captions",)))
     images = PaintFeatures(
-        config.paint.stage(), config.encoder, tags.finder, tags.tag_threshold, tags.most_tags, config.keep_images
+        config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.most_tags, config.keep_images
     )
     refine = config.refine.stage(project.projection_temperature, config.seed)
     return (
@@ -378,7 +371,7 @@ def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
         config.support[-1],
         "refine",
         project.projection_temperature,
-        config.encoder,
+        config.clip,
         config.eval_data,
         config.eval_images,
         config.eval_split,

@@ -52,16 +52,16 @@ WORDS = "builtin:words"
 class ZeroShotConfig:
     """Settings of a classifier from class names alone."""
 
-    scale: Scale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
     text: ClassifierCaptions = ClassifierCaptions(words=WORDS)
     paint: Painting = Painting(per_caption=2)
-    clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
+    clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also teaches, and is tuned
     select: Selection = Selection()
     fill: bool = True  # the surest images of those that do not pass, where fewer than K of a class do
     learn: ClassifierLearning = ClassifierLearning()
     end_to_end_steps: int = 0  # steps of tuning the whole encoder as well, as the contrast; 0 = none
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
-    eval_data: str | None = "smallworld:street:1:960"  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when absent
+    eval_data: str | None = "smallworld:street:1:960"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when absent
     eval_split: Literal["train", "test"] = "test"  # part of the photos to measure on; settings are chosen on train, so that test is read once
     unit_size: int = 32  # captions in one commit
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
@@ -172,13 +172,11 @@ def words_of(text: ClassifierCaptions, paint: Painting, usual: ClassifierCaption
 
 
 def check(config: Any) -> str:
-    """The encoder. Raises InputError where none is named, or for seeds and models that do not go together."""
+    """The encoder. Raises InputError for seeds and models that do not go together."""
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise InputError(f"--seeds {' '.join(map(str, config.seeds))}: give at least one, and none twice")
-    clip = clip_for(config.paint.painter, config.clip)
-    if clip is None:
-        raise InputError("a classifier is tuned on the features of an encoder; name one: --clip NAME")
-    return clip
+    clip_for(config.paint.painter, config.clip)
+    return str(config.clip)
 
 
 def arms(config: ZeroShotConfig = TINY) -> dict[str, Arm]:

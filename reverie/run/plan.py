@@ -3,7 +3,7 @@
 ``plan.json`` in the run folder is the resolved plan, written whole before any work:
 
     recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null): all settings, resolved
-    given                     names of the settings that were given by hand; the others were defaults at the time
+    given                     names of the settings that were given by hand (null: nobody said); the others were defaults at the time
     seed, unit_size, num_captions, num_units
     steps                     [{name, of, kind: captions | pairs | columns | job, per_caption, settings, fingerprint}]
     versions, made            library versions, and when (UTC)
@@ -76,7 +76,7 @@ class Plan:
     unit_size: int = 100  # captions in a unit of work, which is also what one commit holds
     arguments: Mapping[str, Any] = field(default_factory=dict)  # what the recipe was called with
     file: str | None = None  # the user's own recipe file
-    given: tuple[str, ...] = ()  # names of the arguments that are none of the defaults
+    given: tuple[str, ...] | None = None  # names of the arguments that are none of the defaults; None where nobody said
 
     def __post_init__(self) -> None:
         seen: dict[str, Kind] = {}
@@ -135,7 +135,7 @@ class Plan:
             "recipe": self.recipe,
             "file": self.file,
             "arguments": json.loads(json.dumps(dict(self.arguments), default=str)),
-            "given": list(self.given),
+            "given": None if self.given is None else list(self.given),
             "seed": self.seed,
             "unit_size": self.unit_size,
             "num_captions": self.num_captions,
@@ -441,7 +441,7 @@ def _plan_of(name: str, plan: object) -> Plan:
 def settings_of(folder: Path, recipe: Callable[..., Any]) -> Resolved:
     """The settings that a run was begun with. Raises UnknownName for one that the recipe does not have any more."""
     record = read_plan(folder)
-    arguments, given = record["arguments"], record.get("given", [])
+    arguments, given = record["arguments"], record.get("given") or []
     kind, default = config_type(recipe), default_settings(recipe, record["arguments"].get("scale"))
     assert kind is not None
     config = setting.build(kind, arguments) if default is None else setting.change(default, **arguments)

@@ -30,11 +30,11 @@ IMAGES = (2, 4, 6)  # images of one caption in a batch, m, of claim 3; with 6 a 
 class StableRepStudy:
     """Settings of a study of StableRep."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
     num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
     per_class: int = 4  # captions for each class, where they are written from class names
     train_steps: int = 150  # optimiser steps of training, the same in every arm
-    eval_data: str = "smallworld:street:1280:6400"  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    eval_data: str = "smallworld:street:1280:6400"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 

@@ -28,13 +28,13 @@ RUN, TRANSFER, TRANSFER_VIT = "backbones", "transfer", "transfer-vit"
 class PretrainingStudy:
     """Settings of a study of pre-training on painted images."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
     num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
     num_images: int = 640  # images to paint, of all classes together
-    real_per_class: int = 10  # photos of each class to train on
+    pretrain_shots: int = 10  # photos of each class to pre-train on
     train_steps: int = 200  # optimiser steps of training, the same in every arm
     transfer_steps: int = 100  # optimiser steps of fine-tuning, the same in every arm
-    eval_data: str = "smallworld:street:640:6400"  # photos to measure on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train photos
+    eval_data: str = "smallworld:street:640:6400"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train photos
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 
@@ -44,7 +44,7 @@ SCALES = {
     "small": PretrainingStudy(
         scale="small",
         num_images=12_800,
-        real_per_class=100,
+        pretrain_shots=100,
         train_steps=5000,
         transfer_steps=2000,
         eval_data="smallworld:street:6400:6400",
@@ -66,7 +66,7 @@ def synthetic_pretraining(config: PretrainingStudy = TINY) -> Study:
     }  # fmt: skip
     usual = recipe.SCALES[config.scale]
     resnet, vit = resolve(usual, shared), resolve(usual, shared | {"backbone": "vit-tiny"})
-    photos = f"smallworld:street:{64 * config.real_per_class * 3}:1"  # of which the shots are taken
+    photos = f"smallworld:street:{64 * config.pretrain_shots * 3}:1"  # of which the shots are taken
     plan = Plan(
         recipe="synthetic_pretraining",
         seed=resnet.seed,
@@ -74,14 +74,14 @@ def synthetic_pretraining(config: PretrainingStudy = TINY) -> Study:
         arguments=flat(resnet),
         steps=(
             *recipe.painted(resnet),
-            Step(REAL, TakeShots(class_names(), photos, config.real_per_class, seed=0)),
+            Step(REAL, TakeShots(class_names(), photos, config.pretrain_shots, seed=0)),
             *_backbone(resnet, _all_arms(resnet), TRANSFER),
             *_backbone(vit, arms(vit), TRANSFER_VIT),
             Step("page", WritePage(), of=(TRANSFER, TRANSFER_VIT)),
         ),
     )
     about = (
-        f"{config.num_images:,} images of the 64 classes of the small world by the builtin painter, and {config.real_per_class} street "
+        f"{config.num_images:,} images of the 64 classes of the small world by the builtin painter, and {config.pretrain_shots} street "
         f"photos of each class; {config.train_steps} steps of pre-training in every arm, then {config.transfer_steps} steps of fine-tuning "
         f"on other street photos. Differences are in how often the class that is named for an unseen one has the right shape."
     )

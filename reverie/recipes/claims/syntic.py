@@ -25,7 +25,7 @@ THIRDS = 3
 class SynticStudy:
     """Settings of a study of SynTIC."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out: tiny runs on a CPU in minutes
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
     num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
     captions: Path | None = None  # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet; to simulate features of, those of the small world when absent
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
@@ -134,7 +134,7 @@ def _cross(config: recipe.SynticConfig) -> Plan:
 
     known, held = held_classes()
     training, asked = recipe.trained(config, recipe.arms(config))
-    target = MakeSupport(config.encoder, source=FromScenes(config.sentences, held))
+    target = MakeSupport(config.clip, source=FromScenes(config.sentences, held))
     both = [
         Asked(name, arm.weights, arm.seed, support)
         for arm in asked
