@@ -11,6 +11,7 @@ which in ``following``; what is given by hand goes before what follows.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import types
@@ -97,7 +98,8 @@ def names(kind: type) -> list[str]:
     return found
 
 
-def helps(kind: type) -> dict[str, str]:
+@functools.cache
+def helps(kind: type) -> Mapping[str, str]:
     """What each setting of a class is, by name: the comment beside it."""
     found: dict[str, str] = {}
     hints = typing.get_type_hints(kind)
@@ -106,7 +108,7 @@ def helps(kind: type) -> dict[str, str]:
             found[name] = said
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         if dataclasses.is_dataclass(hints[item.name]):
-            found |= helps(typing.cast(type, hints[item.name]))
+            found |= dict(helps(typing.cast(type, hints[item.name])))
     return {name: found[name] for name in names(kind)}
 
 

@@ -286,3 +286,68 @@ def clip_for(painter: str, clip: str | None) -> str | None:
         ):
             raise InputError(f"{name} is not a {what}; see: reverie models")
     return clip
+
+
+def page() -> str:
+    """docs/flags.md: what every flag of the recipes is, in Markdown."""
+    from reverie.run.plan import config_type, find_recipe, find_study, known_recipes, known_studies, recipe_scales
+    from reverie.settings import flat, helps, required
+
+    kinds = {name: find_recipe(name) for name in known_recipes()}
+    kinds |= {f"claims {name}": find_study(name) for name in known_studies()}
+    said: dict[str, dict[str, str]] = {}
+    for where, recipe in kinds.items():
+        kind = config_type(recipe)
+        assert kind is not None
+        for name, text in helps(kind).items():
+            said.setdefault(name, {})[where] = text
+    lines = [
+        "# Flags of the recipes",
+        "",
+        "Made from the code by `make flags`. A flag means the same in every recipe; `reverie run RECIPE --scale SCALE --help` shows",
+        "the defaults of a scale. Some defaults follow from other settings, such as photos of the small world, which are measured on only",
+        "where the classes are its own; what is given by hand goes before them, and `plan.json` holds what came out.",
+        "",
+        "## Shared",
+        "",
+        "| flag | meaning | of |",
+        "|---|---|---|",
+    ]
+    for name in sorted(name for name, texts in said.items() if len(texts) > 1):
+        texts = said[name]
+        text = texts[next(iter(texts))] if len(set(texts.values())) == 1 else next(iter(texts.values())).split(";")[0]
+        lines.append(f"| `{_flag(name)}` | {_cell(text)} | {', '.join(texts)} |")
+    for where, recipe in kinds.items():
+        lines += ["", f"## {where}", ""]
+        scales = {scale: flat(config) for scale, config in recipe_scales(recipe).items()}
+        kind = config_type(recipe)
+        assert kind is not None
+        lines.append(f"| flag | {' | '.join(scales or ['default'])} | meaning |")
+        lines.append(f"|---|{'---|' * max(1, len(scales))}---|")
+        usual = {item: getattr(kind, item, None) for item in helps(kind)}
+        for name, text in helps(kind).items():
+            if name in required(kind):
+                values = ["required"]
+            else:
+                values = [_value(config[name]) for config in scales.values()] or [_value(usual[name])]
+            meaning = _cell(text) if len(said[name]) == 1 else ""
+            lines.append(f"| `{_flag(name)}` | {' | '.join(values)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _value(value: object) -> str:
+    if value is None or value == ():
+        return ""
+    return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else value}`".replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(page(), end="")

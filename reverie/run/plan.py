@@ -393,17 +393,21 @@ def config_type(recipe: Callable[..., Any]) -> type | None:
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
-def default_settings(recipe: Callable[..., Any], scale: object = None) -> Any:
-    """What a recipe does unless it is told otherwise: ``SCALES`` of its file at this scale, the first of them if there is no such.
-
-    None where its dataclass has settings without default.
-    """
+def recipe_scales(recipe: Callable[..., Any]) -> Mapping[str, Any]:
+    """The settings of each scale: ``SCALES`` of a recipe's file; those of its dataclass alone where it has none."""
     kind = config_type(recipe)
     assert kind is not None, "a recipe with keyword arguments has no settings"
     scales: Mapping[str, Any] = getattr(sys.modules[recipe.__module__], "SCALES", {})
-    if scales:
-        return scales.get(str(scale), next(iter(scales.values())))
-    return None if setting.required(kind) else kind()
+    return scales or ({} if setting.required(kind) else {"default": kind()})
+
+
+def default_settings(recipe: Callable[..., Any], scale: object = None) -> Any:
+    """What a recipe does at a scale unless it is told otherwise; at the first one if there is no such.
+
+    None where its dataclass has settings without default.
+    """
+    scales = recipe_scales(recipe)
+    return scales.get(str(scale), next(iter(scales.values()))) if scales else None
 
 
 def call_recipe(name: str, arguments: Mapping[str, Any]) -> Plan:
