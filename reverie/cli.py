@@ -304,7 +304,9 @@ def _with_settings(
     def both(**values: Any) -> tuple[Any, dict[str, Any]]:
         return values.pop("config"), values
 
-    own = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if default is None else default)
+    own = inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if default is None else default
+    )
     keyword = [own, *(item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in general.values())]
     both.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
     both.__annotations__ = {"config": Annotated[kind, tyro.conf.arg(name="")]} | _hints(work)

@@ -100,12 +100,19 @@ def names(kind: type) -> list[str]:
 
 @functools.cache
 def helps(kind: type) -> Mapping[str, str]:
-    """What each setting of a class is, by name: the comment beside it."""
+    """What each setting of a class is, by name: the comment beside it, or above it where it is long."""
     found: dict[str, str] = {}
     hints = typing.get_type_hints(kind)
     for base in reversed(kind.__mro__[:-1]):
-        for name, said in re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(base), re.MULTILINE):
-            found[name] = said
+        above: list[str] = []
+        for line in inspect.getsource(base).splitlines():
+            if comment := re.fullmatch(r"    # (.*)", line):
+                above.append(comment[1])
+            elif setting := re.match(r"    (\w+): [^#]*(?:  # (.*))?$", line):
+                found[setting[1]] = setting[2] or " ".join(above)
+                above = []
+            else:
+                above = []
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         if dataclasses.is_dataclass(hints[item.name]):
             found |= dict(helps(typing.cast(type, hints[item.name])))
@@ -142,7 +149,9 @@ def resolved(default: Any, ask: Callable[[Any], Any], known: Resolved | None = N
         return Resolved(config, _differing(config, base))
     if known is not None:
         if base is None:
-            base = build(type(known.config), {name: getattr(known.config, name) for name in required(type(known.config))})
+            base = build(
+                type(known.config), {name: getattr(known.config, name) for name in required(type(known.config))}
+            )
         usual = flat(base)
         base = change(known.config, **{name: usual[name] for name in known.given})
     now, before = _following(ask(base), default), _following(known.config, default) if known else {}

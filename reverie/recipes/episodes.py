@@ -22,10 +22,13 @@ class EpisodesConfig:
     """Settings of few-shot episodes."""
 
     of: Path  # folder of a finished run with a linear probe, such as one of stablerep
-    eval_data: str  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; of other classes; a table or folder of classes alone is cut in halves
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; of other classes; a table or
+    # folder of classes alone is cut in halves
+    eval_data: str
     eval_px: int = 64  # side of the squares that photos to measure on are cut to
     ways: int = 5  # classes in an episode
-    num_shots: tuple[int, ...] = (1, 5)  # photos of each class to learn from (M); everything is measured once with each number
+    # photos of each class to learn from (M); everything is measured once with each number
+    num_shots: tuple[int, ...] = (1, 5)
     queries: int = 6  # photos of each class that an episode asks about
     episodes: int = 2000  # episodes, the same for all networks
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training

@@ -62,14 +62,25 @@ class FewShotConfig:
 
     scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
     text: ClassifierCaptions = ClassifierCaptions(words=WORDS, per_class=4)
-    shots_from: str | None = "smallworld:street:1024:960"  # photos that shots are taken of: a folder with a folder of pictures for each class, or with train (and test), or smallworld:CAMERA:TRAIN:TEST
-    num_shots: tuple[int, ...] = (1, 4)  # photos of each class to learn from (M); everything is measured once with each number
-    eval_data: str | None = "smallworld:street:1024:960"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; by default those of --shots-from, if it has test photos; nothing is measured when absent
-    strategies: tuple[Strategy, ...] = ("guided", "filter", "basic")  # painted images to learn from: begun at shots, those no nearer to shots of other classes, or neither; reverie predict asks the first
-    orders: tuple[Order, ...] = ("mixed",)  # orders of learning from shots and painted images: mixed in every step, one after the other, or painted alone
-    levels: tuple[float, ...] | Literal["by-shots"] = "by-shots"  # noise levels sqrt(abar) in [0, 1] that shots are painted over from, 1 = copies, an arm for each; by-shots = 0.708 for 1 shot to 0.973 for 16
+    # photos that shots are taken of: a folder with a folder of pictures for each class, or with train (and test), or
+    # smallworld:CAMERA:TRAIN:TEST
+    shots_from: str | None = "smallworld:street:1024:960"
+    # photos of each class to learn from (M); everything is measured once with each number
+    num_shots: tuple[int, ...] = (1, 4)
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; by default those of
+    # --shots-from, if it has test photos; nothing is measured when absent
+    eval_data: str | None = "smallworld:street:1024:960"
+    # painted images to learn from: begun at shots, those no nearer to shots of other classes, or neither; reverie
+    # predict asks the first
+    strategies: tuple[Strategy, ...] = ("guided", "filter", "basic")
+    # orders of learning from shots and painted images: mixed in every step, one after the other, or painted alone
+    orders: tuple[Order, ...] = ("mixed",)
+    # noise levels sqrt(abar) in [0, 1] that shots are painted over from, 1 = copies, an arm for each; by-shots = 0.708
+    # for 1 shot to 0.973 for 16
+    levels: tuple[float, ...] | Literal["by-shots"] = "by-shots"
     guided_filter: bool = True  # choice of guided images by confidence as well; else K of them at random
-    margin: float = 0.0  # cosine by which an image must be nearer to a shot of its own class than to any other, to pass filter
+    # cosine by which an image must be nearer to a shot of its own class than to any other, to pass filter
+    margin: float = 0.0
     alpha: float = 1.0  # weight of the shots in the cache model
     beta: float = 5.5  # sharpness of the cache model: how fast a shot's vote falls with distance
     paint: Painting = Painting(per_caption=1)
@@ -184,14 +195,11 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     }
     paint = config.paint.stage(copies * len(starts), tuple(starts))
     taken = {
-        f"shots-{number}": TakeShots(names, config.shots_from, max(config.num_shots), number)
-        for number in config.seeds
+        f"shots-{number}": TakeShots(names, config.shots_from, max(config.num_shots), number) for number in config.seeds
     }
     margins = ShotMargin(tuple(ShotSet(each.taken, each.shots, each.margin) for each in rounds), clip)
     scores = ("paint", "blank", "confidence", "margin")
-    keeps = {
-        one.keep: replace(keep, among=blocks[one.start], column=one.column, **dict(one.rule)) for one in painted
-    }
+    keeps = {one.keep: replace(keep, among=blocks[one.start], column=one.column, **dict(one.rule)) for one in painted}
     steps = [
         Step("captions", about.captions(config.text)),
         *(Step(name, stage) for name, stage in taken.items()),
@@ -217,7 +225,9 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
             arms[each.shots].append(Tuned(f"{called}, {shown}", name, each.seed, each.shots))
 
     measures = {
-        f"measure-{count}": MeasureClassifiers((*own, Tuned("zero-shot", "zero-shot", shots=0)), names, config.eval_data)
+        f"measure-{count}": MeasureClassifiers(
+            (*own, Tuned("zero-shot", "zero-shot", shots=0)), names, config.eval_data
+        )
         for count, own in arms.items()
         if config.eval_data is not None
     }
@@ -229,9 +239,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     )
     # About as many images a commit, however many starts; but each start should fill a batch.
     unit_size = max(-(-FULL // copies), config.unit_size // len(starts))
-    return Plan(
-        recipe="few_shot", seed=config.seed, unit_size=unit_size, arguments=flat(config), steps=tuple(steps)
-    )
+    return Plan(recipe="few_shot", seed=config.seed, unit_size=unit_size, arguments=flat(config), steps=tuple(steps))
 
 
 def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]:

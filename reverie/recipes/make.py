@@ -22,7 +22,8 @@ class MakeConfig:
     text: CaptionSource = CaptionSource()
     paint: Painting = Painting(sampler_steps=20, scheduler=None)
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
-    keep: str = "status = 'ok' and blank = false and duplicate_of is null"  # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
+    # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
+    keep: str = "status = 'ok' and blank = false and duplicate_of is null"
     unit_size: int = 100  # captions in one commit
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 

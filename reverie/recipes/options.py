@@ -71,11 +71,14 @@ class ClassCaptions:
     """Captions that are written from class names."""
 
     classes: Path | None = None  # file of class names, one a line; the classes of the small world when absent
-    writer: str | None = None  # language model that writes captions from class names: builtin:writer, a Hub id, a folder, or openai:MODEL@URL
+    # language model that writes captions from class names: builtin:writer, a Hub id, a folder, or openai:MODEL@URL
+    writer: str | None = None
     templates: Path | None = None  # file of sentences with {class} in them, one a line, to write captions with
-    words: str | None = None  # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
+    # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
+    words: str | None = None
     synonyms: Path | None = None  # JSON file of class name to words that name the class too, for --words
-    around: str | None = None  # phrase around a sentence of --words, with {caption} in it; the sentence alone when absent
+    # phrase around a sentence of --words, with {caption} in it; the sentence alone when absent
+    around: str | None = None
 
     def stage(
         self,
@@ -148,7 +151,8 @@ class CaptionSource:
 class Painting:
     """How images are painted."""
 
-    painter: str = "builtin:painter"  # text-to-image model: builtin:painter, a folder, or the Hub id of any diffusers pipeline
+    # text-to-image model: builtin:painter, a folder, or the Hub id of any diffusers pipeline
+    painter: str = "builtin:painter"
     per_caption: int = 4  # images painted of each caption (l)
     guidance: float = 2.0  # classifier-free guidance w in eps_u + w (eps_c - eps_u); 1 = none
     sampler_steps: int = 10  # denoising steps of an image; images begun at a photo take a part of them
@@ -191,8 +195,11 @@ class ClassifierCaptions(ClassCaptions):
     """Class names, how a task says them, and the captions that are written from them."""
 
     per_class: int = 8  # captions for each class, where they are written from class names
-    context: str | None = None  # sentence that the task says a class in, {class} or else its end for the name; the templates of --domain, or "a photo of a {class}.", when absent
-    domain: str | None = None  # record of class names, templates, synonyms and phrase, as FILE.json:DATASET; other flags go before it
+    # sentence that the task says a class in, {class} or else its end for the name; the templates of --domain, or "a
+    # photo of a {class}.", when absent
+    context: str | None = None
+    # record of class names, templates, synonyms and phrase, as FILE.json:DATASET; other flags go before it
+    domain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -201,10 +208,12 @@ class ClassifierLearning:
 
     soft_share: float = 0.5  # share of the loss on soft targets (1 - lambda); the rest is cross-entropy
     teacher_temperature: float = 2.0  # temperature of the teacher's soft targets
-    decay_to: Literal["zero", "start"] = "zero"  # weights that weight decay pulls the classifier towards: zero as published, or its text rows
+    # weights that weight decay pulls the classifier towards: zero as published, or its text rows
+    decay_to: Literal["zero", "start"] = "zero"
     hard_pseudo_labels: bool = False  # the teacher's first choice in place of its distribution
     label_smoothing: float = 0.0  # label smoothing of the cross-entropy, in [0, 1)
-    shrink_px: int = 0  # side that painted images are first made small to, where photos are of low resolution; 0 = as they are
+    # side that painted images are first made small to, where photos are of low resolution; 0 = as they are
+    shrink_px: int = 0
     epochs: int = 30  # passes over the examples of training
     tune_batch: int = 64  # painted images in a step of tuning a classifier
     lr: float = 2e-3  # peak learning rate
@@ -226,7 +235,8 @@ class ClassifierLearning:
 class Selection:
     """Which painted images of a class are kept, by an encoder's confidence."""
 
-    above: float | Literal["chance"] = "chance"  # confidence that an image must exceed to pass; chance = 1 / number of classes
+    # confidence that an image must exceed to pass; chance = 1 / number of classes
+    above: float | Literal["chance"] = "chance"
     most: int | None = None  # images kept of each class (K); all that pass when absent
     choose: Literal["random", "top"] = "random"  # which K of more images that pass
 
@@ -240,7 +250,8 @@ class Selection:
 class Network:
     """A network that is trained from scratch, and what it sees."""
 
-    backbone: str = "resnet-tiny"  # resnet-tiny, resnet-50, vit-tiny, vit-s16, vit-b16, or a transformers vision model by name
+    # resnet-tiny, resnet-50, vit-tiny, vit-s16, vit-b16, or a transformers vision model by name
+    backbone: str = "resnet-tiny"
     view_px: int = 32  # side of a training view in pixels
     image_px: int = 64  # side in pixels that images and photos are brought to before views are cut
     train_steps: int = 200  # optimiser steps of training, the same in every arm

@@ -33,12 +33,16 @@ class ScratchConfig:
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
     paint: Painting = Painting(per_caption=2)
-    images_from: Path | None = None  # folder of another run, whose painted images are used; they are painted when absent
-    eval_data: str | None = "smallworld:street:640:640"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; also those to train on
+    # folder of another run, whose painted images are used; they are painted when absent
+    images_from: Path | None = None
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; also those to train on
+    eval_data: str | None = "smallworld:street:640:640"
     painted_per_class: tuple[int, ...] = (2, 10)  # painted images of each class to train on; an arm for each number
     real_per_class: tuple[int, ...] = (2, 10)  # photos of each class to train on; an arm for each number
-    mixed_per_class: tuple[int, ...] = (2,)  # photos of each class to train on together with all painted images, and alone, an arm for each number
-    real_share: float = 0.5  # share of photos in a batch where they are mixed with painted images; 0 = as many as there are of them
+    # photos of each class to train on together with all painted images, and alone, an arm for each number
+    mixed_per_class: tuple[int, ...] = (2,)
+    # share of photos in a batch where they are mixed with painted images; 0 = as many as there are of them
+    real_share: float = 0.5
     net: Network = Network(train_steps=150, lr=3e-3)
     batch_size: int = 64  # examples in a step of training
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
@@ -47,9 +51,7 @@ class ScratchConfig:
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; as many images of each caption as the largest arm needs."""
-        return self._amounts(usual.paint.per_caption) | {
-            "eval_data": None if self.text.classes else usual.eval_data
-        }
+        return self._amounts(usual.paint.per_caption) | {"eval_data": None if self.text.classes else usual.eval_data}
 
     def _amounts(self, usual: int) -> dict[str, Any]:
         """Captions of each class, and images of each: more than usual where templates make too few. Slips are told later."""
@@ -154,9 +156,7 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
         backbone=net.backbone,
         image_size=net.view_px,
         size_px=net.image_px,
-        fit=Fit(
-            net.train_steps, net.lr, int(net.warmup * net.train_steps), weight_decay=0.05, betas=(0.9, 0.999)
-        ),
+        fit=Fit(net.train_steps, net.lr, int(net.warmup * net.train_steps), weight_decay=0.05, betas=(0.9, 0.999)),
         batch=config.batch_size,
         real_share=config.real_share,
         least_area=0.8,

@@ -67,12 +67,16 @@ class StableRepConfig:
     precision: Precision = "fp32"  # number format of training
     trackers: tuple[str, ...] = ()  # experiment trackers: tensorboard, wandb, or another that accelerate knows
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
-    eval_data: str | None = "smallworld:street:1280:640"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    eval_data: str | None = "smallworld:street:1280:640"
     probe: Literal["logistic", "sgd"] = "logistic"  # how the linear probe is fitted: to the end, or by SGD as published
-    real_store: Path | None = None  # store of real photos, made by reverie import, to train on as many of as there are painted images
+    # store of real photos, made by reverie import, to train on as many of as there are painted images
+    real_store: Path | None = None
     towers: Text = Text()
-    downscale_px: tuple[int, ...] = ()  # sides that StableRep sees some images (5 %) made small to, as photos of low resolution are
-    controls: bool = False  # two arms that must not do well too: images dealt to captions at random, and crops of one image
+    # sides that StableRep sees some images (5 %) made small to, as photos of low resolution are
+    downscale_px: tuple[int, ...] = ()
+    # two arms that must not do well too: images dealt to captions at random, and crops of one image
+    controls: bool = False
     unit_size: int = 16  # captions in one commit
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 

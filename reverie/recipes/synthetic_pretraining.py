@@ -72,17 +72,23 @@ class PretrainingConfig:
     scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
-    more_classes: Path | None = None  # file of further names, none of them among the classes: as many images, of a wider label space
+    # file of further names, none of them among the classes: as many images, of a wider label space
+    more_classes: Path | None = None
     paint: Painting = Painting(per_caption=2)
     num_images: int = 640  # images to paint, of all classes together
-    methods: tuple[Method, ...] = ("supervised",)  # methods of pre-training on the same images: by labels, or without them by mocov2 and mae
+    # methods of pre-training on the same images: by labels, or without them by mocov2 and mae
+    methods: tuple[Method, ...] = ("supervised",)
     net: Network = Network(train_steps=300, lr=3e-3)
-    start: str | None = None  # folder or Hub id of weights of this backbone to begin from, which are also fine-tuned alone
+    # folder or Hub id of weights of this backbone to begin from, which are also fine-tuned alone
+    start: str | None = None
     batch_size: int = 64  # examples in a step of training
     precision: Precision = "fp32"  # number format of training
     learners: Learners = Learners()
-    real_store: Path | None = None  # store of real photos, made by reverie import, to train on as many of as there are painted images
-    eval_data: str | None = "smallworld:street:640:640"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when absent
+    # store of real photos, made by reverie import, to train on as many of as there are painted images
+    real_store: Path | None = None
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
+    # absent
+    eval_data: str | None = "smallworld:street:640:640"
     transfer: Transfer = Transfer()
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
     unit_size: int = 32  # captions in one commit
@@ -305,9 +311,7 @@ def _start(config: PretrainingConfig) -> str | Path | None:
     return Path(config.start) if config.start and Path(config.start).is_dir() else config.start
 
 
-def learner(
-    method: Method, classes: tuple[str, ...] | Path, config: PretrainingConfig
-) -> Supervised | MoCoV2 | MAE:
+def learner(method: Method, classes: tuple[str, ...] | Path, config: PretrainingConfig) -> Supervised | MoCoV2 | MAE:
     """What learns from the images: for a ``Train`` step with ``group="image"``."""
     from reverie.learn.mae import MAE
     from reverie.learn.mocov2 import MoCoV2

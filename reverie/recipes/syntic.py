@@ -39,7 +39,8 @@ Rival = Literal["capdec", "close", "decap", "viecap"]
 class Tags:
     """Names of things that a detector finds in a painted image."""
 
-    detector: str = "builtin:detector"  # object detector that finds the tags: builtin:detector, a folder, a Hub id, or none
+    # object detector that finds the tags: builtin:detector, a folder, a Hub id, or none
+    detector: str = "builtin:detector"
     tag_threshold: float = 0.7  # score that a thing must have to become a tag, in [0, 1]
     most_tags: int = 10  # different tags of an image
 
@@ -55,8 +56,10 @@ class Refinement:
 
     refine_steps: int = 50  # passes of the refinement; 0 = none
     refine_lr: float = 1e-3  # learning rate of the refinement
-    refine_target: float | None = None  # mean cosine of images to their sentences at which refinement stops; none when absent
-    refine_guard: bool = True  # end of the refinement where images come as close to their sentences as sentences are to each other
+    # mean cosine of images to their sentences at which refinement stops; none when absent
+    refine_target: float | None = None
+    # end of the refinement where images come as close to their sentences as sentences are to each other
+    refine_guard: bool = True
 
     def stage(self, temperature: float, seed: int) -> Refine:
         """The refinement."""
@@ -78,7 +81,8 @@ class Projection:
 
     projection_temperature: float = 0.01  # temperature of the projection
     top_k: int = 0  # support sentences that a projection uses; 0 = all
-    exclude_self: Literal["none", "caption", "same_image_group"] = "none"  # what is hidden from a painted image that is projected: nothing, its own sentence, or all of the same photo
+    # what is hidden from a painted image that is projected: nothing, its own sentence, or all of the same photo
+    exclude_self: Literal["none", "caption", "same_image_group"] = "none"
     most_support: int = 0  # sentences in the support set, drawn at random; 0 = all
 
 
@@ -103,7 +107,8 @@ class SynticConfig:
 
     scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
     file: CaptionFile = CaptionFile()
-    captions_split: str | None = None  # split of the caption file, where it has several, as a Karpathy file has; its train also means restval
+    # split of the caption file, where it has several, as a Karpathy file has; its train also means restval
+    captions_split: str | None = None
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     paint: Painting = Painting(per_caption=1)
     clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also compares sentences
@@ -112,14 +117,18 @@ class SynticConfig:
     least_score: float = -1.0  # cosine to its sentence that an image must have to be learned from, in [-1, 1]
     refine: Refinement = Refinement()
     project: Projection = Projection()
-    parts: bool = True  # one more training without each part, on painted features alone, and on text features, to see what each is worth
+    # one more training without each part, on painted features alone, and on text features, to see what each is worth
+    parts: bool = True
     rivals: tuple[Rival, ...] = ()  # other methods to train as well, on the same sentences, decoder and steps
     decoder: Decoder = Decoder()
     seeds: tuple[int, ...] = (0,)  # seeds of training, each of which trains all arms once
-    eval_data: str | None = "smallworld:street:400"  # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when absent
+    # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
+    # absent
+    eval_data: str | None = "smallworld:street:400"
     eval_images: Path | None = None  # folder of the photos that --eval-data names by file
     eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
-    beams: int = 5  # sentences searched at once in the second way to decode; the first takes the likeliest word each time
+    # sentences searched at once in the second way to decode; the first takes the likeliest word each time
+    beams: int = 5
     meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
     unit_size: int = 64  # captions in one commit
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
@@ -301,7 +310,6 @@ def painted(config: SynticConfig, captions: FromCorpus | FromScenes | None = Non
 
 def source(config: SynticConfig) -> FromCorpus | FromScenes:
     """The stage that gives sentences. Raises InputError for those that cannot be learned from."""
-    from reverie.captions.corpus import FromCorpus
     from reverie.captions.scenes import FromScenes
     from reverie.captions.support import sentences_in
     from reverie.evaluate.captioned import load_captioned

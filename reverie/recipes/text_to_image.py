@@ -23,9 +23,11 @@ class TextToImageConfig:
     """Settings of a painter of one's own."""
 
     store: Path  # folder with the photos to learn from, made by reverie import
-    templates: Path | None = None  # file of sentences with {class} in them, one a line, to write captions with; the stored captions when absent
+    # file of sentences with {class} in them, one a line, to write captions with; the stored captions when absent
+    templates: Path | None = None
     paint_px: int = 32  # side of painted images in pixels
-    autoencoder_channels: tuple[int, ...] = (32, 64, 64)  # channels of the autoencoder, one number a resolution, finest first; each but the first halves the side
+    # channels of the autoencoder, one number a resolution, finest first; each but the first halves the side
+    autoencoder_channels: tuple[int, ...] = (32, 64, 64)
     autoencoder_steps: int = 3000  # optimiser steps of the autoencoder
     autoencoder_batch: int = 16  # images in a step of the autoencoder
     channels: tuple[int, ...] = (64, 96)  # channels of the U-Net, one number a resolution, finest first
@@ -58,6 +60,4 @@ def text_to_image(config: TextToImageConfig) -> Plan:
         fit=Fit(steps, lr, min(200, steps // 10), weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999),
         batch=config.batch_size,
     )
-    return Plan(
-        recipe="text_to_image", seed=config.seed, arguments=flat(config), steps=(Step("painter", painter),)
-    )
+    return Plan(recipe="text_to_image", seed=config.seed, arguments=flat(config), steps=(Step("painter", painter),))

@@ -61,8 +61,11 @@ class ZeroShotConfig:
     learn: ClassifierLearning = ClassifierLearning()
     end_to_end_steps: int = 0  # steps of tuning the whole encoder as well, as the contrast; 0 = none
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
-    eval_data: str | None = "smallworld:street:1:960"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when absent
-    eval_split: Literal["train", "test"] = "test"  # part of the photos to measure on; settings are chosen on train, so that test is read once
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
+    # absent
+    eval_data: str | None = "smallworld:street:1:960"
+    # part of the photos to measure on; settings are chosen on train, so that test is read once
+    eval_split: Literal["train", "test"] = "test"
     unit_size: int = 32  # captions in one commit
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
@@ -257,9 +260,7 @@ def painted(config: ZeroShotConfig, captions: object | None = None) -> tuple[Ste
 
 def zero_shot_step(config: ZeroShotConfig) -> Step:
     """The classifier that nothing is learned for, which all others are measured beside."""
-    return Step(
-        "zero-shot", replace(task(config.text).tune(config.learn, check(config)), on="nothing"), of=("keep",)
-    )
+    return Step("zero-shot", replace(task(config.text).tune(config.learn, check(config)), on="nothing"), of=("keep",))
 
 
 def trained(config: ZeroShotConfig, arms_: Mapping[str, Arm]) -> dict[str, tuple[Step, str]]:
@@ -276,7 +277,9 @@ def step_name(arm: str, number: int, first: bool = False) -> str:
     """Name of the step that tunes an arm under a seed. The first classifier is the one that reverie predict asks."""
     if arm == "tuned on painted images":
         return "classifier" if first else f"classifier-{number}"
-    slug = "end-to-end" if arm == "tuned end to end" else arm.lower().replace("+", "-").replace(",", "").replace(" ", "-")
+    slug = (
+        "end-to-end" if arm == "tuned end to end" else arm.lower().replace("+", "-").replace(",", "").replace(" ", "-")
+    )
     return f"{slug}-{number}"
 
 

@@ -37,7 +37,7 @@ def test_sources(tmp_path: Path) -> None:
     asked = make(classes=tmp_path / "classes.txt", writer="owner/writer", per_class=30, **flags)
     assert (asked.num_captions, type(asked.steps[0].stage).__name__) == (30, "FromWriter")
     assert make(per_class=1, **flags).num_captions == 64
-    with pytest.raises(InputError, match="belongs? to a file"):
+    with pytest.raises(InputError, match=r"belongs? to a file"):
         make(text_column="text", **flags)
 
 

@@ -82,7 +82,7 @@ def other(name: str, value: Any, hint: Any, files: dict[str, Any]) -> Any:
     """Another value of a setting."""
     if name in files and files[name] != value:
         return files[name]
-    kinds = [kind for kind in (get_args(hint) if get_origin(hint) not in (None, Literal, tuple) else [hint])]
+    kinds = list(get_args(hint)) if get_origin(hint) not in (None, Literal, tuple) else [hint]
     for kind in kinds:
         if get_origin(kind) is Literal and len(get_args(kind)) > 1:
             return next(each for each in get_args(kind) if each != value)
@@ -230,7 +230,10 @@ def test_each_setting_reaches_the_plan(name: str, recipe: Any, files: dict[str, 
     for item in names(kind):
         if item in SILENT:
             continue
-        needs = {key: files.get(value, value) if isinstance(value, str) else value for key, value in NEEDS.get(item, {}).items()}
+        needs = {
+            key: files.get(value, value) if isinstance(value, str) else value
+            for key, value in NEEDS.get(item, {}).items()
+        }
         needs = {key: value for key, value in needs.items() if key in types}
         before = resolve(base, needs)
         new = other(item, flat(before)[item], types[item], files)
@@ -251,7 +254,11 @@ def test_a_flag_has_one_meaning() -> None:
         types = hints(kind)
         for item, text in helps(kind).items():
             of = {each for each in get_args(types[item]) or (types[item],) if each is not type(None)}
-            plain = "words" if any(get_origin(each) is Literal or each is str or isinstance(each, str) for each in of) else str(of)
+            plain = (
+                "words"
+                if any(get_origin(each) is Literal or each is str or isinstance(each, str) for each in of)
+                else str(of)
+            )
             meanings.setdefault(item, set()).add((text.split(";")[0], plain))
     assert {item: found for item, found in meanings.items() if len(found) > 1} == {}
 
@@ -292,7 +299,9 @@ def do(*words: str) -> None:
     assert end.value.code == 0, words
 
 
-def test_a_run_made_before_a_default_changes_goes_on(scales: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_made_before_a_default_changes_goes_on(
+    scales: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     begin = ("run", "stablerep", "--device", "cpu", "--out", "run", "--guidance", "3")
     do(*begin, "--until", "captions")
     record = read_plan(Path("run"))

@@ -33,6 +33,7 @@ from reverie.run.plan import Plan, call_recipe
 from reverie.stage import Place
 from reverie.store import tables
 
+
 def syntic(scale: str = "tiny", **flags: Any) -> Plan:
     return call_recipe("syntic", {"scale": scale, **flags})
 
@@ -441,9 +442,7 @@ def test_a_drawn_support_set_is_what_captions_are_projected_on(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    flags = (
-        "--sentences 60 --sampler-steps 2 --epochs 3 --width 32 --tag-heads 2 --eval-data smallworld:street:12 --no-meteor"
-    )
+    flags = "--sentences 60 --sampler-steps 2 --epochs 3 --width 32 --tag-heads 2 --eval-data smallworld:street:12 --no-meteor"
 
     def numbers(folder: Path) -> dict[tuple[str, str, str], float]:
         return {

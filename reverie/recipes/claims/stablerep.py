@@ -34,11 +34,13 @@ class StableRepStudy:
     num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
     per_class: int = 4  # captions for each class, where they are written from class names
     train_steps: int = 150  # optimiser steps of training, the same in every arm
-    eval_data: str = "smallworld:street:1280:6400"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    eval_data: str = "smallworld:street:1280:6400"
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 
-TINY = StableRepStudy()  # 45 arms in half an hour; claim 2 needs l times as many captions as the budget's arm with l copies
+# 45 arms in half an hour; claim 2 needs l times as many captions as the budget's arm with l copies.
+TINY = StableRepStudy()
 SCALES = {
     "tiny": TINY,
     "small": replace(TINY, scale="small", per_class=32, train_steps=5000, eval_data="smallworld:street:12800:6400"),

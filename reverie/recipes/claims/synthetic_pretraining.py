@@ -34,7 +34,9 @@ class PretrainingStudy:
     pretrain_shots: int = 10  # photos of each class to pre-train on
     train_steps: int = 200  # optimiser steps of training, the same in every arm
     transfer_steps: int = 100  # optimiser steps of fine-tuning, the same in every arm
-    eval_data: str = "smallworld:street:640:6400"  # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train photos
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train
+    # photos
+    eval_data: str = "smallworld:street:640:6400"
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 

@@ -27,7 +27,9 @@ class SynticStudy:
 
     scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
     num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
-    captions: Path | None = None  # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet; to simulate features of, those of the small world when absent
+    # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet; to simulate features of, those of the small world
+    # when absent
+    captions: Path | None = None
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     epochs: int = 6  # passes over the examples of training
     simulated: bool = False  # the simulated features alone, in a minute

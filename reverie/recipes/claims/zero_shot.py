@@ -101,9 +101,7 @@ def arms(config: recipe.ZeroShotConfig, images: int) -> tuple[dict[str, recipe.A
     found = recipe.arms(config)["tuned on painted images"]
     num_classes = len(class_names())
     # As many steps in every arm, or a filter would also be a shorter training.
-    tune: Any = replace(
-        found, steps=config.learn.epochs * math.ceil(images * num_classes / config.learn.tune_batch)
-    )  # type: ignore[call-arg]
+    tune: Any = replace(found, steps=config.learn.epochs * math.ceil(images * num_classes / config.learn.tune_batch))  # type: ignore[call-arg]
     hard = ClassifierTuning(soft_share=0.0)
     steps = TUNED_EPOCHS * images * num_classes // WHOLE_BATCH
     tuned: dict[str, recipe.Arm] = {
@@ -188,9 +186,7 @@ def _on_photos(config: recipe.ZeroShotConfig, per_class: int, whole: Train) -> P
     source = f"smallworld:street:{3 * per_class * len(class_names())}:1"  # of which the photos are taken
     head = recipe.arms(config)["tuned on painted images"]
     arms_: dict[str, Any] = {
-        "head alone": replace(
-            head, steps=whole.fit.steps, on="shots", shots="photos", real_batch=WHOLE_BATCH
-        ),  # type: ignore[call-arg]
+        "head alone": replace(head, steps=whole.fit.steps, on="shots", shots="photos", real_batch=WHOLE_BATCH),  # type: ignore[call-arg]
         "end to end": replace(whole, store="photos", where=TAKEN),
     }
     steps, tuned = [Step("photos", TakeShots(class_names(), source, per_class))], []
