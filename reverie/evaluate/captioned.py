@@ -2,7 +2,7 @@
 
     smallworld:street:400             400 photos of the small world by its street camera
     smallworld:street:400:HELD        only those whose first thing is of one of these classes: "held" or "known", see below
-    captions.json with --images DIR   COCO captions (images and annotations, also .gz), or a Karpathy split
+    captions.json with --eval-images DIR COCO captions (images and annotations, also .gz), or a Karpathy split
 
 Sixteen of the 64 classes of the small world, two of each colour and of each shape, are ``held``: a corpus that is ``FromScenes``
 ``without`` them has all their words, but never together.
@@ -70,7 +70,7 @@ def load_captioned(source: str | Path, images: Path | None = None, split: str = 
     if str(source).startswith("smallworld:"):
         return _smallworld(str(source))
     if images is None:
-        raise InputError(f"{source} has captions, but where are the photos? name their folder: --images DIR")
+        raise InputError(f"{source} has captions, but where are the photos? name their folder: --eval-images DIR")
     from reverie.store.imports import samples
 
     texts: dict[str, list[str]] = {}

@@ -197,11 +197,14 @@ def command(facts: Facts) -> str:
     plan = facts.plan
     recipe = plan["file"] or plan["recipe"]
     lines = [["reverie", "make"] if recipe == "make" else ["reverie", "run", recipe]]
+    given = plan.get("given")
     for name, value in plan["arguments"].items():
         flag = name.replace("_", "-")
+        if given is not None and name not in given:
+            continue
         if isinstance(value, bool):
             lines.append([f"--{flag}" if value else f"--no-{flag}"])
-        elif value is not None and value != []:
+        elif given is not None or (value is not None and value != []):
             lines.append([f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))])
     if facts.device:
         lines.append(["--device", facts.device])
