@@ -93,8 +93,8 @@ def names(kind: type) -> list[str]:
     """The flat names of all settings of a class."""
     found: list[str] = []
     for name, hint in typing.get_type_hints(kind).items():
-        if name in {item.name for item in dataclasses.fields(kind)}:  # type: ignore[arg-type]
-            found += names(hint) if dataclasses.is_dataclass(hint) else [name]
+        if name in {item.name for item in dataclasses.fields(kind)}:
+            found += names(typing.cast(type, hint)) if dataclasses.is_dataclass(hint) else [name]
     return found
 
 
@@ -113,7 +113,7 @@ def helps(kind: type) -> Mapping[str, str]:
                 above = []
             else:
                 above = []
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for item in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[item.name]):
             found |= dict(helps(typing.cast(type, hints[item.name])))
     return {name: found[name] for name in names(kind)}
@@ -123,7 +123,7 @@ def required(kind: type) -> list[str]:
     """Settings of a class that have no default."""
     return [
         item.name
-        for item in dataclasses.fields(kind)  # type: ignore[arg-type]
+        for item in dataclasses.fields(kind)
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     ]
 

@@ -18,7 +18,7 @@ from reverie.recipes.claims import Study, named, seeds_of
 from reverie.recipes.options import SmallScale
 from reverie.recipes.zero_shot import USABLE, WHOLE_BATCH
 from reverie.run.plan import Plan, Step
-from reverie.settings import flat, resolve
+from reverie.settings import resolve
 from reverie.smallworld.scene import class_names
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def zero_shot(config: ZeroShotStudy = TINY) -> Study:
         "photos": f"nothing painted: {images} street photos of each class to tune on",
         "scratch": f"a small network from nothing on {FEW} and {MANY} images of a class",
     }
-    return Study(about, named("zero_shot", runs), CLAIMS, words)
+    return Study(about, named("zero_shot", config, runs), CLAIMS, words)
 
 
 def arms(config: recipe.ZeroShotConfig, images: int) -> tuple[dict[str, recipe.Arm], Train]:
@@ -98,10 +98,10 @@ def arms(config: recipe.ZeroShotConfig, images: int) -> tuple[dict[str, recipe.A
     """
     from reverie.learn.classifier_tuning import ClassifierTuning
 
-    found = recipe.arms(config)["tuned on painted images"]
+    found: Any = recipe.arms(config)["tuned on painted images"]
     num_classes = len(class_names())
     # As many steps in every arm, or a filter would also be a shorter training.
-    tune: Any = replace(found, steps=config.learn.epochs * math.ceil(images * num_classes / config.learn.tune_batch))  # type: ignore[call-arg]
+    tune: Any = replace(found, steps=config.learn.epochs * math.ceil(images * num_classes / config.learn.tune_batch))
     hard = ClassifierTuning(soft_share=0.0)
     steps = TUNED_EPOCHS * images * num_classes // WHOLE_BATCH
     tuned: dict[str, recipe.Arm] = {
@@ -130,12 +130,12 @@ def _sentences(config: recipe.ZeroShotConfig, arms_: Mapping[str, recipe.Arm], i
     keeps = [
         Step(
             f"keep-{choose}",
-            KeepPerClass(class_names(), USABLE, most=few, choose=choose, column=f"kept_{choose}"),  # type: ignore[arg-type]
+            KeepPerClass(class_names(), USABLE, most=few, choose=choose, column=f"kept_{choose}"),
             of=("keep",),
         )
         for choose in ("random", "top")
     ]
-    gradient = Step("gradient", MeasureGradient(arms_["LE+CF+SCE"]), of=("keep",))  # type: ignore[arg-type]
+    gradient = Step("gradient", MeasureGradient(arms_["LE+CF+SCE"]), of=("keep",))
     return _plan(config, (*recipe.painted(config), *keeps), arms_, [gradient])
 
 
@@ -164,7 +164,6 @@ def _plan(
         recipe="zero_shot",
         seed=config.seed,
         unit_size=config.unit_size,
-        arguments=flat(config),
         steps=(
             *made,
             recipe.zero_shot_step(config),
@@ -184,9 +183,9 @@ def _on_photos(config: recipe.ZeroShotConfig, per_class: int, whole: Train) -> P
     from reverie.report.page import WritePage
 
     source = f"smallworld:street:{3 * per_class * len(class_names())}:1"  # of which the photos are taken
-    head = recipe.arms(config)["tuned on painted images"]
+    head: Any = recipe.arms(config)["tuned on painted images"]
     arms_: dict[str, Any] = {
-        "head alone": replace(head, steps=whole.fit.steps, on="shots", shots="photos", real_batch=WHOLE_BATCH),  # type: ignore[call-arg]
+        "head alone": replace(head, steps=whole.fit.steps, on="shots", shots="photos", real_batch=WHOLE_BATCH),
         "end to end": replace(whole, store="photos", where=TAKEN),
     }
     steps, tuned = [Step("photos", TakeShots(class_names(), source, per_class))], []
@@ -200,7 +199,6 @@ def _on_photos(config: recipe.ZeroShotConfig, per_class: int, whole: Train) -> P
         recipe="zero_shot",
         seed=config.seed,
         unit_size=config.unit_size,
-        arguments=flat(config),
         steps=(
             *steps,
             Step("measure", measure, of=tuple(arm.step for arm in tuned)),
