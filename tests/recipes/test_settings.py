@@ -201,11 +201,11 @@ def every_flag_alone(name: str, scale: str, files: dict[str, Any], ask: Any) -> 
 
 
 NEEDS: dict[str, dict[str, Any]] = {  # what must be there for a setting to say anything
-    "text_column": {"captions": "captions"}, "label_column": {"captions": "captions"}, "limit": {"captions": "captions"}, "synonyms": {"words": "builtin:words"},
+    "text_column": {"captions": "captions", "captions_per_batch": 2}, "label_column": {"captions": "captions", "captions_per_batch": 2}, "limit": {"captions": "captions", "captions_per_batch": 2}, "synonyms": {"words": "builtin:words"},
     "around": {"words": "builtin:words"}, **{f"text_{part}": {"text_tower": True} for part in ("tokenizer", "width", "layers", "heads", "context", "out")},
     "queue": {"methods": ("mocov2",), "queue": 512}, "momentum": {"methods": ("mocov2",)}, "batchnorm_groups": {"methods": ("mocov2",)},
     **{f"decoder_{part}": {"methods": ("mae",), "backbone": "vit-tiny"} for part in ("width", "layers", "heads")},
-    "eval_images": {}, "beta": {}, "context": {"classes": "classes"}, "tag_threshold": {"detector": "builtin:detector"},
+    "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
 }  # fmt: skip
 SILENT = {  # speed, names of other settings, and what other files than ours must hold
     "scale", "paint_batch", "trackers", "real_store", "images_from", "start", "captions_split", "of", "store", "queue", "decoder_width", "decoder_heads", "batchnorm_groups", "text_width", "text_heads", "width",
