@@ -89,15 +89,14 @@ class ClassCaptions:
     # file of what the writer is asked: a text with {class} in it, or JSON with prompt, glosses and examples; what suits the
     # kind of model when absent
     prompt: Path | None = None
-    # temperature of the writer's sampling, 0 takes the likeliest words; its own, 1, when absent
-    temperature: float | None = None
-    max_words: int | None = None  # longest caption of the writer, in words; 60 when absent
+    temperature: float = 1.0  # temperature of the writer's sampling; 0 takes the likeliest words
+    max_words: int = 60  # longest caption of the writer, in words
 
     @property
     def asked(self) -> dict[str, Any]:
-        """How a language model is asked, where that is said."""
-        given = {"prompt": self.prompt, "temperature": self.temperature, "max_words": self.max_words}
-        return {name: value for name, value in given.items() if value is not None}
+        """How a language model is asked, where that is not the usual way."""
+        usual = {"prompt": None, "temperature": ClassCaptions.temperature, "max_words": ClassCaptions.max_words}
+        return {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
 
     def refuse_asked(self) -> None:
         """Raises InputError for flags about how a language model is asked, where none is."""

@@ -49,6 +49,7 @@ def test_a_run_of_a_study_is_a_recipe_that_can_be_called_again(name):
         again = call_recipe(f"claims/{name}/{run}", {"num_seeds": 1})
         assert again.recipe == plan.recipe == f"claims/{name}/{run}"
         assert again.fingerprints() == plan.fingerprints()
+        assert again.arguments == plan.arguments
 
 
 @pytest.mark.parametrize(("name", "metric"), [("stablerep", "top1_shape"), ("synthetic_pretraining", "accuracy_shape")])

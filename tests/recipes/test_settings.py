@@ -32,7 +32,7 @@ KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
 EVERY = [(name, scale) for name, recipe in KINDS.items() for scale in (recipe_scales(recipe) or {"": None})]
 ABSENT = {  # what a person may truly do without; everything else has a default that is a value
     "around", "captions", "captions_split", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
-    "limit", "more_classes", "most", "paint_px", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px", "synonyms",
+    "limit", "more_classes", "most", "paint_px", "prompt", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px", "synonyms",
     "templates", "text_column", "transfer_shots", "until", "max_seeds", "words", "writer",
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
@@ -51,6 +51,7 @@ FOLLOWS = {  # setting -> defaults that follow from it
     "per_caption": {"unit_size", "per_class"},
     "num_images": {"per_class", "per_caption"},
     "painted_per_class": {"per_class", "per_caption"},
+    "duplicates": {"keep"},
 }
 
 
@@ -147,10 +148,9 @@ def test_help_shows_the_real_default_of_every_flag(
     for item, value in flat(base).items():
         text = re.sub(r"\s+", " ", helps(kind)[item])
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else "''" if value == "" else str(value)
-        shown = repr(value) if isinstance(value, str) and " " in value else shown
         ends = "(required)" if item in required(kind) else f"(default: {shown})"
-        plain = said.replace(" ", "")
-        assert f"{text} {ends}".replace(" ", "") in plain, f"--{item} of {name}"
+        plain = re.sub(r"[ '\"]", "", said)
+        assert re.sub(r"[ '\"]", "", f"{text} {ends}") in plain, f"--{item} of {name}"
         assert value is not None or item in ABSENT, f"--{item} of {name} has no default"
     assert said.count("(default: None)") == sum(value is None for value in flat(base).values()) + (
         1  # --until, or --max-seeds
@@ -201,11 +201,11 @@ def every_flag_alone(name: str, scale: str, files: dict[str, Any], ask: Any) -> 
 
 
 NEEDS: dict[str, dict[str, Any]] = {  # what must be there for a setting to say anything
-    "text_column": {"captions": "captions"}, "label_column": {"captions": "captions"}, "limit": {"captions": "captions"}, "synonyms": {"words": "builtin:words"},
+    "text_column": {"captions": "captions", "captions_per_batch": 2}, "label_column": {"captions": "captions", "captions_per_batch": 2}, "limit": {"captions": "captions", "captions_per_batch": 2}, "synonyms": {"words": "builtin:words"},
     "around": {"words": "builtin:words"}, **{f"text_{part}": {"text_tower": True} for part in ("tokenizer", "width", "layers", "heads", "context", "out")},
     "queue": {"methods": ("mocov2",), "queue": 512}, "momentum": {"methods": ("mocov2",)}, "batchnorm_groups": {"methods": ("mocov2",)},
     **{f"decoder_{part}": {"methods": ("mae",), "backbone": "vit-tiny"} for part in ("width", "layers", "heads")},
-    "eval_images": {}, "beta": {}, "context": {"classes": "classes"}, "tag_threshold": {"detector": "builtin:detector"},
+    "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
 }  # fmt: skip
 SILENT = {  # speed, names of other settings, and what other files than ours must hold
     "scale", "paint_batch", "trackers", "real_store", "images_from", "start", "captions_split", "of", "store", "queue", "decoder_width", "decoder_heads", "batchnorm_groups", "text_width", "text_heads", "width",
@@ -348,7 +348,7 @@ def test_a_setting_that_is_no_more_is_told(scales: dict[str, Any]) -> None:
     record = json.loads(path.read_text())
     record["arguments"]["colour"] = "blue"
     path.write_text(json.dumps(record))
-    with pytest.raises(UnknownName, match="setting 'colour'"):
+    with pytest.raises(InputError, match="a setting that it does not have: 'colour'"):
         plan_again(Path("run"))
 
 

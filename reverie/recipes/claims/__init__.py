@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from reverie.errors import InputError
 from reverie.evaluate.claims import Claim
 from reverie.run.plan import Plan
+from reverie.settings import flat
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Study:
         )
 
 
-def named(study: str, runs: Mapping[str, Plan]) -> dict[str, Plan]:
-    """The runs as recipes that can be called again."""
-    return {name: replace(plan, recipe=f"claims/{study}/{name}") for name, plan in runs.items()}
+def named(study: str, config: Any, runs: Mapping[str, Plan]) -> dict[str, Plan]:
+    """The runs as recipes that can be called again, with the settings of the study."""
+    return {name: replace(plan, recipe=f"claims/{study}/{name}", arguments=flat(config)) for name, plan in runs.items()}
 
 
 def seeds_of(number: int) -> tuple[int, ...]:

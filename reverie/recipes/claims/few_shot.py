@@ -52,7 +52,7 @@ def few_shot(config: FewShotStudy = TINY) -> Study:
         "other street photos."
     )
     words = {"strategies": "all strategies and orders", "levels": "real guidance at four noise levels"}
-    return Study(about, named("few_shot", runs), CLAIMS, words)
+    return Study(about, named("few_shot", config, runs), CLAIMS, words)
 
 
 def _arm(name: str, shots: int = MANY, run: str = "strategies") -> str:

@@ -16,7 +16,7 @@ from reverie.recipes import stablerep as recipe
 from reverie.recipes.claims import Study, named, seeds_of
 from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
-from reverie.settings import flat, resolve
+from reverie.settings import resolve
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
@@ -66,7 +66,7 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
         f"({copies} for m = {max(IMAGES)}); a small ResNet, {config.train_steps} steps of {main.views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
     )
     words = {"guidance-2": "all arms but those of claim 4", "guidance-8": "the same captions, painted with guidance 8"}
-    return Study(about, named("stablerep", runs), _claims(main.per_batch), words)
+    return Study(about, named("stablerep", config, runs), _claims(main.per_batch), words)
 
 
 def arms(config: recipe.StableRepConfig, few: int) -> tuple[dict[str, Train], dict[str, Train]]:
@@ -114,7 +114,6 @@ def _all_arms(config: recipe.StableRepConfig, few: int) -> Plan:
         recipe="stablerep",
         seed=config.seed,
         unit_size=config.unit_size,
-        arguments=flat(config),
         steps=(
             *recipe.painted(config),
             *training.values(),

@@ -14,7 +14,7 @@ from reverie.recipes import synthetic_pretraining as recipe
 from reverie.recipes.claims import Study, named, seeds_of
 from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
-from reverie.settings import flat, resolve
+from reverie.settings import resolve
 from reverie.smallworld.scene import COLOURS, class_names
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ def synthetic_pretraining(config: PretrainingStudy = TINY) -> Study:
         recipe="synthetic_pretraining",
         seed=resnet.seed,
         unit_size=resnet.unit_size,
-        arguments=flat(resnet),
         steps=(
             *recipe.painted(resnet),
             Step(REAL, TakeShots(class_names(), photos, config.pretrain_shots, seed=0)),
@@ -88,7 +87,7 @@ def synthetic_pretraining(config: PretrainingStudy = TINY) -> Study:
         f"on other street photos. Differences are in how often the class that is named for an unseen one has the right shape."
     )
     words = {RUN: "a small ResNet in all arms, and a small ViT for the second part of claim 12"}
-    return Study(about, named("synthetic_pretraining", {RUN: plan}), CLAIMS, words)
+    return Study(about, named("synthetic_pretraining", config, {RUN: plan}), CLAIMS, words)
 
 
 def arms(config: recipe.PretrainingConfig) -> dict[str, Train]:

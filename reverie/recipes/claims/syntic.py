@@ -15,7 +15,7 @@ from reverie.recipes import syntic as recipe
 from reverie.recipes.claims import Study, named, seeds_of
 from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
-from reverie.settings import flat, resolve
+from reverie.settings import resolve
 
 TEMPERATURE = 0.01
 THIRDS = 3
@@ -81,7 +81,7 @@ def syntic(config: SynticStudy = TINY) -> Study:
             f" Small world: {sentences:,} sentences, one image of each by the builtin painter, decoders of equal size and training; CIDEr "
             "of greedy captions of 400 street photos, each with up to five references."
         )
-    return Study(about, named("syntic", runs), claims, words)
+    return Study(about, named("syntic", config, runs), claims, words)
 
 
 def arms(config: recipe.SynticConfig) -> dict[str, Any]:
@@ -114,7 +114,6 @@ def _smallworld(config: recipe.SynticConfig) -> Plan:
         recipe="syntic",
         seed=config.seed,
         unit_size=config.unit_size,
-        arguments=flat(config),
         steps=(
             *recipe.painted(config),
             *training,
@@ -146,7 +145,6 @@ def _cross(config: recipe.SynticConfig) -> Plan:
         recipe="syntic",
         seed=config.seed,
         unit_size=config.unit_size,
-        arguments=flat(config),
         steps=(
             *recipe.painted(config, FromScenes(config.sentences, known, without=held)),
             *training,

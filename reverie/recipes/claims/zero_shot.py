@@ -18,7 +18,7 @@ from reverie.recipes.claims import Study, named, seeds_of
 from reverie.recipes.options import SmallScale
 from reverie.recipes.zero_shot import USABLE, WHOLE_BATCH
 from reverie.run.plan import Plan, Step
-from reverie.settings import flat, resolve
+from reverie.settings import resolve
 from reverie.smallworld.scene import class_names
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def zero_shot(config: ZeroShotStudy = TINY) -> Study:
         "photos": f"nothing painted: {images} street photos of each class to tune on",
         "scratch": f"a small network from nothing on {FEW} and {MANY} images of a class",
     }
-    return Study(about, named("zero_shot", runs), CLAIMS, words)
+    return Study(about, named("zero_shot", config, runs), CLAIMS, words)
 
 
 def arms(config: recipe.ZeroShotConfig, images: int) -> tuple[dict[str, recipe.Arm], Train]:
@@ -164,7 +164,6 @@ def _plan(
         recipe="zero_shot",
         seed=config.seed,
         unit_size=config.unit_size,
-        arguments=flat(config),
         steps=(
             *made,
             recipe.zero_shot_step(config),
@@ -200,7 +199,6 @@ def _on_photos(config: recipe.ZeroShotConfig, per_class: int, whole: Train) -> P
         recipe="zero_shot",
         seed=config.seed,
         unit_size=config.unit_size,
-        arguments=flat(config),
         steps=(
             *steps,
             Step("measure", measure, of=tuple(arm.step for arm in tuned)),
