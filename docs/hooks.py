@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[1]
 LOG = logging.getLogger("mkdocs.hooks.reverie")  # with --strict, a warning here fails the build
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 PAGES_OF = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md", "examples": "examples.md"}  # fmt: skip
-GUIDES = ("library.md", "examples.md", "architecture.md", "adding-a-filter.md", "adding-a-learner.md", "adding-a-model.md")
+GUIDES = (
+    "library.md",
+    "examples.md",
+    "architecture.md",
+    "adding-a-filter.md",
+    "adding-a-learner.md",
+    "adding-a-model.md",
+)
 MORE = ("reverie.stage", "reverie.errors")  # modules of which everything is in the reference
 
 
