@@ -1,4 +1,4 @@
-# One word for each act, the same here and in CI.   make demo | test | check | docs | bench | builtin | clean
+# One word for each act, the same here and in CI.   make demo | test | check | docs | flags | bench | builtin | clean
 #
 # PYTHON picks the interpreter that .venv is made from; by default the first one found that is 3.11 or newer.
 
@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check format docs bench builtin clean
+.PHONY: demo test check format docs flags bench builtin clean
 
 demo: .venv/installed
 	$(BIN)/reverie demo
@@ -30,6 +30,10 @@ docs: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/all.py
+
+# Writes the page of all flags of the recipes from their code.
+flags: .venv/installed
+	$(BIN)/python -m reverie.recipes.options > docs/flags.md
 
 # Trains the builtin models anew and writes them to reverie/models/builtin; run it again to go on.
 builtin: .venv/installed

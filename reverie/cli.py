@@ -33,6 +33,7 @@ if typing.TYPE_CHECKING:
 
     from reverie.recipes.claims import Study
     from reverie.run.plan import Plan
+    from reverie.settings import Resolved
 
 Folder = Annotated[Path, tyro.conf.Positional]
 
@@ -59,6 +60,7 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
 'reverie COMMAND --help' shows the flags of a command and an example."""
 
 
+HOURS = 3.0  # of ``reverie claims --decide``, where nobody says
 FORBIDDEN = ("Permission denied", "Read-only file system")
 MISNAMED = (
     errno.ENAMETOOLONG,
@@ -154,88 +156,182 @@ def _claims(words: list[str]) -> int:
         print(
             f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}"
         )
-        print("\nExample:\n  reverie claims stablerep --scale tiny --seeds 3 --out runs/claims-stablerep")
+        print("\nExample:\n  reverie claims stablerep --scale tiny --num-seeds 3 --out runs/claims-stablerep")
         print("  reverie claims stablerep --scale small --decide --max-hours 12 --out runs/claims-small")
         return 0 if words else 2
     name = words[0]
 
+    usual = Path("runs") / f"claims-{name}"
+
     def work(
-        out: Path = Path("runs") / f"claims-{name}",
+        out: Path = usual,
         device: str = "",
         decide: bool = False,
-        max_hours: float | None = None,
+        max_hours: float = HOURS,
         max_seeds: int | None = None,
     ) -> None:
         """Flags that every study has.
 
         Args:
             out: folder for the runs and the page; the same command with the same folder goes on where it stopped.
-            device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
-            decide: add seeds until every claim is decided; intervals are wider in return, see docs/claims.md.
+            device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
+            decide: seeds added until every claim is decided; intervals are wider in return, see docs/claims.md.
             max_hours: with --decide, hours of this call, at any scale; the first look is made in any case, and no seeds are added that would not
-                fit. Work of earlier calls does not count. 3 when left out.
-            max_seeds: with --decide, the most seeds there may be; it belongs to the folder and cannot change later. 12 when left out.
+                fit. Work of earlier calls does not count.
+            max_seeds: with --decide, the most seeds there may be; it belongs to the folder and cannot change later. 12 when absent.
         """
 
     find = find_study(name)
-    arguments, flags = tyro.cli(_joined(find, work), prog=f"reverie claims {name}", args=words[1:])
-    for flag, value in arguments.items():
-        check_numbers(value, flag)
-    if not flags["decide"] and (flags["max_hours"] is not None or flags["max_seeds"] is not None):
+    found, flags = _settings(find, work, f"reverie claims {name}", words[1:], usual, f"claims/{name}/")
+    if not flags["decide"] and (flags["max_hours"] != HOURS or flags["max_seeds"] is not None):
         raise InputError("--max-hours and --max-seeds say how far --decide may go; give it as well, or leave them out")
-    if (flags["max_hours"] or 0) < 0:
+    if flags["max_hours"] < 0:
         raise InputError(f"--max-hours {flags['max_hours']:g}: give a number of hours")
     if flags["decide"] and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("--decide works in one process, because several would not stop at the same time")
-    out, device = flags["out"], _device(flags["device"])
+    out, device, first = flags["out"], _device(flags["device"]), found.config.num_seeds
     from reverie.report.claims import foreseen, summary, table, write
     from reverie.run.folder import claim
-    from reverie.study import HOURS, Decide, conduct
+    from reverie.settings import change, flat
+    from reverie.study import Decide, conduct
 
     @functools.cache
     def make(seeds: int) -> Study:
-        given = arguments | {"seeds": seeds}
-        study: Study = find(**given)
-        runs = {run: dataclasses.replace(plan, arguments=given) for run, plan in study.runs.items()}
-        return dataclasses.replace(study, runs=runs)
+        config = change(found.config, num_seeds=seeds)
+        study: Study = find(config)
+        how: dict[str, Any] = {"arguments": flat(config), "given": tuple(sorted({*found.given, "num_seeds"}))}
+        return dataclasses.replace(
+            study, runs={run: dataclasses.replace(plan, **how) for run, plan in study.runs.items()}
+        )
 
-    claim(out, ours=tuple(make(arguments["seeds"]).runs))
+    claim(out, ours=tuple(make(first).runs))
     console = _console()
-    hours = HOURS if flags["max_hours"] is None else flags["max_hours"]
-    found = conduct(
-        make, out, arguments["seeds"], device, Decide(flags["max_seeds"], hours) if flags["decide"] else None,
+    done = conduct(
+        make, out, first, device, Decide(flags["max_seeds"], flags["max_hours"]) if flags["decide"] else None,
         say=lambda text: print(text, file=sys.stderr),
         foresee=lambda judged, seeds: console.print(foreseen(judged, seeds)), after=_tell_failed,
     )  # fmt: skip
-    console.print(table(found.judged))
-    print(summary(found.judged, found.looks, found.study.once))
+    console.print(table(done.judged))
+    print(summary(done.judged, done.looks, done.study.once))
     again = shlex.join(["reverie", "claims", *words])
-    about = {run: found.study.words.get(run, "") for run in found.study.runs}
-    print(write(out, name, found.study.about, again, found.judged, about, found.looks).resolve())
+    about = {run: done.study.words.get(run, "") for run in done.study.runs}
+    print(write(out, name, done.study.about, again, done.judged, about, done.looks).resolve())
     return 0
 
 
 def _recipe(command: str, name: str, words: list[str], out: Path | None = None) -> int:
-    from reverie.run.plan import call_recipe, find_recipe
+    from reverie.run.plan import call_recipe, config_type, find_recipe, plan_with
 
-    def work(
-        out: Path = out or Path("runs") / Path(name).stem, device: str = "", part: str = "1/1", until: str | None = None
-    ) -> None:
+    usual = out or Path("runs") / Path(name).stem
+
+    def work(out: Path = usual, device: str = "", part: str = "1/1", until: str | None = None) -> None:
         """Flags that every recipe has.
 
         Args:
-            out: the run folder; the same command with the same folder goes on where it stopped.
-            device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
-            part: k/n does the k-th of n slices of the units: one number of a job array.
-            until: stop after this step.
+            out: run folder; the same command with the same folder goes on where it stopped.
+            device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
+            part: k/n for the k-th of n slices of the units, one number of a job array.
+            until: last step to do; all when absent.
         """
 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
-    arguments, flags = tyro.cli(_joined(find_recipe(name), work), prog=prog, args=words)
-    for flag, value in arguments.items():
-        check_numbers(value, flag)
-    plan = call_recipe(name, arguments)
+    recipe = find_recipe(name)
+    if config_type(recipe) is None:
+        arguments, flags = tyro.cli(_joined(recipe, work), prog=prog, args=words)
+        for flag, value in arguments.items():
+            check_numbers(value, flag)
+        plan = call_recipe(name, arguments)
+    else:
+        found, flags = _settings(recipe, work, prog, words, usual, name)
+        plan = plan_with(name, found)
     return _work(plan, flags["out"], _device(flags["device"]), _part(flags["part"]), flags["until"])
+
+
+def _settings(
+    recipe: Callable[..., Any], work: Callable[..., None], prog: str, words: list[str], out: Path, name: str
+) -> tuple[Resolved, dict[str, Any]]:
+    """The settings of a recipe or study and the flags that every run has, read from the command line.
+
+    If the folder holds a run of the same recipe and scale, what was a default then is the default now.
+
+    Args:
+        out: the usual folder.
+        name: of the recipe, its file, or what the names of all runs of a study begin with.
+    """
+    from reverie.run.plan import default_settings, settings_of
+    from reverie.settings import flat, resolved
+
+    scale = _said_early(words, "scale")
+    default = default_settings(recipe, scale)
+    known = None
+    if not {"-h", "--help"} & set(words) and (begun := _begun(Path(_said_early(words, "out") or out), name)):
+        known = settings_of(begun, recipe)
+        if getattr(known.config, "scale", None) != getattr(default, "scale", None):
+            known = None  # the run will refuse, and show what differs
+    flags: dict[str, Any] = {}
+
+    def ask(base: Any) -> Any:
+        config, more = tyro.cli(
+            _with_settings(recipe, base, work), prog=prog, args=words, config=(tyro.conf.OmitArgPrefixes,)
+        )
+        flags.update(more)
+        for flag, value in flat(config).items():
+            check_numbers(value, flag)
+        return config
+
+    return resolved(default, ask, known), flags
+
+
+def _begun(folder: Path, name: str) -> Path | None:
+    """The folder of a run of this recipe that goes on there; for a study one of its runs. None where nothing was begun."""
+    from reverie.run.plan import read_plan
+
+    for path in (folder / "plan.json", *sorted(folder.glob("*/plan.json"))):
+        if path.exists():
+            record = read_plan(path.parent)
+            of = str(record.get("file") or record["recipe"])
+            if of == (str(Path(name).resolve()) if name.endswith(".py") else name) or (
+                name.endswith("/") and of.startswith(name)
+            ):
+                return path.parent
+        if not name.endswith("/"):
+            return None
+    return None
+
+
+def _said_early(words: list[str], flag: str) -> str | None:
+    """What follows a flag on the command line, before anything else is read; None where it is left out."""
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == f"--{flag}":
+            return value if equals else next(iter(words[place + 1 :]), None)
+    return None
+
+
+def _with_settings(
+    recipe: Callable[..., Any], default: Any, work: Callable[..., None]
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """A function of a recipe's settings and the parameters of ``work``, for tyro to read; called, it gives them back apart."""
+    from reverie.run.plan import config_type
+    from reverie.settings import names
+
+    kind, general = config_type(recipe), inspect.signature(work).parameters
+    assert kind is not None
+    if clash := sorted(set(names(kind)) & general.keys()):
+        raise InputError(f"the recipe has parameters that every run has: {', '.join(clash)}; rename them")
+
+    def both(**values: Any) -> tuple[Any, dict[str, Any]]:
+        return values.pop("config"), values
+
+    own = inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if default is None else default
+    )
+    keyword = [own, *(item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in general.values())]
+    both.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    both.__annotations__ = {"config": Annotated[kind, tyro.conf.arg(name="")]} | _hints(work)
+    text, flags = inspect.getdoc(recipe) or "", (inspect.getdoc(work) or "").partition("Args:\n")[2]
+    both.__doc__ = f"{text.partition('Args:')[0].rstrip()}\n\nArgs:\n{flags}"
+    return both
 
 
 def _joined(
@@ -757,6 +853,7 @@ def _evaluate(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: reverie evaluate KIND ...\n\nKinds: {', '.join(EVALUATIONS)}")
         print("\nExample:\n  reverie evaluate captions results.json captions_val2017.json")
+        print("  reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/")
         return 0 if words else 2
     if words[0] not in EVALUATIONS:
         raise UnknownName("kind of evaluation", words[0], EVALUATIONS)
@@ -814,6 +911,68 @@ def evaluate_captions(
         print(f"{empty:,} captions and {bare:,} references hold no word; they are scored as they are")
 
 
+def evaluate_transfer(
+    encoder: Annotated[str, tyro.conf.Positional],
+    photos: Annotated[tuple[str, ...], tyro.conf.Positional],
+    most_train: int = 0,
+    most_test: int = 0,
+    neighbours: int = 20,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "",
+    json: bool = False,
+) -> None:
+    """How much a linear classifier and nearest neighbours get out of the frozen features of any encoder, on any labelled photos.
+
+    Example: reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/
+
+    Strengths of the linear classifier are chosen on a fifth of train; test is read once. Photos are prepared as the encoder's own
+    image processor says. In the mean all sets of photos weigh the same.
+
+    Args:
+        encoder: a vision model or the vision tower of a CLIP: weights of a run, a folder, a Hub id, or builtin:clip; pixels for
+            the photos themselves, which an encoder should be better than.
+        photos: folders with train and test, each a parquet file, a table of pairs, or one folder of pictures for each class.
+        most_train: train photos to draw where there are more; 0 is all.
+        most_test: test photos to draw where there are more; 0 is all.
+        neighbours: that vote.
+        seed: of what is drawn and held out.
+        batch: photos through the network at once.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        json: one JSON object in place of a table.
+    """
+    import dataclasses
+    import json as as_json
+
+    from reverie.evaluate.transfer import Transferred, called, features_of, means, transfer
+
+    if not photos:
+        raise InputError("name photos to measure on: folders with train and test")
+    device = _device(device)
+    features, name = features_of(encoder, device, batch)
+    rows: list[Transferred] = []
+    table = Table(
+        "photos", *(Column(head, justify="right") for head in ("classes", "train", "test", "linear probe", "nearest")),
+        box=None, header_style="bold",
+    )  # fmt: skip
+    with Console(stderr=True).status("measuring") as line:
+        for row in transfer(
+            features, photos, most_train=most_train, most_test=most_test, neighbours=neighbours, seed=seed, batch_size=batch,
+            device=device, progress=lambda what, done, total: line.update(f"{what}: {done:,} of {total:,}"),
+        ):  # fmt: skip
+            rows.append(row)
+            numbers = f"{row.num_classes:,}", f"{row.num_train:,}", f"{row.num_test:,}"
+            table.add_row(called(row.photos), *numbers, f"{row.linear:.1%}", f"{row.knn:.1%}")
+    mean = means(rows)
+    if json:
+        print(as_json.dumps({"encoder": name, "photos": [dataclasses.asdict(row) for row in rows], "mean": mean}))
+        return
+    if len(rows) > 1:
+        table.add_row("mean", "", "", "", f"{mean['linear']:.1%}", f"{mean['knn']:.1%}", style="bold")
+    _console().print(table)
+    print(f"top-1 on test photos, of the features of {name}")
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:
@@ -866,6 +1025,7 @@ def _command(name: str, function: Callable[..., int | None]) -> Callable[[list[s
 # Kinds of `reverie evaluate`.
 EVALUATIONS: dict[str, Callable[[list[str]], int]] = {
     "captions": _command("evaluate captions", evaluate_captions),
+    "transfer": _command("evaluate transfer", evaluate_transfer),
 }
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

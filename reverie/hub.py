@@ -73,7 +73,7 @@ def write_card(
     """
     record = read_plan(run) if (run / "plan.json").exists() else None
     about = f"recipe `{record['recipe']}`" if record else "an import of other people's data"
-    head: dict[str, Any] = {"tags": ["reverie", "synthetic"] if record else ["reverie"]}
+    head: dict[str, object] = {"tags": ["reverie", "synthetic"] if record else ["reverie"]}
     if step is not None:
         head |= {"library_name": "transformers" if (folder / "config.json").is_file() else "reverie"}
         lines = [f"# {step}", "", f"Weights of the step `{step}` of {about}, made with reverie."]

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -186,3 +186,14 @@ def _without_speed(facts: Any) -> Any:
     if isinstance(facts, list):
         return [_without_speed(item) for item in facts]
     return facts
+
+
+WORDS_SHOWN = 5  # of those that a model does not know
+
+
+def words_unknown(model: str, words: Sequence[str]) -> str:
+    """One line, however many they are."""
+    some = ", ".join(words[:WORDS_SHOWN])
+    which, them = (f"these {len(words):,} words", "them") if len(words) > 1 else ("this word", "it")
+    more = ", ..." if len(words) > WORDS_SHOWN else ""
+    return f"{model} has no token for {which} and cannot paint {them}: {some}{more}"

@@ -23,15 +23,13 @@ from reverie.run.plan import read_plan
 Make = Callable[[int], Study]
 """The study with so many seeds."""
 
-HOURS = 3.0  # where nobody says
-
 
 @dataclass(frozen=True)
 class Decide:
     """Add seeds until every claim is decided, this many are there, or so much time has passed."""
 
     most_seeds: int | None = None  # as many as the folder was begun with, or ``MOST``
-    max_hours: float = HOURS  # of this call
+    max_hours: float = 3.0  # of this call
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def conduct(
     looks = _begin(before, decide, seeds, folder)
     if decide and not can_grow(make, seeds):
         raise InputError(
-            "this study paints images of all seeds in one table, so seeds cannot be added later; leave out --decide and give --seeds"
+            "this study paints images of all seeds in one table, so seeds cannot be added later; leave out --decide and give --num-seeds"
         )
 
     def do(number: int) -> Study:
@@ -153,7 +151,7 @@ def seconds_per_seed(make: Make, folder: Path, seeds: int) -> float:
 def seeds_there(folder: Path, study: Study) -> int:
     """How many seeds the runs of a study were begun with; 0 where there are none yet."""
     plans = [folder / name for name in study.runs if (folder / name / "plan.json").exists()]
-    found = [read_plan(plan)["arguments"].get("seeds") for plan in plans]
+    found = [read_plan(plan)["arguments"].get("num_seeds") for plan in plans]
     return max((number for number in found if isinstance(number, int)), default=0)
 
 

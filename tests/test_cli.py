@@ -303,7 +303,18 @@ def test_a_plan_that_is_not_ours(say: Say, content: str, command: str) -> None:
 def test_retry_from_anywhere(say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The caption file was named relative to where the run was started."""
     Path("captions.txt").write_text("a red circle\n")
-    flags = ["--captions", "captions.txt", "--per-caption", "1", "--steps", "1", "--until", "captions", "--out", "run"]
+    flags = [
+        "--captions",
+        "captions.txt",
+        "--per-caption",
+        "1",
+        "--sampler-steps",
+        "1",
+        "--until",
+        "captions",
+        "--out",
+        "run",
+    ]
     assert say("make", *flags)[0] == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -2,7 +2,7 @@
 
     smallworld:street:400             400 photos of the small world by its street camera
     smallworld:street:400:HELD        only those whose first thing is of one of these classes: "held" or "known", see below
-    captions.json with --images DIR   COCO captions (images and annotations, also .gz), or a Karpathy split
+    captions.json with --eval-images DIR COCO captions (images and annotations, also .gz), or a Karpathy split
 
 Sixteen of the 64 classes of the small world, two of each colour and of each shape, are ``held``: a corpus that is ``FromScenes``
 ``without`` them has all their words, but never together.
@@ -36,6 +36,7 @@ class Captioned:
     names: Sequence[str]  # file name, or scene
     images: Sequence[Picture]
     references: Sequence[Sequence[str]]
+    ids: Sequence[int | str] = ()  # what COCO's files call them; their names where there is no such file
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,20 +70,22 @@ def load_captioned(source: str | Path, images: Path | None = None, split: str = 
     if str(source).startswith("smallworld:"):
         return _smallworld(str(source))
     if images is None:
-        raise InputError(f"{source} has captions, but where are the photos? name their folder: --images DIR")
+        raise InputError(f"{source} has captions, but where are the photos? name their folder: --eval-images DIR")
     from reverie.store.imports import samples
 
     texts: dict[str, list[str]] = {}
+    ids: dict[str, int | str] = {}
     wanted = (None, split, "restval" if split == "train" else split)  # None: a file without splits is taken whole
     for sample in samples(source, "coco"):
         if sample.file and sample.text and sample.split in wanted and not sample.refused:
             texts.setdefault(sample.file, []).append(sample.text)
+            ids.setdefault(sample.file, sample.file if sample.image_id is None else sample.image_id)
     files = {name: images / name if what_is(images / name) is None else images / Path(name).name for name in texts}
     if not texts:
         raise InputError(f"{source} has no photo with a sentence in its split {split!r}")
     if missing := [name for name, file in files.items() if what_is(file) == "nothing"]:
         raise InputError(f"{len(missing)} of {len(files)} photos of {source} are not in {images}, first {missing[0]}")
-    return Captioned(list(texts), list(files.values()), list(texts.values()))
+    return Captioned(list(texts), list(files.values()), list(texts.values()), list(ids.values()))
 
 
 def check_captioned(source: str, images: Path | None = None, split: str = "test") -> None:

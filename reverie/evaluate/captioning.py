@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,7 +49,11 @@ class CaptionSpeed:
 
 @dataclass(frozen=True)
 class MeasureCaptions:
-    """Captioners -> metrics of their captions in results.jsonl, and the captions themselves in ``captions/STEP/``."""
+    """Captioners -> metrics of their captions in results.jsonl, and the captions themselves in ``captions/STEP/``.
+
+    There also stand COCO results, ``coco/ARM-SEED-DECODING.json``, and the references that they are scored against,
+    ``coco/references.json``; ``reverie evaluate captions`` reads them.
+    """
 
     grows: ClassVar[tuple[str, ...]] = ("arms",)
 
@@ -106,6 +111,7 @@ class MeasureCaptions:
                 tags[finder] = found_tags(captioner, photos, self.speed.batch_size) if finder else None
             look = captioner.see(seen[name], tags[finder], arm.temperature)
             answers = {"greedy": captioner.say(look, 1), f"beam {self.beams}": captioner.say(look, self.beams)}
+            _write_results(folder.parent / "coco", f"{_slug(arm.name)}-{arm.seed}", photos, answers)
             _write_captions(folder, photos, answers, look.names)
             self._write(place, arm, photos, answers, ours)
         place.report("progress", done=len(self.arms), total=len(self.arms))
@@ -201,6 +207,33 @@ def refuse_test_captions(support: Any, photos: Captioned) -> int:
             )
         taken |= alike
     return len(taken)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
+
+
+def _write_results(folder: Path, arm: str, photos: Captioned, answers: dict[str, list[str]]) -> None:
+    """COCO results of each decoding, and the references beside them."""
+    ids = photos.ids or photos.names
+    notes = [(name, text) for name, texts in zip(ids, photos.references, strict=True) for text in texts]
+    files: dict[str, Any] = {
+        "references": {
+            "images": [{"id": name, "file_name": file} for name, file in zip(ids, photos.names, strict=True)],
+            "annotations": [
+                {"id": number, "image_id": name, "caption": text} for number, (name, text) in enumerate(notes)
+            ],
+        }
+    }
+    for decoding, texts in answers.items():
+        files[f"{arm}-{_slug(decoding)}"] = [
+            {"image_id": name, "caption": text} for name, text in zip(ids, texts, strict=True)
+        ]
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        partial = folder / f"{file}.partial"
+        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        partial.replace(folder / f"{file}.json")
 
 
 def _write_captions(file: Path, photos: Captioned, answers: dict[str, list[str]], names: list[list[str]]) -> None:

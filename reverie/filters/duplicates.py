@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,9 @@ from reverie.store.tables import TablePath
 BITS = 64
 HASH_SIDE = 32  # pixels of the grey picture that is transformed
 THUMB_SIDE = 4  # pixels of the coloured one
-MAX_DISTANCE = 7  # 8 bands of 8 bits; more bits apart is no near duplicate any more
+MAX_DISTANCE = 7  # more bits apart is no near duplicate any more
+SMALL = 256  # rows that are compared all with all
+PAIRS = 1 << 18  # pairs that are compared at a time
 
 Array = np.ndarray[Any, Any]
 
@@ -131,11 +133,14 @@ class Duplicates:
         parts = list(tables.scan(place.pairs, needed, "status = 'ok' and pixels is not null"))
         if not parts:
             raise InputError("no image to compare: no ok pair has a hash")
-        rows = pa.concat_tables(parts).sort_by([("unit", "ascending"), ("pair_id", "ascending")])
-        original = exact_copies(rows["pixels"].to_pylist())
+        rows = pa.concat_tables(parts).drop_columns("thumbnail")
+        order = pc.sort_indices(rows, [("unit", "ascending"), ("pair_id", "ascending")]).to_numpy()
+        rows = rows.take(pa.array(order))
+        original = exact_copies(rows["pixels"])
         num_exact = int((original != np.arange(len(rows))).sum())
         if self.near:
-            thumbnails = np.frombuffer(b"".join(rows["thumbnail"].to_pylist()), dtype=np.uint8).reshape(len(rows), -1)
+            small = [np.frombuffer(b"".join(part["thumbnail"].to_pylist()), dtype=np.uint8) for part in parts]
+            thumbnails = np.concatenate(small).reshape(len(rows), -1)[order]
             original = near_copies(original, rows["hash"].to_numpy(), thumbnails, self.max_distance, self.max_colour)
         is_copy = original != np.arange(len(rows))
         names = rows["pair_id"].combine_chunks().take(pa.array(original))
@@ -212,42 +217,145 @@ def same_pictures(pairs: TablePath) -> list[SamePicture]:
     return sorted(groups, key=lambda group: (not group.in_conflict, -len(group.rows), group.rows[0]["pair_id"]))
 
 
-def exact_copies(digests: Iterable[str]) -> Array:
+def exact_copies(digests: pa.ChunkedArray | Iterable[str]) -> Array:
     """For each row the number of the first row with the same digest: its own for originals."""
-    first: dict[str, int] = {}
-    return np.array([first.setdefault(digest, number) for number, digest in enumerate(digests)], dtype=np.int64)
+    if not isinstance(digests, pa.ChunkedArray):
+        digests = pa.chunked_array([pa.array(digests, pa.string())])
+    # large: more than 2 GB of digests are no string array
+    return _first_with_the_same(digests.cast(pa.large_string()).combine_chunks())
 
 
-def near_copies(original: Array, hashes: Array, thumbnails: Array, max_distance: int, max_colour: int) -> Array:
+def _first_with_the_same(values: pa.Array) -> Array:
+    if not len(values):
+        return np.arange(0)
+    codes = values.dictionary_encode().indices.to_numpy()  # numbered as they are met
+    is_new = np.ones(len(codes), dtype=bool)
+    is_new[1:] = codes[1:] > np.maximum.accumulate(codes)[:-1]
+    chosen: Array = np.flatnonzero(is_new)[codes]
+    return chosen
+
+
+def near_copies(
+    original: Array,
+    hashes: Array,
+    thumbnails: Array,
+    max_distance: int,
+    max_colour: int,
+    small: int = SMALL,
+    num_agreeing: int | None = None,
+) -> Array:
     """Point near copies at the first original that they resemble.
 
     Args:
         original: (N,) from ``exact_copies``. hashes: (N,) int64. thumbnails: (N, 48) uint8.
+        small, num_agreeing: change the speed only; see SMALL and ``_Looks.first_alike``.
     Returns: (N,) row numbers; copies of a near copy point at its original.
 
-    Two hashes that differ in d bits agree whole in at least one of d + 1 bands of bits, so only rows that share a band are
-    compared: N times a small bucket, not N squared. Only originals stand in the buckets, so a picture that was made ten
-    thousand times costs ten thousand comparisons.
+    The first half of the rows is settled, the second half compared with its originals, and what resembles none of them
+    settled in the same way. Only originals are compared with, so a picture that was made ten thousand times costs ten
+    thousand comparisons, and memory grows with the rows, not with the pairs that are alike.
     """
-    edges = np.linspace(0, BITS, max_distance + 2).astype(int)
-    unsigned = hashes.view(np.uint64)
-    bands = np.stack(
-        [(unsigned >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1) for low, high in itertools.pairwise(edges)]
-    )
-    buckets: list[defaultdict[int, list[int]]] = [defaultdict(list) for _ in bands]
+    rows = np.flatnonzero(original == np.arange(len(original)))
+    hashed = hashes.view(np.uint64)
+    # What equals an earlier row in hash and thumbnail resembles the same originals, so one row stands for them all.
+    bytes_of = np.column_stack([hashed[rows].view(np.uint8).reshape(len(rows), 8), thumbnails[rows]])
+    kind = pa.binary(bytes_of.shape[1])
+    looks = pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(np.ascontiguousarray(bytes_of))])
     found = original.copy()
-    colours = thumbnails.astype(np.int16)
-    for number, keys in enumerate(bands.T.tolist()):
-        if original[number] != number:
-            found[number] = found[original[number]]
-            continue
-        near = sorted({other for bucket, key in zip(buckets, keys, strict=True) for other in bucket.get(key, ())})
-        if near:
-            alike = np.bitwise_count(unsigned[near] ^ unsigned[number]) <= max_distance
-            alike &= np.abs(colours[near] - colours[number]).max(axis=1) <= max_colour
-            if alike.any():
-                found[number] = near[int(alike.argmax())]
-                continue
-        for bucket, key in zip(buckets, keys, strict=True):
-            bucket[key].append(number)
+    found[rows] = rows[_first_with_the_same(looks)]
+    _settle(found, rows[found[rows] == rows], _Looks(hashed, thumbnails, max_distance, max_colour, small, num_agreeing))
+    while not np.array_equal(found, further := found[found]):
+        found = further
     return found
+
+
+def _settle(found: Array, rows: Array, looks: _Looks) -> Array:
+    """Write the original of each copy among the rows (rising numbers) to ``found``; returns the originals."""
+    if len(rows) > looks.small:
+        half = len(rows) // 2
+        early, late = _settle(found, rows[:half], looks), rows[half:]
+        resembled = looks.first_alike(early, late)
+        is_copy = resembled < len(early)
+        found[late[is_copy]] = early[resembled[is_copy]]
+        return np.concatenate([early, _settle(found, late[~is_copy], looks)])
+    late, early = np.nonzero(np.tri(len(rows), k=-1, dtype=bool))  # by the later row, then by the earlier one
+    alike = looks.alike(rows[early], rows[late])
+    for one, other in zip(rows[early[alike]].tolist(), rows[late[alike]].tolist(), strict=True):
+        if found[one] == one and found[other] == other:
+            found[other] = one
+    chosen: Array = rows[found[rows] == rows]
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """What is compared, and how far apart copies may be."""
+
+    hashes: Array  # (N,) uint64
+    thumbnails: Array  # (N, 48) uint8
+    max_distance: int
+    max_colour: int
+    small: int
+    num_agreeing: int | None
+
+    def alike(self, early: Array, late: Array) -> Array:
+        """Whether the rows of each pair are copies: numbers of those that are, rising."""
+        near = np.bitwise_count(self.hashes[early] ^ self.hashes[late]) <= self.max_distance
+        pairs = np.flatnonzero(near)
+        apart = self.thumbnails[early[pairs]].astype(np.int16) - self.thumbnails[late[pairs]]
+        chosen: Array = pairs[np.abs(apart).max(axis=1, initial=0) <= self.max_colour]
+        return chosen
+
+    def first_alike(self, early: Array, late: Array) -> Array:
+        """For each late row the place in ``early`` of the first row that it resembles; len(early) where there is none.
+
+        Cut into d + r blocks of bits, two hashes that differ in d bits agree whole in r blocks at least. So there is one
+        table for each choice of r blocks, and rows are compared that agree in one of them: all pairs within d bits, and few
+        others. More blocks make more tables with fewer rows that agree by chance; the number follows that of the rows.
+        """
+        first = np.full(len(late), len(early))
+        agree = self.num_agreeing or _num_agreeing(len(early).bit_length(), self.max_distance)
+        edges = np.linspace(0, BITS, agree + self.max_distance + 1).astype(int).tolist()
+        for blocks in itertools.combinations(itertools.pairwise(edges), agree):
+            early_keys, late_keys = _key(self.hashes[early], blocks), _key(self.hashes[late], blocks)
+            early_order, late_order = np.argsort(early_keys), np.argsort(late_keys)
+            early_keys, late_keys = early_keys[early_order], late_keys[late_order]
+            begin = np.searchsorted(early_keys, late_keys, "left")
+            counts = np.searchsorted(early_keys, late_keys, "right") - begin
+            ends = np.cumsum(counts)
+            low = 0
+            while low < len(late):  # some at a time, which bounds the memory
+                done = int(ends[low - 1]) if low else 0
+                high = max(low + 1, int(np.searchsorted(ends, done + PAIRS, "right")))
+                sizes = counts[low:high]
+                within = np.arange(int(sizes.sum())) - np.repeat(ends[low:high] - sizes - done, sizes)
+                one = early_order[np.repeat(begin[low:high], sizes) + within]
+                other = np.repeat(late_order[low:high], sizes)
+                alike = self.alike(early[one], late[other])
+                np.minimum.at(first, other[alike], one[alike])
+                low = high
+        return first
+
+
+@functools.cache
+def _num_agreeing(magnitude: int, max_distance: int) -> int:
+    """R of ``first_alike`` for about 2 ** magnitude rows: what is cheapest if rows agree by chance alone.
+
+    To sort and search a row costs about as much as ten comparisons.
+    """
+
+    def cost(agree: int) -> float:
+        bits = BITS * agree / (agree + max_distance)
+        return math.comb(agree + max_distance, agree) * (10 + 2 ** (magnitude - bits))
+
+    return min(range(1, 6), key=cost)
+
+
+def _key(hashes: Array, blocks: Iterable[tuple[int, int]]) -> Array:
+    """The bits of these blocks, side by side."""
+    key = np.zeros_like(hashes)
+    place = 0
+    for low, high in blocks:
+        key |= (hashes >> np.uint64(low) & np.uint64(2 ** (high - low) - 1)) << np.uint64(place)
+        place += high - low
+    return key

@@ -22,7 +22,7 @@ from PIL import Image
 from reverie import pairs, seeds
 from reverie.errors import InputError, ModelError, ReverieError, UnknownName
 from reverie.images.guidance import FromShots, Guide
-from reverie.stage import Place
+from reverie.stage import Place, words_unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -315,9 +315,12 @@ class PaintWorker:
         words = self.painter.words_unknown([caption["text"] for caption in captions])
         words = [word for word in words if word not in self._words_told]
         if words:
+            facts = {"words": words, "model": self.painter.revision}
+            if self._words_told:
+                self.place.report("words", **facts)
+            else:
+                self.place.report("warning", text=words_unknown(self.painter.revision, words), **facts)
             self._words_told.update(words)
-            text = f"{self.painter.revision} has no token for these words and cannot paint them: {', '.join(words)}"
-            self.place.report("warning", text=text, words=words)
         if num_cut:
             limit = self.painter.text_limit
             self.place.report("text_cut", unit=captions[0]["unit"], captions=num_cut, limit=limit)

@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from reverie.models.load import load_net
+from reverie.models.names import locate
+
 
 class _Scaled(nn.Module):
     """An autoencoder and a running mean square of its latents, from which its scaling factor is set."""
@@ -79,6 +82,51 @@ class Autoencoder:
         """An ``AutoencoderKL`` folder whose scaling factor brings latents to unit variance."""
         assert isinstance(net, _Scaled)
         net.vae.register_to_config(scaling_factor=float(net.mean_square.rsqrt()))
+        net.vae.save_pretrained(folder)
+
+
+class _Decoding(nn.Module):
+    """An autoencoder that only its decoder's weights learn in."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae.requires_grad_(False)
+        self.vae.decoder.requires_grad_(True)
+        if self.vae.post_quant_conv is not None:
+            self.vae.post_quant_conv.requires_grad_(True)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            latents = self.vae.encode(pixels).latent_dist.mean
+        painted: Tensor = self.vae.decode(latents).sample
+        return painted
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Trains the decoder of an ``AutoencoderKL`` on; the latents, and what has learnt to paint them, stay as they are.
+
+    It decodes the mean of the encoder, without the noise that the whole autoencoder was trained with.
+    """
+
+    start: str  # folder of the AutoencoderKL
+    squared: float = 4.0  # weight of the squared error, as of ``Autoencoder``
+
+    def build(self) -> nn.Module:
+        """The autoencoder to go on from."""
+        vae = load_net(AutoencoderKL, locate(self.start)).requires_grad_(True)
+        return _Decoding(vae.to(memory_format=torch.channels_last))
+
+    def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Absolute and weighted squared error in units of [-1, 1]."""
+        pixels = to_signed(batch["images"])
+        painted = net(pixels)
+        absolute, squared = F.l1_loss(painted, pixels), F.mse_loss(painted, pixels)
+        return {"loss": absolute + self.squared * squared, "psnr_db": 10 * torch.log10(4 / squared.detach())}
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """An ``AutoencoderKL`` folder with the encoder and the scaling factor of the old one."""
+        assert isinstance(net, _Decoding)
         net.vae.save_pretrained(folder)
 
 

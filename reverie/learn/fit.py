@@ -27,6 +27,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.utils import broadcast
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -94,11 +95,14 @@ class Fit:
     clip: float | None = None  # largest norm of the whole gradient
     ema: float | None = None  # decay of the average of weights, e.g. 0.999; the averaged net is then the result
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    minutes: float | None = None  # to train for, over all resumptions: the cosine follows the time, steps is the most
     speed: FitSpeed = field(default_factory=FitSpeed)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warmup_steps < 0:
             raise InputError(f"{self.steps} steps with {self.warmup_steps} of warm-up cannot be; give 1 step or more")
+        if self.minutes is not None and self.minutes <= 0:
+            raise InputError(f"minutes {self.minutes} must be above 0; leave it out to train for all the steps")
         if self.lr <= 0 or self.weight_decay < 0:
             raise InputError(f"lr {self.lr} must be above 0, and weight_decay {self.weight_decay} not below")
         if self.ema is not None and not 0 <= self.ema < 1:
@@ -127,7 +131,7 @@ def fit(
     report: stage.Report = _quiet,
     watch: Callable[[int, nn.Module], None] | None = None,
 ) -> Fitted:
-    """Train, or go on training from ``folder/latest``, for ``settings.steps`` steps in all.
+    """Train, or go on training from ``folder/latest``, for ``settings.steps`` steps or ``settings.minutes`` in all.
 
     Args:
         batches: of this process only; equal sizes on every process.
@@ -161,7 +165,8 @@ def fit(
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "fp16")
     ema = AveragedModel(net, multi_avg_fn=_ema_rule(settings.ema)) if settings.ema else None
-    done, losses = _load(folder / "latest", net, optimizer, scaler, ema, facts)
+    done, losses, spent_s = _load(folder / "latest", net, optimizer, scaler, ema, facts)
+    clock = _Clock(settings.minutes, spent_s, accelerator)
     # The net only: accelerate's wrapped optimiser looks for optional packages on disk at every step.
     wrapped = accelerator.prepare_model(net)
 
@@ -171,8 +176,9 @@ def fit(
     with _Curve(folder, done, settings, accelerator, report) as curve:
         unread: _Unread | None = None  # the step before: reading it late lets a GPU run on while we prepare the next
         last_save = time.monotonic()
-        stream = batches.iterate(done) if done < settings.steps else iter(())
-        for step in range(done, settings.steps):
+        steps = range(done, settings.steps) if clock.share() < 1 else range(0)
+        stream = batches.iterate(done) if steps else iter(())
+        for step in steps:
             batch = next(stream, None)
             if batch is None:
                 raise InputError(
@@ -180,7 +186,9 @@ def fit(
                 )
             batch = _to(batch, accelerator.device)
             _seed(seeds.step_seed(seed, step, rank), accelerator.device)
-            rate = learning_rate(settings, step)
+            share = clock.share()
+            finished = step + 1 == settings.steps or share >= 1
+            rate = learning_rate(settings, step, share)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             named = learner.losses(wrapped, batch)
@@ -201,15 +209,17 @@ def fit(
             if unread is not None:
                 losses = curve.read(unread)
             values = torch.stack([value.detach().float() for value in named.values()])
-            unread = _Unread(step, rate, list(named), accelerator.reduce(values, "mean"), batch)
-            finished = step + 1 == settings.steps
+            unread = _Unread(step, rate, list(named), accelerator.reduce(values, "mean"), batch, finished)
             if finished or time.monotonic() - last_save >= settings.speed.checkpoint_every_s:
                 losses, unread = curve.read(unread), None
                 if main:
                     curve.flush()
                     state = {"step": step + 1, "losses": losses, "scaler": scaler.state_dict(), "settings": facts}
+                    state["spent_s"] = clock.spent_s(finished)
                     _save(folder, net, optimizer, ema, state)
                 last_save = time.monotonic()
+            if finished:
+                break
     accelerator.wait_for_everyone()
     if settings.speed.trackers:
         accelerator.end_training()
@@ -218,14 +228,18 @@ def fit(
     return Fitted(result.eval(), losses)
 
 
-def learning_rate(settings: Fit, step: int) -> float:
-    """Rate of optimiser step ``step`` (from 0): linear from 0 over the warm-up, then half a cosine to 0, or constant."""
-    if step < settings.warmup_steps:
-        return settings.lr * step / settings.warmup_steps
+def learning_rate(settings: Fit, step: int, share: float = 0.0) -> float:
+    """Rate of optimiser step ``step`` (from 0): linear from 0 over the warm-up, then half a cosine to 0, or constant.
+
+    With ``settings.minutes`` the cosine is that of ``share``, the part of them that is over, from the first step on.
+    """
+    warm = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
     if settings.schedule == "constant":
-        return settings.lr
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        return settings.lr * warm
+    if settings.minutes is not None:
+        return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    progress = max(0, step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -255,6 +269,27 @@ def _ema_rule(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     return average
 
 
+class _Clock:
+    """How much of the minutes to train for is over; the same on every process, which is the first one's time."""
+
+    def __init__(self, minutes: float | None, spent_s: float, accelerator: Any) -> None:
+        self.limit_s = None if minutes is None else 60 * minutes
+        self.since, self.accelerator = time.monotonic() - spent_s, accelerator
+
+    def share(self) -> float:
+        if self.limit_s is None:
+            return 0.0
+        share = (time.monotonic() - self.since) / self.limit_s
+        if self.accelerator.num_processes > 1:
+            share = float(broadcast(torch.tensor(share, dtype=torch.float64, device=self.accelerator.device)))
+        return share
+
+    def spent_s(self, finished: bool) -> float:
+        """For a checkpoint; of a finished training never less than its time, or a resumption would go on."""
+        spent = time.monotonic() - self.since
+        return spent if self.limit_s is None or not finished else max(spent, self.limit_s)
+
+
 class _Unread(NamedTuple):
     """Losses of a step, still on the device, and the batch to save if they turn out not to be numbers."""
 
@@ -263,6 +298,7 @@ class _Unread(NamedTuple):
     names: list[str]
     values: Tensor
     batch: Batch
+    last: bool
 
 
 class _Curve:
@@ -297,12 +333,12 @@ class _Curve:
             )
         if self.file is None:
             return losses
-        if done % self.settings.speed.log_every == 0 or done == total:
+        if done % self.settings.speed.log_every == 0 or unread.last:
             self.file.write(json.dumps({"step": done, "lr": unread.lr, **losses}) + "\n")
             if self.settings.speed.trackers:
                 self.accelerator.log({"lr": unread.lr, **losses}, step=done)
         elapsed = time.monotonic() - self.since
-        if elapsed >= 1 or done == total:
+        if elapsed >= 1 or unread.last:
             rate = (done - self.since_step) / max(elapsed, 1e-9)
             self.since, self.since_step = time.monotonic(), done
             self.file.flush()
@@ -424,10 +460,10 @@ def _load(
     scaler: torch.amp.GradScaler,
     ema: nn.Module | None,
     facts: Mapping[str, Any],
-) -> tuple[int, dict[str, float]]:
-    """Fill net, optimiser, scaler and EMA from a checkpoint. Returns steps done and the last losses."""
+) -> tuple[int, dict[str, float], float]:
+    """Fill net, optimiser, scaler and EMA from a checkpoint. Returns steps done, the last losses, seconds spent."""
     if not latest.exists():
-        return 0, {}
+        return 0, {}, 0.0
     again = f"delete {latest} to begin anew, then run the same command again"
     state = read_json(latest / "state.json", STATE, TrainingError, again)
     old, new = _flat(state["settings"]), _flat(json.loads(json.dumps(facts)))
@@ -450,7 +486,7 @@ def _load(
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     if state["scaler"]:
         scaler.load_state_dict(state["scaler"])
-    return state["step"], state["losses"]
+    return state["step"], state["losses"], state.get("spent_s", 0.0)
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.losses import entropy_floor, image_text_loss, multi_positive_loss
+from reverie.models.encoder import DUAL_ENCODER
 from reverie.models.load import load_tokenizer_of
 from reverie.nets.backbones import build_backbone, represent, save_backbone, width
+from reverie.nets.dual_encoder import save_dual_encoder
 from reverie.nets.heads import ProjectionHead
-from reverie.nets.saving import save_pretrained
 from reverie.nets.text import Tokens, text_config, text_tower, tokenize
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
@@ -97,12 +98,15 @@ class StableRep:
             net.logit_scale.data.clamp_(*LOGIT_SCALE_RANGE)  # type: ignore[operator]
 
     def save(self, net: nn.Module, folder: Path) -> None:
-        """The backbone; the projection head is not kept. With a text tower also ``text/``, the tower and its tokenizer."""
+        """The backbone; the projection head is not kept. With a text tower also ``dual_encoder/``, both towers
+        and what they need, which ``open_encoder`` opens.
+        """
         assert isinstance(net, _Net)
         save_backbone(net.backbone, folder)
         if self.text_tower:
-            save_pretrained(net.text, folder / "text")
-            self._tokenizer().save_pretrained(folder / "text")
+            save_dual_encoder(
+                net.backbone, net.text, net.image_projection, net.logit_scale, self._tokenizer(), folder / DUAL_ENCODER
+            )
 
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.text.tokenizer)

@@ -11,6 +11,7 @@ times shifted towards noise, arXiv:2403.03206 (section 5.3.2), but by a constant
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from reverie.learn.autoencoder import encode
 from reverie.models.load import load_net, load_tokenizer_of
 from reverie.models.names import locate
+from reverie.nets.autocast import exact_on_cpu
+from reverie.nets.widen import TEXT_HEADS, widen
 
 TIMES = 1000
 SCHEDULER: dict[str, Any] = {
@@ -46,14 +49,18 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, times: Tensor, token_ids: Tensor) -> Tensor:
         """Predicted velocity (B, c, h, w) for noisy latents at integer times (B,) under captions (B, tokens)."""
-        words = self.text_encoder(token_ids).last_hidden_state
+        if noisy.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):  # its attention would be slow in bf16, see nets/autocast.py
+                words = self.text_encoder(token_ids).last_hidden_state
+        else:
+            words = self.text_encoder(token_ids).last_hidden_state
         velocity: Tensor = self.unet(noisy, times, words).sample
         return velocity
 
 
 @dataclass(frozen=True)
 class TextToImage:
-    """Batches hold ``text`` (n) and either ``images`` (uint8) or ready ``latents`` (scaled), n of them."""
+    """Batches hold ``text`` or ``token_ids`` (see ``tokens``), and ``images`` (uint8) or ready ``latents`` (scaled), n each."""
 
     autoencoder: str  # folder of a trained AutoencoderKL
     tokenizer: str  # folder
@@ -65,7 +72,9 @@ class TextToImage:
     text_width: int = 128
     text_layers: int = 2
     text_encoder: str = ""  # CLIP folder with the same tokenizer, whose text tower to start from
+    text_time: bool = False  # whether the caption is added to the time embedding too
     start: str = ""  # pipeline by name or folder, on the same latents, to go on from; the sizes above then do not count
+    widened: bool = False  # but for these: a start with other channels is widened to ``channels``, with ``text_time``
     caption_drop: float = 0.1  # share of captions replaced by the empty one, for guidance
     shift: float = 1.0  # above 1 more of the times are noisy ones: the median is at shift / (1 + shift) of all steps
 
@@ -75,7 +84,12 @@ class TextToImage:
             start = locate(self.start)
             unet = load_net(UNet2DConditionModel, start, part="unet").requires_grad_(True)
             words = load_net(CLIPTextModel, start, part="text_encoder").requires_grad_(True)
-            return Denoiser(unet.to(memory_format=torch.channels_last), words)
+            if self.widened and (tuple(unet.config.block_out_channels), _has_text_time(unet)) != (
+                self.channels,
+                self.text_time,
+            ):
+                unet = widen(unet, self.channels, self.text_time)
+            return _denoiser(unet, words)
         channels = self._vae().config.latent_channels
         unet = UNet2DConditionModel(
             sample_size=self.latent_size,
@@ -88,8 +102,9 @@ class TextToImage:
             cross_attention_dim=self.text_width,
             attention_head_dim=self.heads,  # diffusers reads this as the number of heads
             norm_num_groups=8,
+            **({"addition_embed_type": "text", "addition_embed_type_num_heads": TEXT_HEADS} if self.text_time else {}),
         )
-        return Denoiser(unet.to(memory_format=torch.channels_last), self._text_encoder())
+        return _denoiser(unet, self._text_encoder())
 
     def _text_encoder(self) -> CLIPTextModel:
         if self.text_encoder:
@@ -118,10 +133,22 @@ class TextToImage:
         times = (TIMES * self.shift * even / (1 + (self.shift - 1) * even)).long().clamp(max=TIMES - 1)
         noisy, velocity = self._noised(latents, noise, times)
         dropped = torch.rand(count) < self.caption_drop
-        text = ["" if drop else caption for caption, drop in zip(batch["text"], dropped.tolist(), strict=True)]
-        ids = self._tokenizer()(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        if "token_ids" in batch:
+            ids = batch["token_ids"].long()
+            ids = torch.where(dropped.to(ids.device)[:, None], self.tokens([""]).to(ids), ids)
+        else:
+            ids = self.tokens(
+                ["" if drop else text for text, drop in zip(batch["text"], dropped.tolist(), strict=True)]
+            )
         predicted = net(noisy, times, ids.to(latents.device))
         return {"loss": F.mse_loss(predicted, velocity)}
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (n, longest) of captions, for batches that visit them often."""
+        ids: Tensor = self._tokenizer()(
+            list(texts), padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        return ids
 
     def save(self, net: nn.Module, folder: Path) -> None:
         """A ``StableDiffusionPipeline`` folder with everything in it."""
@@ -147,6 +174,15 @@ class TextToImage:
 
     def _tokenizer(self) -> Any:
         return _opened_tokenizer(self.tokenizer)
+
+
+def _denoiser(unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> Denoiser:
+    exact_on_cpu(unet)
+    return Denoiser(unet.to(memory_format=torch.channels_last), text_encoder)
+
+
+def _has_text_time(unet: UNet2DConditionModel) -> bool:
+    return bool(unet.config.addition_embed_type == "text")
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,78 @@ from reverie.stage import Place
 
 @dataclass(frozen=True)
 class LatentBatches:
-    """Random batches of latents, each with one of its captions; a pure function of (seed, position)."""
+    """Random batches of latents, each with one of its captions; a pure function of (seed, position, rank)."""
 
     latents: Tensor  # (N, c, h, w)
-    captions: Sequence[Sequence[str]]  # N times one or more
+    captions: Sequence[Sequence[str]] | Tensor  # N times one or more; or their token ids (N, captions, tokens)
     batch: int
     seed: int
+    rank: int = 0  # of this process
 
     def iterate(self, start: int) -> Iterator[dict[str, Any]]:
-        """Batches without end, from position ``start``: ``latents`` (batch, c, h, w) and ``text``."""
+        """Batches without end, from position ``start``: ``latents`` (batch, c, h, w) and ``text`` or ``token_ids``."""
         while True:
-            rng = np.random.default_rng(seeds.derive("latents", self.seed, start))
-            rows = rng.integers(len(self.captions), size=self.batch).tolist()
-            text = [self.captions[row][int(rng.integers(len(self.captions[row])))] for row in rows]
-            yield {"latents": self.latents[rows], "text": text}
+            yield self.draw(np.random.default_rng(seeds.derive("latents", self.seed, start, self.rank)), self.batch)
             start += 1
+
+    def draw(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
+        """A batch of ``count``."""
+        rows = rng.integers(len(self.captions), size=count)
+        latents = self.latents[torch.from_numpy(rows)].float()
+        if isinstance(self.captions, Tensor):
+            which = rng.integers(self.captions.shape[1], size=count)
+            return {
+                "latents": latents,
+                "token_ids": self.captions[torch.from_numpy(rows), torch.from_numpy(which)].long(),
+            }
+        text = [self.captions[row][int(rng.integers(len(self.captions[row])))] for row in rows.tolist()]
+        return {"latents": latents, "text": text}
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Batches drawn from several sets, in shares that change as the training goes on.
+
+    A batch is a pure function of (seed, position, rank), and has as many rows of each set as its share says, to within one.
+    """
+
+    sets: Sequence[LatentBatches]  # all with token ids, or all with texts; their own batch, seed and rank do not count
+    shares: Mapping[
+        int, Sequence[float]
+    ]  # from images seen by all processes to the share of each set; linear in between
+    batch: int  # of each process
+    seed: int
+    rank: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        for seen, shares in self.shares.items():
+            if len(shares) != len(self.sets) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+                raise InputError(f"shares {tuple(shares)} from {seen:,} images on are not {len(self.sets)} parts of 1")
+
+    def iterate(self, start: int) -> Iterator[dict[str, Any]]:
+        """Batches without end, from position ``start``."""
+        while True:
+            rng = np.random.default_rng(seeds.derive("curriculum", self.seed, start, self.rank))
+            counts = self.counts(start)
+            parts = [part.draw(rng, count) for part, count in zip(self.sets, counts, strict=True) if count]
+            yield {
+                key: torch.cat([part[key] for part in parts])
+                if isinstance(parts[0][key], Tensor)
+                else [text for part in parts for text in part[key]]
+                for key in parts[0]
+            }
+            start += 1
+
+    def counts(self, position: int) -> list[int]:
+        """How many rows of the batch at a position come from each set; they add up to the batch."""
+        knots = sorted(self.shares)
+        seen = position * self.batch * self.processes
+        shares = [
+            np.interp(seen, knots, [self.shares[knot][index] for knot in knots]) for index in range(len(self.sets))
+        ]
+        ends = np.rint(np.cumsum(shares) * self.batch).astype(int)
+        return [int(count) for count in np.diff(ends, prepend=0)]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from reverie.models.load import load_config, load_image_processor, load_net, loa
 from reverie.models.memory import Batching
 from reverie.models.names import locate
 
+DUAL_ENCODER = "dual_encoder"  # of the weights of StableRep+
 Images = Sequence[Image.Image] | np.ndarray[Any, np.dtype[np.uint8]]
 """PIL images of any size and mode, or a uint8 array (B, H, W, 3)."""
 
@@ -101,6 +103,10 @@ def open_encoder(name: str, device: str = "cpu", batch_size: int = 64) -> Encode
     Raises: ModelError if the model has no two towers, lacks weights, or comes without tokenizer or image processor.
     """
     place = locate(name)
+    if place.kind == "folder" and (Path(place.path_or_id) / DUAL_ENCODER).is_dir():
+        raise ModelError(
+            f"{name} is a backbone; the encoder of images and texts that it belongs to is {name}/{DUAL_ENCODER}"
+        )
     net = load_net(transformers.AutoModel, place, device)
     if not (hasattr(net, "get_image_features") and hasattr(net, "get_text_features") and hasattr(net, "logit_scale")):
         raise ModelError(f"{name} is a {type(net).__name__}, not an encoder of images and texts such as CLIP or SigLIP")

@@ -54,6 +54,7 @@ def load_net(
         part: sub-folder of a pipeline.
     Raises: ModelError when the model cannot be found, read, or lacks weights.
     """
+    _know_our_own()
     logging.disable_progress_bar()  # hundreds of lines in a log file, and a unit's own progress is shown elsewhere
     what = f"{place.name}/{part}" if part else place.name
     if place.gguf:
@@ -84,7 +85,13 @@ def load_part(loader: Any, place: Located, *, part: str = "", **options: Any) ->
 
 def load_config(place: Located) -> Any:
     """The configuration of a transformers model. Raises ModelError."""
+    _know_our_own()
     return load_part(transformers.AutoConfig, place)
+
+
+@functools.cache
+def _know_our_own() -> None:
+    """Models that transformers does not have are known to it once they are imported, which their parts must have been before."""
 
 
 def load_tokenizer(place: Located, *, part: str = "") -> Any:

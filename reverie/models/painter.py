@@ -219,11 +219,23 @@ class Painter:
         encoded = vae.encode(pixels.to(self.pipe.device, vae.dtype))
         vae.to(dtype)
         found: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        config = vae.config
-        means = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0]).view(1, -1, 1, 1)
-        spreads = torch.tensor(config.get("latents_std") or [1.0]).view(1, -1, 1, 1)
-        scaled: Tensor = (found.float().cpu() - means) * config.scaling_factor / spreads
+        means, spreads = _shift_and_spread(vae.config)
+        scaled: Tensor = (found.float().cpu() - means) * vae.config.scaling_factor / spreads
         return scaled
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """The pictures of such latents, as uint8 (B, H, W, 3): what the autoencoder alone makes of a picture."""
+        vae = self.pipe.vae
+        means, spreads = _shift_and_spread(vae.config)
+        scaled = latents * spreads / vae.config.scaling_factor + means
+        exact = vae.dtype == torch.float16 and vae.config.get("force_upcast")
+        dtype = vae.dtype
+        if exact:
+            vae.to(torch.float32)
+        signed: Tensor = vae.decode(scaled.to(self.pipe.device, vae.dtype)).sample
+        vae.to(dtype)
+        return to_bytes(signed.float() / 2 + 0.5)[0]
 
     def sample(
         self,
@@ -335,6 +347,12 @@ def to_bytes(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     finite = torch.isfinite(images).flatten(1).all(1)
     levels = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), finite.cpu().numpy()
+
+
+def _shift_and_spread(config: Any) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of an autoencoder's latents, as its pipeline knows them."""
+    means = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0]).view(1, -1, 1, 1)
+    return means, torch.tensor(config.get("latents_std") or [1.0]).view(1, -1, 1, 1)
 
 
 def _scheduler(name: str, pipe: Any) -> Any:

@@ -42,9 +42,13 @@ def build_backbone(name: str, image_size: int) -> nn.Module:
     Raises: InputError if the images do not divide into patches; ModelError if there is no such vision model.
     """
     config = _sized(name, image_size)
+    return _channels_last(_vision_only(from_config(config), name))
+
+
+def from_config(config: Any) -> nn.Module:
+    """An untrained vision model, without the pooler of ViT and its kin, which no backbone of ours uses."""
     options = {"add_pooling_layer": False} if _has_optional_pooler(AutoModel._model_mapping[type(config)]) else {}
-    net = _vision_only(AutoModel.from_config(config, **options), name)
-    return _channels_last(net)
+    return cast(nn.Module, AutoModel.from_config(config, **options))
 
 
 def build_classifier(name: str, image_size: int, classes: Sequence[str]) -> Any:
@@ -102,11 +106,15 @@ def load_backbone(folder: str | Path) -> nn.Module:
 
 def save_backbone(net: nn.Module, folder: Path) -> None:
     """Write weights, config and the image processor that goes with them, for ``AutoModel`` and ``AutoImageProcessor``."""
-    config = cast(Any, net).config
     save_pretrained(net, folder)
+    save_image_processor(cast(Any, net).config.view_size, folder)
+
+
+def save_image_processor(view_size: int, folder: Path) -> None:
+    """What makes of a picture what ``represent`` makes of it."""
     CLIPImageProcessorPil(
-        size={"shortest_edge": config.view_size},
-        crop_size={"height": config.view_size, "width": config.view_size},
+        size={"shortest_edge": view_size},
+        crop_size={"height": view_size, "width": view_size},
         resample=2,  # bilinear, as in represent
         image_mean=list(MEAN),
         image_std=list(STD),

@@ -2,52 +2,53 @@
 
     Tian et al., StableRep, NeurIPS 2023, arXiv:2306.00984, table 4; episodes as in El Banani et al., arXiv:2302.12248
 
-    reverie run episodes --of runs/mine --photos photos/ --out runs/mine-episodes
+    reverie run episodes --of runs/mine --eval-data photos/ --out runs/mine-episodes
 
 Numbers: docs/recipes/episodes.md.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from reverie.errors import InputError
 from reverie.run.plan import Plan, Step, read_plan
+from reverie.settings import flat
 
 
-def episodes(
-    of: Path,
-    photos: str,
-    size_px: int = 64,
-    ways: int = 5,
-    shots: tuple[int, ...] = (1, 5),
-    queries: int = 6,
-    number: int = 2000,
-    seed: int = 0,
-) -> Plan:
+@dataclass(frozen=True)
+class EpisodesConfig:
+    """Settings of few-shot episodes."""
+
+    of: Path  # folder of a finished run with a linear probe, such as one of stablerep
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; of other classes; a table or
+    # folder of classes alone is cut in halves
+    eval_data: str
+    eval_px: int = 64  # side of the squares that photos to measure on are cut to
+    ways: int = 5  # classes in an episode
+    # photos of each class to learn from (M); everything is measured once with each number
+    num_shots: tuple[int, ...] = (1, 5)
+    queries: int = 6  # photos of each class that an episode asks about
+    episodes: int = 2000  # episodes, the same for all networks
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+
+def episodes(config: EpisodesConfig) -> Plan:
     """The networks that a run trained and probed, the same untrained, and raw pixels -> few-shot episodes -> a page.
 
-    Example: reverie run episodes --of runs/mine --photos photos/ --out runs/mine-episodes
-
-    Args:
-        of: folder of a finished run with a linear probe, such as one of stablerep.
-        photos: of other classes: a folder with train and test; a table or folder of classes alone is cut in halves.
-        size_px: photos are cut to squares of this side.
-        ways: classes in an episode.
-        shots: photos of each class that an episode learns from; measured once with each number.
-        queries: photos of each class that it asks about.
-        number: of episodes, the same for all networks.
-        seed: of the episodes.
+    Example: reverie run episodes --of runs/mine --eval-data photos/ --out runs/mine-episodes
     """
     from reverie.evaluate.few_shot import FewShotEpisodes
     from reverie.evaluate.linear_probe import Arm
     from reverie.report.page import WritePage
 
+    of, shots = config.of, config.num_shots
     probed = [step["settings"]["arms"] for step in read_plan(of)["steps"] if step["settings"]["stage"] == "LinearProbe"]
     if not probed:
         raise InputError(f"{of} has no linear probe that says which networks to measure")
     if not shots or len(set(shots)) < len(shots):
-        raise InputError("give --shots different numbers of photos, at least one")
+        raise InputError("give --num-shots different numbers of photos, at least one")
     arms = []
     for arm in probed[0]:
         weights = of.resolve() / "weights" / arm["weights"] if arm["weights"] else None
@@ -55,8 +56,14 @@ def episodes(
             raise InputError(f"{of} has no weights of {arm['weights']} yet; run it to the end first")
         arms.append(Arm(arm["name"], arm["seed"], str(weights) if weights else None))
     measures = [
-        Step(f"episodes-{few}", FewShotEpisodes(tuple(arms), photos, size_px, ways=ways, shots=few, queries=queries, episodes=number, seed=seed))
+        Step(
+            f"episodes-{few}",
+            FewShotEpisodes(
+                tuple(arms), config.eval_data, config.eval_px, ways=config.ways, shots=few, queries=config.queries,
+                episodes=config.episodes, seed=config.seed,
+            ),
+        )
         for few in sorted(shots)
     ]  # fmt: skip
     page = Step("page", WritePage(), of=tuple(step.name for step in measures))
-    return Plan(recipe="episodes", seed=seed, steps=(*measures, page))
+    return Plan(recipe="episodes", seed=config.seed, arguments=flat(config), steps=(*measures, page))

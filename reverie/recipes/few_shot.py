@@ -2,7 +2,7 @@
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
 
-    reverie run few_shot --classes classes.txt --shots photos --num-shots 1 4 16 --seeds 0 1 2 --out runs/mine
+    reverie run few_shot --classes classes.txt --shots-from photos --num-shots 1 4 16 --seeds 0 1 2 --out runs/mine
     reverie predict runs/mine photo.jpg
 
 Paper's  EuroSAT, CLIP RN50, top-1 at 1 and 16 shots: tuned on shots alone 54.8 and 85.8, with painted images 64.4 and 88.5
@@ -20,18 +20,26 @@ All sets stand in one table of pairs, as blocks of each caption's copies; see do
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from reverie.errors import InputError
-from reverie.recipes.zero_shot import zero_shot
+from reverie.recipes.options import (
+    PUBLIC_PAINTER,
+    ClassifierCaptions,
+    ClassifierLearning,
+    Painting,
+    Scale,
+    Selection,
+    refuse_twins,
+)
+from reverie.recipes.zero_shot import WORDS, Task, check, own_classes, task, words_of
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat
 
 if TYPE_CHECKING:
     from reverie.images.guidance import FromShots
@@ -46,47 +54,83 @@ ORDERS = {  # a flag's word, and what TuneClassifier calls it
 }
 FULL = 16  # images that are worth painting together
 MAIN = "classifier"  # the arm that reverie predict asks: of most shots, the first strategy, order and seed
-SHARED = ("per_class", "painter", "clip", "per_caption", "guidance", "sampler_steps", "most", "epochs", "tune_batch", "lr", "seeds")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Size:
-    """What ``scale`` sets; every field but ``unit_size`` is also a flag."""
+class FewShotConfig:
+    """Settings of a classifier from class names and a few photos."""
 
-    painter: str
-    clip: str
-    per_class: int  # captions of each class
-    per_caption: int  # images of each in a set
-    guidance: float
-    sampler_steps: int
-    most: int  # images kept of each class (K)
-    epochs: int
-    tune_batch: int
-    real_batch: int
-    lr: float
-    num_shots: tuple[int, ...]
-    seeds: tuple[int, ...]
-    shots: str | None
-    unit_size: int
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    text: ClassifierCaptions = ClassifierCaptions(words=WORDS, per_class=4)
+    # photos that shots are taken of: a folder with a folder of pictures for each class, or with train (and test), or
+    # smallworld:CAMERA:TRAIN:TEST
+    shots_from: str | None = "smallworld:street:1024:960"
+    # photos of each class to learn from (M); everything is measured once with each number
+    num_shots: tuple[int, ...] = (1, 4)
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; by default those of
+    # --shots-from, if it has test photos; nothing is measured when absent
+    eval_data: str | None = "smallworld:street:1024:960"
+    # painted images to learn from: begun at shots, those no nearer to shots of other classes, or neither; reverie
+    # predict asks the first
+    strategies: tuple[Strategy, ...] = ("guided", "filter", "basic")
+    # orders of learning from shots and painted images: mixed in every step, one after the other, or painted alone
+    orders: tuple[Order, ...] = ("mixed",)
+    # noise levels sqrt(abar) in [0, 1] that shots are painted over from, 1 = copies, an arm for each; by-shots = 0.708
+    # for 1 shot to 0.973 for 16
+    levels: tuple[float, ...] | Literal["by-shots"] = "by-shots"
+    guided_filter: bool = True  # choice of guided images by confidence as well; else K of them at random
+    # cosine by which an image must be nearer to a shot of its own class than to any other, to pass filter
+    margin: float = 0.0
+    alpha: float = 1.0  # weight of the shots in the cache model
+    beta: float = 5.5  # sharpness of the cache model: how fast a shot's vote falls with distance
+    paint: Painting = Painting(per_caption=1)
+    clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also teaches, and is tuned
+    select: Selection = Selection(most=3)
+    learn: ClassifierLearning = ClassifierLearning(lr=1e-3)
+    real_batch: int = 32  # shots in a step of tuning a classifier
+    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    unit_size: int = 32  # captions in one commit
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+    def following(self, usual: FewShotConfig) -> dict[str, Any]:
+        """The small world's sentences and photos are of its own classes; test photos lie with those that shots are taken of."""
+        own = own_classes(self.text)
+        taken = None if own and self.shots_from == usual.shots_from else self.shots_from
+        return words_of(self.text, self.paint, usual.text) | {
+            "shots_from": None if own else usual.shots_from,
+            "eval_data": _test_photos(taken) if taken else None,
+        }
 
 
-SIZES = {
-    "tiny": Size(
-        painter="builtin:painter", clip="builtin:clip", per_class=4, per_caption=1, guidance=2.0, sampler_steps=10, most=3,
-        epochs=30, tune_batch=64, real_batch=32, lr=1e-3, num_shots=(1, 4), seeds=(0, 1, 2),
-        shots="smallworld:street:1024:960", unit_size=32,
+TINY = FewShotConfig()
+SCALES = {
+    "tiny": TINY,
+    "small": replace(
+        TINY,
+        scale="small",
+        text=replace(TINY.text, per_class=24),
+        shots_from="smallworld:street:2048:6400",
+        eval_data="smallworld:street:2048:6400",
+        num_shots=(1, 4, 16),
+        paint=Painting(per_caption=2, sampler_steps=20),
+        select=Selection(most=24),
+        learn=ClassifierLearning(tune_batch=512, lr=1e-3),
+        unit_size=64,
     ),
-    "small": Size(
-        painter="builtin:painter", clip="builtin:clip", per_class=24, per_caption=2, guidance=2.0, sampler_steps=20,
-        most=24, epochs=30, tune_batch=512, real_batch=32, lr=1e-3, num_shots=(1, 4, 16), seeds=(0, 1, 2),
-        shots="smallworld:street:2048:6400", unit_size=64,
+    "paper": replace(  # sections 3 and appendix of the paper, and its code
+        TINY,
+        scale="paper",
+        text=ClassifierCaptions(per_class=200),
+        shots_from=None,
+        eval_data=None,
+        num_shots=(1, 2, 4, 8, 16),
+        paint=Painting(PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50),
+        clip="openai/clip-vit-base-patch16",
+        select=Selection(most=800),
+        learn=ClassifierLearning(tune_batch=512, lr=1e-3),
+        unit_size=100,
     ),
-    "paper": Size(  # sections 3 and appendix of the paper, and its code
-        painter="stable-diffusion-v1-5/stable-diffusion-v1-5", clip="openai/clip-vit-base-patch16", per_class=200,
-        per_caption=10, guidance=3.0, sampler_steps=50, most=800, epochs=30, tune_batch=512, real_batch=32, lr=1e-3,
-        num_shots=(1, 2, 4, 8, 16), seeds=(0, 1, 2), shots=None, unit_size=100,
-    ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -122,172 +166,70 @@ class _Painted:
     rule: tuple[tuple[str, Any], ...] = ()  # of that step, where it is not the rule of zero_shot
 
 
-def few_shot(
-    scale: Literal["tiny", "small", "paper"] = "tiny",
-    classes: Path | None = None,
-    shots: str | None = None,
-    num_shots: tuple[int, ...] | None = None,
-    photos: str | None = None,
-    strategies: tuple[Strategy, ...] = ("guided", "filter", "basic"),
-    orders: tuple[Order, ...] = ("mixed",),
-    levels: tuple[float, ...] | None = None,
-    guided_filter: bool = True,
-    margin: float = 0.0,
-    alpha: float = 1.0,
-    beta: float = 5.5,
-    context: str | None = None,
-    domain: str | None = None,
-    words: str | None = None,
-    synonyms: Path | None = None,
-    around: str | None = None,
-    writer: str | None = None,
-    templates: Path | None = None,
-    prompt: Path | None = None,
-    max_words: int | None = None,
-    per_class: int | None = None,
-    painter: str | None = None,
-    clip: str | None = None,
-    per_caption: int | None = None,
-    guidance: float | None = None,
-    sampler_steps: int | None = None,
-    batch: int = 16,
-    above: float | None = None,
-    most: int | None = None,
-    choose: Literal["random", "top"] = "random",
-    soft_share: float = 0.5,
-    temperature: float = 2.0,
-    decay_to: Literal["zero", "start"] = "zero",
-    hard_pseudo_labels: bool = False,
-    label_smoothing: float = 0.0,
-    shrink_px: int = 0,
-    epochs: int | None = None,
-    tune_batch: int | None = None,
-    real_batch: int | None = None,
-    lr: float | None = None,
-    seeds: tuple[int, ...] | None = None,
-    seed: int = 0,
-) -> Plan:
+def few_shot(config: FewShotConfig = TINY) -> Plan:
     """Class names and a few photos -> captions -> images -> filters -> classifiers with and without painted images -> a page.
 
-    Example: reverie run few_shot --classes classes.txt --shots photos/ --num-shots 1 4 16 --out runs/mine
-
-    Args:
-        scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes.
-        classes: file of class names; the classes of the small world when left out.
-        shots: photos to take shots of: a folder with a folder of pictures for each class, or with train (and test), or
-            smallworld:CAMERA:TRAIN:TEST; see evaluate/photos.py.
-        num_shots: of each class (M); every arm is made once for each number.
-        photos: to measure on, likewise; the test photos of --shots when left out, if there are any.
-        strategies: what painted images are learnt from: guided begins at the shots, filter drops what lies nearer to shots of
-            other classes, basic does neither. The first of them is what reverie predict asks.
-        orders: how shots and painted images are learnt from: mixed in every step, one after the other, or painted alone.
-        levels: sqrt(abar) in [0, 1] that shots are noised to before they are painted over: 1 copies them, 0 forgets them; a
-            guided arm for each. By the number of shots when left out: 0.708 for 1 to 0.973 for 16.
-        guided_filter: choose guided images by confidence as well, as the basic ones are; else K of them at random.
-        margin: cosine by which an image must be nearer to a shot of its own class than to any other, to pass filter.
-        alpha: of the cache model: how loud the shots are.
-        beta: of the cache model: how fast a shot's vote falls with distance.
-        context: how the task says a class, {class} for its name; what the classifier begins from and the filter asks.
-        domain: FILE.json:DATASET, a record of class names, templates, synonyms, and what sentences are said in.
-        words: word-to-sentence model that writes captions from class names; as in zero_shot when left out.
-        synonyms: JSON file, class name to words that also name it in a sentence of words.
-        around: how a sentence of words is said in the domain, {caption} for it; the sentence alone when left out.
-        writer: language model, asked for captions of class names, to write them with instead.
-        templates: file of sentences with {class} in them, one a line, to write captions with instead.
-        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
-        max_words: longest caption of the writer, in words; 60 when left out.
-        per_class: captions of each class.
-        painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
-        clip: the encoder that filters, teaches and is tuned; any CLIP or SigLIP.
-        per_caption: images of each caption in each set.
-        guidance: w in eps_u + w (eps_c - eps_u).
-        sampler_steps: of DDIM from noise; guided images take the share of them that their noise level leaves.
-        batch: images painted together. Changes the speed only.
-        above: confidence that an image must exceed to pass; 1 / number of classes when left out.
-        most: images kept of each class (K), the same for all arms; filled up with the best of those that fail.
-        choose: which K of more that pass.
-        soft_share: of the loss on soft targets of painted images; the rest is cross-entropy (sl).
-        temperature: of the teacher.
-        decay_to: what weight decay pulls the classifier towards: zero as published, or start, its text rows.
-        hard_pseudo_labels: the teacher's first choice in place of its distribution.
-        label_smoothing: of the cross-entropy, in [0, 1).
-        shrink_px: make painted images this small before the encoder, where the photos are of low resolution.
-        epochs: passes over the kept images; tuning on shots alone takes as many steps.
-        tune_batch: painted images in a step of tuning.
-        real_batch: shots in a step of tuning.
-        lr: peak learning rate of tuning.
-        seeds: take shots and tune once with each.
-        seed: of captions and images.
+    Example: reverie run few_shot --classes classes.txt --shots-from photos/ --num-shots 1 4 16 --out runs/mine
     """
-    flags = {name: value for name, value in locals().items() if value is not None}
-    from reverie.captions.classes import read_classes
     from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+    from reverie.filters.blank import Blank
     from reverie.filters.shots import ShotMargin, ShotSet
     from reverie.images.shots import TakeShots
     from reverie.learn.cache_model import CacheModel
     from reverie.report.page import WritePage
 
-    size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
-    _refuse_slips(size, strategies, orders, levels)
-    if shots is None and (classes or domain or size.shots is None):
-        raise InputError("name the photos that shots are taken of: --shots FOLDER")
-    assert size.shots is not None
-    base = zero_shot(
-        scale, classes, context, domain, words, synonyms, around, writer, templates, prompt, max_words,
-        batch=batch, above=above, choose=choose, fill=True, soft_share=soft_share, temperature=temperature,
-        decay_to=decay_to, hard_pseudo_labels=hard_pseudo_labels, label_smoothing=label_smoothing, shrink_px=shrink_px, seed=seed, **{name: getattr(size, name) for name in SHARED},
-    )  # fmt: skip
-    keep, tune, paint = (_stage(base, name) for name in ("keep", "zero-shot", "paint"))
-    names = tune.classes
-    num_classes = len(read_classes(names))
-    rounds = [_Round(count, number) for count in sorted(size.num_shots, reverse=True) for number in size.seeds]
-    chance = float(np.float32(1 / num_classes if above is None else above))  # confidences are stored as float32
-    sets = {each: _painted(each, strategies, levels, chance, guided_filter, margin) for each in rounds}
+    _refuse_slips(config)
+    about, clip = task(config.text), check(config)
+    assert config.shots_from is not None
+    assert config.select.most is not None
+    names, copies = about.names, config.paint.per_caption
+    keep, tune = about.keep(config.select), about.tune(config.learn, clip)
+    rounds = [_Round(count, number) for count in sorted(config.num_shots, reverse=True) for number in config.seeds]
+    sets = {each: _painted(each, config, about) for each in rounds}
 
     # Every start has a block of each caption's copies; noise, which serves several strategies, comes first.
     painted = [one for own in sets.values() for one in own]
     starts = sorted(dict.fromkeys(one.start for one in painted), key=lambda start: start is not None)
     blocks = {
-        start: f"copy >= {place * size.per_caption} and copy < {(place + 1) * size.per_caption}"
-        for place, start in enumerate(starts)
+        start: f"copy >= {place * copies} and copy < {(place + 1) * copies}" for place, start in enumerate(starts)
     }
-    paint = dataclasses.replace(paint, per_caption=size.per_caption * len(starts), starts=tuple(starts))
-    taken = {f"shots-{number}": TakeShots(names, size.shots, max(size.num_shots), number) for number in size.seeds}
-    margins = ShotMargin(tuple(ShotSet(each.taken, each.shots, each.margin) for each in rounds), size.clip)
+    paint = config.paint.stage(copies * len(starts), tuple(starts))
+    taken = {
+        f"shots-{number}": TakeShots(names, config.shots_from, max(config.num_shots), number) for number in config.seeds
+    }
+    margins = ShotMargin(tuple(ShotSet(each.taken, each.shots, each.margin) for each in rounds), clip)
     scores = ("paint", "blank", "confidence", "margin")
-    keeps = {
-        one.keep: dataclasses.replace(keep, among=blocks[one.start], column=one.column, **dict(one.rule))
-        for one in painted
-    }
+    keeps = {one.keep: replace(keep, among=blocks[one.start], column=one.column, **dict(one.rule)) for one in painted}
     steps = [
-        base.step("captions"),
+        Step("captions", about.captions(config.text)),
         *(Step(name, stage) for name, stage in taken.items()),
         Step("paint", paint, of=("captions", *taken)),
-        base.step("blank"),
-        base.step("confidence"),
+        Step("blank", Blank(), of=("paint",)),
+        Step("confidence", about.confidence(clip), of=("paint",)),
         Step("margin", margins, of=("paint", *taken)),
         *(Step(name, stage, of=scores) for name, stage in keeps.items()),
-        Step("zero-shot", tune, of=("paint",)),
+        Step("zero-shot", replace(tune, on="nothing"), of=("paint",)),
     ]
 
     # As many steps for every arm, so that none learns longer than another.
-    tune_steps = size.epochs * math.ceil(size.most * num_classes / size.tune_batch)
-    tune = dataclasses.replace(tune, steps=tune_steps, real_batch=size.real_batch)
+    tune_steps = config.learn.epochs * math.ceil(config.select.most * about.num_classes / config.learn.tune_batch)
+    tune = replace(tune, on="nothing", steps=tune_steps, real_batch=config.real_batch)
     arms: dict[int, list[Tuned]] = {each.shots: [] for each in rounds}
     for each in rounds:
         shown = f"{each.shots} shot{'s' * (each.shots > 1)}"
-        own = dataclasses.replace(tune, seed=each.seed, shots=each.taken, num_shots=each.shots, on="shots")
-        cache = CacheModel(names, each.taken, tune.templates, tune.model, each.shots, alpha, beta)
-        for called, stage, of in _learnt(own, cache, orders, sets[each], blocks):
+        own = replace(tune, seed=each.seed, shots=each.taken, num_shots=each.shots, on="shots")
+        cache = CacheModel(names, each.taken, tune.templates, tune.model, each.shots, config.alpha, config.beta)
+        for called, stage, of in _learnt(own, cache, config.orders, sets[each], blocks):
             name = MAIN if steps[-1].name == "zero-shot" else each.step(called.replace(", ", "-").replace(" ", "-"))
             steps.append(Step(name, stage, of=(*of, each.taken)))
             arms[each.shots].append(Tuned(f"{called}, {shown}", name, each.seed, each.shots))
 
-    test = _test_photos(photos, size.shots)
     measures = {
-        f"measure-{count}": MeasureClassifiers((*own, Tuned("zero-shot", "zero-shot", shots=0)), names, test)
+        f"measure-{count}": MeasureClassifiers(
+            (*own, Tuned("zero-shot", "zero-shot", shots=0)), names, config.eval_data
+        )
         for count, own in arms.items()
-        if test is not None
+        if config.eval_data is not None
     }
     steps += [
         Step(name, stage, ("zero-shot", *(arm.step for arm in stage.arms[:-1]))) for name, stage in measures.items()
@@ -296,33 +238,29 @@ def few_shot(
         Step("page", WritePage(), of=tuple(measures) or tuple(arm.step for own in arms.values() for arm in own))
     )
     # About as many images a commit, however many starts; but each start should fill a batch.
-    unit_size = max(-(-FULL // size.per_caption), size.unit_size // len(starts))
-    return Plan(recipe="few_shot", seed=seed, unit_size=unit_size, steps=tuple(steps))
+    unit_size = max(-(-FULL // copies), config.unit_size // len(starts))
+    return Plan(recipe="few_shot", seed=config.seed, unit_size=unit_size, arguments=flat(config), steps=tuple(steps))
 
 
-def _painted(
-    each: _Round,
-    strategies: tuple[Strategy, ...],
-    levels: tuple[float, ...] | None,
-    chance: float,
-    guided_filter: bool,
-    margin: float,
-) -> list[_Painted]:
+def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]:
     """The painted images that one number of shots and seed learns from, a kind for each strategy and level."""
     from reverie.images.guidance import FromShots
 
+    above = config.select.threshold
+    chance = float(np.float32(1 / about.num_classes if above is None else above))  # confidences are stored as float32
+    levels: tuple[float | None, ...] = (None,) if config.levels == "by-shots" else config.levels
     found = []
-    for strategy in strategies:
+    for strategy in config.strategies:
         if strategy == "basic":
             found.append(_Painted("basic", None, "keep", "kept"))
         elif strategy == "filter":
-            nearer = {"by": f"shot_margin_{each.margin}", "above": margin, "or_equal": True}
+            nearer = {"by": f"shot_margin_{each.margin}", "above": config.margin, "or_equal": True}
             rule = (*nearer.items(), ("also", f"clip_confidence > {chance}"))
             found.append(_Painted("real filter", None, each.step("keep-filter"), f"kept_filter_{each.margin}", rule))
         else:
-            for place, level in enumerate(levels or (None,)):
+            for place, level in enumerate(levels):
                 mark = f"-{place}" * (place > 0)
-                rule = () if guided_filter else (("above", 0.0),)
+                rule = () if config.guided_filter else (("above", 0.0),)
                 found.append(
                     _Painted(
                         "guided" if level is None else f"guided at {level:g}",
@@ -343,40 +281,37 @@ def _learnt(
     for order in orders:
         for one in painted:
             among = f"status = 'ok' and {blocks[one.start]}"
-            stage = dataclasses.replace(own, on=ORDERS[order], where=one.column, among=among)
+            stage = replace(own, on=ORDERS[order], where=one.column, among=among)
             found.append((f"{ORDERS[order]}, {one.called}", stage, (one.keep,)))
     # A page compares the first two arms class by class: with painted images, and without.
     return [found[0], ("shots alone", own, ()), *found[1:], ("cache model", cache, ())]
 
 
-def _test_photos(photos: str | None, shots: str) -> str | None:
-    """Where test photos are: as told, or with the shots; None where only a few photos are given, and nothing is measured."""
+def _test_photos(shots_from: str) -> str | None:
+    """Where test photos are: with those that shots are taken of; None where only a few photos are given, and nothing is measured."""
     from reverie.evaluate.photos import find_photos
 
-    if photos is not None:
-        return photos
     try:
-        find_photos(shots, "test")
+        find_photos(shots_from, "test")
     except InputError:
         return None
-    return shots
+    return shots_from
 
 
-def _stage(plan: Plan, name: str) -> Any:
-    return plan.step(name).stage
-
-
-def _refuse_slips(
-    size: Size, strategies: tuple[str, ...], orders: tuple[str, ...], levels: tuple[float, ...] | None
-) -> None:
-    lists = {"--num-shots": size.num_shots, "--seeds": size.seeds, "--strategies": strategies, "--orders": orders}
-    lists |= {"--levels": levels} if levels is not None else {}
-    for flag, values in lists.items():
-        if not values:
-            raise InputError(f"{flag} needs at least one value")
-        if len(set(values)) < len(values):
-            raise InputError(f"{flag} {' '.join(map(str, values))} names one twice")
-    if min(size.num_shots) < 1:
-        raise InputError(f"--num-shots {min(size.num_shots)}: at least 1; the zero-shot arm is always there")
-    if levels and "guided" not in strategies:
+def _refuse_slips(config: FewShotConfig) -> None:
+    for flag, values in (
+        ("--num-shots", config.num_shots),
+        ("--seeds", config.seeds),
+        ("--strategies", config.strategies),
+        ("--orders", config.orders),
+        *((("--levels", config.levels),) if config.levels != "by-shots" else ()),
+    ):
+        refuse_twins(flag, values)
+    if min(config.num_shots) < 1:
+        raise InputError(f"--num-shots {min(config.num_shots)}: at least 1; the zero-shot arm is always there")
+    if config.levels != "by-shots" and "guided" not in config.strategies:
         raise InputError("--levels are noise levels of guided images; add guided to --strategies")
+    if config.shots_from is None:
+        raise InputError("name the photos that shots are taken of: --shots-from FOLDER")
+    if config.select.most is None:
+        raise InputError("every arm learns from as many images of each class: --most NUMBER")

@@ -2,7 +2,7 @@
 
 Paper    Tian, Fan, Isola, Chang, Krishnan, NeurIPS 2023, https://arxiv.org/abs/2306.00984
 Command  reverie run stablerep --scale tiny        (the demo: CPU, minutes, nothing to download)
-         reverie run stablerep --scale paper --captions cc12m.txt --photos imagenet/
+         reverie run stablerep --scale paper --captions cc12m.txt --eval-data imagenet/
 Paper's  ImageNet linear probe of ViT-B/16 trained on images painted from captions: CC12M 72.8, RedCaps (3x schedule) 76.7
 Ours     docs/recipes/stablerep.md holds what was measured, with command, seeds, time and device
 
@@ -12,354 +12,274 @@ images x 2 crops for SimCLR. They are compared by steps and views, never by epoc
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.errors import InputError
 from reverie.ranges import check_at_least
-from reverie.recipes.make import clip_for, source
+from reverie.recipes.options import (
+    KEPT,
+    PUBLIC_PAINTER,
+    CaptionSource,
+    Network,
+    Painting,
+    Precision,
+    Scale,
+    clip_default,
+    clip_for,
+)
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat
+
+if TYPE_CHECKING:
+    from reverie.evaluate.linear_probe import LinearProbe
+    from reverie.learn.train import Train
 
 
 @dataclass(frozen=True)
-class TextSize:
+class Text:
     """The text tower of StableRep+."""
 
-    tokenizer: str
-    width: int
-    layers: int
-    heads: int
-    context: int
-    out: int
-
-
-SMALL_TEXT = TextSize("builtin:clip", width=128, layers=2, heads=4, context=40, out=128)
-PAPER_TEXT = TextSize("openai/clip-vit-base-patch16", width=512, layers=12, heads=8, context=77, out=512)
+    text_tower: bool = False  # an arm of StableRep+ too, which also learns which caption its images were painted from
+    text_tokenizer: str = "builtin:clip"  # tokenizer of the text tower: a name or folder of which no weights are read
+    text_width: int = 128  # width of the text tower
+    text_layers: int = 2  # layers of the text tower
+    text_heads: int = 4  # attention heads of the text tower
+    text_context: int = 40  # tokens of a caption that the text tower reads
+    text_out: int = 128  # width of the space that images and texts share
 
 
 @dataclass(frozen=True)
-class Size:
-    """What the dial stands for. Every field but ``head``, ``text``, ``warmup``, ``protocol`` and ``unit_size`` is a flag too."""
+class StableRepConfig:
+    """Settings of StableRep and of the arms beside it."""
 
-    painter: str
-    per_class: int  # captions, where they come from class names
-    per_caption: int  # l
-    per_batch: int  # m
-    captions_per_batch: int  # n, for StableRep
-    sampler_steps: int
-    dtype: Literal["fp32", "bf16", "fp16"]  # of the painter
-    store_px: int | None
-    keep_best: float  # share of images kept by CLIP score
-    backbone: str
-    view_px: int
-    image_px: int  # shorter side at which images and photos are read
-    head: tuple[int, int]  # hidden and out
-    text: TextSize
-    steps: int
-    lr: float  # peak, for n m views a step; another number of views scales it
-    warmup: float  # share of the steps
-    precision: Literal["fp32", "bf16", "fp16"]
-    seeds: tuple[int, ...]
-    photos: str | None
-    protocol: Literal["logistic", "sgd"]
-    unit_size: int
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    text: CaptionSource = CaptionSource(per_class=2)
+    paint: Painting = Painting()
+    clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
+    # search for images that repeat another one, to leave them out; there is no column duplicate_of without it
+    duplicates: bool = True
+    keep_best: float = 0.95  # share of the images that are kept, by CLIP score
+    per_batch: int = 3  # images of a caption in a batch (m)
+    captions_per_batch: int = 32  # captions in a StableRep batch (n); SimCLR gets m n / 2 images with two crops
+    net: Network = Network()
+    head_hidden: int = 512  # hidden width of the projection head
+    head_out: int = 128  # width of what the projection head gives
+    precision: Precision = "fp32"  # number format of training
+    trackers: tuple[str, ...] = ()  # experiment trackers: tensorboard, wandb, or another that accelerate knows
+    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    eval_data: str | None = "smallworld:street:1280:640"
+    probe: Literal["logistic", "sgd"] = "logistic"  # how the linear probe is fitted: to the end, or by SGD as published
+    # store of real photos, made by reverie import, to train on as many of as there are painted images
+    real_store: Path | None = None
+    towers: Text = Text()
+    # sides that StableRep sees some images (5 %) made small to, as photos of low resolution are
+    downscale_px: tuple[int, ...] = ()
+    # two arms that must not do well too: images dealt to captions at random, and crops of one image
+    controls: bool = False
+    unit_size: int = 16  # captions in one commit
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
-    def __post_init__(self) -> None:
-        m, n, copies = self.per_batch, self.captions_per_batch, self.per_caption
+    def following(self, usual: StableRepConfig) -> dict[str, Any]:
+        """No CLIP model by default for a public painter, nothing left out without one; a rate and a commit by what is in them."""
+        clip = clip_default(self.paint.painter, self.clip)
+        views, usual_views = self.views, usual.views
+        return {
+            "clip": clip_default(self.paint.painter, usual.clip),
+            "keep_best": usual.keep_best if clip else 1.0,
+            "lr": usual.net.lr if views == usual_views else usual.net.lr * views / usual_views,
+            "unit_size": max(1, usual.unit_size * usual.paint.per_caption // max(1, self.paint.per_caption)),
+        }
+
+    @property
+    def views(self) -> int:
+        """In a batch (m n)."""
+        return self.per_batch * self.captions_per_batch
+
+    def check(self) -> None:
+        """Raises InputError for settings that do not go together."""
+        m, n, copies = self.per_batch, self.captions_per_batch, self.paint.per_caption
+        if self.scale == "paper" and not (self.text.file.captions and self.eval_data):
+            raise InputError(
+                "--scale paper needs --captions FILE, and --eval-data FOLDER with train and test to probe on"
+            )
+        if self.eval_data is None:
+            raise InputError("name photos to probe on: --eval-data FOLDER with train and test")
         if m < 2 or n < 2 or m * n % 2:
             raise InputError(f"--per-batch {m} and --captions-per-batch {n} must be 2 or more, and their product even")
         if m > copies:
             raise InputError(f"--per-batch {m} images of a caption cannot be drawn from --per-caption {copies}")
-        if min(self.per_class, self.sampler_steps, self.view_px, self.image_px) < 1 or not self.seeds:
-            raise InputError(
-                "--per-class, --sampler-steps, --view-px and --image-px must be 1 or more, --seeds at least one"
-            )
-        if self.view_px > self.image_px:
-            raise InputError(
-                f"views of --view-px {self.view_px} cannot be cut from images of --image-px {self.image_px}"
-            )
+        if min(self.text.per_class, self.paint.sampler_steps) < 1 or not self.seeds:
+            raise InputError("--per-class and --sampler-steps must be 1 or more, --seeds at least one")
         if len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))} names one seed twice")
+        self.net.check()
+        check_at_least(1, downscale_px=self.downscale_px)
+        clip_for(self.paint.painter, self.clip)
+        if self.keep_best != 1.0 and not self.clip:
+            raise InputError("--keep-best goes by CLIP score; name a model with --clip")
 
 
-SIZES = {
-    "tiny": Size(
-        painter="builtin:painter",
-        per_class=2,
-        per_caption=4,
-        per_batch=3,
-        captions_per_batch=32,
-        sampler_steps=10,
-        dtype="fp32",
-        store_px=None,
-        keep_best=0.95,
-        backbone="resnet-tiny",
-        view_px=32,
-        image_px=64,
-        head=(512, 128),
-        text=SMALL_TEXT,
-        steps=200,
-        lr=1e-3,
-        warmup=0.1,
-        precision="fp32",
-        seeds=(0, 1, 2),
-        photos="smallworld:street:1280:640",
-        protocol="logistic",
-        unit_size=16,
-    ),
-    "small": Size(
-        painter="builtin:painter",
-        per_class=32,
-        per_caption=8,
+TINY = StableRepConfig()
+SCALES = {
+    "tiny": TINY,
+    "small": replace(
+        TINY,
+        scale="small",
+        text=CaptionSource(per_class=32),
+        paint=Painting(per_caption=8, sampler_steps=20),
         per_batch=4,
         captions_per_batch=64,
-        sampler_steps=20,
-        dtype="fp32",
-        store_px=None,
-        keep_best=0.95,
-        backbone="resnet-tiny",
-        view_px=32,
-        image_px=64,
-        head=(1024, 128),
-        text=SMALL_TEXT,
-        steps=5000,
-        lr=1e-3,
-        warmup=0.1,
-        precision="fp32",
-        seeds=(0, 1, 2),
-        photos="smallworld:street:12800:6400",
-        protocol="logistic",
+        net=Network(train_steps=5000),
+        head_hidden=1024,
+        eval_data="smallworld:street:12800:6400",
         unit_size=64,
     ),
-    "paper": Size(  # sections 2 and 3 of the paper and the authors' command for CC12M, 35 epochs
-        painter="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        per_class=10,
-        per_caption=10,
+    "paper": replace(  # sections 2 and 3 of the paper and the authors' command for CC12M, 35 epochs
+        TINY,
+        scale="paper",
+        text=CaptionSource(per_class=10),
+        paint=Painting(PUBLIC_PAINTER, per_caption=10, sampler_steps=50, painter_dtype="fp16", store_px=256),
+        clip=None,
+        keep_best=1.0,  # the paper does not filter
         per_batch=6,
         captions_per_batch=1376,
-        sampler_steps=50,
-        dtype="fp16",
-        store_px=256,
-        keep_best=1.0,  # the paper does not filter
-        backbone="vit-b16",
-        view_px=224,
-        image_px=256,
-        head=(4096, 256),
-        text=PAPER_TEXT,
-        steps=85_000,
-        lr=2e-4 * 1376 * 6 / 256 / 2,
-        warmup=1 / 30,
+        net=Network("vit-b16", 224, 256, train_steps=85_000, lr=2e-4 * 1376 * 6 / 256 / 2, warmup=1 / 30),
+        head_hidden=4096,
+        head_out=256,
+        towers=Text(False, "openai/clip-vit-base-patch16", 512, 12, 8, 77, 512),
         precision="fp16",
         seeds=(0,),
-        photos=None,
-        protocol="sgd",
+        eval_data=None,
+        probe="sgd",
         unit_size=500,
     ),
 }
 
 
-def stablerep(
-    scale: Literal["tiny", "small", "paper"] = "tiny",
-    captions: Path | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    limit: int | None = None,
-    classes: Path | None = None,
-    writer: str | None = None,
-    templates: Path | None = None,
-    prompt: Path | None = None,
-    max_words: int | None = None,
-    per_class: int | None = None,
-    painter: str | None = None,
-    clip: str | None = None,
-    guidance: float = 2.0,
-    sampler_steps: int | None = None,
-    dtype: Literal["fp32", "bf16", "fp16"] | None = None,
-    store_px: int | None = None,
-    per_caption: int | None = None,
-    per_batch: int | None = None,
-    captions_per_batch: int | None = None,
-    keep_best: float | None = None,
-    backbone: str | None = None,
-    view_px: int | None = None,
-    image_px: int | None = None,
-    steps: int | None = None,
-    lr: float | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] | None = None,
-    trackers: tuple[str, ...] = (),
-    batch: int = 16,
-    seeds: tuple[int, ...] | None = None,
-    photos: str | None = None,
-    real: Path | None = None,
-    text_tower: bool = False,
-    downscale_px: tuple[int, ...] = (),
-    controls: bool = False,
-    seed: int = 0,
-) -> Plan:
+def arms(config: StableRepConfig = TINY) -> dict[str, Train]:
+    """What is trained beside what, by name, under the first seed."""
+    from reverie.learn.fit import Fit, FitSpeed
+    from reverie.learn.simclr import SimCLR
+    from reverie.learn.stablerep import StableRep, TextTower
+    from reverie.learn.train import Train
+
+    m, n, net, text = config.per_batch, config.captions_per_batch, config.net, config.towers
+    shape: dict[str, Any] = {
+        "backbone": net.backbone,
+        "image_size": net.view_px,
+        "head_hidden": config.head_hidden,
+        "head_out": config.head_out,
+    }
+    fit = Fit(
+        net.train_steps,
+        net.lr,
+        warmup_steps=round(net.warmup * net.train_steps),
+        precision=config.precision,
+        speed=FitSpeed(trackers=config.trackers),
+    )
+    there = config.text.stage().count
+    learner = StableRep(images_per_caption=m, downscale_px=config.downscale_px, **shape)
+    ours = Train(learner, fit, n, size_px=net.image_px, where="kept", at_least=m)
+    # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
+    alone: Literal["caption", "image"] = "caption" if there * config.keep_best >= m * n // 2 else "image"
+    simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=net.image_px, where="kept", at_least=m, group=alone)
+    found = {"StableRep": ours, "SimCLR": simclr}
+    if text.text_tower:
+        tower = TextTower(
+            text.text_tokenizer, text.text_width, text.text_layers, text.text_heads, text.text_context, text.text_out
+        )
+        found["StableRep+"] = replace(ours, learner=replace(learner, text_tower=True, text=tower))
+    if config.controls:
+        found["images dealt at random"] = replace(ours, group="random")
+        found["crops of one image"] = replace(ours, learner=replace(learner, images_per_caption=1, crops=m))
+    if config.real_store:
+        found["SimCLR on real photos"] = replace(
+            simclr,
+            where="status = 'ok' and image is not null",
+            at_least=0,
+            store=config.real_store,
+            limit=round(config.keep_best * there * config.paint.per_caption),
+        )
+    return found
+
+
+def stablerep(config: StableRepConfig = TINY, arms_: Mapping[str, Train] | None = None) -> Plan:
     """Captions -> images -> StableRep and SimCLR on the same images -> linear probe on real photos -> a page.
 
     Example: reverie run stablerep --scale tiny --guidance 3 --out runs/guidance3
 
     Args:
-        scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes, paper is as published.
-        captions: file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet.
-        text_column: its column of captions; usual names are tried when left out.
-        label_column: its column of class names, if it has one.
-        limit: use the first so many usable captions.
-        classes: instead of captions, a file of class names; the classes of the small world when both are left out.
-        writer: language model that writes captions from class names; builtin:writer for the small world, templates else.
-        templates: file of sentences with {class} in them, one a line, to write captions with instead.
-        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
-        max_words: longest caption of the writer, in words; 60 when left out.
-        per_class: captions for each class.
-        painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
-        clip: CLIP model to filter with; builtin:clip when left out with builtin:painter, else none.
-        guidance: w in eps_u + w (eps_c - eps_u).
-        sampler_steps: of DDIM.
-        dtype: what the painter computes in; fp16 needs a GPU.
-        store_px: side of the stored images; as painted when left out at tiny and small.
-        per_caption: images painted of each caption (l in the paper).
-        per_batch: of these, drawn for a batch (m).
-        captions_per_batch: captions in a StableRep batch (n); SimCLR gets m n / 2 images with two crops.
-        keep_best: share of the images that are kept, by CLIP score.
-        backbone: resnet-tiny, vit-tiny, vit-b16, or a transformers vision model by name.
-        view_px: side of a training view.
-        image_px: shorter side at which images and photos are read, before views are cut.
-        steps: of training, in each arm.
-        lr: peak learning rate; when left out it grows with the views in a batch.
-        precision: of training.
-        trackers: tensorboard, wandb, or another that accelerate knows.
-        batch: images painted together. Changes the speed only.
-        seeds: train both arms once with each.
-        photos: to probe on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST.
-        real: store of real photos, made by reverie import; a third arm is SimCLR on as many of them as images are kept.
-        text_tower: a further arm is StableRep+, which also learns which caption its images were painted from.
-        downscale_px: StableRep sees some images (5 %) made this small and large again, as photos of low resolution are.
-        controls: two more arms that must not do well: StableRep with the images dealt to captions at random, and with m crops
-            of one image in place of m images.
-        seed: of captions and images.
+        arms_: what is trained, in place of ``arms(config)``.
     """
-    flags = {name: value for name, value in locals().items() if value is not None}
-    from reverie.evaluate.linear_probe import Arm, LinearProbe
+    from reverie.report.page import WritePage
+
+    made = painted(config)
+    arms_ = arms(config) if arms_ is None else arms_
+    training = trained(config, arms_)
+    measure = Step("probe", probe(config, arms_), of=tuple(training))
+    return Plan(
+        recipe="stablerep",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(*made, *training.values(), measure, Step("page", WritePage(), of=("probe",))),
+    )
+
+
+def painted(config: StableRepConfig) -> tuple[Step, ...]:
+    """Captions, images, scores, and the choice of images to learn from. Raises InputError for settings that do not go together."""
     from reverie.filters.blank import Blank
     from reverie.filters.clip_score import ClipScore
     from reverie.filters.duplicates import Duplicates, ImageHash
     from reverie.filters.select import Keep
-    from reverie.images.pixels import PaintPixels, PaintSpeed
-    from reverie.learn.fit import Fit, FitSpeed
-    from reverie.learn.simclr import SimCLR
-    from reverie.learn.stablerep import StableRep, TextTower
-    from reverie.learn.train import Train
-    from reverie.report.page import WritePage
 
-    size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
-    if scale == "paper" and not (captions and photos):
-        raise InputError("--scale paper needs --captions FILE, and --photos FOLDER with train and test to probe on")
-    assert size.photos is not None
-    m, n, copies = size.per_batch, size.captions_per_batch, size.per_caption
-    first = source(
-        captions,
-        text_column,
-        label_column,
-        limit,
-        classes,
-        writer,
-        templates,
-        size.per_class,
-        prompt=prompt,
-        max_words=max_words,
-    )
+    config.check()
+    first, n = config.text.stage(), config.captions_per_batch
     if first.count < n:
         raise InputError(f"--captions-per-batch {n} is more than the {first.count} captions that there will be")
-    clip = clip_for(size.painter, clip)
-    if keep_best is not None and not clip:
-        raise InputError("--keep-best goes by CLIP score; name a model with --clip")
-    shape: dict[str, Any] = {
-        "backbone": size.backbone,
-        "image_size": size.view_px,
-        "head_hidden": size.head[0],
-        "head_out": size.head[1],
+    scores = [Step("blank", Blank(), of=("paint",))]
+    if config.duplicates:
+        scores.append(Step("hash", ImageHash(), of=("paint",)))
+    compared = [Step("duplicates", Duplicates(), of=("hash",))] if config.duplicates else []
+    if config.clip:
+        scores.insert(0, Step("clip_score", ClipScore(config.clip), of=("paint",)))
+    keep = Keep(KEPT[config.duplicates], config.keep_best)
+    return (
+        Step("captions", first),
+        Step("paint", config.paint.stage(), of=("captions",)),
+        *scores,
+        *compared,
+        Step("keep", keep, of=tuple(step.name for step in (*compared, *scores))),
+    )
+
+
+def trained(config: StableRepConfig, arms_: Mapping[str, Train]) -> dict[str, Step]:
+    """The steps that train these arms once with each seed, by name."""
+    return {
+        slug(name, number): Step(slug(name, number), replace(train, seed=number), of=("keep",))
+        for number in config.seeds
+        for name, train in arms_.items()
     }
-    usual = SIZES[scale]
-    lr = size.lr if lr is not None else size.lr * n * m / (usual.captions_per_batch * usual.per_batch)
-    fit = Fit(
-        size.steps,
-        lr,
-        warmup_steps=round(size.warmup * size.steps),
-        precision=size.precision,
-        speed=FitSpeed(trackers=trackers),
-    )
-    kept = size.keep_best if clip else 1.0
-    check_at_least(1, downscale_px=downscale_px)
-    learner = StableRep(images_per_caption=m, downscale_px=downscale_px, **shape)
-    ours = Train(learner, fit, n, size_px=size.image_px, where="kept", at_least=m)
-    # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
-    alone: Literal["caption", "image"] = "caption" if first.count * kept >= m * n // 2 else "image"
-    simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=size.image_px, where="kept", at_least=m, group=alone)
-    arms = {"StableRep": ours, "SimCLR": simclr}
-    if text_tower:
-        plus = dataclasses.replace(learner, text_tower=True, text=TextTower(**vars(size.text)))
-        arms["StableRep+"] = dataclasses.replace(ours, learner=plus)
-    if controls:
-        crops = dataclasses.replace(learner, images_per_caption=1, crops=m)
-        arms["images dealt at random"] = dataclasses.replace(ours, group="random")
-        arms["crops of one image"] = dataclasses.replace(ours, learner=crops)
-    if real:
-        arms["SimCLR on real photos"] = dataclasses.replace(
-            simclr,
-            where="status = 'ok' and image is not null",
-            at_least=0,
-            store=real,
-            limit=round(kept * first.count * copies),
-        )
-    training = tuple(
-        Step(slug(name, number), dataclasses.replace(train, seed=number), of=("keep",))
-        for number in size.seeds
-        for name, train in arms.items()
-    )
+
+
+def probe(config: StableRepConfig, arms_: Mapping[str, Train]) -> LinearProbe:
+    """The stage that measures what these arms have learned, beside untrained networks and raw pixels."""
+    from reverie.evaluate.linear_probe import Arm, LinearProbe
+
+    assert config.eval_data is not None
     probed = (
-        *(Arm(name, number, slug(name, number)) for name in arms for number in size.seeds),
-        *(Arm("untrained", number) for number in size.seeds),
+        *(Arm(name, number, slug(name, number)) for name in arms_ for number in config.seeds),
+        *(Arm("untrained", number) for number in config.seeds),
         Arm("pixels"),
     )
-    paint = PaintPixels(
-        size.painter,
-        copies,
-        guidance,
-        size.sampler_steps,
-        scheduler="ddim",
-        store_px=size.store_px,
-        dtype=size.dtype,
-        speed=PaintSpeed(batch),
-    )
-    scores = [Step("blank", Blank(), of=("paint",)), Step("hash", ImageHash(), of=("paint",))]
-    if clip:
-        scores.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
-    keep = Keep("status = 'ok' and blank = false and duplicate_of is null", kept)
-    crop_px = size.view_px if size.view_px >= 128 else size.image_px  # small networks resize the whole photo themselves
-    unit_size = max(1, usual.unit_size * usual.per_caption // copies)  # as many images a commit, however many copies
-    return Plan(
-        recipe="stablerep",
-        seed=seed,
-        unit_size=unit_size,
-        steps=(
-            Step("captions", first),
-            Step("paint", paint, of=("captions",)),
-            *scores,
-            Step("duplicates", Duplicates(), of=("hash",)),
-            Step("keep", keep, of=("duplicates", *(step.name for step in scores))),
-            *training,
-            Step(
-                "probe",
-                LinearProbe(probed, size.photos, crop_px, size.image_px, protocol=size.protocol),
-                of=tuple(step.name for step in training),
-            ),
-            Step("page", WritePage(), of=("probe",)),
-        ),
-    )
+    net = config.net
+    crop_px = net.view_px if net.view_px >= 128 else net.image_px  # small networks resize the whole photo themselves
+    return LinearProbe(probed, config.eval_data, crop_px, net.image_px, protocol=config.probe)
 
 
 def slug(arm: str, number: int) -> str:

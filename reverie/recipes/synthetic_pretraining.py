@@ -3,7 +3,7 @@
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
 
     reverie run synthetic_pretraining                                    (the small world, on a CPU)
-    reverie run synthetic_pretraining --classes classes.txt --painter PAINTER --photos photos/ --out runs/mine
+    reverie run synthetic_pretraining --classes classes.txt --painter PAINTER --eval-data photos/ --out runs/mine
 
 The paper's CIFAR-100, fine-tuned: untrained 78.83, painted from its class names (1.2 M / 2.4 M / 3.6 M) 83.90 / 85.03 / 85.24, ImageNet
 84.50, ImageNet and then painted 84.90 / 85.32 / 85.52. Ours: docs/recipes/synthetic_pretraining.md holds what was measured.
@@ -11,310 +11,321 @@ The paper's CIFAR-100, fine-tuned: untrained 78.83, painted from its class names
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.captions.classes import read_classes
-from reverie.errors import InputError
-from reverie.recipes.make import clip_for, source
+from reverie.errors import InputError, ReverieError
+from reverie.recipes.options import (
+    PUBLIC_PAINTER,
+    ClassCaptions,
+    Network,
+    Painting,
+    Precision,
+    Scale,
+    clip_for,
+)
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat
 
 if TYPE_CHECKING:
+    from reverie.evaluate.fine_tuning import Arm, FineTune
     from reverie.learn.mae import MAE
     from reverie.learn.mocov2 import MoCoV2
     from reverie.learn.supervised import Supervised
+    from reverie.learn.train import Train
 
 Method = Literal["supervised", "mocov2", "mae"]
 SAID: Mapping[Method, str] = {"supervised": "supervised", "mocov2": "MoCo v2", "mae": "MAE"}
 
 
 @dataclass(frozen=True)
-class Size:
-    """What ``scale`` sets. Every field but those of the last group is a flag of this name."""
+class Learners:
+    """What the methods of pre-training have of their own."""
 
-    painter: str
-    images: int  # painted, of all classes together
-    per_caption: int
-    guidance: float
-    sampler_steps: int
-    backbone: str
-    view_px: int
-    image_px: int  # side of the squares that training views are cut from
-    batch_images: int
-    steps: int
-    lr: float
-    transfer_steps: int
-    transfer_batch: int
-    transfer_lr: float
-    seeds: tuple[int, ...]
-    photos: str | None
+    least_area: float = 0.8  # least share of an image that a view for supervised learning shows, in [0, 1]
+    queue: int = 512  # keys in the queue of MoCo v2
+    momentum: float = 0.99  # momentum of MoCo v2's key encoder
+    batchnorm_groups: int = 4  # parts of a batch with BatchNorm statistics of their own, for MoCo v2
+    decoder_width: int = 64  # width of MAE's decoder
+    decoder_layers: int = 2  # layers of MAE's decoder
+    decoder_heads: int = 4  # attention heads of MAE's decoder
 
-    warmup: float  # share of the steps, in both trainings
-    least_area: float  # of a supervised crop
-    queue: int
-    momentum: float
-    batchnorm_groups: int
-    decoder: tuple[int, int, int]  # width, layers and heads, of MAE
-    store_px: int | None
-    dtype: Literal["fp32", "bf16", "fp16"]  # of the painter
-    unit_size: int
 
-    def __post_init__(self) -> None:
-        if min(self.images, self.per_caption, self.batch_images, self.view_px, self.image_px) < 1 or not self.seeds:
+@dataclass(frozen=True)
+class Transfer:
+    """How a pre-trained network is fine-tuned on photos."""
+
+    transfer_shots: int | None = None  # photos of each class to fine-tune on; all of train when absent
+    transfer_steps: int = 150  # optimiser steps of fine-tuning, the same in every arm
+    transfer_batch: int = 64  # photos in a step of fine-tuning
+    transfer_lr: float = 3e-3  # peak learning rate of fine-tuning
+    frozen_batchnorm: bool = False  # the running statistics that pre-trained weights came with, kept in fine-tuning
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Settings of pre-training on painted images."""
+
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    text: ClassCaptions = ClassCaptions()
+    per_class: int = 5  # captions for each class, where they are written from class names
+    # file of further names, none of them among the classes: as many images, of a wider label space
+    more_classes: Path | None = None
+    paint: Painting = Painting(per_caption=2)
+    num_images: int = 640  # images to paint, of all classes together
+    # methods of pre-training on the same images: by labels, or without them by mocov2 and mae
+    methods: tuple[Method, ...] = ("supervised",)
+    net: Network = Network(train_steps=300, lr=3e-3)
+    # folder or Hub id of weights of this backbone to begin from, which are also fine-tuned alone
+    start: str | None = None
+    batch_size: int = 64  # examples in a step of training
+    precision: Precision = "fp32"  # number format of training
+    learners: Learners = Learners()
+    # store of real photos, made by reverie import, to train on as many of as there are painted images
+    real_store: Path | None = None
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
+    # absent
+    eval_data: str | None = "smallworld:street:640:640"
+    transfer: Transfer = Transfer()
+    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    unit_size: int = 32  # captions in one commit
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+    def following(self, usual: PretrainingConfig) -> dict[str, Any]:
+        """The small world's photos are of its own classes; where captions are few, more images are painted of each."""
+        own = self.text.classes or self.more_classes
+        return self._amounts(usual.paint.per_caption) | {"eval_data": None if own else usual.eval_data}
+
+    def _amounts(self, usual: int) -> dict[str, Any]:
+        """Captions of each class, and images of each: more than usual where templates make too few. Slips are told later."""
+        try:
+            names = names_of(self) or read_classes(_class_names())
+            per_class = -(-self.num_images // (len(names) * self.paint.per_caption))
+            there = self.text.stage(per_class, names_of(self)).count
+        except (ReverieError, ZeroDivisionError):
+            return {"per_class": self.per_class, "per_caption": usual}
+        few = there * usual < self.num_images
+        return {"per_class": per_class, "per_caption": -(-self.num_images // there) if few else usual}
+
+    def check(self) -> None:
+        """Raises InputError for settings that do not go together."""
+        if self.scale == "paper" and not (self.text.classes and self.eval_data):
             raise InputError(
-                "--images, --per-caption, --batch-images, --view-px and --image-px must be 1 or more, --seeds at least one"
+                "--scale paper needs --classes FILE, and --eval-data FOLDER with train and test to fine-tune on"
             )
-        if self.batch_images > self.images:
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise InputError("--methods wants one or several of supervised, mocov2 and mae, none of them twice")
+        if min(self.num_images, self.paint.per_caption, self.batch_size) < 1 or not self.seeds:
+            raise InputError("--num-images, --per-caption and --batch-size must be 1 or more, --seeds at least one")
+        if self.batch_size > self.num_images:
             raise InputError(
-                f"--batch-images {self.batch_images} is more than the {self.images} --images there will be"
-            )
-        if self.view_px > self.image_px:
-            raise InputError(
-                f"views of --view-px {self.view_px} cannot be cut from images of --image-px {self.image_px}"
+                f"--batch-size {self.batch_size} is more than the {self.num_images} --num-images there will be"
             )
         if len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))} names one seed twice")
+        self.net.check()
+        clip_for(self.paint.painter, None)
 
 
-SIZES = {
-    "tiny": Size(
-        painter="builtin:painter", images=640, per_caption=2, guidance=2.0, sampler_steps=10, backbone="resnet-tiny",
-        view_px=32, image_px=64, batch_images=64, steps=300, lr=3e-3, transfer_steps=150, transfer_batch=64,
-        transfer_lr=3e-3, seeds=(0, 1, 2), photos="smallworld:street:640:640", warmup=0.1, least_area=0.8, queue=512,
-        momentum=0.99, batchnorm_groups=4, decoder=(64, 2, 4), store_px=None,
-        dtype="fp32", unit_size=32,
+TINY = PretrainingConfig()
+SCALES = {
+    "tiny": TINY,
+    "small": replace(
+        TINY,
+        scale="small",
+        num_images=12_800,
+        per_class=50,
+        paint=Painting(per_caption=4, sampler_steps=20),
+        net=Network(train_steps=5000, warmup=0.05),
+        batch_size=128,
+        learners=Learners(queue=4096),
+        eval_data="smallworld:street:6400:6400",
+        transfer=Transfer(transfer_steps=2000, transfer_lr=1e-3),
+        unit_size=64,
     ),
-    "small": Size(
-        painter="builtin:painter", images=12_800, per_caption=4, guidance=2.0, sampler_steps=20, backbone="resnet-tiny",
-        view_px=32, image_px=64, batch_images=128, steps=5000, lr=1e-3, transfer_steps=2000, transfer_batch=64,
-        transfer_lr=1e-3, seeds=(0, 1, 2), photos="smallworld:street:6400:6400", warmup=0.05, least_area=0.8,
-        queue=4096, momentum=0.99, batchnorm_groups=4, decoder=(64, 2, 4), store_px=None,
-        dtype="fp32", unit_size=64,
+    "paper": replace(  # numbers of images as published; steps, rates and batches are the usual ones, see the page of the recipe
+        TINY,
+        scale="paper",
+        num_images=1_200_000,
+        per_class=1875,
+        paint=Painting(
+            PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50, painter_dtype="fp16", store_px=256
+        ),
+        net=Network("resnet-50", 224, 256, train_steps=117_000, warmup=0.05),
+        batch_size=1024,
+        learners=Learners(0.08, 65_536, 0.999, 8, 512, 8, 16),
+        eval_data=None,
+        transfer=Transfer(transfer_steps=20_000, transfer_batch=256, transfer_lr=3e-4),
+        unit_size=100,
     ),
-    "paper": Size(  # numbers of images as published; steps, rates and batches are the usual ones, see the page of the recipe
-        painter="stable-diffusion-v1-5/stable-diffusion-v1-5", images=1_200_000, per_caption=10, guidance=3.0,
-        sampler_steps=50, backbone="resnet-50", view_px=224, image_px=256, batch_images=1024, steps=117_000, lr=1e-3,
-        transfer_steps=20_000, transfer_batch=256, transfer_lr=3e-4, seeds=(0, 1, 2), photos=None, warmup=0.05,
-        least_area=0.08, queue=65_536, momentum=0.999, batchnorm_groups=8, decoder=(512, 8, 16), store_px=256,
-        dtype="fp16", unit_size=100,
-    ),
-}  # fmt: skip
+}
 
 
-def synthetic_pretraining(
-    scale: Literal["tiny", "small", "paper"] = "tiny",
-    classes: Path | None = None,
-    more_classes: Path | None = None,
-    words: str | None = None,
-    writer: str | None = None,
-    templates: Path | None = None,
-    prompt: Path | None = None,
-    max_words: int | None = None,
-    painter: str | None = None,
-    images: int | None = None,
-    per_caption: int | None = None,
-    guidance: float | None = None,
-    sampler_steps: int | None = None,
-    batch: int = 16,
-    methods: tuple[Method, ...] = ("supervised",),
-    backbone: str | None = None,
-    view_px: int | None = None,
-    image_px: int | None = None,
-    start: str | None = None,
-    steps: int | None = None,
-    batch_images: int | None = None,
-    lr: float | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    real: Path | None = None,
-    photos: str | None = None,
-    shots: int | None = None,
-    transfer_steps: int | None = None,
-    transfer_batch: int | None = None,
-    transfer_lr: float | None = None,
-    frozen_batchnorm: bool = False,
-    seeds: tuple[int, ...] | None = None,
-    seed: int = 0,
-) -> Plan:
+def arms(config: PretrainingConfig = TINY) -> dict[str, Train]:
+    """What is pre-trained beside what, by name, under the first seed."""
+    from reverie.learn.fit import Fit
+    from reverie.learn.train import Train
+
+    net = config.net
+    fit = Fit(
+        net.train_steps,
+        net.lr,
+        round(net.warmup * net.train_steps),
+        weight_decay=0.05,
+        betas=(0.9, 0.999),
+        precision=config.precision,
+    )
+    names = names_of(config) or read_classes(_class_names())
+    found: dict[str, Train] = {}
+    for method in config.methods:
+        painted = Train(
+            learner(method, names, config),
+            fit,
+            config.batch_size,
+            size_px=net.image_px,
+            where="kept",
+            group="image",
+            limit=config.num_images,
+        )
+        found[f"{SAID[method]} on painted images"] = painted
+        if config.real_store:
+            usable = "status = 'ok' and image is not null" + " and label is not null" * (method == "supervised")
+            labelled = method == "supervised"
+            on_photos = learner(method, _labels(config.real_store), config) if labelled else painted.learner
+            found[f"{SAID[method]} on real photos"] = replace(
+                painted, learner=on_photos, store=config.real_store, where=usable
+            )
+    return found
+
+
+def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, Train] | None = None) -> Plan:
     """Class names -> captions -> images -> a pre-trained backbone -> fine-tuning on photos, beside an untrained one -> a page.
 
     Example: reverie run synthetic_pretraining --methods supervised mocov2 --out runs/pretraining
 
     Args:
-        scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes.
-        classes: file of class names to paint; the classes of the small world when left out.
-        more_classes: file of further names, none of them among the classes: as many images, of a wider label space.
-        words: word-to-sentence model that writes the captions (language enhancement): builtin:words, a folder or Hub id.
-        writer: language model to write them with instead; builtin:writer for the small world, templates else.
-        templates: file of sentences with {class} in them, one a line, to write captions with instead.
-        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
-        max_words: longest caption of the writer, in words; 60 when left out.
-        painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
-        images: painted, of all classes together.
-        per_caption: images of each caption; more than the size says, where templates make too few captions, if left out.
-        guidance: w in eps_u + w (eps_c - eps_u).
-        sampler_steps: of DDIM.
-        batch: images painted together. Changes the speed only.
-        methods: supervised (the classes are told apart), mocov2, mae (labels play no part); one or several, on the same images.
-        backbone: resnet-tiny, resnet-50, vit-tiny, vit-s16, vit-b16, or a transformers vision model by name; mae needs a ViT.
-        view_px: side of a view.
-        image_px: side of the squares that views are cut from.
-        start: folder or Hub id of weights of this backbone to begin from; they are also fine-tuned alone.
-        steps: of pre-training.
-        batch_images: images in a step of pre-training.
-        lr: its peak learning rate.
-        precision: of both trainings.
-        real: store of real photos, made by reverie import; each method also pre-trains on as many of them as are painted.
-        photos: to fine-tune and test on: a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; none with other classes.
-        shots: photos of each class to fine-tune on; all of train when left out.
-        transfer_steps: of fine-tuning, the same for every arm.
-        transfer_batch: photos in a step of fine-tuning.
-        transfer_lr: its peak learning rate.
-        frozen_batchnorm: fine-tune pre-trained weights with the running statistics they came with.
-        seeds: train everything once with each.
-        seed: of captions and images.
+        arms_: what is pre-trained, in place of ``arms(config)``.
     """
-    flags = {name: value for name, value in locals().items() if value is not None}
-    from reverie.evaluate.fine_tuning import Arm, FineTune
+    from reverie.evaluate.fine_tuning import Arm
+    from reverie.report.page import WritePage
+
+    made = painted(config)
+    arms_ = arms(config) if arms_ is None else arms_
+    training = {
+        f"{slug(name)}-{number}": (Step(f"{slug(name)}-{number}", replace(train, seed=number), of=("keep",)), name)
+        for number in config.seeds
+        for name, train in arms_.items()
+    }
+    steps = [*made, *(step for step, _ in training.values())]
+    last = tuple(training)
+    if config.eval_data:
+        how: dict[str, Any] = {"real": config.transfer.transfer_shots}
+        kept = how | {"frozen_batchnorm": config.transfer.frozen_batchnorm}
+        tuned = [Arm(name, step.stage.seed, step.name, **kept) for step, name in training.values()]  # type: ignore[attr-defined]
+        begin = _start(config)
+        if begin is not None:
+            tuned += [Arm("where it began", number, model=begin, **kept) for number in config.seeds]
+        tuned += [Arm("untrained", number, **how) for number in config.seeds]
+        steps.append(Step("transfer", transfer(config, tuple(tuned)), of=last))
+        last = ("transfer",)
+    return Plan(
+        recipe="synthetic_pretraining",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(*steps, Step("page", WritePage(), of=last)),
+    )
+
+
+def painted(config: PretrainingConfig) -> tuple[Step, ...]:
+    """Captions, images, and the choice of those to learn from."""
     from reverie.filters.blank import Blank
     from reverie.filters.select import Keep
-    from reverie.images.pixels import PaintPixels, PaintSpeed
-    from reverie.learn.fit import Fit
-    from reverie.learn.train import Train
-    from reverie.report.page import WritePage
-    from reverie.smallworld.scene import class_names
 
-    size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
-    if scale == "paper" and not (classes and photos):
-        raise InputError("--scale paper needs --classes FILE, and --photos FOLDER with train and test to fine-tune on")
-    if not methods or len(set(methods)) < len(methods):
-        raise InputError("--methods wants one or several of supervised, mocov2 and mae, none of them twice")
-    clip_for(size.painter, None)
-    if photos is None and (classes or more_classes):
-        size = dataclasses.replace(size, photos=None)  # the small world's photos are of its own classes
-    own = classes or more_classes
-    names = (*read_classes(classes or class_names()), *(read_classes(more_classes) if more_classes else ()))
-    names = read_classes(names)  # a name that is there twice is told here
-    per_class = -(-size.images // (len(names) * size.per_caption))
-    first = source(
-        None,
-        None,
-        None,
-        None,
-        names if own else None,
-        writer,
-        templates,
-        per_class,
-        words=words,
-        prompt=prompt,
-        max_words=max_words,
-    )
-    if first.count * size.per_caption < size.images:  # there are only so many templates
-        if per_caption is None:
-            size = dataclasses.replace(size, per_caption=-(-size.images // first.count))
-        else:
-            raise InputError(
-                f"{first.count} captions of --per-caption {per_caption} make fewer than --images {size.images}; "
-                "give more templates, a writer, or more images a caption"
-            )
-    begin = Path(start) if start and Path(start).is_dir() else start
-    fit = Fit(
-        size.steps, size.lr, round(size.warmup * size.steps), weight_decay=0.05, betas=(0.9, 0.999), precision=precision
-    )
-    training: dict[str, Train] = {}
-    for method in methods:
-        painted = Train(
-            learner(method, names, size, begin),
-            fit,
-            size.batch_images,
-            size_px=size.image_px,
-            where="kept",
-            group="image",
-            limit=size.images,
+    config.check()
+    copies = config.paint.per_caption
+    first = config.text.stage(config.per_class, names_of(config))
+    if first.count * copies < config.num_images:
+        raise InputError(
+            f"{first.count} captions of --per-caption {copies} make fewer than --num-images {config.num_images}; "
+            "give more templates, a writer, or more images a caption"
         )
-        training[f"{SAID[method]} on painted images"] = painted
-        if real:
-            usable = "status = 'ok' and image is not null" + " and label is not null" * (method == "supervised")
-            on_photos = learner(method, _labels(real), size, begin) if method == "supervised" else painted.learner
-            training[f"{SAID[method]} on real photos"] = dataclasses.replace(
-                painted, learner=on_photos, store=real, where=usable
-            )
-    pretraining = {(name, number): f"{slug(name)}-{number}" for number in size.seeds for name in training}
-    steps_of_plan = [
+    return (
         Step("captions", first),
-        Step(
-            "paint",
-            PaintPixels(
-                size.painter,
-                size.per_caption,
-                size.guidance,
-                size.sampler_steps,
-                scheduler="ddim",
-                store_px=size.store_px,
-                dtype=size.dtype,
-                speed=PaintSpeed(batch),
-            ),
-            of=("captions",),
-        ),
+        Step("paint", config.paint.stage(), of=("captions",)),
         Step("blank", Blank(), of=("paint",)),
         # No filter by CLIP: for pre-training, number and variety come first.
         Step("keep", Keep("status = 'ok' and blank = false"), of=("paint", "blank")),
-        *(
-            Step(step, dataclasses.replace(training[name], seed=number), of=("keep",))
-            for (name, number), step in pretraining.items()
+    )
+
+
+def transfer(config: PretrainingConfig, arms_: tuple[Arm, ...], keep: bool = True) -> FineTune:
+    """The stage that fine-tunes these networks and measures them.
+
+    Args:
+        keep: the weights as well.
+    """
+    from reverie.evaluate.fine_tuning import FineTune
+    from reverie.learn.fit import Fit
+
+    assert config.eval_data is not None
+    net, how = config.net, config.transfer
+    return FineTune(
+        arms_,
+        config.eval_data,
+        backbone=net.backbone,
+        image_size=net.view_px,
+        size_px=net.image_px,
+        fit=Fit(
+            how.transfer_steps,
+            how.transfer_lr,
+            round(net.warmup * how.transfer_steps),
+            weight_decay=0.05,
+            betas=(0.9, 0.999),
+            precision=config.precision,
         ),
-    ]
-    if size.photos:
-        arms = [
-            Arm(name, number, step, real=shots, frozen_batchnorm=frozen_batchnorm)
-            for (name, number), step in pretraining.items()
-        ]
-        if begin is not None:
-            alone = Arm("where it began", model=begin, real=shots, frozen_batchnorm=frozen_batchnorm)
-            arms += [dataclasses.replace(alone, seed=number) for number in size.seeds]
-        arms += [Arm("untrained", number, real=shots) for number in size.seeds]
-        warmup = round(size.warmup * size.transfer_steps)
-        transfer = FineTune(
-            tuple(arms),
-            size.photos,
-            backbone=size.backbone,
-            image_size=size.view_px,
-            size_px=size.image_px,
-            fit=Fit(
-                size.transfer_steps,
-                size.transfer_lr,
-                warmup,
-                weight_decay=0.05,
-                betas=(0.9, 0.999),
-                precision=precision,
-            ),
-            batch=size.transfer_batch,
-            least_area=size.least_area,
-            keep=True,
-        )
-        steps_of_plan.append(Step("transfer", transfer, of=tuple(pretraining.values())))
-    last = steps_of_plan[-1].name
-    steps_of_plan.append(Step("page", WritePage(), of=(last,) if size.photos else tuple(pretraining.values())))
-    return Plan(recipe="synthetic_pretraining", seed=seed, unit_size=size.unit_size, steps=tuple(steps_of_plan))
+        batch=how.transfer_batch,
+        least_area=config.learners.least_area,
+        keep=keep,
+    )
 
 
-def learner(
-    method: Method, classes: tuple[str, ...] | Path, size: Size, start: str | Path | None = None
-) -> Supervised | MoCoV2 | MAE:
+def names_of(config: PretrainingConfig) -> tuple[str, ...] | None:
+    """Classes that are told; None where they are those of the small world. Raises InputError for a name that is there twice."""
+    if not (config.text.classes or config.more_classes):
+        return None
+    more = read_classes(config.more_classes) if config.more_classes else ()
+    return read_classes((*read_classes(config.text.classes or _class_names()), *more))
+
+
+def _class_names() -> tuple[str, ...]:
+    from reverie.smallworld.scene import class_names
+
+    return class_names()
+
+
+def _start(config: PretrainingConfig) -> str | Path | None:
+    return Path(config.start) if config.start and Path(config.start).is_dir() else config.start
+
+
+def learner(method: Method, classes: tuple[str, ...] | Path, config: PretrainingConfig) -> Supervised | MoCoV2 | MAE:
     """What learns from the images: for a ``Train`` step with ``group="image"``."""
     from reverie.learn.mae import MAE
     from reverie.learn.mocov2 import MoCoV2
     from reverie.learn.supervised import Supervised
 
-    shape: dict[str, Any] = {"backbone": size.backbone, "image_size": size.view_px, "start": start}
+    net, own = config.net, config.learners
+    shape: dict[str, Any] = {"backbone": net.backbone, "image_size": net.view_px, "start": _start(config)}
     if method == "supervised":
-        return Supervised(classes, least_area=size.least_area, **shape)
+        return Supervised(classes, least_area=own.least_area, **shape)
     if method == "mocov2":
-        return MoCoV2(queue=size.queue, momentum=size.momentum, batchnorm_groups=size.batchnorm_groups, **shape)
-    width, layers, heads = size.decoder
-    return MAE(decoder_width=width, decoder_layers=layers, decoder_heads=heads, **shape)
+        return MoCoV2(queue=own.queue, momentum=own.momentum, batchnorm_groups=own.batchnorm_groups, **shape)
+    return MAE(
+        decoder_width=own.decoder_width, decoder_layers=own.decoder_layers, decoder_heads=own.decoder_heads, **shape
+    )
 
 
 def slug(name: str) -> str:

@@ -12,300 +12,383 @@ docs/recipes/syntic.md for which is which.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.errors import InputError
-from reverie.recipes.make import BUILTIN, clip_for
+from reverie.recipes.options import BUILTIN, PUBLIC_PAINTER, CaptionFile, Painting, Scale, clip_for
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat
 
 if TYPE_CHECKING:
     from reverie.captions.corpus import FromCorpus
+    from reverie.captions.scenes import FromScenes
+    from reverie.evaluate.alignment import MeasureAlignment
+    from reverie.evaluate.captioning import Asked, MeasureCaptions
+    from reverie.learn.refine import Refine
+    from reverie.learn.syntic import Shows
+    from reverie.learn.train_captioner import TrainCaptioner
 
 MAIN = "captioner"  # the arm that reverie caption asks: SynTIC with the first seed
+Rival = Literal["capdec", "close", "decap", "viecap"]
 
 
 @dataclass(frozen=True)
-class Size:
-    """What ``scale`` sets; every field but ``unit_size`` is also a flag."""
+class Tags:
+    """Names of things that a detector finds in a painted image."""
 
-    painter: str
-    clip: str
-    detector: str
-    sentences: int  # of the small world, where no captions are given
-    guidance: float
-    sampler_steps: int
-    keep_images: bool
-    width: int
-    layers: int
-    max_tokens: int
-    tag_heads: int
-    batch: int  # sentences a step
-    epochs: int
-    lr: float
-    warmup_steps: int
-    seeds: tuple[int, ...]
-    photos: str | None
-    unit_size: int
+    # object detector that finds the tags: builtin:detector, a folder, a Hub id, or none
+    detector: str = "builtin:detector"
+    tag_threshold: float = 0.7  # score that a thing must have to become a tag, in [0, 1]
+    most_tags: int = 10  # different tags of an image
+
+    @property
+    def finder(self) -> str | None:
+        """The model; None for none."""
+        return None if self.detector == "none" else self.detector
 
 
-SIZES = {
-    "tiny": Size(
-        painter="builtin:painter", clip="builtin:clip", detector="builtin:detector", sentences=1280, guidance=2.0,
-        sampler_steps=10, keep_images=True, width=128, layers=2, max_tokens=30, tag_heads=4, batch=32, epochs=6, lr=3e-3,
-        warmup_steps=20, seeds=(0,), photos="smallworld:street:400", unit_size=64,
+@dataclass(frozen=True)
+class Refinement:
+    """How features of painted images are brought to those of photos."""
+
+    refine_steps: int = 50  # passes of the refinement; 0 = none
+    refine_lr: float = 1e-3  # learning rate of the refinement
+    # mean cosine of images to their sentences at which refinement stops; none when absent
+    refine_target: float | None = None
+    # end of the refinement where images come as close to their sentences as sentences are to each other
+    refine_guard: bool = True
+
+    def stage(self, temperature: float, seed: int) -> Refine:
+        """The refinement."""
+        from reverie.learn.refine import Refine
+
+        return Refine(
+            self.refine_steps,
+            self.refine_lr,
+            temperature=temperature,
+            target=self.refine_target,
+            guard=self.refine_guard,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How features are said in terms of sentences."""
+
+    projection_temperature: float = 0.01  # temperature of the projection
+    top_k: int = 0  # support sentences that a projection uses; 0 = all
+    # what is hidden from a painted image that is projected: nothing, its own sentence, or all of the same photo
+    exclude_self: Literal["none", "caption", "same_image_group"] = "none"
+    most_support: int = 0  # sentences in the support set, drawn at random; 0 = all
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The decoder, and how it is trained."""
+
+    width: int = 128  # width of a decoder
+    layers: int = 2  # layers of a decoder
+    max_tokens: int = 30  # tokens of a sentence at most, the end token included
+    tag_heads: int = 4  # attention heads for the tags
+    label_smoothing: float = 0.1  # label smoothing of the cross-entropy, in [0, 1)
+    batch_size: int = 32  # examples in a step of training
+    epochs: int = 6  # passes over the examples of training
+    lr: float = 3e-3  # peak learning rate
+    warmup_steps: int = 20  # steps in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class SynticConfig:
+    """Settings of a captioner from sentences alone."""
+
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    file: CaptionFile = CaptionFile()
+    # split of the caption file, where it has several, as a Karpathy file has; its train also means restval
+    captions_split: str | None = None
+    sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
+    paint: Painting = Painting(per_caption=1)
+    clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also compares sentences
+    tags: Tags = Tags()
+    keep_images: bool = True  # painted images kept, and not their features alone
+    least_score: float = -1.0  # cosine to its sentence that an image must have to be learned from, in [-1, 1]
+    refine: Refinement = Refinement()
+    project: Projection = Projection()
+    # one more training without each part, on painted features alone, and on text features, to see what each is worth
+    parts: bool = True
+    rivals: tuple[Rival, ...] = ()  # other methods to train as well, on the same sentences, decoder and steps
+    decoder: Decoder = Decoder()
+    seeds: tuple[int, ...] = (0,)  # seeds of training, each of which trains all arms once
+    # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
+    # absent
+    eval_data: str | None = "smallworld:street:400"
+    eval_images: Path | None = None  # folder of the photos that --eval-data names by file
+    eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
+    # sentences searched at once in the second way to decode; the first takes the likeliest word each time
+    beams: int = 5
+    meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
+    unit_size: int = 64  # captions in one commit
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+    def following(self, usual: SynticConfig) -> dict[str, Any]:
+        """The small world's sentences and photos stand in for a person's own; public painters have a faster sampler."""
+        own = self.file.captions is not None
+        return {
+            "sentences": 0 if own else usual.sentences,
+            "eval_data": None if own else usual.eval_data,
+            "scheduler": "ddim" if self.paint.is_builtin else "dpm-solver++",
+        }
+
+    @property
+    def where(self) -> str:
+        """Which pairs are learned from."""
+        return "status = 'ok'" + (f" and clip_score >= {self.least_score}" if self.least_score > -1 else "")
+
+    @property
+    def support(self) -> tuple[str, ...]:
+        """Steps that make support sets: of all sentences, and of those that features are projected on where these are fewer."""
+        return ("support", "support-drawn") if self.project.most_support else ("support",)
+
+    @property
+    def texts(self) -> str | None:
+        """The support set that holds all sentences, where features are projected on another."""
+        return "support" if self.project.most_support else None
+
+    def check(self) -> None:
+        """Raises InputError for settings that do not go together."""
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give at least one, and none twice")
+        clip_for(self.paint.painter, self.clip)
+        detector = self.tags.detector
+        if detector.startswith(BUILTIN) and not self.paint.is_builtin:
+            raise InputError(
+                f"{detector} knows coloured shapes only; find the tags of other pictures with a public model: --detector NAME, or none"
+            )
+        if not -1 <= self.least_score <= 1:
+            raise InputError(f"--least-score {self.least_score} is a cosine, in [-1, 1]")
+        if self.project.most_support < 0:
+            raise InputError(f"--most-support {self.project.most_support} is a number of sentences, or 0 for all")
+        if len(set(self.rivals)) < len(self.rivals):
+            raise InputError(f"--rivals {' '.join(self.rivals)}: name each once")
+        if "viecap" in self.rivals and self.tags.finder is None:
+            raise InputError("viecap takes names of things from what a detector knows; name one: --detector")
+
+
+TINY = SynticConfig()
+SCALES = {
+    "tiny": TINY,
+    "small": replace(
+        TINY,
+        scale="small",
+        sentences=12800,
+        paint=Painting(per_caption=1, sampler_steps=20),
+        decoder=Decoder(256, 4, tag_heads=8, batch_size=128, epochs=20, lr=5e-4, warmup_steps=200),
+        seeds=(0, 1, 2),
+        eval_data="smallworld:street:2000",
+        unit_size=128,
     ),
-    "small": Size(
-        painter="builtin:painter", clip="builtin:clip", detector="builtin:detector", sentences=12800, guidance=2.0,
-        sampler_steps=20, keep_images=True, width=256, layers=4, max_tokens=30, tag_heads=8, batch=128, epochs=20, lr=5e-4,
-        warmup_steps=200, seeds=(0, 1, 2), photos="smallworld:street:2000", unit_size=128,
-    ),
-    "paper": Size(
-        painter="stable-diffusion-v1-5/stable-diffusion-v1-5", clip="openai/clip-vit-base-patch32",
-        detector="facebook/detr-resnet-50", sentences=0, guidance=7.5, sampler_steps=20, keep_images=False, width=768,
-        layers=4, max_tokens=30, tag_heads=8, batch=128, epochs=10, lr=1e-5, warmup_steps=1000, seeds=(0,), photos=None,
+    "paper": replace(
+        TINY,
+        scale="paper",
+        sentences=0,
+        paint=Painting(PUBLIC_PAINTER, per_caption=1, guidance=7.5, sampler_steps=20, scheduler="dpm-solver++"),
+        clip="openai/clip-vit-base-patch32",
+        tags=Tags("facebook/detr-resnet-50"),
+        keep_images=False,
+        decoder=Decoder(768, 4, tag_heads=8, batch_size=128, epochs=10, lr=1e-5, warmup_steps=1000),
+        eval_data=None,
         unit_size=300,
     ),
-}  # fmt: skip
+}
 
 
-def syntic(
-    scale: Literal["tiny", "small", "paper"] = "tiny",
-    captions: Path | None = None,
-    text_column: str | None = None,
-    captions_split: str | None = None,
-    limit: int | None = None,
-    sentences: int | None = None,
-    painter: str | None = None,
-    clip: str | None = None,
-    detector: str | None = None,
-    guidance: float | None = None,
-    sampler_steps: int | None = None,
-    per_caption: int = 1,
-    paint_batch: int = 16,
-    keep_images: bool | None = None,
-    least_score: float = -1.0,
-    threshold: float = 0.7,
-    most_tags: int = 10,
-    refine_steps: int = 50,
-    refine_lr: float = 1e-3,
-    refine_target: float | None = None,
-    refine_guard: bool = True,
-    temperature: float = 0.01,
-    top_k: int = 0,
-    exclude_self: Literal["none", "caption", "same_image_group"] = "none",
-    most_support: int = 0,
-    parts: bool = True,
-    rivals: tuple[Literal["capdec", "close", "decap", "viecap"], ...] = (),
-    width: int | None = None,
-    layers: int | None = None,
-    max_tokens: int | None = None,
-    tag_heads: int | None = None,
-    label_smoothing: float = 0.1,
-    batch: int | None = None,
-    epochs: int | None = None,
-    lr: float | None = None,
-    warmup_steps: int | None = None,
-    seeds: tuple[int, ...] | None = None,
-    photos: str | None = None,
-    images: Path | None = None,
-    split: str = "test",
-    beams: int = 5,
-    meteor: bool = True,
-    seed: int = 0,
-) -> Plan:
+def shown(config: SynticConfig) -> Shows:
+    """What SynTIC's decoder learns from and is asked about."""
+    from reverie.learn.syntic import METHODS
+
+    project = config.project
+    return replace(
+        METHODS["syntic"],
+        temperature=project.projection_temperature,
+        top_k=project.top_k,
+        exclude_self=project.exclude_self,
+        tags="attention" if config.tags.finder else "none",
+    )
+
+
+def learning(config: SynticConfig, shows: Shows) -> TrainCaptioner:
+    """The training of a decoder that is shown this, under the first seed."""
+    from reverie.learn.train_captioner import TrainCaptioner
+    from reverie.nets.captioner import DecoderShape
+
+    own, tags = config.decoder, config.tags
+    shape = DecoderShape(own.width, own.layers, max_tokens=own.max_tokens, tag_heads=own.tag_heads)
+    return TrainCaptioner(
+        config.support[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.most_tags, shows, shape,
+        own.label_smoothing, own.epochs, None, own.batch_size, own.lr, own.warmup_steps, config.where, config.texts,
+    )  # fmt: skip
+
+
+def arms(config: SynticConfig = TINY) -> dict[str, TrainCaptioner]:
+    """What is trained beside what, by name, under the first seed."""
+    from reverie.learn.syntic import METHODS
+
+    shows = shown(config)
+    found: dict[str, Shows] = {"SynTIC": shows}
+    if config.parts:
+        found |= {
+            "without refinement": replace(shows, of="painted"),
+            "without projection": replace(shows, learns_projected=False, asked_projected=False),
+            "without tags": replace(shows, tags="none"),
+            "painted features": METHODS["painted"],
+            "text features": METHODS["text"],
+        }
+        if config.tags.finder is None:
+            del found["without tags"]
+    found |= {name: METHODS[name] for name in config.rivals}
+    return {name: learning(config, each) for name, each in found.items()}
+
+
+def syntic(config: SynticConfig = TINY, arms_: Mapping[str, TrainCaptioner] | None = None) -> Plan:
     """Sentences -> painted images -> features, refined and projected -> a captioner for photos, beside others -> a page.
 
     Example: reverie run syntic --captions sentences.txt --out runs/mine
 
     Args:
-        scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes.
-        captions: file of sentences: text, CSV, TSV, JSONL, COCO JSON or parquet; sentences about the small world when left out.
-        text_column: its column of captions; usual names are tried when left out.
-        captions_split: of it, where it has several, as a Karpathy file has; its train also means restval.
-        limit: use the first so many usable captions.
-        sentences: about the small world, where no captions are given.
-        painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
-        clip: the encoder of images and sentences; any CLIP or SigLIP.
-        detector: finds the tags; any object detector of transformers, or none.
-        guidance: w in eps_u + w (eps_c - eps_u).
-        sampler_steps: of the painter.
-        per_caption: images of each sentence; the paper paints one.
-        paint_batch: images painted together. Changes the speed only.
-        keep_images: keep the painted images, and not their features alone.
-        least_score: cosine to its sentence that an image must have to be learned from, in [-1, 1].
-        threshold: score that a thing must have to become a tag.
-        most_tags: different tags of an image.
-        refine_steps: passes of the refinement; 0 = none.
-        refine_lr: its rate.
-        refine_target: stop it where the mean cosine of images to their sentences reaches this.
-        refine_guard: stop it where images come as close to their sentences as sentences are to each other.
-        temperature: of the projection.
-        top_k: support sentences that a projection uses; 0 = all.
-        exclude_self: hide from a painted image, when it is projected, nothing, its own sentence, or all of the same photo.
-        most_support: sentences in the support set, drawn at random; 0 = all.
-        parts: train once more without each part, on painted features alone, and on text features, to see what each is worth.
-        rivals: train these as well, on the same sentences, decoder and steps.
-        width: of the decoder.
-        layers: of the decoder.
-        max_tokens: of a sentence, the end token included.
-        tag_heads: of the attention to tags.
-        label_smoothing: of the loss, in [0, 1).
-        batch: sentences a step.
-        epochs: passes over the sentences.
-        lr: peak learning rate.
-        warmup_steps: of the rate.
-        seeds: train every captioner once with each.
-        photos: to measure on: COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; none with other captions.
-        images: folder of these photos.
-        split: of a Karpathy file of photos.
-        beams: of the second way to decode; the first takes the likeliest word each time.
-        meteor: also METEOR (without paraphrases), which takes longer than all other metrics together.
-        seed: of captions and images.
+        arms_: what is trained, in place of ``arms(config)``.
     """
-    flags = {name: value for name, value in locals().items() if value is not None}
-    from reverie.captions.corpus import FromCorpus
-    from reverie.captions.scenes import FromScenes
-    from reverie.captions.support import MakeSupport, sentences_in
-    from reverie.evaluate.alignment import MeasureAlignment
-    from reverie.evaluate.captioned import load_captioned
-    from reverie.evaluate.captioning import Asked, MeasureCaptions, refuse_test_captions
-    from reverie.images.features import PaintFeatures
-    from reverie.images.pixels import PaintPixels, PaintSpeed
-    from reverie.learn.refine import Refine, RefineFeatures
-    from reverie.learn.syntic import METHODS, Shows
-    from reverie.learn.train_captioner import TrainCaptioner
-    from reverie.nets.captioner import DecoderShape
     from reverie.report.page import WritePage
 
-    size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
-    if not size.seeds or len(set(size.seeds)) < len(size.seeds):
-        raise InputError(f"--seeds {' '.join(map(str, size.seeds))}: give at least one, and none twice")
-    clip_for(size.painter, size.clip)
-    if size.detector.startswith(BUILTIN) and not size.painter.startswith(BUILTIN):
-        raise InputError(
-            f"{size.detector} knows coloured shapes only; find the tags of other pictures with a public model: --detector NAME, or none"
-        )
+    made = painted(config)
+    training, asked = trained(config, arms(config) if arms_ is None else arms_)
+    steps = [*made, *training]
+    last: tuple[str, ...] = tuple(item.weights for item in asked)
+    if config.eval_data:
+        steps.append(Step("measure", measure(config, asked), of=last))
+        steps.append(Step("alignment", alignment(config), of=("support", "refine", *config.support[1:])))
+        last = ("measure", "alignment")
+    return Plan(
+        recipe="syntic",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(*steps, Step("page", WritePage(), of=last)),
+    )
+
+
+def painted(config: SynticConfig, captions: FromCorpus | FromScenes | None = None) -> tuple[Step, ...]:
+    """Sentences, their painted features, support sets, and the refinement.
+
+    Args:
+        captions: the stage that gives sentences, in place of that of the settings.
+    """
+    from reverie.captions.support import MakeSupport
+    from reverie.images.features import PaintFeatures
+    from reverie.learn.refine import RefineFeatures
+
+    config.check()
+    first = captions or source(config)
+    project, tags = config.project, config.tags
+    support = [Step("support", MakeSupport(config.clip), of=("captions",))]
+    if project.most_support:
+        drawn = MakeSupport(config.clip, most=project.most_support)
+        support.append(Step(config.support[-1], drawn, of=("captions",)))
+    images = PaintFeatures(
+        config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.most_tags, config.keep_images
+    )
+    refine = config.refine.stage(project.projection_temperature, config.seed)
+    return (
+        Step("captions", first),
+        Step("paint", images, of=("captions",)),
+        *support,
+        Step("refine", RefineFeatures("support", refine, config.where), of=("paint", "support")),
+    )
+
+
+def source(config: SynticConfig) -> FromCorpus | FromScenes:
+    """The stage that gives sentences. Raises InputError for those that cannot be learned from."""
+    from reverie.captions.scenes import FromScenes
+    from reverie.captions.support import sentences_in
+    from reverie.evaluate.captioned import load_captioned
+    from reverie.evaluate.captioning import refuse_test_captions
+
+    captions = config.file.captions
     first: FromCorpus | FromScenes
     if captions is not None:
-        if sentences is not None:
+        if config.sentences:
             raise InputError("give --captions or --sentences, not both")
-        first = FromCorpus(captions, text_column=text_column, split=captions_split, limit=limit)
-        if captions_split is None and set(first.splits) - {"train", "restval"}:
+        corpus = config.file.stage(split=config.captions_split)
+        assert corpus is not None
+        if config.captions_split is None and set(corpus.splits) - {"train", "restval"}:
             raise InputError(
-                f"{captions} holds {', '.join(first.splits)}; say what to learn from: --captions-split train"
+                f"{captions} holds {', '.join(corpus.splits)}; say what to learn from: --captions-split train"
             )
-        if photos is None:
-            size = dataclasses.replace(size, photos=None)  # the small world's photos are of its own things
-        _refuse_strangers(size.painter, first)
+        _refuse_strangers(config.paint.painter, corpus)
+        if config.eval_data:
+            photos = load_captioned(config.eval_data, config.eval_images, config.eval_split)
+            refuse_test_captions(sentences_in(corpus, config.seed), photos)
+        first = corpus
     else:
-        if text_column or captions_split or limit is not None:
-            raise InputError("--text-column, --captions-split and --limit belong to a file of --captions")
-        if not size.sentences or not size.painter.startswith(BUILTIN):
+        config.file.stage(split=config.captions_split)
+        if not config.sentences or not config.paint.is_builtin:
             raise InputError("give sentences to learn from: --captions FILE")
-        first = FromScenes(size.sentences)
-    if not -1 <= least_score <= 1:
-        raise InputError(f"--least-score {least_score} is a cosine, in [-1, 1]")
-    if most_support < 0:
-        raise InputError(f"--most-support {most_support} is a number of sentences, or 0 for all")
-    if len(set(rivals)) < len(rivals):
-        raise InputError(f"--rivals {' '.join(rivals)}: name each once")
-    if size.photos and isinstance(first, FromCorpus):
-        refuse_test_captions(sentences_in(first, seed), load_captioned(size.photos, images, split))
+        first = FromScenes(config.sentences)
     if first.count < 2:
         raise InputError(f"{captions or 'the corpus'} gives one sentence; a captioner needs two different ones or more")
-    paint = PaintPixels(
-        size.painter, per_caption, size.guidance, size.sampler_steps,
-        scheduler="ddim" if size.painter.startswith(BUILTIN) else "dpm-solver++", speed=PaintSpeed(paint_batch),
-    )  # fmt: skip
-    where = "status = 'ok'" + (f" and clip_score >= {least_score}" if least_score > -1 else "")
-    finder = None if size.detector == "none" else size.detector
-    shows = dataclasses.replace(
-        METHODS["syntic"], temperature=temperature, top_k=top_k, exclude_self=exclude_self,
-        tags="attention" if finder else "none",
-    )  # fmt: skip
-    shape = DecoderShape(size.width, size.layers, max_tokens=size.max_tokens, tag_heads=size.tag_heads)
-    projected_on, texts = ("support-drawn", "support") if most_support else ("support", None)
-    train = TrainCaptioner(
-        projected_on, "refine", size.clip, finder, threshold, most_tags, shows, shape, label_smoothing, size.epochs, None,
-        size.batch, size.lr, size.warmup_steps, where, texts,
-    )  # fmt: skip
-    arms: dict[str, Shows] = {"SynTIC": shows}
-    if parts:
-        arms |= {
-            "without refinement": dataclasses.replace(shows, of="painted"),
-            "without projection": dataclasses.replace(shows, learns_projected=False, asked_projected=False),
-            "without tags": dataclasses.replace(shows, tags="none"),
-            "painted features": METHODS["painted"],
-            "text features": METHODS["text"],
-        }
-        if finder is None:
-            del arms["without tags"]
-    if "viecap" in rivals and finder is None:
-        raise InputError("viecap takes names of things from what a detector knows; name one: --detector")
-    arms |= {name: METHODS[name] for name in rivals}
-    steps = [
-        Step("captions", first),
-        Step(
-            "paint",
-            PaintFeatures(paint, size.clip, finder, threshold, most_tags, size.keep_images),
-            of=("captions",),
-        ),
-        Step("support", MakeSupport(size.clip), of=("captions",)),
-        *([Step(projected_on, MakeSupport(size.clip, most=most_support), of=("captions",))] if most_support else []),
-        Step(
-            "refine",
-            RefineFeatures(
-                "support",
-                Refine(
-                    refine_steps,
-                    refine_lr,
-                    temperature=temperature,
-                    target=refine_target,
-                    guard=refine_guard,
-                    seed=seed,
-                ),
-                where,
-            ),
-            of=("paint", "support"),
-        ),
-    ]
-    drawn = (projected_on,) if most_support else ()
-    asked = []
-    for name, shown in arms.items():
-        for place, number in enumerate(size.seeds):
+    return first
+
+
+def trained(config: SynticConfig, arms_: Mapping[str, TrainCaptioner]) -> tuple[list[Step], list[Asked]]:
+    """The steps that train these arms once with each seed, and what is then asked of them."""
+    from reverie.evaluate.captioning import Asked
+
+    of = ("paint", "support", "refine", *config.support[1:])
+    steps, asked = [], []
+    for name, train in arms_.items():
+        for place, number in enumerate(config.seeds):
             step = slug(name, number) if name != "SynTIC" or place else MAIN
-            steps.append(
-                Step(
-                    step,
-                    dataclasses.replace(train, shows=shown, seed=number),
-                    of=("paint", "support", "refine", *drawn),
-                )
-            )
+            steps.append(Step(step, replace(train, seed=number), of=of))
             asked.append(Asked(name, step, number))
-    last: tuple[str, ...] = tuple(item.weights for item in asked)
-    if size.photos:
-        measure = MeasureCaptions(tuple(asked), size.photos, images, split, beams, meteor)
-        align = MeasureAlignment(
-            projected_on,
-            "refine",
-            temperature,
-            size.clip,
-            size.photos,
-            images,
-            split,
-            where,
-            top_k=top_k,
-            exclude_self=exclude_self,
-            texts=texts,
-        )
-        steps.append(Step("measure", measure, of=last))
-        steps.append(Step("alignment", align, of=("support", "refine", *drawn)))
-        last = ("measure", "alignment")
-    steps.append(Step("page", WritePage(), of=last))
-    return Plan(recipe="syntic", seed=seed, unit_size=size.unit_size, steps=tuple(steps))
+    return steps, asked
+
+
+def measure(config: SynticConfig, asked: list[Asked]) -> MeasureCaptions:
+    """The stage that scores the captions of photos."""
+    from reverie.evaluate.captioning import MeasureCaptions
+
+    assert config.eval_data is not None
+    return MeasureCaptions(
+        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor
+    )
+
+
+def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
+    """The stage that says how near painted features are to those of photos.
+
+    Args:
+        more: other fields of it.
+    """
+    from reverie.evaluate.alignment import MeasureAlignment
+
+    assert config.eval_data is not None
+    project = config.project
+    return MeasureAlignment(
+        config.support[-1],
+        "refine",
+        project.projection_temperature,
+        config.clip,
+        config.eval_data,
+        config.eval_images,
+        config.eval_split,
+        config.where,
+        top_k=project.top_k,
+        exclude_self=project.exclude_self,
+        texts=config.texts,
+        **more,
+    )
 
 
 def slug(name: str, number: int) -> str:

@@ -2,7 +2,7 @@
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
 
-    reverie run zero_shot --classes classes.txt --context "a satellite photo of {class}." --photos photos --out runs/mine
+    reverie run zero_shot --classes classes.txt --context "a satellite photo of {class}." --eval-data photos --out runs/mine
     reverie predict runs/mine photo.jpg
 
 The defaults of ``paper`` are the published ones where the paper or its code says so; see docs/recipes/zero_shot.md.
@@ -10,239 +10,284 @@ The defaults of ``paper`` are the published ones where the paper or its code say
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from reverie.captions.classes import HOLE
+from reverie.captions.classes import HOLE, read_classes
 from reverie.captions.domains import Domain, read_domain
 from reverie.errors import InputError
-from reverie.recipes.make import BUILTIN, clip_for, source
+from reverie.recipes.options import (
+    BUILTIN,
+    PUBLIC_PAINTER,
+    ClassifierCaptions,
+    ClassifierLearning,
+    Painting,
+    Scale,
+    Selection,
+    clip_for,
+)
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat
+
+if TYPE_CHECKING:
+    from reverie.captions.llm import FromWriter
+    from reverie.captions.templates import FromTemplates
+    from reverie.captions.words import FromWords
+    from reverie.evaluate.classifiers import MeasureClassifiers
+    from reverie.filters.clip_confidence import ClipConfidence
+    from reverie.filters.per_class import KeepPerClass
+    from reverie.learn.train import Train
+    from reverie.learn.tune import TuneClassifier
+
+    Arm = TuneClassifier | Train
+
+WHOLE_LR, WHOLE_BATCH = 1e-4, 64  # of tuning end to end
+USABLE = "status = 'ok' and blank = false"
+WORDS = "builtin:words"
 
 
 @dataclass(frozen=True)
-class Size:
-    """What ``scale`` sets; every field is also a flag."""
+class ZeroShotConfig:
+    """Settings of a classifier from class names alone."""
 
-    painter: str
-    clip: str
-    per_class: int  # captions of each class
-    per_caption: int  # images of each
-    guidance: float
-    sampler_steps: int
-    most: int | None  # images kept of each class (K)
-    epochs: int
-    tune_batch: int
-    lr: float
-    seeds: tuple[int, ...]
-    photos: str | None
-    unit_size: int
+    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    text: ClassifierCaptions = ClassifierCaptions(words=WORDS)
+    paint: Painting = Painting(per_caption=2)
+    clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also teaches, and is tuned
+    select: Selection = Selection()
+    fill: bool = True  # the surest images of those that do not pass, where fewer than K of a class do
+    learn: ClassifierLearning = ClassifierLearning()
+    end_to_end_steps: int = 0  # steps of tuning the whole encoder as well, as the contrast; 0 = none
+    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
+    # absent
+    eval_data: str | None = "smallworld:street:1:960"
+    # part of the photos to measure on; settings are chosen on train, so that test is read once
+    eval_split: Literal["train", "test"] = "test"
+    unit_size: int = 32  # captions in one commit
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+    def following(self, usual: ZeroShotConfig) -> dict[str, Any]:
+        """The small world's sentences and photos are of its own classes."""
+        return words_of(self.text, self.paint, usual.text) | {
+            "eval_data": None if own_classes(self.text) else usual.eval_data
+        }
 
 
-WHOLE_LR, WHOLE_BATCH = 1e-4, 64  # of tuning end to end
-SIZES = {
-    "tiny": Size(
-        painter="builtin:painter", clip="builtin:clip", per_class=8, per_caption=2, guidance=2.0, sampler_steps=10,
-        most=None, epochs=30, tune_batch=64, lr=2e-3, seeds=(0, 1, 2), photos="smallworld:street:1:960", unit_size=32,
+TINY = ZeroShotConfig()
+SCALES = {
+    "tiny": TINY,
+    "small": replace(
+        TINY,
+        scale="small",
+        text=replace(TINY.text, per_class=50),
+        paint=Painting(per_caption=4, sampler_steps=20),
+        learn=ClassifierLearning(tune_batch=512),
+        eval_data="smallworld:street:1:6400",
+        unit_size=64,
     ),
-    "small": Size(
-        painter="builtin:painter", clip="builtin:clip", per_class=50, per_caption=4, guidance=2.0, sampler_steps=20,
-        most=None, epochs=30, tune_batch=512, lr=2e-3, seeds=(0, 1, 2), photos="smallworld:street:1:6400", unit_size=64,
+    "paper": replace(  # sections 3 and appendix of the paper, and its code
+        TINY,
+        scale="paper",
+        text=ClassifierCaptions(per_class=200),
+        paint=Painting(PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50),
+        clip="openai/clip-vit-base-patch16",
+        select=Selection(most=800),
+        learn=ClassifierLearning(tune_batch=512),
+        eval_data=None,
+        unit_size=100,
     ),
-    "paper": Size(  # sections 3 and appendix of the paper, and its code
-        painter="stable-diffusion-v1-5/stable-diffusion-v1-5", clip="openai/clip-vit-base-patch16", per_class=200,
-        per_caption=10, guidance=3.0, sampler_steps=50, most=800, epochs=30, tune_batch=512, lr=2e-3, seeds=(0, 1, 2),
-        photos=None, unit_size=100,
-    ),
-}  # fmt: skip
+}
 
 
-def zero_shot(
-    scale: Literal["tiny", "small", "paper"] = "tiny",
-    classes: Path | None = None,
-    context: str | None = None,
-    domain: str | None = None,
-    words: str | None = None,
-    synonyms: Path | None = None,
-    around: str | None = None,
-    writer: str | None = None,
-    templates: Path | None = None,
-    prompt: Path | None = None,
-    max_words: int | None = None,
-    per_class: int | None = None,
-    painter: str | None = None,
-    clip: str | None = None,
-    per_caption: int | None = None,
-    guidance: float | None = None,
-    sampler_steps: int | None = None,
-    batch: int = 16,
-    above: float | None = None,
-    most: int | None = None,
-    choose: Literal["random", "top"] = "random",
-    fill: bool = True,
-    soft_share: float = 0.5,
-    temperature: float = 2.0,
-    decay_to: Literal["zero", "start"] = "zero",
-    hard_pseudo_labels: bool = False,
-    label_smoothing: float = 0.0,
-    shrink_px: int = 0,
-    epochs: int | None = None,
-    tune_batch: int | None = None,
-    lr: float | None = None,
-    end_to_end_steps: int = 0,
-    seeds: tuple[int, ...] | None = None,
-    photos: str | None = None,
-    split: Literal["train", "test"] = "test",
-    seed: int = 0,
-) -> Plan:
-    """Class names -> captions -> images -> CLIP filter -> a tuned classifier, beside zero-shot CLIP -> a page.
+@dataclass(frozen=True)
+class Task:
+    """Class names and how they are said, from a list, a record, or the small world."""
 
-    Example: reverie run zero_shot --classes classes.txt --photos photos/ --out runs/mine
+    names: tuple[str, ...] | Path
+    own: tuple[str, ...] | Path | None  # None where they are those of the small world
+    said: tuple[str, ...]  # with {class} in them
+    record: Domain
 
-    Args:
-        scale: the dial: sets every flag that is left out. tiny runs on a CPU in minutes.
-        classes: file of class names; the classes of the small world when left out.
-        context: how the task says a class, {class} for its name, which goes last where that is left out; what the classifier begins
-            from and the filter asks.
-            "a photo of a {class}." when left out, or the templates of the domain.
-        domain: FILE.json:DATASET, a record of class names, templates, synonyms, and what sentences are said in; see
-            captions/domains.py. The flags for these go before it.
-        words: word-to-sentence model that writes captions from class names (language enhancement): a folder or Hub id;
-            builtin:words for the small world with a builtin painter, templates for other classes when left out.
-        synonyms: JSON file, class name to words that also name it in a sentence of words.
-        around: how a sentence of words is said in the domain, {caption} for it; the sentence alone when left out.
-        writer: language model, asked for captions of class names, to write them with instead.
-        templates: file of sentences with {class} in them, one a line, to write captions with instead.
-        prompt: file of what the writer is asked, see docs/writers.md; what suits the kind of model when left out.
-        max_words: longest caption of the writer, in words; 60 when left out.
-        per_class: captions of each class.
-        painter: builtin:painter, a folder, or the Hub id of any diffusers text-to-image pipeline.
-        clip: the encoder that filters, teaches and is tuned; any CLIP or SigLIP.
-        per_caption: images of each caption.
-        guidance: w in eps_u + w (eps_c - eps_u).
-        sampler_steps: of DDIM.
-        batch: images painted together. Changes the speed only.
-        above: confidence that an image must exceed to pass; 1 / number of classes when left out.
-        most: images kept of each class (K); all that pass when left out at tiny and small, 800 at paper.
-        choose: which K of more that pass.
-        fill: where fewer than K pass, add the surest of those that do not.
-        soft_share: of the loss on soft targets; the rest is cross-entropy (sl).
-        temperature: of the teacher.
-        decay_to: what weight decay pulls the classifier towards: zero as published, or start, its text rows.
-        hard_pseudo_labels: the teacher's first choice in place of its distribution.
-        label_smoothing: of the cross-entropy, in [0, 1).
-        shrink_px: make painted images this small first, where the photos are of low resolution.
-        epochs: passes over the kept images.
-        tune_batch: images in a step of tuning.
-        lr: peak learning rate of tuning.
-        end_to_end_steps: tune the whole encoder as well, as the contrast, so many steps of up to 64 kept images at 1e-4; 0 = do not.
-        seeds: tune once with each.
-        photos: to measure on: a folder with test (and train), or smallworld:CAMERA:TRAIN:TEST; none with other classes.
-        split: of these photos; settings are to be chosen on train, so that test is read once.
-        seed: of captions and images.
-    """
-    flags = {name: value for name, value in locals().items() if value is not None}
-    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
-    from reverie.filters.blank import Blank
-    from reverie.filters.clip_confidence import ClipConfidence
-    from reverie.filters.per_class import KeepPerClass
-    from reverie.images.pixels import PaintPixels, PaintSpeed
-    from reverie.learn.classifier_tuning import ClassifierTuning
+    @property
+    def num_classes(self) -> int:
+        """How many there are."""
+        return len(read_classes(self.names))
+
+    def captions(self, text: ClassifierCaptions) -> FromTemplates | FromWords | FromWriter:
+        """The stage that writes them."""
+        also = (self.record.synonyms, self.record.context) if text.words else (None, None)
+        return text.stage(text.per_class, self.own, *also)
+
+    def confidence(self, clip: str) -> ClipConfidence:
+        """The stage that says how sure an encoder is of each image's class."""
+        from reverie.filters.clip_confidence import ClipConfidence
+
+        return ClipConfidence(self.names, self.said, clip)
+
+    def keep(self, select: Selection, fill: bool = True) -> KeepPerClass:
+        """The stage that chooses images of each class."""
+        from reverie.filters.per_class import KeepPerClass
+
+        return KeepPerClass(
+            self.names, USABLE, above=select.threshold, most=select.most, choose=select.choose, fill=fill
+        )
+
+    def tune(self, learn: ClassifierLearning, clip: str) -> TuneClassifier:
+        """The stage that tunes a classifier on kept images."""
+        from reverie.learn.tune import TuneClassifier
+
+        return TuneClassifier(
+            self.names,
+            self.said,
+            clip,
+            epochs=learn.epochs,
+            batch=learn.tune_batch,
+            lr=learn.lr,
+            tuning=learn.tuning(),
+            shrink_px=learn.shrink_px,
+        )
+
+
+def task(text: ClassifierCaptions) -> Task:
+    """The classes of these settings. Raises InputError, UnknownName for files that cannot be read."""
+    from reverie.smallworld.scene import class_names
+
+    record = read_domain(text.domain) if text.domain else Domain()
+    context = text.context
+    if context is not None and HOLE not in context:
+        context = f"{context.rstrip()} {HOLE}"
+    own = text.classes or record.classes or None
+    return Task(own or class_names(), own, (context,) if context else record.templates, record)
+
+
+def own_classes(text: ClassifierCaptions) -> bool:
+    """Whether classes are told, and may be others than those of the small world."""
+    return bool(text.classes or (text.domain and read_domain(text.domain).classes))
+
+
+def words_of(text: ClassifierCaptions, paint: Painting, usual: ClassifierCaptions) -> dict[str, Any]:
+    """The usual word-to-sentence model, where it knows the classes and nothing else is to write captions."""
+    other = text.writer or text.templates or own_classes(text) or not paint.is_builtin
+    return {"words": None if other and usual.words == WORDS else usual.words}
+
+
+def check(config: Any) -> str:
+    """The encoder. Raises InputError for seeds and models that do not go together."""
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise InputError(f"--seeds {' '.join(map(str, config.seeds))}: give at least one, and none twice")
+    clip_for(config.paint.painter, config.clip)
+    return str(config.clip)
+
+
+def arms(config: ZeroShotConfig = TINY) -> dict[str, Arm]:
+    """What is tuned beside what, by name, under the first seed."""
+    about, clip = task(config.text), check(config)
+    tune = about.tune(config.learn, clip)
+    found: dict[str, Arm] = {"tuned on painted images": tune}
+    if config.end_to_end_steps:
+        images = about.captions(config.text).count * config.paint.per_caption
+        found["tuned end to end"] = end_to_end(config, config.end_to_end_steps, min(WHOLE_BATCH, max(1, images // 4)))
+    return found
+
+
+def end_to_end(config: ZeroShotConfig, steps: int, batch: int = WHOLE_BATCH) -> Train:
+    """The arm that tunes the whole encoder on kept images, not all of which are kept."""
     from reverie.learn.end_to_end import EndToEnd
     from reverie.learn.fit import Fit
     from reverie.learn.train import Train
-    from reverie.learn.tune import TuneClassifier
-    from reverie.report.page import WritePage
-    from reverie.smallworld.scene import class_names
 
-    size = dataclasses.replace(SIZES[scale], **{name: flags[name] for name in vars(SIZES[scale]) if name in flags})
-    record = read_domain(domain) if domain else Domain()
-    if context is not None and HOLE not in context:
-        context = f"{context.rstrip()} {HOLE}"
-    if end_to_end_steps < 0:
-        raise InputError(f"--end-to-end-steps {end_to_end_steps} is a number of steps, or 0 for none")
-    if not size.seeds or len(set(size.seeds)) < len(size.seeds):
-        raise InputError(f"--seeds {' '.join(map(str, size.seeds))}: give at least one, and none twice")
-    clip_for(size.painter, size.clip)
-    own = classes or record.classes or None
-    if photos is None and own is not None:
-        size = dataclasses.replace(size, photos=None)  # the small world's photos are of its own classes
-    names: tuple[str, ...] | Path = own or class_names()
-    said = (context,) if context else record.templates
-    if not (words or writer or templates or own) and size.painter.startswith(BUILTIN):
-        words = "builtin:words"
-    first = source(
-        None,
-        None,
-        None,
-        None,
-        own,
-        writer,
-        templates,
-        size.per_class,
-        words=words,
-        synonyms=synonyms or (record.synonyms if words else None),
-        around=around or (record.context if words else None),
-        prompt=prompt,
-        max_words=max_words,
+    about, clip = task(config.text), check(config)
+    tune = about.tune(config.learn, clip)
+    side = 64 if clip.startswith(BUILTIN) else 224
+    learn = config.learn
+    return Train(
+        EndToEnd(about.names, about.said, clip, learn.soft_share, learn.teacher_temperature, image_size=side),
+        Fit(steps, WHOLE_LR, weight_decay=tune.weight_decay, clip=tune.clip),
+        captions_per_batch=batch,
+        where="kept",
+        group="image",
     )
-    paint = PaintPixels(
-        size.painter, size.per_caption, size.guidance, size.sampler_steps, scheduler="ddim", speed=PaintSpeed(batch)
+
+
+def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[str, Arm] | None = None) -> Plan:
+    """Class names -> captions -> images -> CLIP filter -> a tuned classifier, beside zero-shot CLIP -> a page.
+
+    Example: reverie run zero_shot --classes classes.txt --eval-data photos/ --out runs/mine
+
+    Args:
+        arms_: what is tuned, in place of ``arms(config)``.
+    """
+    from reverie.report.page import WritePage
+
+    made = painted(config)
+    tuned = trained(config, arms(config) if arms_ is None else arms_)
+    steps = [*made, zero_shot_step(config), *(step for step, _ in tuned.values())]
+    if config.eval_data:
+        steps.append(Step("measure", measure(config, tuned, config.eval_data), of=("zero-shot", *tuned)))
+    page = Step("page", WritePage(), of=("measure",) if config.eval_data else tuple(tuned))
+    return Plan(
+        recipe="zero_shot",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(*steps, page),
     )
-    filtered = ("paint", "blank", "confidence")
-    tune = TuneClassifier(
-        names,
-        said,
-        size.clip,
-        epochs=size.epochs,
-        batch=size.tune_batch,
-        lr=size.lr,
-        tuning=ClassifierTuning(
-            soft_share=soft_share,
-            temperature=temperature,
-            hard_pseudo_labels=hard_pseudo_labels,
-            label_smoothing=label_smoothing,
-            decay_to=decay_to,
-        ),
-        shrink_px=shrink_px,
-    )
-    tuned = {f"classifier{f'-{number}' * (place > 0)}": number for place, number in enumerate(size.seeds)}
-    steps = [
-        Step("captions", first),
-        Step("paint", paint, of=("captions",)),
+
+
+def painted(config: ZeroShotConfig, captions: object | None = None) -> tuple[Step, ...]:
+    """Captions, images, confidences, and the choice of images to learn from.
+
+    Args:
+        captions: the stage that gives captions, in place of that of the settings.
+    """
+    from reverie.filters.blank import Blank
+
+    if config.end_to_end_steps < 0:
+        raise InputError(f"--end-to-end-steps {config.end_to_end_steps} is a number of steps, or 0 for none")
+    clip = check(config)
+    about = task(config.text)
+    return (
+        Step("captions", captions or about.captions(config.text)),
+        Step("paint", config.paint.stage(), of=("captions",)),
         Step("blank", Blank(), of=("paint",)),
-        Step("confidence", ClipConfidence(names, said, size.clip), of=("paint",)),
-        Step(
-            "keep",
-            KeepPerClass(
-                names, "status = 'ok' and blank = false", above=above, most=size.most, choose=choose, fill=fill
-            ),
-            of=filtered,
-        ),
-        Step("zero-shot", dataclasses.replace(tune, on="nothing"), of=("keep",)),
-        *(Step(name, dataclasses.replace(tune, seed=number), of=("keep",)) for name, number in tuned.items()),
-    ]
-    whole: dict[str, int] = {}
-    if end_to_end_steps:
-        side = 64 if size.clip.startswith(BUILTIN) else 224
-        train = Train(
-            EndToEnd(names, said, size.clip, soft_share, temperature, image_size=side),
-            Fit(end_to_end_steps, WHOLE_LR, weight_decay=tune.weight_decay, clip=tune.clip),
-            captions_per_batch=min(WHOLE_BATCH, max(1, first.count * size.per_caption // 4)),  # not all are kept
-            where="kept",
-            group="image",
-        )
-        whole = {f"end-to-end-{number}": number for number in size.seeds}
-        steps += [Step(name, dataclasses.replace(train, seed=number), of=("keep",)) for name, number in whole.items()]
-    if size.photos:
-        arms = (
-            *(Tuned("tuned on painted images", name, number) for name, number in tuned.items()),
-            *(Tuned("tuned end to end", name, number) for name, number in whole.items()),
-            Tuned("zero-shot", "zero-shot"),  # nothing random in it, so it has no seeds
-        )
-        measure = MeasureClassifiers(arms, names, size.photos, split)
-        steps.append(Step("measure", measure, of=("zero-shot", *tuned, *whole)))
-    steps.append(Step("page", WritePage(), of=("measure",) if size.photos else (*tuned, *whole)))
-    return Plan(recipe="zero_shot", seed=seed, unit_size=size.unit_size, steps=tuple(steps))
+        Step("confidence", about.confidence(clip), of=("paint",)),
+        Step("keep", about.keep(config.select, config.fill), of=("paint", "blank", "confidence")),
+    )
+
+
+def zero_shot_step(config: ZeroShotConfig) -> Step:
+    """The classifier that nothing is learned for, which all others are measured beside."""
+    return Step("zero-shot", replace(task(config.text).tune(config.learn, check(config)), on="nothing"), of=("keep",))
+
+
+def trained(config: ZeroShotConfig, arms_: Mapping[str, Arm]) -> dict[str, tuple[Step, str]]:
+    """The steps that tune these arms once with each seed, by name, and what each arm is called."""
+    found = {}
+    for name, stage in arms_.items():
+        for place, number in enumerate(config.seeds):
+            step = step_name(name, number, first=place == 0)
+            found[step] = (Step(step, replace(stage, seed=number), of=("keep",)), name)
+    return found
+
+
+def step_name(arm: str, number: int, first: bool = False) -> str:
+    """Name of the step that tunes an arm under a seed. The first classifier is the one that reverie predict asks."""
+    if arm == "tuned on painted images":
+        return "classifier" if first else f"classifier-{number}"
+    slug = (
+        "end-to-end" if arm == "tuned end to end" else arm.lower().replace("+", "-").replace(",", "").replace(" ", "-")
+    )
+    return f"{slug}-{number}"
+
+
+def measure(config: ZeroShotConfig, tuned: Mapping[str, tuple[Step, str]], photos: str) -> MeasureClassifiers:
+    """The stage that measures these and the zero-shot classifier, which has no seed as nothing in it is random."""
+    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+
+    ours = tuple(Tuned(name, step.name, step.stage.seed) for step, name in tuned.values())  # type: ignore[attr-defined]
+    return MeasureClassifiers(
+        (*ours, Tuned("zero-shot", "zero-shot")), task(config.text).names, photos, config.eval_split
+    )

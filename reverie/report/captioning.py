@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 
-from reverie.errors import StoreError
-from reverie.evaluate.captioned import load_captioned
+from reverie.errors import BrokenImage, InputError, StoreError
+from reverie.evaluate.captioned import Captioned, load_captioned
 from reverie.report import plots
 from reverie.report.facts import Facts, main_metric
 from reverie.report.thumbs import Thumbs
@@ -51,11 +50,11 @@ def gather(facts: Facts, shop: Thumbs) -> dict[str, Any] | None:
             lowest[place * len(lowest) // some] for some in (min(NUM_WORST, len(lowest)),) for place in range(some)
         ],
     }
-    photos = load_captioned(str(settings["photos"]), _path(settings.get("images")), str(settings.get("split", "test")))
+    photos = _photos(facts, settings)
     cards = {
         title: [
             {
-                "src": shop.make({"image": _encoded(photos.picture(number)), "pair_id": photos.names[number]}, SIDE_PX),
+                "src": _picture(photos, number, shop),
                 "score": scores[number],
                 "references": told[first][number]["references"][:2],
                 "tags": told[first][number]["tags"],
@@ -84,11 +83,26 @@ def _clouds(file: Path) -> Markup | str:
     )
 
 
-def _encoded(picture: Image.Image) -> bytes:
+def _photos(facts: Facts, settings: Mapping[str, Any]) -> Captioned | None:
+    """The photos that were asked about, where they still are: relative paths are those of the folder the run was made in."""
+    source, images = str(settings["photos"]), settings.get("images")
+    if not source.startswith("smallworld:"):
+        source = str(facts.made_in / source)
+    try:
+        return load_captioned(
+            source, facts.made_in / str(images) if images else None, str(settings.get("split", "test"))
+        )
+    except InputError:
+        return None  # the numbers and captions are worth a page without them
+
+
+def _picture(photos: Captioned | None, number: int, shop: Thumbs) -> str | None:
+    if photos is None:
+        return None
+    try:
+        picture = photos.picture(number)
+    except (BrokenImage, InputError):
+        return None
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _path(value: object) -> Path | None:
-    return Path(str(value)) if value else None
+    return shop.make({"image": buffer.getvalue(), "pair_id": photos.names[number]}, SIDE_PX)

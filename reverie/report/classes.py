@@ -290,7 +290,6 @@ def nearest_shots(facts: Facts, num: int) -> Nearest | None:
 
 def _shot_stores(facts: Facts) -> list[Path]:
     """Tables of real shots: those that steps of the run took, and those that the plan names, where they still are."""
-    made_in = Path(facts.plan.get("made_in", "."))
     named = [value for step in facts.steps for name, value in step.settings if name.rpartition(".")[2] == "shots"]
     own = sorted(facts.folder.glob("shots/*/pairs.lance"))
-    return [*own, *(made_in / value / "pairs.lance" for value in dict.fromkeys(named))]
+    return [*own, *(facts.made_in / value / "pairs.lance" for value in dict.fromkeys(named))]

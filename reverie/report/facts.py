@@ -23,6 +23,7 @@ from reverie.evaluate.compare import Difference, bootstrap, is_packed, paired, u
 from reverie.pairs import DROPPED, FAILED, OK
 from reverie.run.events import read_events
 from reverie.run.plan import read_plan
+from reverie.stage import words_unknown
 from reverie.store import tables
 from reverie.store.json_files import log_lines
 
@@ -154,6 +155,11 @@ class Facts:
         """Time of all steps together."""
         return sum(step.seconds or 0.0 for step in self.steps)
 
+    @property
+    def made_in(self) -> Path:
+        """Where the run was started: what relative paths in its settings are relative to."""
+        return Path(self.plan.get("made_in", "."))
+
 
 def gather(folder: Path) -> Facts:
     """All facts of a run folder.
@@ -170,11 +176,20 @@ def gather(folder: Path) -> Facts:
         path.parent.name: list(log_lines(path, CURVE))
         for path in sorted((folder / "checkpoints").glob("*/curve.jsonl"))
     }
-    warnings = tuple(dict.fromkeys(str(event.get("text", "")) for event in events if event.get("kind") == "warning"))
     device = next((str(event.get("device", "")) for event in reversed(events) if event.get("kind") == "run"), "")
-    return Facts(
-        folder, plan, steps, counts, measured, curves, warnings, device, tuple(_missing(plan, steps, counts, measured))
-    )
+    missing = tuple(_missing(plan, steps, counts, measured))
+    return Facts(folder, plan, steps, counts, measured, curves, _warnings(events), device, missing)
+
+
+def _warnings(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Each once; the words that a model does not know in one line, whenever they were met."""
+    told: dict[str, dict[str, None]] = {}  # text, or model that lacks words -> those words
+    for event in events:
+        if event.get("words") and event.get("model"):
+            told.setdefault(str(event["model"]), {}).update(dict.fromkeys(map(str, event["words"])))
+        elif event.get("kind") == "warning":
+            told.setdefault(str(event.get("text", "")), {})
+    return tuple(words_unknown(text, list(words)) if words else text for text, words in told.items())
 
 
 def command(facts: Facts) -> str:
@@ -182,11 +197,14 @@ def command(facts: Facts) -> str:
     plan = facts.plan
     recipe = plan["file"] or plan["recipe"]
     lines = [["reverie", "make"] if recipe == "make" else ["reverie", "run", recipe]]
+    given = plan.get("given")
     for name, value in plan["arguments"].items():
         flag = name.replace("_", "-")
+        if given is not None and name not in given:
+            continue
         if isinstance(value, bool):
             lines.append([f"--{flag}" if value else f"--no-{flag}"])
-        elif value is not None and value != []:
+        elif given is not None or (value is not None and value != []):
             lines.append([f"--{flag}", *(str(item) for item in (value if isinstance(value, list) else [value]))])
     if facts.device:
         lines.append(["--device", facts.device])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +59,7 @@ STYLE = {
 HEAT = (0.16, 0.47, 0.68)  # of a picture, which cannot take a variable: as red, green, blue; reads on light and dark
 NAMED_BARS, NAMED_CELLS = 24, 70  # classes whose names are written beside their bars, and beside a matrix
 AMOUNT = re.compile(r"(?:(?P<before>.+), )?(?P<number>\d+) (?P<after>.+)")  # an arm's number of images of a class
+JOINER = "\u200d"  # between emoji that are drawn as one
 POINTS = 300  # of a curve; more only makes the page heavier
 
 
@@ -108,7 +111,7 @@ def _bars(axes: Any, found: Measured, arms: Sequence[Arm], metric: str, colours:
     axes.set_yticks(range(len(arms)), [_short(shown(arm.name)) for arm in arms])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_ylim(len(arms) - 0.45, -0.75)
-    axes.set_xlim(0, max(ends, default=1.0) * (1.22 if wide else 1.6))
+    axes.set_xlim(0, (max(ends, default=0.0) or 1.0) * (1.22 if wide else 1.6))  # all may be 0
     axes.grid(axis="x")
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
@@ -358,7 +361,17 @@ def _thinned(rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarr
 
 
 def _short(name: str, limit: int = 36) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    if len(name) <= limit:
+        return name
+    end = limit - 1
+    while end > 1 and (_goes_on(name[end]) or name[end - 1] == JOINER):  # half an emoji is another one
+        end -= 1
+    return name[:end] + "…"
+
+
+def _goes_on(char: str) -> bool:
+    """Whether this is no sign of its own but part of the one before: a joiner, an accent, a variant or a skin colour."""
+    return char == JOINER or unicodedata.category(char) in ("Mn", "Me") or "\U0001f3fb" <= char <= "\U0001f3ff"
 
 
 @contextmanager
@@ -380,13 +393,17 @@ def _svg(figure: Figure, said: str, name: str) -> Markup:
         name: keeps the ids of several drawings on one page apart.
     """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with warnings.catch_warnings():
+        # Letters stay letters, which the page's own fonts draw; matplotlib's fonts only measure them here.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"(<svg[^>]*?) width=\"[^\"]*\"", r"\1", text, count=1)
     text = re.sub(r"(<svg[^>]*?) height=\"[^\"]*\"", r"\1", text, count=1)
     text = re.sub(r"font: ?([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     prefix = re.sub(r"\W+", "-", name)
     text = re.sub(r"(\bid=\"|url\(#|href=\"#)", rf"\g<1>{prefix}-", text)
     for colour, variable in VARIABLES.items():

@@ -1,7 +1,9 @@
 """What happened, one JSON object a line in ``events.jsonl``, and the same as progress for the person who waits.
 
 Kinds the engine writes: run, step, unit, joined, done, stop. Stages add their own through ``place.report``; any fact
-``done`` with ``total`` moves the bar of that step, and kind ``warning`` with ``text`` is shown once.
+``done`` with ``total`` moves the bar of that step, and kind ``warning`` with ``text`` is shown once. Words that a model does
+not know are met unit by unit: the first are a warning with ``words``, later ones are of kind ``words``; ``words_unknown`` says
+both in one line.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 ``plan.json`` in the run folder is the resolved plan, written whole before any work:
 
-    recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null)
+    recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null): all settings, resolved
+    given                     names of the settings that were given by hand (null: nobody said); the others were defaults at the time
     seed, unit_size, num_captions, num_units
     steps                     [{name, of, kind: captions | pairs | columns | job, per_caption, settings, fingerprint}]
     versions, made            library versions, and when (UTC)
@@ -20,16 +21,19 @@ import json
 import platform
 import re
 import sys
+import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any, Literal
 
+from reverie import settings as setting
 from reverie import stage as stages
 from reverie.errors import InputError, SettingsChanged, UnknownName
 from reverie.run.folder import write_whole
+from reverie.settings import Resolved
 from reverie.store.json_files import read_json
 
 Kind = Literal["captions", "pairs", "columns", "job"]
@@ -38,10 +42,11 @@ STEP = {
     "name": str, "of": [str], "kind": str, "per_caption?": (int, None), "settings": {"stage": str}, "fingerprint": str,
 }  # fmt: skip
 RECORD = {
-    "recipe": str, "file?": (str, None), "arguments": {...: object}, "seed": int, "unit_size": int, "num_captions": int,
-    "num_units": int, "steps": [STEP], "versions?": {...: str}, "made_in?": str, "made?": str,
+    "recipe": str, "file?": (str, None), "arguments": {...: object}, "given?": ([str], None), "seed": int, "unit_size": int,
+    "num_captions": int, "num_units": int, "steps": [STEP], "versions?": {...: str}, "made_in?": str, "made?": str,
 }  # fmt: skip
 RECIPES = Path(__file__).parent.parent / "recipes"
+NO_RECIPES = ("__init__", "options")
 LIBRARIES = (
     "reverie",
     "torch",
@@ -80,6 +85,7 @@ class Plan:
     unit_size: int = 100  # captions in a unit of work, which is also what one commit holds
     arguments: Mapping[str, Any] = field(default_factory=dict)  # what the recipe was called with
     file: str | None = None  # the user's own recipe file
+    given: tuple[str, ...] | None = None  # names of the arguments that are none of the defaults; None where nobody said
 
     def __post_init__(self) -> None:
         seen: dict[str, Kind] = {}
@@ -138,6 +144,7 @@ class Plan:
             "recipe": self.recipe,
             "file": self.file,
             "arguments": json.loads(json.dumps(dict(self.arguments), default=str)),
+            "given": None if self.given is None else list(self.given),
             "seed": self.seed,
             "unit_size": self.unit_size,
             "num_captions": self.num_captions,
@@ -316,7 +323,7 @@ def _versions() -> Mapping[str, str]:
 
 def known_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in RECIPES.glob("*.py") if path.stem not in NO_RECIPES)
 
 
 def known_studies() -> list[str]:
@@ -334,9 +341,9 @@ def find_study(name: str) -> Callable[..., Any]:
 def _run_of_study(study: str, run: str) -> Callable[..., Plan]:
     make = find_study(study)
 
-    @functools.wraps(make)  # its flags are those of the study
-    def recipe(**arguments: Any) -> Plan:
-        runs = make(**arguments).runs
+    @functools.wraps(make)  # its settings are those of the study
+    def recipe(config: Any) -> Plan:
+        runs = make(config).runs
         if run not in runs:
             raise UnknownName(f"run of the study {study}", run, runs)
         return typing.cast(Plan, runs[run])
@@ -382,14 +389,80 @@ def _only_recipe(names: Mapping[str, Any], stem: str, what: str) -> Callable[...
     return typing.cast(Callable[..., Plan], found[0])
 
 
+def config_type(recipe: Callable[..., Any]) -> type | None:
+    """The dataclass of settings that a recipe or a study takes first; None for one with keyword arguments."""
+    first = next(iter(inspect.signature(recipe).parameters.values()), None)
+    if first is None:
+        return None
+    alone = types.SimpleNamespace(__annotations__={"first": first.annotation})  # others may name what is not imported
+    kind = typing.get_type_hints(alone, vars(sys.modules[recipe.__module__])).get("first")
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def recipe_scales(recipe: Callable[..., Any]) -> Mapping[str, Any]:
+    """The settings of each scale: ``SCALES`` of a recipe's file; those of its dataclass alone where it has none."""
+    kind = config_type(recipe)
+    assert kind is not None, "a recipe with keyword arguments has no settings"
+    scales: Mapping[str, Any] = getattr(sys.modules[recipe.__module__], "SCALES", {})
+    return scales or ({} if setting.required(kind) else {"default": kind()})
+
+
+def default_settings(recipe: Callable[..., Any], scale: object = None) -> Any:
+    """What a recipe does at a scale unless it is told otherwise; at the first one if there is no such.
+
+    None where its dataclass has settings without default.
+    """
+    scales = recipe_scales(recipe)
+    return scales.get(str(scale), next(iter(scales.values()))) if scales else None
+
+
 def call_recipe(name: str, arguments: Mapping[str, Any]) -> Plan:
-    """Call a recipe, by name or file, and note in the plan how it was called."""
+    """Call a recipe, by name or file, and note in the plan how it was called.
+
+    Args:
+        arguments: keyword arguments, or settings by their flat names; those that are left out are the defaults of the scale.
+    """
     recipe = find_recipe(name)
-    plan = recipe(**arguments)
+    kind = config_type(recipe)
+    if kind is None:
+        plan = _plan_of(name, recipe(**arguments))
+        usual = {item.name: item.default for item in inspect.signature(recipe).parameters.values()}
+        given = tuple(key for key, value in arguments.items() if value != usual.get(key))
+        return dataclasses.replace(plan, arguments=usual | dict(arguments), given=given)
+
+    def ask(base: Any) -> Any:
+        return setting.build(kind, arguments) if base is None else setting.change(base, **arguments)
+
+    return plan_with(name, setting.resolved(default_settings(recipe, arguments.get("scale")), ask))
+
+
+def plan_with(name: str, found: Resolved) -> Plan:
+    """The plan of a recipe, by name or file, with these settings, which it notes."""
+    plan = _plan_of(name, find_recipe(name)(found.config))
+    return dataclasses.replace(plan, arguments=setting.flat(found.config), given=found.given)
+
+
+def _plan_of(name: str, plan: object) -> Plan:
     if not isinstance(plan, Plan):
         raise InputError(f"recipe {name} returned {type(plan).__name__}, not a Plan")
-    given = {item.name: item.default for item in inspect.signature(recipe).parameters.values()} | dict(arguments)
-    return dataclasses.replace(plan, arguments=given, file=str(Path(name).resolve()) if name.endswith(".py") else None)
+    return dataclasses.replace(plan, file=str(Path(name).resolve()) if name.endswith(".py") else None)
+
+
+def settings_of(folder: Path, recipe: Callable[..., Any]) -> Resolved:
+    """The settings that a run was begun with. Raises InputError for one that the recipe does not have any more."""
+    record = read_plan(folder)
+    arguments, given = record["arguments"], record.get("given") or []
+    kind, default = config_type(recipe), default_settings(recipe, record["arguments"].get("scale"))
+    assert kind is not None
+    name = record.get("file") or record["recipe"]
+    _refuse_unknown(folder / "plan.json", name, arguments, setting.names(kind))
+    config = setting.build(kind, arguments) if default is None else setting.change(default, **arguments)
+    return Resolved(config, tuple(name for name in given if name in arguments))
+
+
+def _refuse_unknown(path: Path, recipe: str, arguments: Mapping[str, Any], known: Container[str]) -> None:
+    if unknown := sorted(name for name in arguments if name not in known):
+        raise InputError(f"{path} gives the recipe {recipe} a setting that it does not have: {unknown[0]!r}")
 
 
 def plan_again(folder: Path) -> Plan:
@@ -397,13 +470,15 @@ def plan_again(folder: Path) -> Plan:
     record = read_plan(folder)
     name = record.get("file") or record["recipe"]
     recipe = find_recipe(name)
-    hints = typing.get_type_hints(recipe)
-    arguments = {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()}
     path = folder / "plan.json"
-    if unknown := sorted(arguments.keys() - inspect.signature(recipe).parameters.keys()):
-        raise InputError(f"{path} gives the recipe {name} a setting that it does not have: {unknown[0]!r}")
     try:
-        plan = call_recipe(name, arguments)
+        if config_type(recipe) is None:
+            hints = typing.get_type_hints(recipe)
+            arguments = {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()}
+            _refuse_unknown(path, name, arguments, inspect.signature(recipe).parameters)
+            plan = call_recipe(name, arguments)
+        else:
+            plan = plan_with(name, settings_of(folder, recipe))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} gives the recipe {name} settings that it cannot take ({error})") from error
     plan.settle(folder)

@@ -85,6 +85,7 @@ def check(
         raise InputError(f"the models are measured on 1 caption or more, not {num}")
     progress("judge", 0, 1)
     rows = check_judge(seed, num)
+    rows += check_autoencoder(painter, seed, num, device)
     rows += check_painter(painter, seed, num, device, progress)
     progress("clip, writer, words and detector", 0, 1)
     rows += check_encoder(encoder, seed, num, device)
@@ -118,6 +119,27 @@ def check_judge(seed: int = 0, num: int = 500) -> list[Row]:
         rows.append(Row(f"{name}: studio renders", float(np.mean(sharp)), needed))
         rows.append(Row(f"{name}: blurred and noisy", float(np.mean(soft)), 0.97 if things == 1 else None))
     return [*rows, Row("judge, pictures on one core", 2 * num / spent_s, 200, "per second")]
+
+
+def check_autoencoder(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
+    """How often studio renders are still read right after the painter's autoencoder: no painting of it can be better."""
+    from reverie.models.painter import open_painter
+
+    painter = open_painter(name, device)
+    rows = []
+    for things in (1, 2):
+        asked = list(_asked(things, seed, num))
+        right = []
+        for start in range(0, num, AMONG):
+            some = asked[start : start + AMONG]
+            renders = np.stack([render(scene, "studio", number).image for scene, _, number in some])
+            images = painter.decode(painter.latents(renders))
+            right += [
+                agrees(read(image), _all_facts(scene)).right for image, (scene, _, _) in zip(images, some, strict=True)
+            ]
+        what = "one thing" if things == 1 else "two things with relation"
+        rows.append(Row(f"autoencoder of the painter, {what}: renders still right", float(np.mean(right))))
+    return rows
 
 
 def check_painter(

@@ -1,12 +1,18 @@
 """Scenes rendered ahead of training: pictures as one memory-mapped array, captions or boxes beside it.
 
 Rendering is slower than a small network learns, so scenes are drawn once and visited many times, each time with one
-of their captions. A pool is made in chunks, and a killed run goes on with the chunk that it was at.
+of their captions. A pool is made in chunks, by as many processes as are told, and a killed run goes on with the chunks that
+are missing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import multiprocessing
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,51 +32,112 @@ CHUNK = 500
 CAPTIONS_EACH = 4
 
 
-def make(folder: Path, num: int, camera: CameraName, styles: Sequence[Style], seed: int, report: Report) -> None:
-    """Render ``num`` scenes with a few captions each, drawn evenly from the styles, into a folder of chunks."""
+def make(
+    folder: Path,
+    num: int,
+    camera: CameraName,
+    styles: Sequence[Style],
+    seed: int,
+    report: Report,
+    *,
+    things: int | None = None,
+    workers: int = 1,
+    until: float | None = None,
+) -> None:
+    """Render ``num`` scenes with a few captions each, drawn evenly from the styles, into a folder of chunks.
 
-    def draw(index: int) -> tuple[Picture, Any]:
-        name = seeds.derive("scene", seed, index)
-        rng = np.random.default_rng(name)
-        scene = sample(rng)
-        picture = render(scene, camera, seeds.derive("look", name))
-        return picture, [describe(scene, styles[k % len(styles)], rng) for k in range(CAPTIONS_EACH)]
-
-    _make(folder, num, draw, report)
+    Args:
+        things: in each scene; one to four when left out.
+        workers: processes that render.
+        until: a time of ``time.monotonic`` after which no chunk is begun, but for the first.
+    """
+    _make(folder, num, functools.partial(_captioned, camera, tuple(styles), seed, things), report, workers, until)
 
 
-def make_boxed(folder: Path, num: int, camera: CameraName, seed: int, report: Report) -> None:
+def make_boxed(folder: Path, num: int, camera: CameraName, seed: int, report: Report, *, workers: int = 1) -> None:
     """Render ``num`` scenes with the name and the box of every thing, into a folder of chunks.
 
     There are as many scenes of four things as of one, where captions have mostly one: more to learn from in a picture. One
     scene in twenty has no thing at all, because that is to be said of a picture too.
     """
-
-    def draw(index: int) -> tuple[Picture, Any]:
-        name = seeds.derive("boxed scene", seed, index)
-        rng = np.random.default_rng(name)
-        scene = sample(rng, weights=(0.25, 0.25, 0.25, 0.25))
-        if rng.random() < 0.05:
-            scene = Scene((), scene.background)
-        picture = render(scene, camera, seeds.derive("look", name))
-        return picture, [[thing.name, box] for thing, box in zip(scene.things, picture.boxes.tolist(), strict=True)]
-
-    _make(folder, num, draw, report)
+    _make(folder, num, functools.partial(_boxed, camera, seed), report, workers)
 
 
-def _make(folder: Path, num: int, draw: Callable[[int], tuple[Picture, Any]], report: Report) -> None:
+def captions(folder: Path, styles: Sequence[Style], seed: int, things: int | None = None) -> list[list[str]]:
+    """Other captions of the scenes of a pool, which was made with this seed and number of things."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        for index in range(int(file.stem) * CHUNK, (int(file.stem) + 1) * CHUNK):
+            name = seeds.derive("scene", seed, index)
+            scene = sample(np.random.default_rng(name), things)
+            rng = np.random.default_rng(seeds.derive("captions", name, *styles))
+            found.append([describe(scene, styles[k % len(styles)], rng) for k in range(CAPTIONS_EACH)])
+    return found
+
+
+def _captioned(
+    camera: CameraName, styles: tuple[Style, ...], seed: int, things: int | None, index: int
+) -> tuple[Picture, Any]:
+    name = seeds.derive("scene", seed, index)
+    rng = np.random.default_rng(name)
+    scene = sample(rng, things)
+    picture = render(scene, camera, seeds.derive("look", name))
+    return picture, [describe(scene, styles[k % len(styles)], rng) for k in range(CAPTIONS_EACH)]
+
+
+def _boxed(camera: CameraName, seed: int, index: int) -> tuple[Picture, Any]:
+    name = seeds.derive("boxed scene", seed, index)
+    rng = np.random.default_rng(name)
+    scene = sample(rng, weights=(0.25, 0.25, 0.25, 0.25))
+    if rng.random() < 0.05:
+        scene = Scene((), scene.background)
+    picture = render(scene, camera, seeds.derive("look", name))
+    return picture, [[thing.name, box] for thing, box in zip(scene.things, picture.boxes.tolist(), strict=True)]
+
+
+def _make(
+    folder: Path,
+    num: int,
+    draw: Callable[[int], tuple[Picture, Any]],
+    report: Report,
+    workers: int = 1,
+    until: float | None = None,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for chunk in range(num // CHUNK):
-        done = folder / f"{chunk:05d}.json"
-        if done.exists():
-            continue
-        drawn = [draw(chunk * CHUNK + index) for index in range(CHUNK)]
-        images = np.stack([picture.image.transpose(2, 0, 1) for picture, _ in drawn])
-        np.save(folder / f"{chunk:05d}.npy", images, allow_pickle=False)
-        temporary = done.with_suffix(".tmp")
-        temporary.write_text(json.dumps([note for _, note in drawn]), encoding="utf-8")
-        temporary.replace(done)
-        report("progress", done=(chunk + 1) * CHUNK, total=num)
+    chunks = range(num // CHUNK)
+    todo = [chunk for chunk in chunks if not (folder / f"{chunk:05d}.json").exists()]
+    done = len(chunks) - len(todo)
+    write = functools.partial(_write_chunk, folder, draw, until)
+    with contextlib.ExitStack() as stack:
+        written: Iterator[bool]
+        if workers > 1 and len(todo) > 1:
+            # Workers only draw, with numpy, and nothing has touched a GPU yet: a fork is safe, and starts at once.
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+            written = stack.enter_context(context.Pool(workers)).imap_unordered(write, todo)
+        else:
+            written = map(write, todo)
+        for made in written:
+            if not made:
+                continue
+            done += 1
+            report("progress", done=done * CHUNK, total=num)
+
+
+def _write_chunk(folder: Path, draw: Callable[[int], tuple[Picture, Any]], until: float | None, chunk: int) -> bool:
+    """One chunk, if it is not too late. Returns: whether it is there."""
+    if until is not None and chunk > 0 and time.monotonic() >= until:
+        return False
+    drawn = [draw(chunk * CHUNK + index) for index in range(CHUNK)]
+    np.save(
+        folder / f"{chunk:05d}.npy",
+        np.stack([picture.image.transpose(2, 0, 1) for picture, _ in drawn]),
+        allow_pickle=False,
+    )
+    done = folder / f"{chunk:05d}.json"
+    temporary = done.with_suffix(".tmp")
+    temporary.write_text(json.dumps([note for _, note in drawn]), encoding="utf-8")
+    temporary.replace(done)
+    return True
 
 
 @dataclass(frozen=True)

@@ -102,3 +102,34 @@ def test_the_published_prompts_of_clip():
     assert read_domain(f"{file}:FacialEmotionRecognition2013").synonyms["happy"] == ("smiling",)
     with pytest.raises(UnknownName, match="did you mean EuroSAT"):
         read_domain(f"{file}:Eurosat")
+
+
+RECORDS = Path(__file__).parents[2] / "examples" / "domains"
+COUNTS = {
+    "aircraft": 100, "birdsnap": 500, "caltech-101": 102, "caltech-256": 256, "cars": 196, "cifar-10": 10, "cifar-100": 100, "cub": 200,
+    "dtd": 47, "eurosat": 10, "flowers": 102, "food": 101, "imagenet": 1000, "imagenet-r": 200, "imagenet-sketch": 1000, "pets": 37,
+    "sun397": 397,
+}  # fmt: skip
+
+
+def test_there_is_a_record_for_each_of_the_17_data_sets():
+    assert sorted(path.stem for path in RECORDS.glob("*.json")) == sorted(COUNTS)
+    assert len(COUNTS) == 17
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_record_of_the_examples_loads_and_fits_the_stage(name):
+    domain = read_domain(str(RECORDS / f"{name}.json"))
+    assert len(domain.classes) == COUNTS[name]
+    assert domain.context != "{caption}"
+    assert len(set(domain.templates)) == len(domain.templates)
+    stage = FromWords(domain.classes, 1, synonyms=domain.synonyms, context=domain.context)
+    assert stage.count == len(domain.classes)
+
+
+def test_sets_that_share_photos_or_classes_share_their_names():
+    imagenet, sketch, renditions = (
+        read_domain(str(RECORDS / f"{name}.json")).classes for name in ("imagenet", "imagenet-sketch", "imagenet-r")
+    )
+    assert sketch == imagenet
+    assert [name for name in imagenet if name in renditions] == list(renditions)

@@ -8,7 +8,7 @@ from reverie.errors import InputError
 from reverie.evaluate import results
 from reverie.evaluate.simulated import SimulateSynTIC, mean_average_precision, ridge, simulate
 from reverie.learn.refine import Refine
-from reverie.recipes.claims.syntic import syntic
+from reverie.recipes.claims.syntic import SynticStudy, syntic
 from reverie.run.local import run
 from reverie.smallworld.describe import describe
 from reverie.smallworld.scene import sample
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_gives_others():
 
 
 def test_the_study_of_simulated_features_needs_no_images(tmp_path):
-    study = syntic(sentences=60, seeds=2, simulated=True)
+    study = syntic(SynticStudy(sentences=60, num_seeds=2, simulated=True))
     (plan,) = study.runs.values()
     simulate_step = plan.step("simulate")
     quick = SimulateSynTIC((0, 1), test=20, most=60, refinement=Refine(2, guard=False))
@@ -65,13 +65,13 @@ def test_the_study_of_simulated_features_needs_no_images(tmp_path):
 
 
 def test_too_few_photos_are_told(tmp_path):
-    study = syntic(sentences=60, seeds=1, simulated=True)
+    study = syntic(SynticStudy(sentences=60, num_seeds=1, simulated=True))
     with pytest.raises(InputError, match="too few"):
         run(study.runs["simulated"], tmp_path / "run")
 
 
 def test_every_claim_of_the_whole_study_names_an_arm_that_is_made():
-    study = syntic(seeds=3)
+    study = syntic()
     assert {"simulated", "smallworld", "cross"} == study.runs.keys()
     made = set()
     for name, plan in study.runs.items():

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -51,35 +52,59 @@ def by_pairs(original, hashes, thumbnails, max_distance, max_colour):
         if original[row] != row:
             found[row] = found[original[row]]
             continue
-        for other in range(row):
-            far = (int(hashes.view(np.uint64)[other]) ^ int(hashes.view(np.uint64)[row])).bit_count() > max_distance
-            unlike = np.abs(thumbnails[other].astype(int) - thumbnails[row].astype(int)).max() > max_colour
-            if found[other] == other and original[other] == other and not far and not unlike:
-                found[row] = other
-                break
+        others = np.flatnonzero(found[:row] == np.arange(row))
+        near = np.bitwise_count((hashes[others] ^ hashes[row]).view(np.uint64)) <= max_distance
+        unlike = (
+            np.abs(thumbnails[others].astype(int) - thumbnails[row].astype(int)).max(axis=1, initial=0) > max_colour
+        )
+        found[row] = next(iter(others[near & ~unlike]), row)
     return found
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 7))
-def test_near_copies_agree_with_comparing_all(seed, max_distance):
+def many(seed, num, centres, max_flips=6):
+    """Exact copies, hashes and thumbnails around some centres, in two colours."""
     random = np.random.default_rng(seed)
-    centres = random.integers(0, 2**64, 4, dtype=np.uint64)
-    hashes = centres[random.integers(0, 4, 40)]
-    for row in range(40):
-        for bit in random.integers(0, 64, random.integers(0, 6)):
-            hashes[row] ^= np.uint64(1) << np.uint64(bit)
-    thumbnails = random.integers(0, 2, (40, 48), dtype=np.uint8) * random.choice([0, 30], (40, 1)).astype(np.uint8)
-    original = exact_copies([f"{int(value) % 37}" for value in hashes])
-    arguments = (original, hashes.view(np.int64), thumbnails, max_distance, 24)
-    np.testing.assert_array_equal(near_copies(*arguments), by_pairs(*arguments))
+    hashes = random.integers(0, 2**64, centres, dtype=np.uint64)[random.integers(0, centres, num)]
+    for flip in range(max_flips):
+        flipped = random.integers(0, max_flips, num) > flip
+        hashes[flipped] ^= np.uint64(1) << random.integers(0, 64, int(flipped.sum()), dtype=np.uint64)
+    thumbnails = random.integers(0, 2, (num, 48), dtype=np.uint8) * random.choice([0, 30], (num, 1)).astype(np.uint8)
+    return exact_copies([f"{int(value) % 997}" for value in hashes]), hashes.view(np.int64), thumbnails
 
 
-def test_a_picture_made_often_costs_no_square():
-    num = 5_000
-    hashes = np.full(num, 0x0F0F0F0F0F0F0F0F, dtype=np.int64)
-    found = near_copies(np.arange(num), hashes, np.zeros((num, 48), np.uint8), 4, 24)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 7), st.integers(1, 40), st.integers(1, 3))
+def test_near_copies_agree_with_comparing_all(seed, max_distance, small, num_agreeing):
+    arguments = (*many(seed, 40, 4), max_distance, 24)
+    np.testing.assert_array_equal(near_copies(*arguments, small, num_agreeing), by_pairs(*arguments))
+
+
+@pytest.mark.parametrize("centres", [1, 40, 700])
+def test_near_copies_of_more_than_are_compared_all_with_all(centres):
+    original, hashes, thumbnails = many(centres, 700, centres)
+    for max_distance in (0, 4, 7):
+        arguments = (original, hashes, thumbnails, max_distance, 24)
+        found = near_copies(*arguments)
+        np.testing.assert_array_equal(found, by_pairs(*arguments))
+    assert len(set(found.tolist())) < 700 if centres < 700 else len(set(found.tolist())) > 300
+
+
+def test_nothing_to_compare():
+    assert len(near_copies(exact_copies([]), np.zeros(0, np.int64), np.zeros((0, 48), np.uint8), 4, 24)) == 0
+
+
+def test_a_picture_made_often_costs_no_square_of_memory():
+    num = 20_000  # its pairs would take gigabytes
+    random = np.random.default_rng(0)
+    hashes = np.full(num, 0x0F0F0F0F0F0F0F0F, dtype=np.uint64) ^ (
+        np.uint64(1) << random.integers(0, 64, num, np.uint64)
+    )
+    tracemalloc.start()
+    found = near_copies(np.arange(num), hashes.view(np.int64), np.zeros((num, 48), np.uint8), 4, 24)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert (found == 0).all()
+    assert peak < 100e6
 
 
 def test_from_pairs_to_the_column(place):

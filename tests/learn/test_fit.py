@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -181,6 +183,48 @@ def test_schedule():
     assert rates[109] == pytest.approx(1 + math.cos(math.pi * 0.99))
     assert learning_rate(dataclasses.replace(settings, schedule="constant"), 109) == 2.0
     assert learning_rate(Fit(steps=5, lr=1.0), 0) == 1.0
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock that goes on by a tenth of a second whenever it is looked at."""
+    ticks = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 10))
+
+
+def test_minutes_anneal_by_the_time_and_end_with_it(tmp_path, ticking):
+    settings = dataclasses.replace(SETTINGS, steps=10**6, minutes=0.1)
+    fit(Line(), Points(), settings, tmp_path, seed=3)
+    rows = curve(tmp_path)
+    rates = [row["lr"] for row in rows]
+    assert 10 < len(rows) < 60
+    assert rates[-1] == 0.0
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[5] > 0.3 * settings.lr  # the warm-up is by steps
+    fit(Line(), Points(end=0), settings, tmp_path, seed=3)  # finished: asks for no more
+    assert curve(tmp_path) == rows
+
+
+def test_minutes_are_those_of_all_resumptions(tmp_path, ticking):
+    settings = dataclasses.replace(SETTINGS, steps=10**6, minutes=1.0)
+    with pytest.raises(ConnectionError):
+        fit(Line(), Points(end=10, fails=True), settings, tmp_path, seed=3)
+    path = tmp_path / "latest" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"spent_s": 58.0}))
+    fit(Line(), Points(), settings, tmp_path, seed=3)
+    rows = curve(tmp_path)
+    assert 12 < len(rows) < 40
+    assert rows[9]["lr"] > 0.9 * settings.lr
+    assert 0 < rows[10]["lr"] < 0.01 * settings.lr
+    assert rows[-1]["lr"] == 0.0
+
+
+def test_steps_end_minutes_too(tmp_path):
+    settings = dataclasses.replace(SETTINGS, steps=7, minutes=5.0)
+    fit(Line(), Points(), settings, tmp_path, seed=3)
+    assert len(curve(tmp_path)) == 7
+    with pytest.raises(InputError, match="minutes 0 must be above 0"):
+        Fit(minutes=0)
 
 
 def test_decay_groups():

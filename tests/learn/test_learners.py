@@ -14,6 +14,7 @@ from reverie.learn.fit import Fit, fit
 from reverie.learn.language import LanguageModel, WordToSentence
 from reverie.learn.simclr import SimCLR
 from reverie.learn.stablerep import StableRep, TextTower
+from reverie.models.encoder import open_encoder
 from reverie.nets.backbones import load_backbone, represent
 
 SMALL = {"backbone": "resnet-tiny", "image_size": 32, "head_hidden": 32, "head_out": 16}
@@ -77,7 +78,8 @@ def test_stablerep_plus_adds_the_text_term(pictures, tower, tmp_path):
         assert row["captions_cut"] == 0
     assert rows[-1]["image_text"] < rows[0]["image_text"]
     assert float(net.logit_scale.detach()) != pytest.approx(np.log(1 / 0.07), abs=1e-4)
-    AutoTokenizer.from_pretrained(tmp_path / "weights" / "text")
+    encoder = open_encoder(str(tmp_path / "weights" / "dual_encoder"))
+    assert encoder.logit_scale == pytest.approx(float(net.logit_scale.detach().exp()))
     with torch.no_grad():
         for value in (-3.0, 9.0):
             net.logit_scale.fill_(value)

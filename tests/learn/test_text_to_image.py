@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -15,8 +16,8 @@ from reverie import pairs
 from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, encode, to_signed
 from reverie.learn.fit import Fit
-from reverie.learn.text_to_image import SCHEDULER, TextToImage
-from reverie.learn.train_painter import LatentBatches, TrainPainter
+from reverie.learn.text_to_image import SCHEDULER, Denoiser, TextToImage
+from reverie.learn.train_painter import Curriculum, LatentBatches, TrainPainter
 from reverie.models.painter import open_painter
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.stage import Place
@@ -140,6 +141,136 @@ def test_the_scaling_factor_brings_latents_to_unit_variance(tmp_path: Path) -> N
     learner.save(net, tmp_path)
     vae = AutoencoderKL.from_pretrained(tmp_path).eval()
     assert float(encode(vae, images).square().mean()) == pytest.approx(1.0, rel=0.05)
+
+
+def learner_of(folder: Path, **changes: object) -> TextToImage:
+    """Untrained parts, at a size that takes milliseconds."""
+    write_tokenizer(folder / "words", split_words(["a red thing on the left"]), 8)
+    vae = AutoencoderKL(block_out_channels=[8], latent_channels=2, norm_num_groups=8)
+    vae.save_pretrained(folder / "vae")
+    settings = {"latent_size": 8, "channels": (16, 32), "attention": (False, True), "text_width": 32}
+    return TextToImage(str(folder / "vae"), str(folder / "words"), **(settings | changes))  # type: ignore[arg-type]
+
+
+def test_bf16_on_a_cpu_stays_near_fp32_and_keeps_attention_and_norms_exact(tmp_path: Path) -> None:
+    learner = learner_of(tmp_path, text_time=True)
+    torch.manual_seed(0)
+    net = learner.build()
+    assert isinstance(net, Denoiser)
+    batch = {"latents": torch.randn(6, 2, 8, 8), "text": ["a red thing"] * 6}
+    seen: dict[str, torch.dtype] = {}
+
+    def look(module: torch.nn.Module, _: object, out: torch.Tensor) -> None:
+        seen[type(module).__name__] = out.dtype
+
+    for name, module in net.named_modules():
+        if isinstance(module, (torch.nn.GroupNorm, torch.nn.Conv2d)) or name.endswith(".to_out.0"):
+            module.register_forward_hook(look)
+    losses, gradients = [], []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            seen.clear()
+            loss = learner.losses(net, batch)["loss"]
+        net.zero_grad()
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append(torch.cat([w.grad.flatten() for w in net.parameters() if w.grad is not None]))
+    assert seen == {"Conv2d": torch.bfloat16, "GroupNorm": torch.float32, "Linear": torch.bfloat16}
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+    assert bool(gradients[1].isfinite().all())
+    assert float(torch.cosine_similarity(gradients[0], gradients[1], dim=0)) > 0.99
+
+
+def test_own_attention_is_that_of_diffusers(tmp_path: Path) -> None:
+    net = learner_of(tmp_path).build().eval()
+    assert isinstance(net, Denoiser)
+    inputs = torch.randn(2, 2, 8, 8), torch.tensor([3, 700]), torch.randint(0, 8, (2, 8))
+    with torch.no_grad():
+        own = net(*inputs)
+        net.unet.set_attn_processor(AttnProcessor2_0())
+        torch.testing.assert_close(net(*inputs), own, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text_time", [False, True])
+def test_what_is_saved_is_an_ordinary_pipeline_that_paints(tmp_path: Path, text_time: bool) -> None:
+    learner = learner_of(tmp_path, text_time=text_time)
+    net = learner.build()
+    learner.save(net, tmp_path / "saved")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "saved")
+    assert {type(processor).__name__ for processor in pipe.unet.attn_processors.values()} == {"AttnProcessor2_0"}
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(["a red thing", "a thing on the left"], num_inference_steps=2, output_type="np").images
+    assert images.shape == (2, 8, 8, 3)
+    assert np.isfinite(images).all()
+
+
+def test_a_smaller_start_is_widened_and_a_start_as_asked_for_is_not(tmp_path: Path) -> None:
+    small_one = learner_of(tmp_path)
+    old = small_one.build()
+    small_one.save(old, tmp_path / "saved")
+    asked = {"start": str(tmp_path / "saved"), "channels": (32, 64), "text_time": True}
+    wider = learner_of(tmp_path, widened=True, **asked).build()
+    assert isinstance(wider, Denoiser)
+    assert wider.unet.config.block_out_channels == [32, 64]
+    inputs = torch.randn(2, 2, 8, 8), torch.tensor([3, 700]), torch.randint(0, 8, (2, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(wider.eval()(*inputs), old.eval()(*inputs), atol=1e-5, rtol=1e-4)
+    kept = learner_of(tmp_path, **asked).build()
+    assert isinstance(kept, Denoiser)
+    assert tuple(kept.unet.config.block_out_channels) == (16, 32)
+    same = learner_of(tmp_path, start=str(tmp_path / "saved"), widened=True).build()
+    for one, other in zip(same.parameters(), old.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_token_ids_are_as_good_as_their_texts(tmp_path: Path) -> None:
+    learner = learner_of(tmp_path, caption_drop=0.5)
+    net = learner.build().eval()
+    texts, latents = ["a red thing", "the left", "a thing", "on"], torch.randn(4, 2, 8, 8)
+    losses = []
+    for told in ({"text": texts}, {"token_ids": learner.tokens(texts)}):
+        torch.manual_seed(5)
+        losses.append(float(learner.losses(net, {"latents": latents, **told})["loss"].detach()))
+    assert losses[0] == losses[1]
+
+
+def sets_of_three() -> list[LatentBatches]:
+    """Sets whose latents say which set and row they are, and whose captions say the same."""
+    return [
+        LatentBatches(
+            torch.arange(50.0).view(50, 1, 1, 1) + 100 * place,
+            torch.arange(50).view(50, 1, 1) + 100 * place,
+            batch=0,
+            seed=0,
+        )
+        for place in range(3)
+    ]
+
+
+def test_a_curriculum_has_the_shares_that_are_asked_for() -> None:
+    shares = {0: (1, 0, 0), 1000: (1, 0, 0), 3000: (0.5, 0.3, 0.2)}
+    batches = Curriculum(sets_of_three(), shares, batch=20, seed=1, processes=2)
+    for position, counts in {0: [20, 0, 0], 25: [20, 0, 0], 50: [15, 3, 2], 75: [10, 6, 4], 900: [10, 6, 4]}.items():
+        assert batches.counts(position) == counts
+        batch = next(batches.iterate(position))
+        assert torch.equal(batch["latents"].flatten().long(), batch["token_ids"].flatten())
+        assert torch.bincount(batch["token_ids"].flatten() // 100, minlength=3).tolist() == counts
+    assert all(sum(batches.counts(position)) == 20 for position in range(100))
+
+
+def test_a_curriculum_depends_on_position_and_rank_only() -> None:
+    def rows(start: int, count: int, rank: int = 0) -> list[list[int]]:
+        batches = Curriculum(sets_of_three(), {0: (0.4, 0.3, 0.3)}, batch=16, seed=1, rank=rank, processes=2)
+        stream = batches.iterate(start)
+        return [next(stream)["token_ids"].flatten().tolist() for _ in range(count)]
+
+    assert rows(0, 5)[3:] == rows(3, 2)
+    assert rows(0, 1) != rows(1, 1)
+    assert rows(0, 1, rank=1) != rows(0, 1)
+    with pytest.raises(InputError, match=r"\(0.5, 0.4, 0\) from 7 images on are not 3 parts of 1"):
+        Curriculum(sets_of_three(), {7: (0.5, 0.4, 0)}, batch=16, seed=1)
 
 
 def test_latent_batches_depend_on_their_position_only() -> None:

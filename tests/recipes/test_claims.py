@@ -10,14 +10,21 @@ from reverie.cli import main
 from reverie.errors import InputError, UnknownName
 from reverie.evaluate.alignment import MeasureAlignment
 from reverie.evaluate.simulated import SimulateSynTIC
-from reverie.run.plan import call_recipe, find_study, known_studies
+from reverie.recipes.claims import Study
+from reverie.run.plan import call_recipe, default_settings, find_study, known_studies
+from reverie.settings import resolve
 from reverie.study import can_grow
+
+
+def study_of(name, scale="tiny", **flags) -> Study:
+    make = find_study(name)
+    return make(resolve(default_settings(make, scale), flags))
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])
 @pytest.mark.parametrize("name", known_studies())
 def test_every_claim_is_about_arms_that_are_measured(name, scale):
-    study = find_study(name)(scale, seeds=2)
+    study = study_of(name, scale=scale, num_seeds=2)
     measured = set()
     for run, plan in study.runs.items():
         for step in plan.steps:
@@ -37,33 +44,32 @@ def test_every_claim_is_about_arms_that_are_measured(name, scale):
 
 @pytest.mark.parametrize("name", known_studies())
 def test_a_run_of_a_study_is_a_recipe_that_can_be_called_again(name):
-    study = find_study(name)(seeds=1)
+    study = study_of(name, num_seeds=1)
     for run, plan in study.runs.items():
-        again = call_recipe(f"claims/{name}/{run}", {"seeds": 1})
+        again = call_recipe(f"claims/{name}/{run}", {"num_seeds": 1})
         assert again.recipe == plan.recipe == f"claims/{name}/{run}"
         assert again.fingerprints() == plan.fingerprints()
 
 
 @pytest.mark.parametrize(("name", "metric"), [("stablerep", "top1_shape"), ("synthetic_pretraining", "accuracy_shape")])
 def test_encoders_are_judged_by_the_shape(name, metric):
-    study = find_study(name)(seeds=2)
+    study = study_of(name, num_seeds=2)
     assert {claim.metric for claim in study.claims} == {metric}
     assert "shape" in study.about
 
 
 @pytest.mark.parametrize("name", known_studies())
 def test_a_study_with_more_seeds_goes_on_where_it_ended(name):
-    make = find_study(name)
-    grows = can_grow(lambda seeds: make("small", seeds=seeds), 3, 5)
+    grows = can_grow(lambda seeds: study_of(name, scale="small", num_seeds=seeds), 3, 5)
     assert grows == (name != "few_shot")  # which paints from the shots of all seeds in one table
     # Of what the seeds do not touch, more of them say nothing new.
     of_rows = {"syntic": {"C3a", "C3b", "C3c", "C4a"}, "zero_shot": {"13c", "13d"}}
-    assert make(seeds=3).once == of_rows.get(name, set())
+    assert study_of(name, num_seeds=3).once == of_rows.get(name, set())
 
 
 def test_slips():
-    with pytest.raises(InputError, match="--seeds 0"):
-        find_study("stablerep")(seeds=0)
+    with pytest.raises(InputError, match="--num-seeds 0"):
+        study_of("stablerep", num_seeds=0)
     with pytest.raises(UnknownName, match="stablrep"):
         find_study("stablrep")
     with pytest.raises(UnknownName, match="no-such"):
@@ -72,7 +78,7 @@ def test_slips():
 
 @pytest.mark.slow
 def test_zero_shot_claims_from_the_command_line(tmp_path, capsys):
-    words = ["claims", "zero_shot", "--seeds", "1", "--per-class", "2", "--out", str(tmp_path / "study")]
+    words = ["claims", "zero_shot", "--num-seeds", "1", "--per-class", "2", "--out", str(tmp_path / "study")]
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 0

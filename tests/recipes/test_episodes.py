@@ -13,11 +13,14 @@ from reverie.evaluate import results
 from reverie.evaluate.few_shot import _splits
 from reverie.evaluate.linear_probe import Arm, LinearProbe
 from reverie.nets.backbones import build_backbone, save_backbone
-from reverie.recipes.episodes import episodes
 from reverie.run.local import run
-from reverie.run.plan import Plan, Step
+from reverie.run.plan import Plan, Step, call_recipe
 from reverie.smallworld.photos import labelled
 from reverie.store.pictures import as_png
+
+
+def episodes(of, eval_data, **flags) -> Plan:
+    return call_recipe("episodes", {"of": of, "eval_data": eval_data, **flags})
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def trained(tmp_path):
 
 
 def test_networks_of_a_run_are_measured_on_other_photos(trained, photos, tmp_path):
-    plan = episodes(trained, str(photos), ways=3, shots=(2, 1), queries=4, number=20)
+    plan = episodes(trained, str(photos), ways=3, num_shots=(2, 1), queries=4, episodes=20)
     run(plan, tmp_path / "out")
     found = results.read(tmp_path / "out" / "results.jsonl")
     assert [(record["step"], record["name"]) for record in found] == [
@@ -67,7 +70,7 @@ def test_slips(trained, photos, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         episodes(tmp_path / "none", str(photos))
     with pytest.raises(InputError, match="different numbers"):
-        episodes(trained, str(photos), shots=(1, 1))
+        episodes(trained, str(photos), num_shots=(1, 1))
     (trained / "weights" / "ours-0").rename(trained / "weights" / "gone")
     with pytest.raises(InputError, match="no weights of ours-0 yet"):
         episodes(trained, str(photos))

@@ -17,7 +17,7 @@ from reverie.evaluate import results
 from reverie.images.guidance import FromShots
 from reverie.images.shots import shots_filter
 from reverie.models.classifier import load_classifier
-from reverie.recipes.few_shot import SIZES, few_shot
+from reverie.recipes.few_shot import SCALES
 from reverie.run.local import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.smallworld.photos import photo
@@ -28,6 +28,10 @@ SMALL: dict[str, Any] = {
     "per_class": 3, "per_caption": 1, "sampler_steps": 2, "most": 2, "epochs": 1, "num_shots": (1, 2), "seeds": (3,),
 }  # fmt: skip
 HUB = {"painter": "owner/painter", "clip": "owner/clip"}  # nothing is looked up to make a plan
+
+
+def few_shot(scale: str = "tiny", **flags: Any) -> Plan:
+    return call_recipe("few_shot", {"scale": scale, **flags})
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 picture = Image.fromarray(photo(number, name, "street", len(split)))
                 picture.save(root / "photos" / split / name / f"{number}.png")
     (root / "classes.txt").write_text("\n".join(CLASSES))
-    return {"classes": root / "classes.txt", "shots": str(root / "photos")}
+    return {"classes": root / "classes.txt", "shots_from": str(root / "photos")}
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +194,9 @@ def test_flags_reach_their_stages() -> None:
 def test_paper_is_as_published(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("forest\nriver\n")
     (tmp_path / "photos" / "forest").mkdir(parents=True)
-    plan = few_shot("paper", tmp_path / "classes.txt", str(tmp_path / "photos"), strategies=("filter",))
+    plan = few_shot(
+        "paper", classes=tmp_path / "classes.txt", shots_from=str(tmp_path / "photos"), strategies=("filter",)
+    )
     stages = steps_of(plan)
     tune, paint = stages["classifier"], stages["paint"]
     assert (tune.lr, tune.weight_decay, tune.clip, tune.batch, tune.real_batch) == (1e-3, 0.1, 1.0, 512, 32)
@@ -198,14 +204,14 @@ def test_paper_is_as_published(tmp_path: Path) -> None:
     assert (tune.tuning.real_weight, tune.tuning.synthetic_weight) == (1.0, 1.0)
     assert tune.steps == 30 * -(-800 * 2 // 512)
     assert (paint.guidance, paint.starts) == (3.0, (None,))
-    assert SIZES["paper"].num_shots == (1, 2, 4, 8, 16)
+    assert SCALES["paper"].num_shots == (1, 2, 4, 8, 16)
     assert "measure-1" not in stages, "there are no test photos"
     assert plan.step("page").of
 
 
 def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("forest\nriver\n")
-    with pytest.raises(InputError, match="--shots FOLDER"):
+    with pytest.raises(InputError, match="--shots-from FOLDER"):
         few_shot(classes=tmp_path / "classes.txt")
     for wrong, said in (
         ({"num_shots": ()}, "--num-shots needs"),
@@ -219,7 +225,7 @@ def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_pa
         ({"most": 0}, "at least 1 image"),
     ):
         with pytest.raises(InputError, match=said):
-            few_shot(**{**SMALL, **wrong})  # type: ignore[arg-type]
+            few_shot(**{**SMALL, **wrong})
     with pytest.raises(InputError, match="4 shots of each class are asked"):
         run(call_recipe("few_shot", SMALL | given | {"num_shots": (4,)}), tmp_path / "run")
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES[:3]))

@@ -1,11 +1,17 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reverie.errors import InputError
-from reverie.recipes.make import clip_for, make
+from reverie.recipes.options import clip_default, clip_for
 from reverie.run.local import run
+from reverie.run.plan import Plan, call_recipe
 from reverie.store import tables
+
+
+def make(**flags: Any) -> Plan:
+    return call_recipe("make", flags)
 
 
 def test_without_clip_there_is_no_score() -> None:
@@ -15,8 +21,17 @@ def test_without_clip_there_is_no_score() -> None:
     assert plan.steps[2].name == "clip_score"
 
 
+def test_duplicates_may_stay() -> None:
+    plan = make(painter="owner/painter", duplicates=False)
+    assert [step.name for step in plan.steps] == ["captions", "paint", "blank", "keep"]
+    assert plan.steps[-1].of == ("blank",)
+    assert plan.steps[-1].stage.rule == "status = 'ok' and blank = false"  # type: ignore[attr-defined]
+    plan = make(painter="owner/painter", duplicates=False, keep="width > 100")
+    assert plan.steps[-1].stage.rule == "width > 100"  # type: ignore[attr-defined]
+
+
 def test_batch_is_speed_only(tmp_path: Path) -> None:
-    plans = [make(painter="owner/painter", batch=batch).fingerprints() for batch in (1, 64)]
+    plans = [make(painter="owner/painter", paint_batch=batch).fingerprints() for batch in (1, 64)]
     assert plans[0] == plans[1]
 
 
@@ -24,14 +39,14 @@ def test_sources(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a dog\na cat\n")
     (tmp_path / "classes.txt").write_text("dog\n")
     flags = {"painter": "owner/painter"}
-    assert make(tmp_path / "captions.txt", **flags).num_captions == 2
-    assert make(tmp_path / "captions.txt", limit=1, **flags).num_captions == 1
+    assert make(captions=tmp_path / "captions.txt", **flags).num_captions == 2
+    assert make(captions=tmp_path / "captions.txt", limit=1, **flags).num_captions == 1
     templates = make(classes=tmp_path / "classes.txt", per_class=3, **flags)
     assert (templates.num_captions, type(templates.steps[0].stage).__name__) == (3, "FromTemplates")
     asked = make(classes=tmp_path / "classes.txt", writer="owner/writer", per_class=30, **flags)
     assert (asked.num_captions, type(asked.steps[0].stage).__name__) == (30, "FromWriter")
     assert make(per_class=1, **flags).num_captions == 64
-    with pytest.raises(InputError, match="belong to a file"):
+    with pytest.raises(InputError, match=r"belongs? to a file"):
         make(text_column="text", **flags)
 
 
@@ -61,13 +76,15 @@ def test_sentences_of_a_word_to_sentence_model(tmp_path: Path) -> None:
 def test_the_builtin_clip_is_for_the_builtin_painter() -> None:
     with pytest.raises(InputError, match="small world only"):
         clip_for("owner/painter", "builtin:clip")
-    assert clip_for("owner/painter", None) is None
-    assert clip_for("builtin:painter", None) == "builtin:clip"
+    assert clip_default("owner/painter", "builtin:clip") is None
+    assert clip_default("builtin:painter", "builtin:clip") == "builtin:clip"
+    with pytest.raises(InputError, match="small world only"):
+        make(painter="owner/painter", clip="builtin:clip")
 
 
 def test_make_with_the_builtin_painter(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a red circle\na blue square on a white background\n")
-    plan = make(tmp_path / "captions.txt", per_caption=2, steps=2)
+    plan = make(captions=tmp_path / "captions.txt", per_caption=2, sampler_steps=2)
     assert run(plan, tmp_path / "run", part=(1, 1)) is True
     assert tables.verify(tmp_path / "run", per_caption=2) == []
     assert {"clip_score", "blank", "hash", "duplicate_of", "kept"} <= set(

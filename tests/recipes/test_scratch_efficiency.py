@@ -8,14 +8,17 @@ import pytest
 
 from reverie.errors import InputError
 from reverie.evaluate import results
-from reverie.recipes.scratch_efficiency import scratch_efficiency
 from reverie.run.local import run
-from reverie.run.plan import call_recipe
+from reverie.run.plan import Plan, call_recipe
 
 SMALL: dict[str, Any] = {
-    "paint": (1,), "real": (2,), "mixed": (1,), "per_caption": 1, "sampler_steps": 1, "steps": 2, "batch_images": 8,
-    "photos": "smallworld:street:128:64", "seeds": (0,),
+    "painted_per_class": (1,), "real_per_class": (2,), "mixed_per_class": (1,), "per_caption": 1, "sampler_steps": 1,
+    "train_steps": 2, "batch_size": 8, "eval_data": "smallworld:street:128:64", "seeds": (0,),
 }  # fmt: skip
+
+
+def scratch_efficiency(**flags: Any) -> Plan:
+    return call_recipe("scratch_efficiency", flags)
 
 
 def test_the_whole_line_and_again_from_its_images(tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_the_whole_line_and_again_from_its_images(tmp_path: Path) -> None:
     assert {row["name"] for row in worth} == {"1 painted a class", "1 real and 1 painted a class"}
     assert "1 painted a class" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
-    again = call_recipe("scratch_efficiency", SMALL | {"images": tmp_path / "run"})
+    again = call_recipe("scratch_efficiency", SMALL | {"images_from": tmp_path / "run"})
     assert [step.name for step in again.steps] == ["scratch", "worth", "page"]
     assert again.step("scratch").stage.where == "kept"  # type: ignore[attr-defined]
     assert run(again, tmp_path / "again") is True
@@ -54,7 +57,11 @@ def test_the_whole_line_and_again_from_its_images(tmp_path: Path) -> None:
 def test_as_many_images_are_painted_as_the_largest_arm_wants(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n", encoding="utf-8")
     plan = scratch_efficiency(
-        classes=tmp_path / "classes.txt", photos="there", paint=(5, 100), real=(5, 50), painter="owner/painter"
+        classes=tmp_path / "classes.txt",
+        eval_data="there",
+        painted_per_class=(5, 100),
+        real_per_class=(5, 50),
+        painter="owner/painter",
     )
     assert plan.num_captions == 24  # eight templates
     assert plan.step("paint").stage.per_caption == 13  # type: ignore[attr-defined]
@@ -71,13 +78,13 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
             scratch_efficiency(**(SMALL | flags))
 
     refused("two classes or more", classes=tmp_path / "one.txt")
-    refused("--classes needs --photos", classes=tmp_path / "one.txt", photos=None)
-    refused("--paint takes different numbers", paint=(5, 5))
-    refused("--real takes different numbers", real=(0,))
-    refused("there is no curve", real=(1,), mixed=())
+    refused("--classes needs --eval-data", classes=tmp_path / "one.txt", eval_data=None)
+    refused("--painted-per-class takes different numbers", painted_per_class=(5, 5))
+    refused("--real-per-class takes different numbers", real_per_class=(0,))
+    refused("there is no curve", real_per_class=(1,), mixed_per_class=())
     refused("at least one seed", seeds=())
-    refused("make fewer than 50 images", paint=(50,), per_caption=1, templates=sentences(tmp_path))
-    refused("no pairs.lance", images=tmp_path)
+    refused("make fewer than 50 images", painted_per_class=(50,), per_caption=1, templates=sentences(tmp_path))
+    refused("no pairs.lance", images_from=tmp_path)
 
 
 def sentences(folder: Path) -> Path:

@@ -6,11 +6,15 @@ import pytest
 
 from reverie.errors import InputError, ReverieError
 from reverie.evaluate.results import read
-from reverie.recipes.stablerep import SIZES, stablerep
+from reverie.recipes.stablerep import SCALES
 from reverie.run.local import run
-from reverie.run.plan import Plan
+from reverie.run.plan import Plan, call_recipe
 
 ANY = {"painter": "owner/painter", "clip": "owner/clip"}  # Hub ids: nothing is looked up to make a plan
+
+
+def stablerep(scale: str = "tiny", **flags: Any) -> Plan:
+    return call_recipe("stablerep", {"scale": scale, **flags})
 
 
 def stage(plan: Plan, name: str) -> object:
@@ -33,7 +37,7 @@ def test_both_arms_see_the_same_images_steps_and_views() -> None:
 
 def test_paper_is_as_published(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("".join(f"dog {n}\n" for n in range(1376)))
-    plan = stablerep("paper", captions=tmp_path / "captions.txt", photos="imagenet")
+    plan = stablerep("paper", captions=tmp_path / "captions.txt", eval_data="imagenet")
     paint, train = stage(plan, "paint"), stage(plan, "stablerep-0")
     assert (paint.model, paint.per_caption, paint.guidance, paint.steps, paint.scheduler, paint.store_px) == (
         "stable-diffusion-v1-5/stable-diffusion-v1-5", 10, 2.0, 50, "ddim", 256,
@@ -45,13 +49,21 @@ def test_paper_is_as_published(tmp_path: Path) -> None:
     assert "clip_score" not in {step.name for step in plan.steps}
 
 
+def test_duplicates_may_stay() -> None:
+    usual, plan = stablerep(), stablerep(duplicates=False)
+    assert {step.name for step in usual.steps} - {step.name for step in plan.steps} == {"hash", "duplicates"}
+    keep = next(step for step in plan.steps if step.name == "keep")
+    assert keep.of == ("clip_score", "blank")
+    assert "duplicate_of" not in keep.stage.rule  # type: ignore[attr-defined]
+
+
 def test_paper_needs_what_we_cannot_make() -> None:
-    with pytest.raises(InputError, match="--captions FILE, and --photos"):
+    with pytest.raises(InputError, match="--captions FILE, and --eval-data"):
         stablerep("paper")
 
 
 def test_every_flag_reaches_its_stage() -> None:
-    plan = stablerep(guidance=4.0, per_caption=7, per_batch=2, captions_per_batch=10, steps=9, lr=0.5, seeds=(3, 4), photos="x", seed=8, **ANY)  # fmt: skip
+    plan = stablerep(guidance=4.0, per_caption=7, per_batch=2, captions_per_batch=10, train_steps=9, lr=0.5, seeds=(3, 4), eval_data="x", seed=8, **ANY)  # fmt: skip
     paint, train = stage(plan, "paint"), stage(plan, "stablerep-4")
     assert (paint.guidance, paint.per_caption) == (4.0, 7)
     assert (train.captions_per_batch, train.learner.images_per_caption, train.fit.steps, train.fit.lr) == (
@@ -80,7 +92,7 @@ def test_batches_that_cannot_be(flags: dict[str, int]) -> None:
     [
         ({"per_batch": 5, "per_caption": 4}, "cannot be drawn from --per-caption 4"),
         ({"keep_best": 0.0}, "share to keep"),
-        ({"steps": 0}, "1 step or more"),
+        ({"train_steps": 0}, "1 step or more"),
         ({"lr": -1.0}, "lr -1.0"),
         ({"seeds": ()}, "at least one"),
         ({"sampler_steps": 0}, "1 or more"),
@@ -106,9 +118,9 @@ def test_the_rate_grows_with_the_views_unless_it_is_given() -> None:
     ("flags", "said"),
     [
         ({"backbone": "resnet-tny"}, "no backbone"),
-        ({"photos": "no-such-folder"}, "no train photos"),
-        ({"photos": "smallworld:moon:10:10"}, "moon"),
-        ({"real": Path("nowhere")}, "no pairs.lance"),
+        ({"eval_data": "no-such-folder"}, "no train photos"),
+        ({"eval_data": "smallworld:moon:10:10"}, "moon"),
+        ({"real_store": Path("nowhere")}, "no pairs.lance"),
     ],
 )
 def test_what_the_last_steps_need_is_looked_for_first(tmp_path: Path, flags: dict[str, Any], said: str) -> None:
@@ -119,8 +131,8 @@ def test_what_the_last_steps_need_is_looked_for_first(tmp_path: Path, flags: dic
 
 def test_a_scale_has_enough_captions_for_simclr() -> None:
     for name in ("tiny", "small"):
-        size = SIZES[name]
-        assert size.per_batch * size.captions_per_batch // 2 <= 0.9 * 64 * size.per_class
+        config = SCALES[name]
+        assert config.views // 2 <= 0.9 * 64 * config.text.per_class
 
 
 def test_few_captions_with_many_copies_feed_simclr_images_one_by_one(tmp_path: Path) -> None:
@@ -133,7 +145,7 @@ def test_few_captions_with_many_copies_feed_simclr_images_one_by_one(tmp_path: P
 
 
 def test_more_arms_differ_from_the_two_in_one_thing() -> None:
-    plan = stablerep(real=Path("photos"), controls=True, per_caption=5, keep_best=0.9, **ANY)
+    plan = stablerep(real_store=Path("photos"), controls=True, per_caption=5, keep_best=0.9, **ANY)
     ours, simclr = stage(plan, "stablerep-1"), stage(plan, "simclr-1")
     real = stage(plan, "simclr-on-real-photos-1")
     assert real.limit == round(64 * 2 * 5 * 0.9)
@@ -153,9 +165,9 @@ def test_the_whole_line_with_the_builtin_models(tmp_path: Path) -> None:
         per_caption=3,
         per_batch=2,
         captions_per_batch=4,
-        steps=2,
+        train_steps=2,
         seeds=(0,),
-        photos="smallworld:street:128:64",
+        eval_data="smallworld:street:128:64",
     )
     plan = dataclasses.replace(plan, unit_size=6)
     assert run(plan, tmp_path / "a run") is True

@@ -104,7 +104,7 @@ def study(seeds: int, seconds: float = 0.0, gains=GAINS, claims=CLAIMS) -> Study
         Step("measure", Measure(arms), of=tuple(step.name for step in learn)),
         Step("page", Page(), of=("measure",)),
     )
-    return Study("About.", {"one": Plan("none", steps, arguments={"seeds": seeds})}, claims)
+    return Study("About.", {"one": Plan("none", steps, arguments={"num_seeds": seeds})}, claims)
 
 
 def done(folder, step):

@@ -13,16 +13,20 @@ from reverie import pairs
 from reverie.errors import InputError, ModelError
 from reverie.evaluate import results
 from reverie.nets.backbones import build_backbone, load_backbone, save_backbone
-from reverie.recipes.synthetic_pretraining import SIZES, synthetic_pretraining
+from reverie.recipes.synthetic_pretraining import SCALES
 from reverie.run.local import run
 from reverie.run.plan import Plan, call_recipe, plan_again
 from reverie.store import tables
 
 NAMES = "red circle\nblue square\ngreen star\npink ring\n"
 SMALL: dict[str, Any] = {
-    "images": 16, "per_caption": 2, "sampler_steps": 1, "batch_images": 8, "steps": 2, "transfer_steps": 2,
-    "transfer_batch": 8, "seeds": (0,), "photos": "smallworld:street:128:64", "writer": "builtin:writer",
+    "num_images": 16, "per_caption": 2, "sampler_steps": 1, "batch_size": 8, "train_steps": 2, "transfer_steps": 2,
+    "transfer_batch": 8, "seeds": (0,), "eval_data": "smallworld:street:128:64", "writer": "builtin:writer",
 }  # fmt: skip
+
+
+def synthetic_pretraining(scale: str = "tiny", **flags: Any) -> Plan:
+    return call_recipe("synthetic_pretraining", {"scale": scale, **flags})
 
 
 def stage(plan: Plan, name: str) -> Any:
@@ -55,7 +59,7 @@ def test_the_whole_line_with_two_methods(names: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_is_made_again_from_its_folder(names: Path, tmp_path: Path) -> None:
-    arguments = {"classes": names, "methods": ("mae",), "backbone": "vit-tiny", "photos": "smallworld:street:128:64"}
+    arguments = {"classes": names, "methods": ("mae",), "backbone": "vit-tiny", "eval_data": "smallworld:street:128:64"}
     plan = call_recipe("synthetic_pretraining", arguments)
     (tmp_path / "run").mkdir()
     plan.settle(tmp_path / "run")
@@ -65,17 +69,17 @@ def test_a_plan_is_made_again_from_its_folder(names: Path, tmp_path: Path) -> No
 def test_as_many_images_of_more_classes(names: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
     more.write_text("red star\nblue ring\n", encoding="utf-8")
-    narrow = synthetic_pretraining(classes=names, images=240, writer="builtin:writer")
-    wide = synthetic_pretraining(classes=names, more_classes=more, images=240, writer="builtin:writer")
+    narrow = synthetic_pretraining(classes=names, num_images=240, writer="builtin:writer")
+    wide = synthetic_pretraining(classes=names, more_classes=more, num_images=240, writer="builtin:writer")
     for plan, classes in ((narrow, 4), (wide, 6)):
         assert plan.num_captions * stage(plan, "paint").per_caption == 240
         train = stage(plan, "supervised-on-painted-images-0")
         assert len(train.learner.classes) == classes
         assert (train.limit, train.group, train.where) == (240, "image", "kept")
-    uneven = synthetic_pretraining(classes=names, images=242, writer="builtin:writer")
+    uneven = synthetic_pretraining(classes=names, num_images=242, writer="builtin:writer")
     assert uneven.num_captions * 2 == 248
     assert stage(uneven, "supervised-on-painted-images-0").limit == 242
-    few = synthetic_pretraining(classes=names, images=242)  # eight templates for each class
+    few = synthetic_pretraining(classes=names, num_images=242)  # eight templates for each class
     assert (few.num_captions, stage(few, "paint").per_caption) == (32, 8)
     more.write_text("red star\nblue square\n", encoding="utf-8")
     with pytest.raises(InputError, match="'blue square' twice"):
@@ -88,7 +92,7 @@ def test_every_flag_reaches_its_stage(names: Path, tmp_path: Path) -> None:
     save_backbone(build_backbone("vit-tiny", 32), start)
     plan = synthetic_pretraining(
         classes=names, writer="builtin:writer", guidance=4.0, sampler_steps=7, methods=("mae", "supervised"), backbone="vit-tiny",
-        start=str(start), steps=9, batch_images=20, lr=0.5, precision="bf16", photos="somewhere", shots=3, transfer_steps=11,
+        start=str(start), train_steps=9, batch_size=20, lr=0.5, precision="bf16", eval_data="somewhere", transfer_shots=3, transfer_steps=11,
         transfer_batch=5, transfer_lr=0.25, frozen_batchnorm=True, seeds=(3, 4), seed=8, view_px=24, image_px=48,
     )  # fmt: skip
     paint, mae, transfer = stage(plan, "paint"), stage(plan, "mae-on-painted-images-4"), stage(plan, "transfer")
@@ -129,7 +133,7 @@ def test_real_photos_are_learned_from_beside_painted_ones(names: Path, tmp_path:
     ]
     tables.append_unit(tmp_path / "photos" / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
     plan = synthetic_pretraining(
-        classes=names, writer="builtin:writer", real=tmp_path / "photos", methods=("supervised", "mocov2"), photos="there", seeds=(2,)
+        classes=names, writer="builtin:writer", real_store=tmp_path / "photos", methods=("supervised", "mocov2"), eval_data="there", seeds=(2,)
     )  # fmt: skip
     painted, real = (stage(plan, f"supervised-on-{what}-2") for what in ("painted-images", "real-photos"))
     assert real.learner.classes == ("cat", "owl")
@@ -149,7 +153,7 @@ def test_real_photos_are_learned_from_beside_painted_ones(names: Path, tmp_path:
 
 def test_paper_has_the_published_numbers_of_images(names: Path) -> None:
     plan = synthetic_pretraining(
-        "paper", classes=names, writer="builtin:writer", photos="cifar100", methods=("supervised", "mocov2")
+        "paper", classes=names, writer="builtin:writer", eval_data="cifar100", methods=("supervised", "mocov2")
     )
     paint, moco = stage(plan, "paint"), stage(plan, "moco-v2-on-painted-images-0").learner
     assert plan.num_captions * paint.per_caption == 1_200_000
@@ -162,8 +166,8 @@ def test_paper_has_the_published_numbers_of_images(names: Path) -> None:
         "resnet-50",
     )
     assert "confidence" not in {step.name for step in plan.steps}  # no filter by CLIP
-    for size in SIZES.values():
-        assert size.queue % size.batch_images == 0
+    for config in SCALES.values():
+        assert config.learners.queue % config.batch_size == 0
 
 
 def test_what_cannot_be_is_refused_before_any_work(names: Path, tmp_path: Path) -> None:
@@ -176,23 +180,23 @@ def test_what_cannot_be_is_refused_before_any_work(names: Path, tmp_path: Path) 
     one = tmp_path / "one.txt"
     one.write_text("red circle\n", encoding="utf-8")
     refused("two classes or more", classes=one)
-    refused("--batch-images 64 is more than the 16 --images", batch_images=64)
+    refused("--batch-size 64 is more than the 16 --num-images", batch_size=64)
     refused(
-        "8 captions of --per-caption 2 make fewer than --images 640",
+        "8 captions of --per-caption 2 make fewer than --num-images 640",
         writer=None,
-        images=640,
+        num_images=640,
         templates=one_sentence(tmp_path),
     )
     refused("--methods wants one", methods=())
     refused("names one seed twice", seeds=(1, 1))
     refused("views of --view-px 128", view_px=128)
     refused("plain ViT, and resnet-tiny is a ResNetModel", methods=("mae",))
-    refused("queue of 512 keys is not a multiple of a batch of 12", methods=("mocov2",), batch_images=12)
+    refused("queue of 512 keys is not a multiple of a batch of 12", methods=("mocov2",), batch_size=12)
     save_backbone(build_backbone("vit-tiny", 32), tmp_path / "vit")
     refused("vit is a ViTModel, which cannot start a ResNetModel", ModelError, start=str(tmp_path / "vit"))
-    refused("no train photos", photos=str(tmp_path / "none"))
-    refused(r"no pairs\.lance", real=tmp_path / "none")
-    refused("--scale paper needs --classes FILE, and --photos FOLDER", scale="paper", photos=None)
+    refused("no train photos", eval_data=str(tmp_path / "none"))
+    refused(r"no pairs\.lance", real_store=tmp_path / "none")
+    refused("--scale paper needs --classes FILE, and --eval-data FOLDER", scale="paper", eval_data=None)
 
 
 def one_sentence(folder: Path) -> Path:

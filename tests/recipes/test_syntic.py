@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -21,21 +22,28 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reverie.captions.scenes import FromScenes
 from reverie.cli import main
 from reverie.errors import InputError, ReverieError
-from reverie.evaluate import results
+from reverie.evaluate import caption_files, results
 from reverie.evaluate.captioned import Captioned, held_classes, load_captioned
 from reverie.evaluate.captioning import refuse_test_captions
 from reverie.models.captioner import load_captioner
 from reverie.models.encoder import open_encoder
 from reverie.models.support import Support, load_support
-from reverie.recipes.syntic import syntic
+from reverie.report import captioning
 from reverie.report.facts import gather
+from reverie.report.page import write
+from reverie.report.thumbs import Thumbs
 from reverie.run.local import repaint, run
-from reverie.run.plan import call_recipe
+from reverie.run.plan import Plan, call_recipe
 from reverie.stage import Place
 from reverie.store import tables
 
+
+def syntic(scale: str = "tiny", **flags: Any) -> Plan:
+    return call_recipe("syntic", {"scale": scale, **flags})
+
+
 SMALL: dict[str, Any] = {
-    "sentences": 24, "sampler_steps": 1, "epochs": 1, "width": 32, "tag_heads": 2, "photos": "smallworld:street:12",
+    "sentences": 24, "sampler_steps": 1, "epochs": 1, "width": 32, "tag_heads": 2, "eval_data": "smallworld:street:12",
     "rivals": ("capdec", "decap", "viecap"),
 }  # fmt: skip
 ARMS = (
@@ -79,6 +87,60 @@ def test_the_page_compares_photo_by_photo_by_the_metric_it_names(finished: Path)
     for item in found.comparisons:
         assert item.over_photos is not None
         assert item.over_photos.mean == pytest.approx(item.over_seeds.mean, abs=1e-6)
+
+
+def test_captions_are_coco_results_and_the_page_finds_photos_from_any_folder(
+    finished: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, known = photos / "run", load_captioned("smallworld:street:3")
+    shutil.copytree(finished, folder)
+    (folder / "results.jsonl").unlink()
+    notes = [
+        {"id": 10 * number + place, "image_id": 70 + number, "caption": text}
+        for number, texts in enumerate(known.references)
+        for place, text in enumerate(texts)
+    ]
+    images = [{"id": 70 + number, "file_name": f"{number}.png"} for number in range(3)]
+    (photos / "captions.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    monkeypatch.chdir(photos)
+    usual: Any = syntic(**SMALL).step("measure").stage
+    stage = dataclasses.replace(usual, arms=usual.arms[:2], photos="captions.json", images=Path())
+    stage.run(Place(folder, "measure"))
+    plan = json.loads((folder / "plan.json").read_text())
+    for step in plan["steps"]:
+        if step["name"] == "measure":
+            step["settings"] |= {"photos": "captions.json", "images": "."}
+    (folder / "plan.json").write_text(json.dumps(plan | {"made_in": str(photos)}))
+
+    values = {(row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")}
+    coco = folder / "captions" / "measure" / "coco"
+    for references in (photos / "captions.json", coco / "references.json"):
+        for file, name, metric in (
+            ("syntic-0-greedy", "SynTIC", "cider_d"),
+            ("without-refinement-0-beam-5", "without refinement", "cider_d, beam 5"),
+        ):
+            read = caption_files.read(coco / f"{file}.json", references)
+            assert read.ids == [70, 71, 72]
+            score = caption_files.measure(read, ["cider_d"])["CIDEr-D"].corpus
+            assert score == pytest.approx(values[name, metric], abs=1e-9)
+
+    (photos / "elsewhere").mkdir()
+    monkeypatch.chdir(photos / "elsewhere")
+    for are_there in (True, False):
+        found = captioning.gather(gather(folder), Thumbs())
+        assert found is not None
+        pictures = [card["src"] is not None for cards in found["cards"].values() for card in cards]
+        assert pictures == [are_there] * len(pictures)
+        assert pictures
+        for file in photos.glob("*.png"):
+            file.unlink()
+    assert "no picture" in write(folder).read_text(encoding="utf-8")
+
+
+def test_small_world_photos_are_called_by_their_scene_in_coco_results(finished: Path) -> None:
+    coco = finished / "captions" / "measure" / "coco"
+    read = caption_files.read(coco / "capdec-0-greedy.json", coco / "references.json")
+    assert (len(read.ids), read.ids[0], read.num_without) == (12, "all-00000", 0)
 
 
 def test_distances_are_those_of_every_picture_and_its_own_sentence(finished: Path) -> None:
@@ -286,7 +348,7 @@ def test_a_support_set_with_a_test_caption_is_refused_by_its_id() -> None:
 
 def test_one_photo_is_measured_as_far_as_one_can_be(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    stage: Any = syntic(**SMALL | {"photos": "smallworld:street:1"}).step("alignment").stage
+    stage: Any = syntic(**SMALL | {"eval_data": "smallworld:street:1"}).step("alignment").stage
     stage.run(Place(tmp_path / "run", "alone", ("support", "refine")))
     rows = [row for row in results.read(tmp_path / "run" / "results.jsonl") if row["step"] == "alone"]
     assert ("photos", "R@1") in {(row["name"], row["metric"]) for row in rows}
@@ -327,8 +389,8 @@ def test_a_file_of_several_splits_says_which_to_learn_from(tmp_path: Path) -> No
         ("a red circle\na blue star\n", {"seeds": (1, 1)}, "none twice"),
         ("a red circle\na blue star\n", {"detector": "none", "rivals": ("viecap",)}, "name one: --detector"),
         ("a man\na dog\n", {"painter": "some/painter", "clip": "some/clip"}, "knows coloured shapes only"),
-        ("a red circle\na blue star\n", {"captions": None, "captions_split": "train"}, "belong to a file"),
-        ("a red circle\na blue star\n", {"temperature": 0.0}, "above 0"),
+        ("a red circle\na blue star\n", {"captions": None, "captions_split": "train"}, "belongs? to a file"),
+        ("a red circle\na blue star\n", {"projection_temperature": 0.0}, "above 0"),
         ("a red circle\na blue star\n", {"refine_lr": -1.0}, "above 0"),
         ("a red circle\na blue star\n", {"width": 30}, "cannot have 4 heads"),
         ("a red circle\na blue star\n", {"lr": -1.0}, "must be above 0"),
@@ -349,9 +411,9 @@ def test_slips_are_told_before_any_work(text: str, flags: dict[str, Any], said: 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"photos": "smallworld:moon:12"}, "moon"),
-        ({"photos": "smallworld:street:0"}, "at least 1"),
-        ({"photos": "smallworld:street:12:other"}, "set of classes"),
+        ({"eval_data": "smallworld:moon:12"}, "moon"),
+        ({"eval_data": "smallworld:street:0"}, "at least 1"),
+        ({"eval_data": "smallworld:street:12:other"}, "set of classes"),
         ({"tag_heads": 3}, "tag_heads"),
     ],
 )
@@ -368,7 +430,7 @@ def test_test_captions_among_the_sentences_are_told_before_any_work(tmp_path: Pa
     (tmp_path / "photos.json").write_text(json.dumps(photos))
     Image.new("RGB", (8, 8)).save(tmp_path / "1.jpg")
     (tmp_path / "own.txt").write_text("a blue star\nA red circle.\n")
-    flags = {"photos": str(tmp_path / "photos.json"), "images": tmp_path}
+    flags = {"eval_data": str(tmp_path / "photos.json"), "eval_images": tmp_path}
     with pytest.raises(InputError, match="is a reference of the test photo 1"):
         call_recipe("syntic", flags | {"captions": tmp_path / "own.txt"})
     with pytest.raises(InputError, match="is about the test photo 1"):
@@ -400,7 +462,7 @@ def test_missing_photos_and_unknown_sources_are_told(tmp_path: Path) -> None:
         "annotations": [{"image_id": 1, "id": 5, "caption": "a cat"}],
     }
     (tmp_path / "captions.json").write_text(json.dumps(photos))
-    with pytest.raises(InputError, match="--images DIR"):
+    with pytest.raises(InputError, match="--eval-images DIR"):
         load_captioned(str(tmp_path / "captions.json"))
     with pytest.raises(InputError, match=r"1 of 1 photos .* first 1\.jpg"):
         load_captioned(str(tmp_path / "captions.json"), tmp_path)
@@ -438,9 +500,7 @@ def test_a_drawn_support_set_is_what_captions_are_projected_on(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    flags = (
-        "--sentences 60 --sampler-steps 2 --epochs 3 --width 32 --tag-heads 2 --photos smallworld:street:12 --no-meteor"
-    )
+    flags = "--sentences 60 --sampler-steps 2 --epochs 3 --width 32 --tag-heads 2 --eval-data smallworld:street:12 --no-meteor"
 
     def numbers(folder: Path) -> dict[tuple[str, str, str], float]:
         return {

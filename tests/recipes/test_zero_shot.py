@@ -14,19 +14,22 @@ from reverie.cli import main
 from reverie.errors import InputError
 from reverie.evaluate import results
 from reverie.models.classifier import load_classifier
-from reverie.recipes.zero_shot import zero_shot
 from reverie.run.local import run
-from reverie.run.plan import call_recipe
+from reverie.run.plan import Plan, call_recipe
 from reverie.smallworld.render import render
 from reverie.smallworld.scene import class_names, sample
 
 SMALL = {"per_class": 1, "per_caption": 1, "sampler_steps": 1, "epochs": 1, "seeds": (0, 1)}
 
 
+def zero_shot(**flags: Any) -> Plan:
+    return call_recipe("zero_shot", flags)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero_shot") / "run"
-    assert run(call_recipe("zero_shot", SMALL | {"photos": "smallworld:street:1:64", "end_to_end_steps": 1}), folder)
+    assert run(call_recipe("zero_shot", SMALL | {"eval_data": "smallworld:street:1:64", "end_to_end_steps": 1}), folder)
     return folder
 
 

@@ -21,6 +21,20 @@ def test_counts_add_up_and_name_their_reasons(run_folder):
     assert sum(times for _, times in images.reasons) == images.dropped + images.failed
 
 
+def test_unknown_words_are_one_line_with_a_count_and_five_of_them(tmp_path):
+    make_plan(num_seeds=1).settle(tmp_path)
+    words = [f"word{number}" for number in range(1200)]
+    lines = [{"kind": "warning", "model": "tiny", "words": words[:3], "text": "as it was told then"}]
+    lines += [{"kind": "words", "model": "tiny", "words": words[at : at + 100]} for at in range(0, 1200, 100)]
+    lines += [{"kind": "warning", "text": "another"}, {"kind": "words", "model": "small", "words": ["zebra"]}]
+    (tmp_path / "events.jsonl").write_text("\n".join(json.dumps({"time": 0} | line) for line in lines))
+    assert tell.gather(tmp_path).warnings == (
+        "tiny has no token for these 1,200 words and cannot paint them: word0, word1, word2, word3, word4, ...",
+        "another",
+        "small has no token for this word and cannot paint it: zebra",
+    )
+
+
 def test_time_is_summed_over_sessions_and_ends_with_done(tmp_path):
     plan = make_plan(num_seeds=1)
     plan.settle(tmp_path)

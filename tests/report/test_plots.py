@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import warnings
+
 from reverie.report.facts import Arm, Measured
-from reverie.report.plots import growth
+from reverie.report.plots import by_class, growth
 
 
 def arm(name: str, *values: float) -> Arm:
@@ -31,3 +33,13 @@ def test_growth_of_photos_and_painted_images():
 
 def test_no_growth_where_arms_have_no_number():
     assert growth([Measured("a", (arm("StableRep", 0.3), arm("SimCLR", 0.2)), (), {})]) is None
+
+
+def test_emoji_and_other_scripts_are_letters_that_the_page_draws_in_its_own_font():
+    whole, cut = "👩\u200d🚀 woman", "a" * 33 + "👩\u200d🚀 and more"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of matplotlib, whose fonts lack them
+        drawn = by_class([(name, 0.5) for name in (whole, "🐶 dog", "犬", cut, "b" * 34 + "👍🏽 up")], "share")
+    for name in (whole, "🐶 dog", "犬", "a" * 33 + "…", "b" * 34 + "…"):
+        assert f">{name}</text>" in drawn
+    assert "font-family" not in drawn

@@ -70,8 +70,8 @@ def test_ten_kills_leave_the_same_store(
 def test_ten_kills_of_painting_and_training_leave_the_same_images_and_losses(tmp_path: Path) -> None:
     """The builtin models and a real training: captions, image bytes, scores, curves and results are those of a run left alone."""
     flags = shlex.split(
-        "--per-class 1 --per-caption 2 --per-batch 2 --captions-per-batch 4 --sampler-steps 2 --steps 200 --seeds 0 "
-        "--photos smallworld:street:128:64 --device cpu"
+        "--per-class 1 --per-caption 2 --per-batch 2 --captions-per-batch 4 --sampler-steps 2 --train-steps 200 --seeds 0 "
+        "--eval-data smallworld:street:128:64 --device cpu"
     )
 
     def words(folder: Path) -> list[str]:

@@ -73,6 +73,24 @@ def test_painter_gates_tell_a_good_painter_from_a_bad_one(monkeypatch):
     assert value(rows, "painter, two things").measured < 0.2
 
 
+def test_what_the_autoencoder_allows(monkeypatch):
+    class Perfect:
+        def latents(self, pictures):
+            return pictures
+
+        def decode(self, latents):
+            return latents
+
+    monkeypatch.setattr("reverie.models.painter.open_painter", lambda *given: Perfect())
+    rows = check.check_autoencoder("perfect", num=10)
+    assert [row.measured for row in rows] == [1.0, 1.0]
+    assert [row.passed for row in rows] == [None, None]
+    monkeypatch.setattr(Perfect, "decode", lambda self, latents: latents[:, ::-1].transpose(0, 2, 1, 3))
+    assert value(check.check_autoencoder("turned", num=10), "autoencoder of the painter, two things").measured < 0.9
+    monkeypatch.undo()
+    assert check.check_autoencoder("builtin:painter", num=5)[0].measured >= 0.8
+
+
 class Encoder:
     """Knows which picture belongs to which caption by their order; ``shift`` makes it wrong."""
 

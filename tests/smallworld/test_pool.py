@@ -1,6 +1,7 @@
 """Boxes of a pool: on the pixels of the things, under the right names, and the same after a kill."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -75,3 +76,37 @@ def test_batches_by_position(small_chunks, tmp_path):
     next(stream)
     for one, other in zip(next(stream).values(), next(made.iterate(1)).values(), strict=True):
         assert str(one) == str(other)
+
+
+def quiet(kind, **facts):
+    """Nobody listens."""
+
+
+def test_several_processes_draw_the_same(small_chunks, tmp_path):
+    whole = make(tmp_path / "one")
+    pool.make_boxed(tmp_path / "two", 36, "studio", 5, quiet, workers=2)
+    again = pool.Boxed.open([tmp_path / "two"], 16, seed=1)
+    assert whole.things == again.things
+    np.testing.assert_array_equal(np.stack(whole.images), np.stack(again.images))
+
+
+def test_a_number_of_things_and_an_end_in_time(small_chunks, tmp_path):
+    pool.make(tmp_path, 36, "studio", ("long",), 5, quiet, things=2, until=0.0)
+    made = pool.Pool.open([tmp_path], 4, seed=1)
+    assert len(made.captions) == 12  # the first chunk is made, however late it is
+    image = made.images[0][0].transpose(1, 2, 0)
+    assert len(read(image).things) == 2
+
+
+def test_other_captions_are_of_the_same_scenes(small_chunks, tmp_path):
+    for things in (None, 2):
+        folder = tmp_path / str(things)
+        pool.make(folder, 24, "studio", ("long",), 5, quiet, things=things)
+        long = pool.Pool.open([folder], 4, seed=1).captions
+        again = pool.captions(folder, ("long",), 5, things)
+        assert [len(texts) for texts in again] == [pool.CAPTIONS_EACH] * 24
+        strip = re.compile("^(a picture of|an image of) ")  # the opening is drawn, all else is the scene's
+        assert [strip.sub("", texts[0]) for texts in again] == [strip.sub("", texts[0]) for texts in long]
+        alt = pool.captions(folder, ("alt",), 5, things)
+        assert alt == pool.captions(folder, ("alt",), 5, things)
+        assert not {text for texts in alt for text in texts} & {text for texts in long for text in texts}

@@ -1,17 +1,18 @@
 """One file a recipe: the runs that put a paper's claims to the test, and the claims themselves.
 
+A study builds on the parts of its recipe: settings, arms, and the functions that make steps of them.
+
 ``reverie claims RECIPE`` makes the runs, each an ordinary run folder beside the others, and judges.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from reverie.errors import InputError
 from reverie.evaluate.claims import Claim
-from reverie.run.plan import Plan, Step
+from reverie.run.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,13 @@ class Study:
         )
 
 
+def named(study: str, runs: Mapping[str, Plan]) -> dict[str, Plan]:
+    """The runs as recipes that can be called again."""
+    return {name: replace(plan, recipe=f"claims/{study}/{name}") for name, plan in runs.items()}
+
+
 def seeds_of(number: int) -> tuple[int, ...]:
     """0, 1, 2 ... Raises InputError below 1."""
     if number < 1:
-        raise InputError(f"--seeds {number} must be 1 or more; from 3 on there are intervals and verdicts")
+        raise InputError(f"--num-seeds {number} must be 1 or more; from 3 on there are intervals and verdicts")
     return tuple(range(number))
-
-
-def insert(plan: Plan, steps: Iterable[Step], before: str) -> Plan:
-    """The plan with more steps before the one of this name."""
-    place = [step.name for step in plan.steps].index(before)
-    return dataclasses.replace(plan, steps=(*plan.steps[:place], *steps, *plan.steps[place:]))
-
-
-def replace(plan: Plan, name: str, **changes: object) -> Plan:
-    """The plan with other fields in the step of this name: ``stage`` or ``of``."""
-    steps: Sequence[Step] = [
-        dataclasses.replace(step, **changes) if step.name == name else step  # type: ignore[arg-type]
-        for step in plan.steps
-    ]
-    return dataclasses.replace(plan, steps=tuple(steps))

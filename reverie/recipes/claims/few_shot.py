@@ -5,53 +5,54 @@ Numbers are those of docs/recipes/few_shot.md.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from reverie.evaluate.claims import Claim, beats, gains_more
-from reverie.recipes.claims import Study, seeds_of
-from reverie.recipes.few_shot import SIZES
-from reverie.recipes.few_shot import few_shot as recipe
+from reverie.recipes import few_shot as recipe
+from reverie.recipes.claims import Study, named, seeds_of
+from reverie.recipes.options import SmallScale
+from reverie.settings import resolve
 
 PHOTOS = "smallworld:street:1024:6400"  # shots are taken of the train photos
 FEW, MANY = 1, 4  # shots of each class
 LEVELS = (1.0, 0.853, 0.708, 0.0)  # sqrt(abar): copies; the paper's for four shots and for one; no guidance
 
 
-def few_shot(
-    scale: Literal["tiny", "small"] = "tiny", seeds: int = 3, per_class: int | None = None, seed: int = 0
-) -> Study:
+@dataclass(frozen=True)
+class FewShotStudy:
+    """Settings of a study of few-shot classifiers."""
+
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    per_class: int = 4  # captions for each class, where they are written from class names
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+
+TINY = FewShotStudy()
+SCALES = {"tiny": TINY, "small": replace(TINY, scale="small", per_class=24)}
+
+
+def few_shot(config: FewShotStudy = TINY) -> Study:
     """Claims 7, 8 and 9 about few-shot classifiers, on the small world.
 
-    Example: reverie claims few_shot --scale tiny --seeds 3
-
-    Args:
-        scale: as in reverie run few_shot.
-        seeds: shots are taken, images painted and arms tuned once with 0, 1, ...
-        per_class: captions of each class; as many as the scale says when left out.
-        seed: of captions and images.
+    Example: reverie claims few_shot --scale tiny --num-seeds 3
     """
-    numbers, size = seeds_of(seeds), SIZES[scale]
-    per_class = per_class or size.per_class
-    runs = {
-        "strategies": recipe(
-            scale, num_shots=(FEW, MANY), orders=("mixed", "painted-first", "shots-first"), per_class=per_class,
-            shots=PHOTOS, seeds=numbers, seed=seed,
-        ),
-        "levels": recipe(
-            scale, num_shots=(FEW, MANY), strategies=("guided",), levels=LEVELS, per_class=per_class,
-            shots=PHOTOS, seeds=numbers, seed=seed,
-        ),
+    usual = recipe.SCALES[config.scale]
+    shared = {
+        "num_shots": (FEW, MANY), "per_class": config.per_class, "shots_from": PHOTOS, "seeds": seeds_of(config.num_seeds),
+        "seed": config.seed,
     }  # fmt: skip
+    strategies = resolve(usual, shared | {"orders": ("mixed", "painted-first", "shots-first")})
+    levels = resolve(usual, shared | {"strategies": ("guided",), "levels": LEVELS})
+    runs = {"strategies": recipe.few_shot(strategies), "levels": recipe.few_shot(levels)}
     about = (
-        f"{FEW} and {MANY} street photos of each class of the small world, {per_class * size.per_caption} images of each class "
+        f"{FEW} and {MANY} street photos of each class of the small world, {config.per_class * usual.paint.per_caption} images of each class "
         "painted in each way, of which all arms keep as many; a linear classifier on the builtin CLIP. Every arm sees as many "
         "shots and as many painted images as any other; one after the other they take twice the steps. Measured on 6,400 "
         "other street photos."
     )
     words = {"strategies": "all strategies and orders", "levels": "real guidance at four noise levels"}
-    named = {name: dataclasses.replace(run, recipe=f"claims/few_shot/{name}") for name, run in runs.items()}
-    return Study(about, named, CLAIMS, words)
+    return Study(about, named("few_shot", runs), CLAIMS, words)
 
 
 def _arm(name: str, shots: int = MANY, run: str = "strategies") -> str:

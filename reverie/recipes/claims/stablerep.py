@@ -7,92 +7,122 @@ than it is asked for, and are not here.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from reverie.evaluate.claims import Claim, beats
-from reverie.evaluate.linear_probe import Arm, LinearProbe
-from reverie.recipes.claims import Study, insert, replace, seeds_of
-from reverie.recipes.stablerep import SIZES, slug
-from reverie.recipes.stablerep import stablerep as recipe
+from reverie.recipes import stablerep as recipe
+from reverie.recipes.claims import Study, named, seeds_of
+from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat, resolve
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
 
-PER_CLASS = {"tiny": 4, "small": 32}  # captions; claim 2 needs l times as many as the budget's arm with l copies
-STEPS = {"tiny": 150, "small": 5000}  # of training, so that 45 arms at tiny fit half an hour
-LOW_PX = {"tiny": 16, "small": 16}  # side of photos that are photographed again from afar
-PHOTOS = {
-    "tiny": "smallworld:street:1280:6400",
-    "small": "smallworld:street:12800:6400",
-}  # to train the probe and test it on
+LOW_PX = 16  # side of photos that are photographed again from afar
 STRONG = 8.0  # guidance of the second run
 IMAGES = (2, 4, 6)  # images of one caption in a batch, m, of claim 3; with 6 a batch may be up to 5 views smaller
 
 
-def stablerep(
-    scale: Literal["tiny", "small"] = "tiny",
-    seeds: int = 3,
-    per_class: int | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-) -> Study:
+@dataclass(frozen=True)
+class StableRepStudy:
+    """Settings of a study of StableRep."""
+
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    per_class: int = 4  # captions for each class, where they are written from class names
+    train_steps: int = 150  # optimiser steps of training, the same in every arm
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    eval_data: str = "smallworld:street:1280:6400"
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+
+# 45 arms in half an hour; claim 2 needs l times as many captions as the budget's arm with l copies.
+TINY = StableRepStudy()
+SCALES = {
+    "tiny": TINY,
+    "small": replace(TINY, scale="small", per_class=32, train_steps=5000, eval_data="smallworld:street:12800:6400"),
+}
+
+
+def stablerep(config: StableRepStudy = TINY) -> Study:
     """StableRep's claims 1, 2, 3, 4, 7, 9, 10 and 11 on the small world.
 
-    Example: reverie claims stablerep --scale tiny --seeds 3
+    Example: reverie claims stablerep --scale tiny --num-seeds 3
+    """
+    usual = recipe.SCALES[config.scale]
+    shared = {
+        "per_class": config.per_class, "keep_best": 1.0, "seeds": seeds_of(config.num_seeds), "train_steps": config.train_steps,
+        "eval_data": config.eval_data, "seed": config.seed,
+    }  # fmt: skip
+    few, copies = usual.paint.per_caption, max(usual.paint.per_caption, *IMAGES)
+    main = resolve(usual, shared | {"per_caption": copies, "text_tower": True, "controls": True})
+    strong = resolve(usual, shared | {"guidance": STRONG})
+    runs = {"guidance-2": _all_arms(main, few), "guidance-8": recipe.stablerep(strong)}
+    about = (
+        f"Captions of the 64 classes of the small world, {few} images of each, painted by the builtin painter "
+        f"({copies} for m = {max(IMAGES)}); a small ResNet, {config.train_steps} steps of {main.views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
+    )
+    words = {"guidance-2": "all arms but those of claim 4", "guidance-8": "the same captions, painted with guidance 8"}
+    return Study(about, named("stablerep", runs), _claims(main.per_batch), words)
+
+
+def arms(config: recipe.StableRepConfig, few: int) -> tuple[dict[str, Train], dict[str, Train]]:
+    """The recipe's arms, and more of them, which differ from StableRep in one thing each.
 
     Args:
-        scale: as in reverie run stablerep.
-        seeds: each arm is trained once with 0, 1, ...
-        per_class: captions of each class; 4 at tiny and 32 at small when left out.
-        steps: of training, in each arm; 150 at tiny and 5,000 at small when left out.
-        seed: of captions and images.
+        few: copies of a caption that all arms but one learn from, as many as are painted with the other guidance.
     """
-    numbers, size = seeds_of(seeds), SIZES[scale]
-    per_class, steps = per_class or PER_CLASS[scale], steps or STEPS[scale]
-    copies = max(size.per_caption, *IMAGES)
-    main = recipe(
-        scale, per_class=per_class, per_caption=copies, keep_best=1.0, seeds=numbers, steps=steps, text_tower=True,
-        controls=True, photos=PHOTOS[scale], seed=seed,
-    )  # fmt: skip
-    usual = f"kept and copy < {size.per_caption}"  # as many as are painted with the other guidance
-    main = _learn_where(main, usual)
-    train: Any = main.step(slug("StableRep", 0)).stage
-    m, views = size.per_batch, size.per_batch * size.captions_per_batch
-    arms: dict[str, Train] = {}
+    usual = f"kept and copy < {few}"
+    own = {
+        name: replace(train, where=usual) if train.where == "kept" else train
+        for name, train in recipe.arms(config).items()
+    }
+    train, m = own["StableRep"], config.per_batch
+    more: dict[str, Train] = {}
     for other in IMAGES:
         if other != m:
-            arms[_with_images(other, m)] = dataclasses.replace(
-                _with(train, views // other, images_per_caption=other),
-                where=usual if other <= size.per_caption else "kept", at_least=other,
+            more[_with_images(other, m)] = replace(
+                _with(train, config.views // other, images_per_caption=other),
+                where=usual if other <= few else "kept", at_least=other,
             )  # fmt: skip
     fixed = f"kept and copy < {m}"  # the same m images at every visit
-    arms["StableRep, l = m"] = dataclasses.replace(train, where=fixed)
-    arms["StableRep, downscaled"] = _with(train, train.captions_per_batch, downscale_px=(LOW_PX[scale],))
-    budget = main.num_captions  # images
-    arms["few captions, many images"] = dataclasses.replace(train, limit=budget // size.per_caption)
+    more["StableRep, l = m"] = replace(train, where=fixed)
+    more["StableRep, downscaled"] = _with(train, train.captions_per_batch, downscale_px=(LOW_PX,))
+    budget = config.text.stage().count  # images
+    more["few captions, many images"] = replace(train, limit=budget // few)
     crops = _with(train, train.captions_per_batch, images_per_caption=1, crops=m)
-    arms["many captions, one image"] = dataclasses.replace(crops, where="kept and copy = 0", at_least=0)
-    main = _with_arms(main, arms, numbers, LOW_PX[scale])
-    strong = recipe(
-        scale,
-        guidance=STRONG,
-        per_class=per_class,
-        keep_best=1.0,
-        seeds=numbers,
-        steps=steps,
-        photos=PHOTOS[scale],
-        seed=seed,
+    more["many captions, one image"] = replace(crops, where="kept and copy = 0", at_least=0)
+    return own, more
+
+
+def _all_arms(config: recipe.StableRepConfig, few: int) -> Plan:
+    """All arms, probed; two of them on photos of low resolution as well."""
+    from reverie.evaluate.linear_probe import Arm
+    from reverie.report.page import WritePage
+
+    own, more = arms(config, few)
+    training = recipe.trained(config, own) | recipe.trained(config, more)
+    probe = recipe.probe(config, own)
+    added = tuple(Arm(name, number, recipe.slug(name, number)) for name in more for number in config.seeds)
+    probe = replace(probe, arms=(*probe.arms, *added))
+    low_arms = tuple(arm for arm in probe.arms if arm.name in ("StableRep", "StableRep, downscaled"))
+    low = replace(probe, arms=low_arms, size_px=LOW_PX, resize_px=LOW_PX)
+    return Plan(
+        recipe="stablerep",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(
+            *recipe.painted(config),
+            *training.values(),
+            Step("probe", probe, of=tuple(training)),
+            Step("probe-low", low, of=tuple(arm.weights for arm in low_arms if arm.weights)),
+            Step("page", WritePage(), of=("probe", "probe-low")),
+        ),
     )
-    about = (
-        f"Captions of the 64 classes of the small world, {size.per_caption} images of each, painted by the builtin painter "
-        f"({copies} for m = {max(IMAGES)}); a small ResNet, {train.fit.steps} steps of {views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
-    )
-    runs = {"guidance-2": main, "guidance-8": strong}
-    words = {"guidance-2": "all arms but those of claim 4", "guidance-8": "the same captions, painted with guidance 8"}
-    return Study(about, {name: _named(plan, name) for name, plan in runs.items()}, _claims(m), words)
 
 
 def _arm(name: str, run: str = "guidance-2", step: str = "probe") -> str:
@@ -164,40 +194,5 @@ def _claims(m: int) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _learn_where(plan: Plan, where: str) -> Plan:
-    """All that learn from the images that were kept learn from these of them."""
-    for step in plan.steps:
-        if getattr(step.stage, "where", None) == "kept" and hasattr(step.stage, "learner"):
-            plan = replace(plan, step.name, stage=dataclasses.replace(cast(Any, step.stage), where=where))
-    return plan
-
-
 def _with(train: Train, captions: int, **learner: object) -> Train:
-    return dataclasses.replace(
-        train, learner=dataclasses.replace(train.learner, **learner), captions_per_batch=captions
-    )
-
-
-def _with_arms(plan: Plan, arms: dict[str, Train], numbers: tuple[int, ...], low_px: int) -> Plan:
-    """Train more arms and probe them; probe two of them on photos of low resolution as well."""
-    steps = [
-        Step(slug(name, number), dataclasses.replace(train, seed=number), of=("keep",))
-        for number in numbers
-        for name, train in arms.items()
-    ]
-    plan = insert(plan, steps, before="probe")
-    probe = plan.step("probe")
-    assert isinstance(probe.stage, LinearProbe)
-    more = tuple(Arm(name, number, slug(name, number)) for name in arms for number in numbers)
-    stage = dataclasses.replace(probe.stage, arms=(*probe.stage.arms, *more))
-    names = tuple(step.name for step in steps)
-    plan = replace(plan, "probe", stage=stage, of=(*probe.of, *names))
-    low_arms = tuple(arm for arm in stage.arms if arm.name in ("StableRep", "StableRep, downscaled"))
-    low = dataclasses.replace(stage, arms=low_arms, size_px=low_px, resize_px=low_px)
-    weights = tuple(arm.weights for arm in low_arms if arm.weights)
-    plan = insert(plan, [Step("probe-low", low, of=weights)], before="page")
-    return replace(plan, "page", of=("probe", "probe-low"))
-
-
-def _named(plan: Plan, name: str) -> Plan:
-    return dataclasses.replace(plan, recipe=f"claims/stablerep/{name}")
+    return replace(train, learner=replace(train.learner, **learner), captions_per_batch=captions)

@@ -6,128 +6,143 @@ is seen.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from reverie.evaluate.claims import Claim, beats, gains_more
-from reverie.recipes.claims import Study, seeds_of
-from reverie.recipes.synthetic_pretraining import SIZES, Size, learner
-from reverie.recipes.synthetic_pretraining import synthetic_pretraining as recipe
+from reverie.recipes import synthetic_pretraining as recipe
+from reverie.recipes.claims import Study, named, seeds_of
+from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat, resolve
 from reverie.smallworld.scene import COLOURS, class_names
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
 
 REAL = "photos"  # the step that takes the real photos to pre-train on
-SOURCE = {"tiny": "smallworld:street:640:6400", "small": "smallworld:street:6400:6400"}  # to fine-tune and to test on
-REAL_PER_CLASS = {"tiny": 10, "small": 100}
-STEPS = {"tiny": (200, 100), "small": (5000, 2000)}  # of pre-training and of fine-tuning
 RUN, TRANSFER, TRANSFER_VIT = "backbones", "transfer", "transfer-vit"
 
 
-def synthetic_pretraining(
-    scale: Literal["tiny", "small"] = "tiny",
-    seeds: int = 3,
-    images: int | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-) -> Study:
+@dataclass(frozen=True)
+class PretrainingStudy:
+    """Settings of a study of pre-training on painted images."""
+
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    num_images: int = 640  # images to paint, of all classes together
+    pretrain_shots: int = 10  # photos of each class to pre-train on
+    train_steps: int = 200  # optimiser steps of training, the same in every arm
+    transfer_steps: int = 100  # optimiser steps of fine-tuning, the same in every arm
+    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train
+    # photos
+    eval_data: str = "smallworld:street:640:6400"
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+
+TINY = PretrainingStudy()
+SCALES = {
+    "tiny": TINY,
+    "small": PretrainingStudy(
+        scale="small",
+        num_images=12_800,
+        pretrain_shots=100,
+        train_steps=5000,
+        transfer_steps=2000,
+        eval_data="smallworld:street:6400:6400",
+    ),
+}
+
+
+def synthetic_pretraining(config: PretrainingStudy = TINY) -> Study:
     """Claims 10, 11 and 12 about pre-training on painted images, on the small world.
 
-    Example: reverie claims synthetic_pretraining --scale tiny --seeds 3
-
-    Args:
-        scale: as in reverie run synthetic_pretraining.
-        seeds: everything is trained once with 0, 1, ...
-        images: painted, of all classes together; as many as the scale says when left out.
-        steps: of each pre-training; 200 at tiny and 5,000 at small when left out.
-        seed: of captions and images.
+    Example: reverie claims synthetic_pretraining --scale tiny --num-seeds 3
     """
     from reverie.images.shots import TakeShots
+    from reverie.report.page import WritePage
 
-    numbers, (usual, transfer_steps) = seeds_of(seeds), STEPS[scale]
-    size = SIZES[scale]
-    size = dataclasses.replace(size, images=images or size.images, steps=steps or usual)
-
-    def plan_for(backbone: str) -> Plan:
-        return recipe(
-            scale, images=size.images, steps=size.steps, transfer_steps=transfer_steps, backbone=backbone,
-            photos=SOURCE[scale], seeds=numbers, seed=seed,
-        )  # fmt: skip
-
-    plan = plan_for(size.backbone)
-    begin = [step.name for step in plan.steps].index("keep") + 1
-    photos = f"smallworld:street:{64 * REAL_PER_CLASS[scale] * 3}:1"  # of which the shots are taken
-    plan = dataclasses.replace(
-        plan,
-        recipe=f"claims/synthetic_pretraining/{RUN}",
+    shared = {
+        "num_images": config.num_images, "train_steps": config.train_steps, "transfer_steps": config.transfer_steps,
+        "eval_data": config.eval_data, "seeds": seeds_of(config.num_seeds), "seed": config.seed,
+    }  # fmt: skip
+    usual = recipe.SCALES[config.scale]
+    resnet, vit = resolve(usual, shared), resolve(usual, shared | {"backbone": "vit-tiny"})
+    photos = f"smallworld:street:{64 * config.pretrain_shots * 3}:1"  # of which the shots are taken
+    plan = Plan(
+        recipe="synthetic_pretraining",
+        seed=resnet.seed,
+        unit_size=resnet.unit_size,
+        arguments=flat(resnet),
         steps=(
-            *plan.steps[:begin],
-            Step(REAL, TakeShots(class_names(), photos, REAL_PER_CLASS[scale], seed=0)),
-            *_backbone(plan, size, numbers, TRANSFER),
-            *_backbone(plan_for("vit-tiny"), dataclasses.replace(size, backbone="vit-tiny"), numbers, TRANSFER_VIT),
-            dataclasses.replace(plan.step("page"), of=(TRANSFER, TRANSFER_VIT)),
+            *recipe.painted(resnet),
+            Step(REAL, TakeShots(class_names(), photos, config.pretrain_shots, seed=0)),
+            *_backbone(resnet, _all_arms(resnet), TRANSFER),
+            *_backbone(vit, arms(vit), TRANSFER_VIT),
+            Step("page", WritePage(), of=(TRANSFER, TRANSFER_VIT)),
         ),
     )
     about = (
-        f"{size.images:,} images of the 64 classes of the small world by the builtin painter, and {REAL_PER_CLASS[scale]} street "
-        f"photos of each class; {size.steps} steps of pre-training in every arm, then {transfer_steps} steps of fine-tuning "
+        f"{config.num_images:,} images of the 64 classes of the small world by the builtin painter, and {config.pretrain_shots} street "
+        f"photos of each class; {config.train_steps} steps of pre-training in every arm, then {config.transfer_steps} steps of fine-tuning "
         f"on other street photos. Differences are in how often the class that is named for an unseen one has the right shape."
     )
     words = {RUN: "a small ResNet in all arms, and a small ViT for the second part of claim 12"}
-    return Study(about, {RUN: plan}, CLAIMS, words)
+    return Study(about, named("synthetic_pretraining", {RUN: plan}), CLAIMS, words)
 
 
-def _backbone(plan: Plan, size: Size, numbers: tuple[int, ...], transfer: str) -> list[Step]:
-    """Pre-training arms of one backbone on the same images, and the step that fine-tunes them all.
+def arms(config: recipe.PretrainingConfig) -> dict[str, Train]:
+    """The same learner on painted images and on photos."""
+    painted = recipe.arms(config)["supervised on painted images"]
+    usable = "status = 'ok' and label is not null and image is not null"
+    return {"painted": painted, "photos": replace(painted, store=REAL, where=usable, limit=0)}
+
+
+def _all_arms(config: recipe.PretrainingConfig) -> dict[str, Train]:
+    """These, and more that differ from one of them in one thing each."""
+    found, names = arms(config), class_names()
+    painted, real = found["painted"], found["photos"]
+    half = tuple(name for name in names if name.split()[0] in list(COLOURS)[: len(COLOURS) // 2])
+    quoted = ", ".join(f"'{name}'" for name in half)
+    mocov2 = recipe.learner("mocov2", names, config)
+    return found | {
+        "painted, wrong labels": replace(painted, learner=replace(painted.learner, wrong_labels=1.0)),
+        "painted, half as many": replace(painted, limit=config.num_images // 2),
+        "painted, a quarter": replace(painted, limit=config.num_images // 4),
+        "half of the classes": replace(
+            painted,
+            where=f"kept and label in ({quoted})",
+            learner=recipe.learner("supervised", half, config),
+            limit=config.num_images // 2,
+        ),
+        "photos, then painted": replace(painted, start="photos"),
+        "MoCo v2, painted": replace(painted, learner=mocov2),
+        "MoCo v2, photos": replace(real, learner=mocov2),
+    }
+
+
+def _backbone(config: recipe.PretrainingConfig, arms_: dict[str, Train], transfer: str) -> list[Step]:
+    """The pre-training of arms of one backbone on the same images, and the step that fine-tunes them all.
 
     Args:
-        plan: the recipe's, for this backbone.
         transfer: name of that step.
     """
     from reverie.evaluate.fine_tuning import Arm
 
-    painted: Any = plan.step(f"supervised-on-painted-images-{numbers[0]}").stage
-    names = class_names()
-    usable = "status = 'ok' and label is not null and image is not null"
-    real = dataclasses.replace(painted, store=REAL, where=usable, limit=0)
-    arms: dict[str, Train] = {"painted": painted, "photos": real}
-    if transfer == TRANSFER:
-        half = tuple(name for name in names if name.split()[0] in list(COLOURS)[: len(COLOURS) // 2])
-        quoted = ", ".join(f"'{name}'" for name in half)
-        mocov2 = learner("mocov2", names, size)
-        arms |= {
-            "painted, wrong labels": dataclasses.replace(
-                painted, learner=dataclasses.replace(painted.learner, wrong_labels=1.0)
-            ),
-            "painted, half as many": dataclasses.replace(painted, limit=size.images // 2),
-            "painted, a quarter": dataclasses.replace(painted, limit=size.images // 4),
-            "half of the classes": dataclasses.replace(
-                painted,
-                where=f"kept and label in ({quoted})",
-                learner=learner("supervised", half, size),
-                limit=size.images // 2,
-            ),
-            "photos, then painted": dataclasses.replace(painted, start="photos"),
-            "MoCo v2, painted": dataclasses.replace(painted, learner=mocov2),
-            "MoCo v2, photos": dataclasses.replace(real, learner=mocov2),
-        }
     steps, tuned = [], []
     before = "" if transfer == TRANSFER else "vit-"
-    for number in numbers:
-        for name, train in arms.items():
+    for number in config.seeds:
+        for name, train in arms_.items():
             step = before + _slug(name, number)
             start = before + _slug(train.start, number) if train.start else None
             of = ("keep", REAL, *((start,) if start else ()))
-            steps.append(Step(step, dataclasses.replace(train, seed=number, start=start), of=of))
+            steps.append(Step(step, replace(train, seed=number, start=start), of=of))
             tuned.append(Arm(name, number, step))
             if name == "painted" and transfer == TRANSFER:  # a ViT has no BatchNorm
                 tuned.append(Arm("painted, frozen BatchNorm", number, step, frozen_batchnorm=True))
         tuned.append(Arm("untrained", number))
-    fine: Any = plan.step("transfer").stage
     of = tuple(dict.fromkeys(arm.weights for arm in tuned if arm.weights))
-    return [*steps, Step(transfer, dataclasses.replace(fine, arms=tuple(tuned), keep=False), of=of)]
+    return [*steps, Step(transfer, recipe.transfer(config, tuple(tuned), keep=False), of=of)]
 
 
 def _slug(name: str, number: int) -> str:

@@ -5,53 +5,56 @@ Numbers are those of docs/recipes/syntic.md.
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from reverie.evaluate.claims import Claim, beats
 from reverie.evaluate.simulated import STEPS, TEMPERATURES, SimulateSynTIC
-from reverie.recipes.claims import Study, insert, replace, seeds_of
-from reverie.recipes.syntic import MAIN, SIZES, slug
-from reverie.recipes.syntic import syntic as recipe
+from reverie.recipes import syntic as recipe
+from reverie.recipes.claims import Study, named, seeds_of
+from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat, resolve
 
 TEMPERATURE = 0.01
 THIRDS = 3
 
 
-def syntic(
-    scale: Literal["tiny", "small"] = "tiny",
-    seeds: int = 3,
-    captions: Path | None = None,
-    sentences: int | None = None,
-    epochs: int | None = None,
-    seed: int = 0,
-    simulated: bool = False,
-) -> Study:
+@dataclass(frozen=True)
+class SynticStudy:
+    """Settings of a study of SynTIC."""
+
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet; to simulate features of, those of the small world
+    # when absent
+    captions: Path | None = None
+    sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
+    epochs: int = 6  # passes over the examples of training
+    simulated: bool = False  # the simulated features alone, in a minute
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+
+TINY = SynticStudy()
+SCALES = {"tiny": TINY, "small": replace(TINY, scale="small", sentences=12800, epochs=20)}
+
+
+def syntic(config: SynticStudy = TINY) -> Study:
     """Claims C1 to C8 about SynTIC, on simulated features and on the small world.
 
-    Example: reverie claims syntic --scale tiny --seeds 3
-
-    Args:
-        scale: as in reverie run syntic.
-        seeds: features are simulated and captioners trained once with 0, 1, ...
-        captions: sentences to simulate features of, such as COCO captions; of the small world when left out.
-        sentences: of the small world; as many as the scale says when left out.
-        epochs: of training; as many as the scale says when left out.
-        seed: of captions and images.
-        simulated: the simulated features alone, in a minute.
+    Example: reverie claims syntic --scale tiny --num-seeds 3
     """
     from reverie.captions.corpus import FromCorpus
     from reverie.captions.scenes import FromScenes
 
-    numbers, size = seeds_of(seeds), SIZES[scale]
-    sentences = sentences or size.sentences
-    corpus = FromCorpus(captions) if captions else FromScenes(2 * sentences)
+    numbers, sentences = seeds_of(config.num_seeds), config.sentences
+    corpus = FromCorpus(config.captions) if config.captions else FromScenes(2 * sentences)
+    simulate = SimulateSynTIC(numbers, most=0 if config.captions else sentences)
     runs = {
         "simulated": Plan(
-            recipe="claims/syntic/simulated", seed=seed, unit_size=500,
-            steps=(Step("captions", corpus), Step("simulate", SimulateSynTIC(numbers, most=0 if captions else sentences), of=("captions",))),
+            recipe="claims/syntic/simulated", seed=config.seed, unit_size=500,
+            steps=(Step("captions", corpus), Step("simulate", simulate, of=("captions",))),
         )
     }  # fmt: skip
     words = {"simulated": "features drawn from Gaussians, with ridge regression for a decoder"}
@@ -60,9 +63,15 @@ def syntic(
         "Simulated: sentences as words in a random subspace, features with offsets and noise of their own kind; the score is how well "
         "the words of the references of unseen photos are ranked."
     )
-    if not simulated:
-        main, cross = _smallworld(scale, sentences, epochs, numbers, seed)
-        runs |= {"smallworld": main, "cross": cross}
+    if not config.simulated:
+        usual = recipe.SCALES[config.scale]
+        shared = {
+            "sentences": sentences, "epochs": config.epochs, "seeds": numbers, "refine_guard": False, "meteor": False,
+            "seed": config.seed,
+        }  # fmt: skip
+        main = resolve(usual, shared | {"rivals": ("capdec", "close", "decap", "viecap")})
+        cross = resolve(usual, shared | {"parts": False, "eval_data": "smallworld:street:400:held"})
+        runs |= {"smallworld": _smallworld(main), "cross": _cross(cross)}
         words |= {
             "smallworld": "all arms, on the small world",
             "cross": "sentences about 48 classes, photos of 16 others",
@@ -72,103 +81,81 @@ def syntic(
             f" Small world: {sentences:,} sentences, one image of each by the builtin painter, decoders of equal size and training; CIDEr "
             "of greedy captions of 400 street photos, each with up to five references."
         )
-    named = {name: dataclasses.replace(run, recipe=f"claims/syntic/{name}") for name, run in runs.items()}
-    return Study(about, named, claims, words)
+    return Study(about, named("syntic", runs), claims, words)
 
 
-def _smallworld(
-    scale: Literal["tiny", "small"], sentences: int, epochs: int | None, numbers: tuple[int, ...], seed: int
-) -> tuple[Plan, Plan]:
-    from reverie.captions.scenes import FromScenes
-    from reverie.captions.support import MakeSupport
-    from reverie.evaluate.captioned import held_classes
-    from reverie.evaluate.captioning import Asked, MeasureCaptions
-    from reverie.learn.refine import Refine, RefineFeatures
-
-    rivals: Any = ("capdec", "close", "decap", "viecap")
-    main = recipe(
-        scale,
-        sentences=sentences,
-        epochs=epochs,
-        rivals=rivals,
-        seeds=numbers,
-        refine_guard=False,
-        meteor=False,
-        seed=seed,
-    )
-    train: Any = main.step(MAIN).stage
-    shows = train.shows
-    plain = {"tags": "none", "learns_projected": False, "asked_projected": False}
-    arms = {
-        "refined features": dataclasses.replace(shows, **plain),
-        "tags of other images": dataclasses.replace(shows, shuffle_tags=True),
-        "own sentence hidden": dataclasses.replace(shows, exclude_self="caption"),
+def arms(config: recipe.SynticConfig) -> dict[str, Any]:
+    """The recipe's arms, and more that differ from SynTIC in one thing each."""
+    shows = recipe.shown(config)
+    plain: dict[str, Any] = {"tags": "none", "learns_projected": False, "asked_projected": False}
+    more = {
+        "refined features": replace(shows, **plain),
+        "tags of other images": replace(shows, shuffle_tags=True),
+        "own sentence hidden": replace(shows, exclude_self="caption"),
     }
     for temperature in TEMPERATURES:
         if temperature != TEMPERATURE:
-            arms[f"temperature {temperature:g}"] = dataclasses.replace(shows, temperature=temperature)
-    more = [
-        Step(
-            slug(name, number), dataclasses.replace(train, shows=shown, seed=number), of=("paint", "support", "refine")
-        )
-        for name, shown in arms.items()
-        for number in numbers
-    ]
-    main = insert(main, more, before="measure")
-    measure: Any = main.step("measure")
-    asked = (*measure.stage.arms, *(Asked(name, slug(name, number), number) for name in arms for number in numbers))
-    main = replace(
-        main,
-        "measure",
-        stage=dataclasses.replace(measure.stage, arms=asked),
-        of=(*measure.of, *(step.name for step in more)),
-    )
-    align: Any = main.step("alignment")
-    over = [
-        Step(
-            f"refine-{steps}", RefineFeatures("support", Refine(steps, guard=False, seed=seed)), of=("paint", "support")
-        )
-        for steps in STEPS
-    ]
-    main = insert(main, over, before="alignment")
-    main = replace(
-        main,
-        "alignment",
-        stage=dataclasses.replace(
-            align.stage,
-            parts=THIRDS,
-            more=tuple((step.name, f"{steps} steps") for step, steps in zip(over, STEPS, strict=True)),
+            more[f"temperature {temperature:g}"] = replace(shows, temperature=temperature)
+    return recipe.arms(config) | {name: recipe.learning(config, each) for name, each in more.items()}
+
+
+def _smallworld(config: recipe.SynticConfig) -> Plan:
+    """All arms, and refinement for other numbers of passes."""
+    from reverie.learn.refine import Refine, RefineFeatures
+    from reverie.report.page import WritePage
+
+    training, asked = recipe.trained(config, arms(config))
+    over = {
+        f"refine-{steps}": RefineFeatures("support", Refine(steps, guard=False, seed=config.seed)) for steps in STEPS
+    }
+    more = tuple((name, f"{steps} steps") for name, steps in zip(over, STEPS, strict=True))
+    align = recipe.alignment(config, parts=THIRDS, more=more)
+    return Plan(
+        recipe="syntic",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(
+            *recipe.painted(config),
+            *training,
+            Step("measure", recipe.measure(config, asked), of=tuple(item.weights for item in asked)),
+            *(Step(name, stage, of=("paint", "support")) for name, stage in over.items()),
+            Step("alignment", align, of=("support", "refine", *over)),
+            Step("page", WritePage(), of=("measure", "alignment")),
         ),
-        of=(*align.of, *(step.name for step in over)),
     )
+
+
+def _cross(config: recipe.SynticConfig) -> Plan:
+    """SynTIC from sentences about other classes than those of the photos, asked with the support of either."""
+    from reverie.captions.scenes import FromScenes
+    from reverie.captions.support import MakeSupport
+    from reverie.evaluate.captioned import held_classes
+    from reverie.evaluate.captioning import Asked
+    from reverie.report.page import WritePage
+
     known, held = held_classes()
-    cross = recipe(
-        scale,
-        sentences=sentences,
-        epochs=epochs,
-        parts=False,
-        photos="smallworld:street:400:held",
-        seeds=numbers,
-        refine_guard=False,
-        meteor=False,
-        seed=seed,
-    )
-    cross = replace(cross, "captions", stage=FromScenes(sentences, known, without=held))
-    target = Step(
-        "target-support", MakeSupport(SIZES[scale].clip, source=FromScenes(sentences, held)), of=("captions",)
-    )
-    cross = insert(cross, [target], before="measure")
-    measured: Any = cross.step("measure")
-    both = tuple(
+    training, asked = recipe.trained(config, recipe.arms(config))
+    target = MakeSupport(config.clip, source=FromScenes(config.sentences, held))
+    both = [
         Asked(name, arm.weights, arm.seed, support)
-        for arm in measured.stage.arms
+        for arm in asked
         for name, support in (("source support", None), ("target support", "target-support"))
+    ]
+    return Plan(
+        recipe="syntic",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(
+            *recipe.painted(config, FromScenes(config.sentences, known, without=held)),
+            *training,
+            Step("target-support", target, of=("captions",)),
+            Step("measure", recipe.measure(config, both), of=(*(item.weights for item in asked), "target-support")),
+            Step("alignment", recipe.alignment(config), of=("support", "refine")),
+            Step("page", WritePage(), of=("measure", "alignment")),
+        ),
     )
-    cross = replace(
-        cross, "measure", stage=dataclasses.replace(measured.stage, arms=both), of=(*measured.of, "target-support")
-    )
-    assert isinstance(measured.stage, MeasureCaptions)
-    return main, cross
 
 
 def _simulated(name: str) -> str:

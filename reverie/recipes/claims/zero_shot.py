@@ -6,26 +6,26 @@ Numbers are those of docs/recipes/zero_shot.md.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from reverie.evaluate.claims import Claim, beats, gains_more
-from reverie.recipes.claims import Study, insert, replace, seeds_of
-from reverie.recipes.scratch_efficiency import scratch_efficiency
-from reverie.recipes.zero_shot import SIZES, WHOLE_BATCH, WHOLE_LR
-from reverie.recipes.zero_shot import zero_shot as recipe
+from reverie.recipes import scratch_efficiency as scratch
+from reverie.recipes import zero_shot as recipe
+from reverie.recipes.claims import Study, named, seeds_of
+from reverie.recipes.options import SmallScale
+from reverie.recipes.zero_shot import USABLE, WHOLE_BATCH
 from reverie.run.plan import Plan, Step
+from reverie.settings import flat, resolve
 from reverie.smallworld.scene import class_names
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
-    from reverie.learn.tune import TuneClassifier
 
 PHOTOS = 6400  # to measure on: with 960, the interval over photos would hide most differences
 CONTEXT = "a photo of a {class}"
-USABLE = "status = 'ok' and blank = false"
 STRICT = 0.5  # confidence that few images have
 FAST = 5  # times the rate of the others: at theirs, so few steps hardly move the head, whatever the labels
 WRONG = 0.3  # share of labels drawn anew
@@ -34,150 +34,179 @@ TAKEN = "status = 'ok' and label is not null"  # of real photos
 FEW, MANY = 2, 10  # images of a class to train from scratch on: five times as many
 
 
-def zero_shot(
-    scale: Literal["tiny", "small"] = "tiny", seeds: int = 3, per_class: int | None = None, seed: int = 0
-) -> Study:
+@dataclass(frozen=True)
+class ZeroShotStudy:
+    """Settings of a study of classifiers from class names alone."""
+
+    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    per_class: int = 8  # captions for each class, where they are written from class names
+    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+
+
+TINY = ZeroShotStudy()
+SCALES = {"tiny": TINY, "small": replace(TINY, scale="small", per_class=50)}
+
+
+def zero_shot(config: ZeroShotStudy = TINY) -> Study:
     """Claims 1, 2, 3, 5, 6 and 13 about classifiers from class names, on the small world.
 
-    Example: reverie claims zero_shot --scale tiny --seeds 3
-
-    Args:
-        scale: as in reverie run zero_shot.
-        seeds: each arm is tuned once with 0, 1, ...
-        per_class: captions of each class; as many as the scale says when left out.
-        seed: of captions and images.
+    Example: reverie claims zero_shot --scale tiny --num-seeds 3
     """
-    from reverie.captions.templates import FromTemplates
-    from reverie.evaluate.classifiers import MeasureGradient
-    from reverie.filters.per_class import KeepPerClass
-    from reverie.learn.classifier_tuning import ClassifierTuning
-    from reverie.learn.end_to_end import EndToEnd
-    from reverie.learn.fit import Fit
-    from reverie.learn.train import Train
-
-    numbers, size, names = seeds_of(seeds), SIZES[scale], class_names()
-    size = dataclasses.replace(size, per_class=per_class or size.per_class)
-    photos = f"smallworld:street:1:{PHOTOS}"
-    plan = recipe(scale, context=CONTEXT, per_class=size.per_class, photos=photos, seeds=numbers, seed=seed)
-    images = size.per_class * size.per_caption  # of a class
-    tune: Any = plan.step("classifier").stage
-    # As many steps in every arm, or a filter would also be a shorter training.
-    tune = dataclasses.replace(tune, steps=size.epochs * math.ceil(images * len(names) / size.tune_batch))
-
-    hard = ClassifierTuning(soft_share=0.0)
-    steps = TUNED_EPOCHS * images * len(names) // WHOLE_BATCH
-    tuned = {
-        "LE+CF+SCE": tune,
-        "LE": dataclasses.replace(tune, where=USABLE, tuning=hard),
-        "LE+CF": dataclasses.replace(tune, tuning=hard),
-        "LE+SCE": dataclasses.replace(tune, where=USABLE),
-        "wrong labels, CE": dataclasses.replace(tune, tuning=hard, wrong_labels=WRONG),
-        "wrong labels, CE and SCE": dataclasses.replace(tune, wrong_labels=WRONG),
-        "strict filter": dataclasses.replace(tune, where=f"kept and clip_confidence > {STRICT}"),
-        "K at random": dataclasses.replace(tune, where="kept_random"),
-        "top K": dataclasses.replace(tune, where="kept_top"),
-        "random head": dataclasses.replace(tune, tuning=hard, random_head=True),  # and no teacher that knows the names
-        "labels shuffled": dataclasses.replace(tune, tuning=hard, wrong_labels=1.0, lr=FAST * tune.lr),
-        "head alone": dataclasses.replace(tune, steps=steps),
+    numbers, names = seeds_of(config.num_seeds), class_names()
+    shared = {
+        "context": CONTEXT, "per_class": config.per_class, "eval_data": f"smallworld:street:1:{PHOTOS}", "seeds": numbers,
+        "seed": config.seed,
+    }  # fmt: skip
+    usual = recipe.SCALES[config.scale]
+    images = config.per_class * usual.paint.per_caption  # of a class
+    sentences, template = resolve(usual, shared), resolve(usual, shared | {"per_caption": images})
+    tuned, whole = arms(sentences, images)
+    tune: Any = tuned["LE+CF+SCE"]
+    real = resolve(
+        scratch.SCALES[config.scale],
+        {
+            "painted_per_class": (FEW, MANY), "real_per_class": (FEW, MANY), "mixed_per_class": (), "seeds": numbers,
+            "eval_data": f"smallworld:street:640:{PHOTOS}", "seed": config.seed,
+        },
+    )  # fmt: skip
+    runs = {
+        "sentences": _sentences(sentences, tuned | {"end to end": whole}, images),
+        "template": _template(template, {"B": tuned["LE"], "B+CF": tuned["LE+CF"]}),
+        "photos": _on_photos(sentences, images, whole),
+        "scratch": scratch.scratch_efficiency(real),
     }
-    whole = Train(
-        EndToEnd(names, (CONTEXT,), size.clip, image_size=64),
-        Fit(steps, WHOLE_LR, weight_decay=tune.weight_decay, clip=tune.clip),
-        captions_per_batch=WHOLE_BATCH,
-        where="kept",
-        group="image",
-    )
-    first = _with(plan, {**tuned, "end to end": whole}, numbers)
-    few = max(1, images // 4)
-    keeps = [
-        Step(f"keep-{choose}", KeepPerClass(names, USABLE, most=few, choose=choose, column=f"kept_{choose}"), ("keep",))
-        for choose in ("random", "top")
-    ]
-    first = insert(first, keeps, before="zero-shot")
-    first = insert(first, [Step("gradient", MeasureGradient(tune), of=("keep",))], before="page")
-    first = replace(first, "page", of=(*first.step("page").of, "gradient"))
-
-    second = _with(plan, {"B": tuned["LE"], "B+CF": tuned["LE+CF"]}, numbers)
-    second = replace(second, "captions", stage=FromTemplates(names, (CONTEXT,)))
-    paint: Any = plan.step("paint").stage
-    second = replace(second, "paint", stage=dataclasses.replace(paint, per_caption=images))
     about = (
         f"{images * len(names):,} images of the {len(names)} classes of the small world by the builtin painter; a linear "
         f"classifier on the builtin CLIP, tuned for {tune.steps} steps and measured on {PHOTOS:,} photos by the "
         "street camera, and by the studio camera, whose photos zero-shot CLIP knows better."
     )
     words = {
-        "sentences": f"{size.per_class} written captions a class",
+        "sentences": f"{config.per_class} written captions a class",
         "template": "one template for all classes",
         "photos": f"nothing painted: {images} street photos of each class to tune on",
         "scratch": f"a small network from nothing on {FEW} and {MANY} images of a class",
     }
-    runs = {
-        "sentences": first,
-        "template": second,
-        "photos": _on_photos(plan, images, numbers, whole),
-        "scratch": scratch_efficiency(
-            scale,
-            paint=(FEW, MANY),
-            real=(FEW, MANY),
-            mixed=(),
-            photos=f"smallworld:street:640:{PHOTOS}",
-            seeds=numbers,
-            seed=seed,
-        ),
+    return Study(about, named("zero_shot", runs), CLAIMS, words)
+
+
+def arms(config: recipe.ZeroShotConfig, images: int) -> tuple[dict[str, recipe.Arm], Train]:
+    """The classifiers that are tuned on kept images, and the tuning end to end.
+
+    Args:
+        images: of a class, before any is left out.
+    """
+    from reverie.learn.classifier_tuning import ClassifierTuning
+
+    found: Any = recipe.arms(config)["tuned on painted images"]
+    num_classes = len(class_names())
+    # As many steps in every arm, or a filter would also be a shorter training.
+    tune: Any = replace(found, steps=config.learn.epochs * math.ceil(images * num_classes / config.learn.tune_batch))
+    hard = ClassifierTuning(soft_share=0.0)
+    steps = TUNED_EPOCHS * images * num_classes // WHOLE_BATCH
+    tuned: dict[str, recipe.Arm] = {
+        "LE+CF+SCE": tune,
+        "LE": replace(tune, where=USABLE, tuning=hard),
+        "LE+CF": replace(tune, tuning=hard),
+        "LE+SCE": replace(tune, where=USABLE),
+        "wrong labels, CE": replace(tune, tuning=hard, wrong_labels=WRONG),
+        "wrong labels, CE and SCE": replace(tune, wrong_labels=WRONG),
+        "strict filter": replace(tune, where=f"kept and clip_confidence > {STRICT}"),
+        "K at random": replace(tune, where="kept_random"),
+        "top K": replace(tune, where="kept_top"),
+        "random head": replace(tune, tuning=hard, random_head=True),  # and no teacher that knows the names
+        "labels shuffled": replace(tune, tuning=hard, wrong_labels=1.0, lr=FAST * tune.lr),
+        "head alone": replace(tune, steps=steps),
     }
-    named = {name: dataclasses.replace(run, recipe=f"claims/zero_shot/{name}") for name, run in runs.items()}
-    return Study(about, named, CLAIMS, words)
+    return tuned, recipe.end_to_end(config, steps)
 
 
-def _on_photos(plan: Plan, per_class: int, numbers: tuple[int, ...], whole: Train) -> Plan:
+def _sentences(config: recipe.ZeroShotConfig, arms_: Mapping[str, recipe.Arm], images: int) -> Plan:
+    """These arms on images of written captions, and the gradient at the start of tuning."""
+    from reverie.evaluate.classifiers import MeasureGradient
+    from reverie.filters.per_class import KeepPerClass
+
+    few = max(1, images // 4)
+    keeps = [
+        Step(
+            f"keep-{choose}",
+            KeepPerClass(class_names(), USABLE, most=few, choose=choose, column=f"kept_{choose}"),
+            of=("keep",),
+        )
+        for choose in ("random", "top")
+    ]
+    gradient = Step("gradient", MeasureGradient(arms_["LE+CF+SCE"]), of=("keep",))
+    return _plan(config, (*recipe.painted(config), *keeps), arms_, [gradient])
+
+
+def _template(config: recipe.ZeroShotConfig, arms_: Mapping[str, recipe.Arm]) -> Plan:
+    """These arms on images of one template."""
+    from reverie.captions.templates import FromTemplates
+
+    return _plan(config, recipe.painted(config, FromTemplates(class_names(), (CONTEXT,))), arms_, [])
+
+
+def _plan(
+    config: recipe.ZeroShotConfig, made: tuple[Step, ...], arms_: Mapping[str, recipe.Arm], more: list[Step]
+) -> Plan:
+    """What is made, then these arms beside zero-shot CLIP, measured on photos by both cameras, then more."""
+    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+    from reverie.report.page import WritePage
+
+    training = recipe.trained(config, arms_)
+    tuned = [Tuned("zero-shot", "zero-shot")]
+    tuned += [Tuned(name, step.name, step.stage.seed) for step, name in training.values()]  # type: ignore[attr-defined]
+    on_studio = tuple(arm for arm in tuned if arm.name in ("zero-shot", "LE+CF+SCE"))
+    photos = str(config.eval_data)
+    street = MeasureClassifiers(tuple(tuned), class_names(), photos)
+    studio = MeasureClassifiers(on_studio, class_names(), photos.replace("street", "studio"))
+    return Plan(
+        recipe="zero_shot",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(
+            *made,
+            recipe.zero_shot_step(config),
+            *(step for step, _ in training.values()),
+            Step("measure", street, of=tuple(arm.step for arm in tuned)),
+            Step("measure-studio", studio, of=("measure",)),
+            *more,
+            Step("page", WritePage(), of=("measure", "measure-studio", *(step.name for step in more))),
+        ),
+    )
+
+
+def _on_photos(config: recipe.ZeroShotConfig, per_class: int, whole: Train) -> Plan:
     """Head alone and end to end, as on painted images, on as many photos."""
     from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
     from reverie.images.shots import TakeShots
+    from reverie.report.page import WritePage
 
-    tune: Any = plan.step("classifier").stage
-    measure: Any = plan.step("measure").stage
     source = f"smallworld:street:{3 * per_class * len(class_names())}:1"  # of which the photos are taken
-    head = dataclasses.replace(tune, on="shots", shots="photos", steps=whole.fit.steps, real_batch=WHOLE_BATCH)
-    arms = {
-        "head alone": head,
-        "end to end": dataclasses.replace(whole, store="photos", where=TAKEN),
+    head: Any = recipe.arms(config)["tuned on painted images"]
+    arms_: dict[str, Any] = {
+        "head alone": replace(head, steps=whole.fit.steps, on="shots", shots="photos", real_batch=WHOLE_BATCH),
+        "end to end": replace(whole, store="photos", where=TAKEN),
     }
     steps, tuned = [Step("photos", TakeShots(class_names(), source, per_class))], []
-    for name, stage in arms.items():
-        for number in numbers:
-            step = f"{_slug(name)}-{number}"
-            steps.append(Step(step, dataclasses.replace(stage, seed=number), of=("photos",)))
+    for name, stage in arms_.items():
+        for number in config.seeds:
+            step = recipe.step_name(name, number)
+            steps.append(Step(step, replace(stage, seed=number), of=("photos",)))
             tuned.append(Tuned(name, step, number))
-    of = tuple(arm.step for arm in tuned)
-    steps.append(Step("measure", MeasureClassifiers(tuple(tuned), measure.classes, measure.photos), of=of))
-    steps.append(dataclasses.replace(plan.step("page"), of=("measure",)))
-    return dataclasses.replace(plan, steps=tuple(steps))
-
-
-def _with(plan: Plan, arms: Mapping[str, TuneClassifier | Train], numbers: tuple[int, ...]) -> Plan:
-    """The plan up to its zero-shot classifier, then these arms, measured on photos by both cameras."""
-    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
-
-    begin = [step.name for step in plan.steps].index("zero-shot") + 1
-    steps, tuned = list(plan.steps[:begin]), [Tuned("zero-shot", "zero-shot")]
-    for name, stage in arms.items():
-        for number in numbers:
-            step = f"{_slug(name)}-{number}"
-            steps.append(Step(step, dataclasses.replace(stage, seed=number), of=("keep",)))
-            tuned.append(Tuned(name, step, number))
-    measure: Any = plan.step("measure").stage
-    of = tuple(arm.step for arm in tuned)
-    on_studio = tuple(arm for arm in tuned if arm.name in ("zero-shot", "LE+CF+SCE"))
-    steps.append(Step("measure", MeasureClassifiers(tuple(tuned), measure.classes, measure.photos), of=of))
-    studio = measure.photos.replace("street", "studio")
-    steps.append(Step("measure-studio", MeasureClassifiers(on_studio, measure.classes, studio), of=("measure",)))
-    steps.append(dataclasses.replace(plan.step("page"), of=("measure", "measure-studio")))
-    return dataclasses.replace(plan, steps=tuple(steps))
-
-
-def _slug(name: str) -> str:
-    return name.lower().replace("+", "-").replace(",", "").replace(" ", "-")
+    measure = MeasureClassifiers(tuple(tuned), class_names(), str(config.eval_data))
+    return Plan(
+        recipe="zero_shot",
+        seed=config.seed,
+        unit_size=config.unit_size,
+        arguments=flat(config),
+        steps=(
+            *steps,
+            Step("measure", measure, of=tuple(arm.step for arm in tuned)),
+            Step("page", WritePage(), of=("measure",)),
+        ),
+    )
 
 
 def _arm(name: str, run: str = "sentences", step: str = "measure") -> str:

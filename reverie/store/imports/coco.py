@@ -20,6 +20,7 @@ class _Note(NamedTuple):
     text: Any = None
     split: Any = None
     wrong: str | None = None
+    image_id: Any = None  # what COCO calls the image
 
 
 def read_coco(path: Path, reading: Reading) -> Iterator[Entry]:
@@ -47,7 +48,8 @@ def read_coco(path: Path, reading: Reading) -> Iterator[Entry]:
         text, why = text_of(note.text)
         file = printable(note.file) if isinstance(note.file, str) else None
         split = printable(note.split) if isinstance(note.split, str) else None
-        yield Sample(position, text, None, here, problem, note.wrong or why, file=file, split=split)
+        name = note.image_id if isinstance(note.image_id, int | str) else None
+        yield Sample(position, text, None, here, problem, note.wrong or why, file=file, split=split, image_id=name)
     if "annotations" in data and (
         silent := sum(_key(image.get("id")) not in used for image in images if isinstance(image, dict))
     ):
@@ -75,7 +77,7 @@ def _annotations(path: Path, images: list[Any], notes: Any) -> Iterator[_Note]:
             wrong = f"image_id {printable(said[:40])} is not among the images"
             yield _Note(key, None, note["caption"], wrong=wrong)
         else:
-            yield _Note(key, files[key], note["caption"])
+            yield _Note(key, files[key], note["caption"], image_id=note["image_id"])
 
 
 def _sentences(path: Path, images: list[Any], split: str | None) -> Iterator[_Note]:
@@ -96,7 +98,7 @@ def _sentences(path: Path, images: list[Any], split: str | None) -> Iterator[_No
         file = str(Path(folder) / name) if isinstance(folder, str) and isinstance(name, str) else name
         for sentence in image["sentences"]:
             if isinstance(sentence, dict) and "raw" in sentence:
-                yield _Note(number, file, sentence["raw"], image.get("split"))
+                yield _Note(number, file, sentence["raw"], image.get("split"), image_id=image.get("cocoid"))
             else:
                 yield _Note(number, file, None, image.get("split"), "the sentence has no text under raw")
         if not image["sentences"]:

@@ -68,6 +68,7 @@ class Sample:
     refused: str | None = None  # why the row could not be read, or is no text
     file: str | None = None  # its place in a folder of files, for its owner to find it again
     split: str | None = None  # of a caption file that holds several
+    image_id: int | str | None = None  # what COCO's files call the image
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,391 @@
+"""Groups of settings that recipes share. Each makes the stage, or the part of one, that it is about.
+
+A flag means the same in every recipe; docs/flags.md lists all of them. Defaults are those of ``tiny``; a recipe's ``SCALES`` hold
+its own. A recipe's own settings stand in its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from reverie.captions.classes import read_classes
+from reverie.captions.domains import CAPTION
+from reverie.errors import InputError
+from reverie.models.names import locate
+from reverie.ranges import check_at_least
+
+if TYPE_CHECKING:
+    from reverie.captions.corpus import FromCorpus
+    from reverie.captions.llm import FromWriter
+    from reverie.captions.templates import FromTemplates
+    from reverie.captions.words import FromWords
+    from reverie.images.guidance import FromShots
+    from reverie.images.pixels import PaintPixels
+    from reverie.learn.classifier_tuning import ClassifierTuning
+
+Scale = Literal["tiny", "small", "paper"]
+SmallScale = Literal["tiny", "small"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+BUILTIN = "builtin:"
+SMALL_WORLD = "smallworld:"
+PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+TEMPLATES = (
+    "a photo of a {class}",
+    "a picture of a {class}",
+    "an image of a {class}",
+    "a close-up photo of a {class}",
+    "a bright photo of a {class}",
+    "a drawing of a {class}",
+    "a {class} outdoors",
+    "a {class} on a plain background",
+)
+
+
+KEPT = {  # what is kept unless told, by whether duplicates were looked for
+    True: "status = 'ok' and blank = false and duplicate_of is null",
+    False: "status = 'ok' and blank = false",
+}
+
+
+@dataclass(frozen=True)
+class CaptionFile:
+    """Captions that are there already."""
+
+    captions: Path | None = None  # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet
+    text_column: str | None = None  # column of captions in the caption file; usual names are tried when absent
+    limit: int | None = None  # number of usable captions to take, the first ones; all when absent
+
+    def stage(self, label_column: str | None = None, split: str | None = None) -> FromCorpus | None:
+        """The stage that reads them; None where no file is named. Raises InputError for flags that then say nothing."""
+        from reverie.captions.corpus import FromCorpus
+
+        if self.captions:
+            return FromCorpus(
+                self.captions, text_column=self.text_column, label_column=label_column, split=split, limit=self.limit
+            )
+        flags = {"--text-column": self.text_column, "--label-column": label_column, "--captions-split": split}
+        if given := [flag for flag, value in (flags | {"--limit": self.limit}).items() if value is not None]:
+            raise InputError(f"{' and '.join(given)} belong{'s' * (len(given) == 1)} to a file of --captions")
+        return None
+
+
+@dataclass(frozen=True)
+class ClassCaptions:
+    """Captions that are written from class names."""
+
+    classes: Path | None = None  # file of class names, one a line; the classes of the small world when absent
+    # language model that writes captions from class names: builtin:writer, a Hub id, a folder, or openai:MODEL@URL
+    writer: str | None = None
+    templates: Path | None = None  # file of sentences with {class} in them, one a line, to write captions with
+    # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
+    words: str | None = None
+    synonyms: Path | None = None  # JSON file of class name to words that name the class too, for --words
+    # phrase around a sentence of --words, with {caption} in it; the sentence alone when absent
+    around: str | None = None
+    # file of what the writer is asked: a text with {class} in it, or JSON with prompt, glosses and examples; what suits the
+    # kind of model when absent
+    prompt: Path | None = None
+    # temperature of the writer's sampling, 0 takes the likeliest words; its own, 1, when absent
+    temperature: float | None = None
+    max_words: int | None = None  # longest caption of the writer, in words; 60 when absent
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How a language model is asked, where that is said."""
+        given = {"prompt": self.prompt, "temperature": self.temperature, "max_words": self.max_words}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def refuse_asked(self) -> None:
+        """Raises InputError for flags about how a language model is asked, where none is."""
+        if self.asked:
+            flag = next(iter(self.asked)).replace("_", "-")
+            raise InputError(f"--{flag} says how a language model is asked; name one with --writer")
+
+    def stage(
+        self,
+        per_class: int,
+        classes: tuple[str, ...] | Path | None = None,
+        synonyms: Mapping[str, tuple[str, ...]] | None = None,
+        around: str | None = None,
+    ) -> FromTemplates | FromWords | FromWriter:
+        """The stage that writes them: a model where one is named, else templates, or the builtin writer for the small world.
+
+        Args:
+            classes: names or a file of them, in place of ``classes``.
+            synonyms: for sentences of ``words``, where no file of them is named.
+            around: likewise.
+        """
+        from reverie.captions.llm import FromWriter
+        from reverie.captions.templates import FromTemplates
+        from reverie.captions.words import FromWords
+        from reverie.smallworld.scene import class_names
+
+        own = classes or self.classes
+        named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
+        if len(given := [flag for flag, value in named if value]) > 1:
+            raise InputError(f"give {' or '.join(given)}, not both")
+        if not self.words and (self.synonyms or self.around):
+            raise InputError("--synonyms and --around belong to the sentences of --words")
+        if self.words == "builtin:words" and own and (others := set(read_classes(own)) - set(class_names())):
+            raise InputError(
+                f"builtin:words knows the classes of the small world only, not {sorted(others)[0]!r}; name a public "
+                "word-to-sentence model, or leave --words out"
+            )
+        if self.words or self.templates or (own and not self.writer):
+            self.refuse_asked()
+        stage: FromTemplates | FromWords | FromWriter
+        if self.words:
+            also = self.synonyms or synonyms
+            stage = FromWords(own or class_names(), per_class, self.words, also, self.around or around or CAPTION)
+        elif self.templates or (own and not self.writer):
+            stage = FromTemplates(own or class_names(), self.templates or TEMPLATES, per_class)
+        else:
+            stage = FromWriter(self.writer or "builtin:writer", own or class_names(), per_class, **self.asked)
+        if stage.count < 1:  # reads the files: what is wrong with them is said before any work
+            raise InputError(f"{own} gives no captions")
+        return stage
+
+
+@dataclass(frozen=True)
+class CaptionSource:
+    """Captions from a file, or written from class names."""
+
+    file: CaptionFile = CaptionFile()
+    label_column: str | None = None  # column of class names in the caption file; none when absent
+    written: ClassCaptions = ClassCaptions()
+    per_class: int = 8  # captions for each class, where they are written from class names
+
+    def stage(self) -> FromCorpus | FromTemplates | FromWords | FromWriter:
+        """The stage that gives captions."""
+        own = self.written
+        if self.file.captions and (own.classes or own.writer or own.templates or own.words):
+            raise InputError("give --captions, or --classes (with --writer, --words or --templates), not both")
+        stage = self.file.stage(self.label_column)
+        if stage is None:
+            return own.stage(self.per_class)
+        if own.synonyms or own.around:
+            raise InputError("--synonyms and --around belong to the sentences of --words")
+        own.refuse_asked()
+        if stage.count < 1:
+            raise InputError(f"{self.file.captions} gives no captions")
+        return stage
+
+
+@dataclass(frozen=True)
+class Painting:
+    """How images are painted."""
+
+    # text-to-image model: builtin:painter, a folder, or the Hub id of any diffusers pipeline
+    painter: str = "builtin:painter"
+    per_caption: int = 4  # images painted of each caption (l)
+    guidance: float = 2.0  # classifier-free guidance w in eps_u + w (eps_c - eps_u); 1 = none
+    sampler_steps: int = 10  # denoising steps of an image; images begun at a photo take a part of them
+    scheduler: str | None = "ddim"  # sampler: ddim, dpm-solver++, euler, ...; the painter's own when absent
+    paint_px: int | None = None  # side of painted images in pixels; what the painter was made for when absent
+    store_px: int | None = None  # side of stored images in pixels; as painted when absent
+    painter_dtype: Precision = "fp32"  # number format that the painter computes in; fp16 needs a GPU
+    paint_batch: int = 16  # images painted together; changes the speed only
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the painter knows the small world and nothing else."""
+        return self.painter.startswith(BUILTIN)
+
+    def stage(self, per_caption: int | None = None, starts: tuple[FromShots | None, ...] = (None,)) -> PaintPixels:
+        """The stage that paints.
+
+        Args:
+            per_caption: images of each caption, of all starts together.
+            starts: what images begin at; None is noise.
+        """
+        from reverie.images.pixels import PaintPixels, PaintSpeed
+
+        return PaintPixels(
+            self.painter,
+            per_caption or self.per_caption,
+            self.guidance,
+            self.sampler_steps,
+            scheduler=self.scheduler,
+            size_px=self.paint_px,
+            store_px=self.store_px,
+            dtype=self.painter_dtype,
+            starts=starts,
+            speed=PaintSpeed(self.paint_batch),
+        )
+
+
+@dataclass(frozen=True)
+class ClassifierCaptions(ClassCaptions):
+    """Class names, how a task says them, and the captions that are written from them."""
+
+    per_class: int = 8  # captions for each class, where they are written from class names
+    # sentence that the task says a class in, {class} or else its end for the name; the templates of --domain, or "a
+    # photo of a {class}.", when absent
+    context: str | None = None
+    # record of class names, templates, synonyms and phrase, as FILE.json:DATASET; other flags go before it
+    domain: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassifierLearning:
+    """How a classifier is tuned on painted images."""
+
+    soft_share: float = 0.5  # share of the loss on soft targets (1 - lambda); the rest is cross-entropy
+    teacher_temperature: float = 2.0  # temperature of the teacher's soft targets
+    # weights that weight decay pulls the classifier towards: zero as published, or its text rows
+    decay_to: Literal["zero", "start"] = "zero"
+    hard_pseudo_labels: bool = False  # the teacher's first choice in place of its distribution
+    label_smoothing: float = 0.0  # label smoothing of the cross-entropy, in [0, 1)
+    # side that painted images are first made small to, where photos are of low resolution; 0 = as they are
+    shrink_px: int = 0
+    epochs: int = 30  # passes over the examples of training
+    tune_batch: int = 64  # painted images in a step of tuning a classifier
+    lr: float = 2e-3  # peak learning rate
+
+    def tuning(self) -> ClassifierTuning:
+        """The loss."""
+        from reverie.learn.classifier_tuning import ClassifierTuning
+
+        return ClassifierTuning(
+            soft_share=self.soft_share,
+            temperature=self.teacher_temperature,
+            hard_pseudo_labels=self.hard_pseudo_labels,
+            label_smoothing=self.label_smoothing,
+            decay_to=self.decay_to,
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which painted images of a class are kept, by an encoder's confidence."""
+
+    # confidence that an image must exceed to pass; chance = 1 / number of classes
+    above: float | Literal["chance"] = "chance"
+    most: int | None = None  # images kept of each class (K); all that pass when absent
+    choose: Literal["random", "top"] = "random"  # which K of more images that pass
+
+    @property
+    def threshold(self) -> float | None:
+        """As stages say it: None is chance."""
+        return None if self.above == "chance" else self.above
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is trained from scratch, and what it sees."""
+
+    # resnet-tiny, resnet-50, vit-tiny, vit-s16, vit-b16, or a transformers vision model by name
+    backbone: str = "resnet-tiny"
+    view_px: int = 32  # side of a training view in pixels
+    image_px: int = 64  # side in pixels that images and photos are brought to before views are cut
+    train_steps: int = 200  # optimiser steps of training, the same in every arm
+    lr: float = 1e-3  # peak learning rate
+    warmup: float = 0.1  # share of the training steps in which the learning rate rises
+
+    def check(self) -> None:
+        """Raises InputError for views that cannot be."""
+        check_at_least(1, view_px=self.view_px, image_px=self.image_px)
+        if self.view_px > self.image_px:
+            raise InputError(
+                f"views of --view-px {self.view_px} cannot be cut from images of --image-px {self.image_px}"
+            )
+
+
+def refuse_twins(flag: str, values: Sequence[object]) -> None:
+    """Raises InputError for a flag of several values that has none, or one twice."""
+    if not values:
+        raise InputError(f"{flag} needs at least one value")
+    if len(set(values)) < len(values):
+        raise InputError(f"{flag} {' '.join(map(str, values))} names one twice")
+
+
+def clip_default(painter: str, clip: str | None) -> str | None:
+    """The usual CLIP model: the builtin one has seen nothing but the small world, so it is none for other painters."""
+    return clip if painter.startswith(BUILTIN) or not (clip or "").startswith(BUILTIN) else None
+
+
+def clip_for(painter: str, clip: str | None) -> str | None:
+    """The CLIP model to score with.
+
+    Raises: InputError for a pair that makes no sense; UnknownName, ModelError for one that is not there, before any work.
+    """
+    if clip and clip.startswith(BUILTIN) and not painter.startswith(BUILTIN):
+        raise InputError(
+            f"{clip} knows the small world only; score images of {painter} with a public model: --clip NAME"
+        )
+    for name, config, what in ((painter, "model_index.json", "painter"), (clip, "config.json", "CLIP model")):
+        place = locate(name) if name else None
+        if place and (
+            place.kind == "openai" or (place.kind != "hub" and not (Path(place.path_or_id) / config).exists())
+        ):
+            raise InputError(f"{name} is not a {what}; see: reverie models")
+    return clip
+
+
+def page() -> str:
+    """docs/flags.md: what every flag of the recipes is, in Markdown."""
+    from reverie.run.plan import config_type, find_recipe, find_study, known_recipes, known_studies, recipe_scales
+    from reverie.settings import flat, helps, required
+
+    kinds = {name: find_recipe(name) for name in known_recipes()}
+    kinds |= {f"claims {name}": find_study(name) for name in known_studies()}
+    said: dict[str, dict[str, str]] = {}
+    for where, recipe in kinds.items():
+        kind = config_type(recipe)
+        assert kind is not None
+        for name, text in helps(kind).items():
+            said.setdefault(name, {})[where] = text
+    lines = [
+        "# Flags of the recipes",
+        "",
+        "Made from the code by `make flags`. A flag means the same in every recipe; `reverie run RECIPE --scale SCALE --help` shows",
+        "the defaults of a scale. Some defaults follow from other settings, such as photos of the small world, which are measured on only",
+        "where the classes are its own; what is given by hand goes before them, and `plan.json` holds what came out.",
+        "",
+        "## Shared",
+        "",
+        "| flag | meaning | of |",
+        "|---|---|---|",
+    ]
+    for name in sorted(name for name, texts in said.items() if len(texts) > 1):
+        texts = said[name]
+        text = texts[next(iter(texts))] if len(set(texts.values())) == 1 else next(iter(texts.values())).split(";")[0]
+        lines.append(f"| `{_flag(name)}` | {_cell(text)} | {', '.join(texts)} |")
+    for where, recipe in kinds.items():
+        lines += ["", f"## {where}", ""]
+        scales = {scale: flat(config) for scale, config in recipe_scales(recipe).items()}
+        kind = config_type(recipe)
+        assert kind is not None
+        lines.append(f"| flag | {' | '.join(scales or ['default'])} | meaning |")
+        lines.append(f"|---|{'---|' * max(1, len(scales))}---|")
+        usual = {item: getattr(kind, item, None) for item in helps(kind)}
+        for name, text in helps(kind).items():
+            if name in required(kind):
+                values = ["required"]
+            else:
+                values = [_value(config[name]) for config in scales.values()] or [_value(usual[name])]
+            meaning = _cell(text) if len(said[name]) == 1 else ""
+            lines.append(f"| `{_flag(name)}` | {' | '.join(values)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _value(value: object) -> str:
+    if value is None or value == ():
+        return ""
+    return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else value}`".replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,381 @@
+"""All flags of all recipes and studies: what help shows, what each changes, and that runs outlive a change of defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+
+from reverie import cli
+from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.recipes import options, stablerep
+from reverie.run.plan import (
+    call_recipe,
+    config_type,
+    find_recipe,
+    find_study,
+    known_recipes,
+    known_studies,
+    plan_again,
+    read_plan,
+    recipe_scales,
+)
+from reverie.settings import change, flat, helps, names, required, resolve
+
+KINDS = {name: find_recipe(name) for name in known_recipes()}
+KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
+EVERY = [(name, scale) for name, recipe in KINDS.items() for scale in (recipe_scales(recipe) or {"": None})]
+ABSENT = {  # what a person may truly do without; everything else has a default that is a value
+    "around", "captions", "captions_split", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
+    "limit", "more_classes", "most", "paint_px", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px", "synonyms",
+    "templates", "text_column", "transfer_shots", "until", "max_seeds", "words", "writer",
+}  # fmt: skip
+FOLLOWS = {  # setting -> defaults that follow from it
+    "painter": {"clip", "keep_best", "words", "scheduler"},
+    "clip": {"keep_best"},
+    "classes": {"eval_data", "shots_from", "words", "per_class", "per_caption"},
+    "domain": {"eval_data", "shots_from", "words"},
+    "more_classes": {"eval_data", "per_class", "per_caption"},
+    "captions": {"eval_data", "sentences"},
+    "writer": {"words", "per_caption"},
+    "templates": {"words", "per_caption"},
+    "words": {"per_caption"},
+    "shots_from": {"eval_data"},
+    "per_batch": {"lr"},
+    "captions_per_batch": {"lr"},
+    "per_caption": {"unit_size", "per_class"},
+    "num_images": {"per_class", "per_caption"},
+    "painted_per_class": {"per_class", "per_caption"},
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What settings that name files need to find there."""
+    root = tmp_path_factory.mktemp("files")
+    (root / "classes.txt").write_text("red circle\nblue star\n")
+    (root / "more.txt").write_text("desert\n")
+    (root / "captions.csv").write_text("text,label\n" + "a red circle,x\na blue star,y\n" * 40)
+    (root / "templates.txt").write_text("a view of a {class}\na drawing of a {class}\n")
+    (root / "also.json").write_text('{"red circle": ["red disc"]}')
+    (root / "domain.json").write_text(json.dumps({"shapes": {"classes": ["red circle", "blue star"]}}))
+    (root / "captions.json").write_text('{"images": [], "annotations": []}')
+    for split in ("train", "test"):
+        (root / "photos" / split / "cat").mkdir(parents=True)
+    return {
+        "classes": root / "classes.txt", "more_classes": root / "more.txt", "captions": root / "captions.csv", "templates": root / "templates.txt",
+        "synonyms": root / "also.json", "domain": f"{root / 'domain.json'}:shapes", "eval_data": str(root / "photos"), "shots_from": str(root / "photos"),
+        "words": "owner/t5", "writer": "owner/writer", "around": "seen: {caption}", "context": "a {class}", "scheduler": "euler", "text_column": "text",
+        "label_column": "label", "captions_split": "train", "detector": "none", "levels": (0.5, 0.25), "painter": "owner/painter", "clip": "owner/clip", "backbone": "vit-tiny",
+        "store": root, "of": root, "real_store": root / "real", "images_from": root / "run", "limit": 30, "most": 2,
+        "captions_per_batch": 16, "train_steps": 77, "warmup": 0.25, "downscale_px": (8,), "num_images": 320, "keep_best": 0.5, "sentences": 40,
+        "trackers": ("wandb",), "per_batch": 2, "tag_heads": 2, "batch_size": 16,
+    }  # fmt: skip
+
+
+def other(name: str, value: Any, hint: Any, files: dict[str, Any]) -> Any:
+    """Another value of a setting."""
+    if name in files and files[name] != value:
+        return files[name]
+    kinds = list(get_args(hint)) if get_origin(hint) not in (None, Literal, tuple) else [hint]
+    for kind in kinds:
+        if get_origin(kind) is Literal and len(get_args(kind)) > 1:
+            return next(each for each in get_args(kind) if each != value)
+        if get_origin(kind) is tuple:
+            items = get_args(kind)[0]
+            if get_origin(items) is Literal:
+                return next((each,) for each in get_args(items) if (each,) != value)
+            return {int: (3, 5), float: (0.25,), str: ("x",)}[items]
+    kind = next(kind for kind in kinds if kind in (bool, int, float, str, Path))
+    if isinstance(value, str) and kind is float:  # a word in place of a number
+        return 0.25
+    return {
+        bool: lambda: not value, int: lambda: (value or 0) + 1, float: lambda: (value or 0.0) / 2 + 0.125, str: lambda: "other",
+        Path: lambda: Path("other"),
+    }[kind]()  # fmt: skip
+
+
+def hints(kind: type) -> dict[str, Any]:
+    """The type of each setting, by name."""
+    found: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        found |= hints(hint) if dataclasses.is_dataclass(hint) else {name: hint}
+    return found
+
+
+def words_for(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+
+
+def read(name: str, words: list[str], out: str = "no-such-folder") -> Any:
+    def work() -> None: ...
+
+    return cli._settings(KINDS[name], work, "reverie", words, Path(out), name)[0]
+
+
+def default(name: str, scale: str, files: dict[str, Any]) -> Any:
+    """A recipe's default settings; those that it cannot do without are given."""
+    base = recipe_scales(KINDS[name]).get(scale)
+    if base is None:
+        kind = config_type(KINDS[name])
+        assert kind is not None
+        base = kind(**{item: files[item] for item in required(kind)})
+    return base
+
+
+def said_by(name: str, scale: str, capsys: pytest.CaptureFixture[str]) -> str:
+    words = name.split() if name.startswith("claims") else ["run", name]
+    with pytest.raises(SystemExit):
+        cli.main([*words, *(["--scale", scale] if scale not in ("", "default") else []), "--help"])
+    return re.sub(r"[│╭╰─╮╯\s]+", " ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_help_shows_the_real_default_of_every_flag(
+    name: str, scale: str, files: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, said, base = config_type(KINDS[name]), said_by(name, scale, capsys), default(name, scale, files)
+    assert kind is not None
+    for item, value in flat(base).items():
+        text = re.sub(r"\s+", " ", helps(kind)[item])
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else "''" if value == "" else str(value)
+        shown = repr(value) if isinstance(value, str) and " " in value else shown
+        ends = "(required)" if item in required(kind) else f"(default: {shown})"
+        plain = said.replace(" ", "")
+        assert f"{text} {ends}".replace(" ", "") in plain, f"--{item} of {name}"
+        assert value is not None or item in ABSENT, f"--{item} of {name} has no default"
+    assert said.count("(default: None)") == sum(value is None for value in flat(base).values()) + (
+        1  # --until, or --max-seeds
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_flag_sets_what_it_names(name: str, files: dict[str, Any]) -> None:
+    """All flags at once, each with another value: a setting that got another flag's value, or none, would show."""
+    kind = config_type(KINDS[name])
+    assert kind is not None
+    for scale in list(recipe_scales(KINDS[name]))[:1] or [""]:
+        base, types = default(name, scale, files), hints(kind)
+        values = {item: other(item, value, types[item], files) for item, value in flat(base).items()}
+        if "scale" in values:
+            values["scale"] = scale
+        words = [word for item, value in values.items() for word in words_for(item, value)]
+        assert flat(read(name, words).config) == values
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_each_flag_alone_sets_what_it_names_and_nothing_else(name: str, scale: str, files: dict[str, Any]) -> None:
+    every_flag_alone(name, scale, files, lambda words, changes: read(name, words).config)
+
+
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_each_setting_alone_changes_nothing_else(name: str, scale: str, files: dict[str, Any]) -> None:
+    base = default(name, scale, files)
+    every_flag_alone(name, scale, files, lambda words, changes: resolve(base, changes))
+
+
+def every_flag_alone(name: str, scale: str, files: dict[str, Any], ask: Any) -> None:
+    kind, base = config_type(KINDS[name]), default(name, scale, files)
+    assert kind is not None
+    types, usual = hints(kind), flat(base)
+    always = [word for item in required(kind) for word in words_for(item, files[item])]
+    always += ["--scale", scale] if "scale" in usual else []
+    for item, value in usual.items():
+        if item in ("scale", *required(kind)):
+            continue
+        new = other(item, value, types[item], files)
+        assert new != value
+        found = flat(ask([*always, *words_for(item, new)], {item: new}))
+        changed = {each for each, was in usual.items() if found[each] != was}
+        assert found[item] == new
+        assert changed - {item} <= FOLLOWS.get(item, set()), f"--{item} of {name} at {scale}"
+
+
+NEEDS: dict[str, dict[str, Any]] = {  # what must be there for a setting to say anything
+    "text_column": {"captions": "captions"}, "label_column": {"captions": "captions"}, "limit": {"captions": "captions"}, "synonyms": {"words": "builtin:words"},
+    "around": {"words": "builtin:words"}, **{f"text_{part}": {"text_tower": True} for part in ("tokenizer", "width", "layers", "heads", "context", "out")},
+    "queue": {"methods": ("mocov2",), "queue": 512}, "momentum": {"methods": ("mocov2",)}, "batchnorm_groups": {"methods": ("mocov2",)},
+    **{f"decoder_{part}": {"methods": ("mae",), "backbone": "vit-tiny"} for part in ("width", "layers", "heads")},
+    "eval_images": {}, "beta": {}, "context": {"classes": "classes"}, "tag_threshold": {"detector": "builtin:detector"},
+}  # fmt: skip
+SILENT = {  # speed, names of other settings, and what other files than ours must hold
+    "scale", "paint_batch", "trackers", "real_store", "images_from", "start", "captions_split", "of", "store", "queue", "decoder_width", "decoder_heads", "batchnorm_groups", "text_width", "text_heads", "width",
+    "tag_heads", "choose", "fill", "detector", "text_tokenizer", "eval_split", "backbone", "domain",
+}  # fmt: skip
+RECIPES = [(name, recipe) for name, recipe in KINDS.items() if recipe_scales(recipe) and " " not in name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "recipe"), RECIPES, ids=[name for name, _ in RECIPES])
+def test_each_setting_reaches_the_plan(name: str, recipe: Any, files: dict[str, Any]) -> None:
+    def facts(config: Any) -> str:
+        try:
+            record = recipe(config).record()
+        except InputError as error:  # two settings that do not go together are not silent either
+            return str(error)
+        return json.dumps([record["seed"], record["unit_size"], record["steps"]], sort_keys=True)
+
+    kind, base = config_type(recipe), next(iter(recipe_scales(recipe).values()))
+    assert kind is not None
+    types = hints(kind)
+    for item in names(kind):
+        if item in SILENT:
+            continue
+        needs = {
+            key: files.get(value, value) if isinstance(value, str) else value
+            for key, value in NEEDS.get(item, {}).items()
+        }
+        needs = {key: value for key, value in needs.items() if key in types}
+        before = resolve(base, needs)
+        new = other(item, flat(before)[item], types[item], files)
+        alone = needs | {item: new}
+        if item == "painter" and "clip" in types:
+            alone["clip"] = files["clip"]
+            before = resolve(base, needs | {"clip": files["clip"]})
+        if item in ("painter", "clip") and name == "syntic":
+            continue  # public models must be able to see as well
+        assert facts(before) != facts(resolve(base, alone)), f"--{item} of {name} changes nothing"
+
+
+def test_a_flag_has_one_meaning() -> None:
+    meanings: dict[str, set[tuple[str, str]]] = {}
+    for recipe in KINDS.values():
+        kind = config_type(recipe)
+        assert kind is not None
+        types = hints(kind)
+        for item, text in helps(kind).items():
+            of = {each for each in get_args(types[item]) or (types[item],) if each is not type(None)}
+            plain = (
+                "words"
+                if any(get_origin(each) is Literal or each is str or isinstance(each, str) for each in of)
+                else str(of)
+            )
+            meanings.setdefault(item, set()).add((text.split(";")[0], plain))
+    assert {item: found for item, found in meanings.items() if len(found) > 1} == {}
+
+
+def test_help_is_a_phrase_that_stands_alone() -> None:
+    for recipe in KINDS.values():
+        kind = config_type(recipe)
+        assert kind is not None
+        for item, text in helps(kind).items():
+            assert not re.match(r"(of|its|likewise|the same)\b", text), f"{item}: {text}"
+            assert not text.endswith(".")
+
+
+def test_the_page_of_flags_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "flags.md"
+    assert page.read_text(encoding="utf-8") == options.page(), "run: make flags"
+
+
+# Runs outlive a change of defaults
+
+
+@pytest.fixture
+def scales(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """StableRep at a size that a test can do, as its tiny scale."""
+    (tmp_path / "classes.txt").write_text("red circle\nblue square\n")
+    small = change(
+        stablerep.TINY, classes=tmp_path / "classes.txt", per_class=2, per_caption=2, per_batch=2, captions_per_batch=2, sampler_steps=2, paint_batch=2,
+    )  # fmt: skip
+    scales = {"tiny": small}
+    monkeypatch.setattr(stablerep, "SCALES", scales)
+    monkeypatch.chdir(tmp_path)
+    return scales
+
+
+def do(*words: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([*words])
+    assert end.value.code == 0, words
+
+
+def test_a_run_made_before_a_default_changes_goes_on(
+    scales: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = ("run", "stablerep", "--device", "cpu", "--out", "run", "--guidance", "3")
+    do(*begin, "--until", "captions")
+    record = read_plan(Path("run"))
+    assert (record["arguments"]["guidance"], record["arguments"]["sampler_steps"]) == (3.0, 2)
+    assert record["arguments"].keys() == set(names(stablerep.StableRepConfig))
+    assert record["given"] == ["guidance"]
+    prints = {step["name"]: step["fingerprint"] for step in record["steps"]}
+
+    scales["tiny"] = change(scales["tiny"], sampler_steps=1, guidance=4.0, keep_best=0.5, lr=0.5, backbone="vit-tiny")
+    do(*begin, "--until", "paint")  # resumed
+    assert plan_again(Path("run")).fingerprints() == prints
+    do("retry", "run")
+    from reverie.store import tables
+
+    pair = next(tables.scan("run/pairs.lance", ["pair_id", "steps"])).to_pylist()[0]
+    assert pair["steps"] == 2
+    do("repaint", "run", pair["pair_id"], "--out", "again.png")
+    assert "the same bytes as the stored image" in capsys.readouterr().out
+
+    with pytest.raises(SystemExit) as end:  # a flag that is left out is another setting, as it always was
+        cli.main(["run", "stablerep", "--device", "cpu", "--out", "run", "--until", "paint"])
+    assert end.value.code == 2
+    assert "paint.guidance" in capsys.readouterr().err
+    with pytest.raises(SettingsChanged, match=r"paint\.guidance"):
+        stablerep.stablerep(resolve(scales["tiny"], {})).settle(Path("run"))
+
+
+def test_defaults_that_follow_are_kept_as_they_were(scales: dict[str, Any]) -> None:
+    begin = ("run", "stablerep", "--device", "cpu", "--out", "run", "--per-class", "4", "--captions-per-batch", "4")
+    do(*begin, "--until", "captions")
+    record = read_plan(Path("run"))
+    assert record["arguments"]["lr"] == pytest.approx(2 * flat(scales["tiny"])["lr"])
+    assert set(record["given"]) == {"per_class", "captions_per_batch"}
+    scales["tiny"] = change(scales["tiny"], lr=0.5, clip="owner/other")
+    found = read("stablerep", [*begin[2:][4:]], "run").config
+    assert flat(found)["lr"] == record["arguments"]["lr"]
+    assert found.clip == "builtin:clip"
+    do(*begin, "--until", "captions")
+
+
+def test_a_setting_that_is_no_more_is_told(scales: dict[str, Any]) -> None:
+    do("run", "stablerep", "--device", "cpu", "--out", "run", "--until", "captions")
+    path = Path("run/plan.json")
+    record = json.loads(path.read_text())
+    record["arguments"]["colour"] = "blue"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UnknownName, match="setting 'colour'"):
+        plan_again(Path("run"))
+
+
+def test_a_users_recipe_may_be_a_function_with_keyword_arguments_or_have_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("a cat\na dog\na fox\n")
+    head = "from dataclasses import dataclass\nfrom pathlib import Path\nfrom reverie.captions.corpus import FromCorpus\nfrom reverie.run.plan import Plan, Step\n"
+    (tmp_path / "plain.py").write_text(
+        f"{head}def plain(limit: int = 2) -> Plan:\n    return Plan('plain', (Step('captions', FromCorpus(Path('words.txt'), limit=limit)),))\n"
+    )
+    (tmp_path / "typed.py").write_text(
+        f"{head}@dataclass(frozen=True)\nclass Config:\n    limit: int = 2  # captions to take\n\n\ndef typed(config: Config) -> Plan:\n"
+        "    return Plan('typed', (Step('captions', FromCorpus(Path('words.txt'), limit=config.limit)),))\n"
+    )
+    for name in ("plain", "typed"):
+        do("run", f"{name}.py", "--limit", "3", "--device", "cpu", "--out", name)
+        assert (read_plan(Path(name))["arguments"], read_plan(Path(name))["given"]) == ({"limit": 3}, ["limit"])
+        do("retry", name)
+    with pytest.raises(SystemExit):
+        cli.main(["run", "typed.py", "--help"])
+    assert "captions to take (default: 2)" in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_settings_are_refused_where_they_are_not_known() -> None:
+    with pytest.raises(UnknownName, match="gidance"):
+        change(stablerep.TINY, gidance=3.0)
+    with pytest.raises(InputError, match="give --of"):
+        call_recipe("episodes", {"eval_data": "photos"})
