@@ -6,6 +6,7 @@ licence: what is made with a model may be bound by the licence of that model, wh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from reverie.errors import FolderInUse, InputError
 from reverie.evaluate import results
-from reverie.models.names import HUB_ID, builtin_folder
+from reverie.models.names import HUB_ID
 from reverie.run.plan import read_plan
 from reverie.store import tables
 
@@ -119,17 +120,17 @@ def licence(model: str) -> str:
     """The licence of a model, as its card says; a card in the Hub's cache or a folder is read, nothing is asked of a network."""
     name = model.partition("@")[0]
     if name.startswith("builtin:"):
-        builtin_folder(name)
         return BUILTIN_LICENCE
     card = Path(name) / "README.md"
     if not card.is_file() and HUB_ID.fullmatch(name):
         import huggingface_hub
 
-        cached = huggingface_hub.try_to_load_from_cache(name, "README.md")
-        card = Path(cached) if isinstance(cached, str) else card
+        with contextlib.suppress(ValueError):  # for what looks like a name and is none on the Hub
+            cached = huggingface_hub.try_to_load_from_cache(name, "README.md")
+            card = Path(cached) if isinstance(cached, str) else card
     if card.is_file() and (front := re.match(r"---\n(.*?)\n---", card.read_text("utf-8", errors="replace"), re.DOTALL)):
-        said = re.search(r"^licen[sc]e(?:_name)?:\s*[\"']?([\w.+-]+)", front[1], re.MULTILINE)
-        return said[1] if said else UNSAID
+        said = dict(re.findall(r"^(license|license_name):\s*[\"']?([\w.+-]+)", front[1], re.MULTILINE))
+        return str(said.get("license_name") or said.get("license") or UNSAID)
     return UNSAID
 
 
@@ -139,7 +140,7 @@ def _models_table(models: list[str]) -> Iterator[str]:
         return
     yield from ("| model | licence |", "|---|---|")
     for model in models:
-        yield f"| {model} | {licence(model)} |"
+        yield f"| {_public(model)} | {licence(model)} |"
 
 
 def _named(settings: Any, field: str = "") -> Iterator[str]:
@@ -167,12 +168,14 @@ def _numbers(run: Path) -> Iterator[str]:
 
 
 def _public(value: Any) -> Any:
-    """Settings without the folders of this machine: of an absolute path the last part."""
+    """Settings without folders and servers of the one who made it: of an absolute path the last part, of a server its model."""
     if isinstance(value, dict):
         return {key: _public(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_public(item) for item in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+    if not isinstance(value, str):
+        return value
+    return Path(value).name if value.startswith(("/", "~")) else re.sub(r"@https?://\S+", "", value)
 
 
 def _line(error: Exception) -> str:

@@ -178,7 +178,25 @@ def test_a_model_card_says_the_licence_of_a_folder(tmp_path):
     (tmp_path / "README.md").write_text("---\ntags: [a]\nlicense: creativeml-openrail-m\n---\n# A painter\n")
     assert hub.licence(str(tmp_path)) == "creativeml-openrail-m"
     assert hub.licence("builtin:painter@0123") == "Apache-2.0"
-    assert hub.licence("nobody/nothing") == hub.UNSAID
+    assert hub.licence("nobody/nothing") == hub.licence("no--body/nothing") == hub.UNSAID
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: faipl-1.0\n---\n")
+    assert hub.licence(str(tmp_path)) == "faipl-1.0"
+
+
+def test_a_card_names_no_folder_and_no_server(tmp_path):
+    writer = reverie.Plan(
+        recipe="tiny",
+        steps=(*PLAN.steps[:1], reverie.Step("paint", reverie.PaintPixels("owner/painter"), of=("captions",))),
+        arguments={"writer": "openai:mine@http://secret:8000/v1", "classes": "/home/me/classes.txt"},
+    )
+    writer.settle(tmp_path)
+    hub.write_card(tmp_path, tmp_path, data=0)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "openai:mine" in card
+    assert '"classes.txt"' in card
+    assert f"| owner/painter | {hub.UNSAID} |" in card
+    assert "secret" not in card
+    assert "/home" not in card
 
 
 def test_what_is_not_on_the_hub_is_one_line(tmp_path):

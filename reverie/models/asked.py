@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reverie.errors import InputError, ModelError
-from reverie.models.names import HUB_ID
+from reverie.errors import InputError
 from reverie.store.pictures import open_picture, upright_rgb
 
 Pictured = str | Path | bytes | Image.Image | np.ndarray[Any, np.dtype[np.uint8]]
@@ -32,29 +31,6 @@ def find_made(what: str, path: Path, recipe: str) -> Path:
     if len(main) > 1:
         raise InputError(f"{path} holds {len(main)} {what}s; name one: {', '.join(str(item) for item in main[:5])}")
     return main[0]
-
-
-def fetched(what: str, name: str | Path) -> Path:
-    """A folder as it is, or the folder that the Hub's repository of this name is downloaded to, pickles left out.
-
-    Raises: ModelError for what is neither, and where the Hub refuses or cannot be reached and nothing is cached.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if not HUB_ID.fullmatch(str(name)):
-        raise ModelError(f"{name} is no {what}; give a folder that is there, or a Hub id OWNER/NAME")
-    import huggingface_hub
-
-    from reverie.models.load import first_line, hub_answers
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                str(name), ignore_patterns=["*.bin", "*.pt", "*.pth", "*.ckpt"], local_files_only=not hub_answers()
-            )
-        )
-    except Exception as error:  # of network, Hub and cache, which have no class in common
-        raise ModelError(f"cannot fetch the {what} {name} from the Hub: {first_line(error)}") from error
 
 
 def opened_picture(image: Pictured) -> Image.Image:

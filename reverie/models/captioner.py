@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from reverie.errors import InputError, ModelError
-from reverie.models.asked import Pictured, fetched, find_made, opened_picture
+from reverie.models.asked import Pictured, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
-from reverie.models.load import first_line, load_net, load_tensors, load_tokenizer, usable
+from reverie.models.load import fetched, first_line, load_net, load_tensors, load_tokenizer, usable
 from reverie.models.names import Located, check_sizes, check_weights
 from reverie.models.support import ABOUT as SUPPORT_ABOUT
 from reverie.models.support import Support, load_support

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
-from reverie.models.asked import Pictured, fetched, find_made, opened_picture
+from reverie.models.asked import Pictured, find_made, opened_picture
 from reverie.models.encoder import Encoder, open_encoder
-from reverie.models.load import load_tensors
+from reverie.models.load import fetched, load_tensors
 from reverie.store.json_files import read_json
 
 ABOUT = "classifier.json"

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from reverie.errors import MissingExtra, ModelError, ReverieError
-from reverie.models.names import Located, check_tensors, check_weights, locate, read_index
+from reverie.models.names import HUB_ID, Located, check_tensors, check_weights, locate, read_index
 
 CONNECT_S = 2.0  # for a first answer of the Hub; HF_HUB_ETAG_TIMEOUT, where it is set, goes before it
 SHOWN = 300  # characters of a library's message
@@ -164,6 +164,27 @@ def tensors_about(file: Path) -> dict[str, str]:
     check_tensors(file)
     with safe_open(str(file), "pt") as opened:
         return dict(opened.metadata() or {})
+
+
+def fetched(what: str, name: str | Path) -> Path:
+    """A folder as it is, or the folder that the Hub's repository of this name is downloaded to, pickles left out.
+
+    Raises: ModelError for what is neither, and where the Hub refuses or cannot be reached and nothing is cached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not HUB_ID.fullmatch(str(name)):
+        raise ModelError(f"{name} is no {what}; give a folder that is there, or a Hub id OWNER/NAME")
+    import huggingface_hub
+
+    pickles = ["*.bin", "*.pt", "*.pth", "*.ckpt"]
+    try:
+        folder = huggingface_hub.snapshot_download(
+            str(name), ignore_patterns=pickles, local_files_only=not hub_answers()
+        )
+    except Exception as error:  # of network, Hub and cache, which have no class in common
+        raise ModelError(f"cannot fetch the {what} {name} from the Hub: {first_line(error)}") from error
+    return Path(folder)
 
 
 def check_model(name: str) -> None:
