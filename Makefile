@@ -19,6 +19,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .
@@ -37,7 +38,7 @@ flags: .venv/installed
 
 # Trains the builtin models anew and writes them to reverie/models/builtin; run it again to go on.
 builtin: .venv/installed
-	$(BIN)/python -m reverie.smallworld.train
+	$(BIN)/python -m reverie.builtin.train
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -47,7 +47,7 @@ def main() -> None:
         began = time.perf_counter()
         plain = without_cache(net, feature, tags)
         middle = time.perf_counter()
-        cached = net.say(feature, feature, tags)
+        cached = net.generate(feature, feature, tags)
         turns.append((middle - began, time.perf_counter() - middle))
         same = same and bool((plain == cached).all())
     row = {

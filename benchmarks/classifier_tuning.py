@@ -54,9 +54,9 @@ def learner(folder: Path, rows: torch.Tensor) -> ClassifierTuning:
 
 def cached_or_not(num: int) -> dict[str, Any]:
     """Images a second, over all epochs, of both ways."""
-    from reverie.evaluate.zero_shot import class_embeddings
     from reverie.models.encoder import open_encoder
-    from reverie.models.features import cached_rows
+    from reverie.models.feature_cache import cached_rows
+    from reverie.models.zero_shot import class_embeddings
     from reverie.smallworld.photos import labelled
 
     images, labels, classes = labelled(num, "street", 0)
@@ -143,7 +143,7 @@ def many(num_classes: int, per_class: int, dim: int, epochs: int) -> dict[str, A
         "MiB of features": round(rows.nbytes / 2**20),
         "peak MiB of the process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "MiB that memory grew after the first 100 steps": round(max(memory) - memory[0]),
-        "right on the last batch": round(float(fitted.losses["right"]), 3),
+        "right on the last batch": round(float(fitted.losses["accuracy"]), 3),
     }
 
 

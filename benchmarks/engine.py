@@ -22,21 +22,21 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 
 from reverie import pairs
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, Step
-from reverie.stage import Place, Worker
+from reverie.stage import SourceStage, StepContext, UnitStage, Worker
 
 SIZES = (10_000, 100_000)
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(SourceStage):
     """Captions at no cost."""
 
     writes: ClassVar[Literal["captions"]] = "captions"
     count: int
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         def write(rows: pa.Table) -> pa.Table:
             made = (
                 {"caption_id": f"{position:016x}", "unit": unit, "text": f"caption {position}", "status": pairs.OK}
@@ -48,13 +48,13 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Nothing:
+class Nothing(UnitStage):
     """Images at no cost: one byte each."""
 
     writes: ClassVar[Literal["pairs"]] = "pairs"
     per_caption: int = 4
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         def paint(rows: pa.Table) -> pa.Table:
             made = (
                 {
@@ -76,7 +76,7 @@ class Nothing:
 
 def one(count: int) -> dict[str, float]:
     """Run one size in this process and measure it."""
-    steps = (Step("captions", Numbers(count)), Step("paint", Nothing(), of=("captions",)))
+    steps = (Step("captions", Numbers(count)), Step("paint", Nothing(), inputs=("captions",)))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         run(Plan("engine", steps, unit_size=100), Path(folder) / "run")

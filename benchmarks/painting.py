@@ -28,7 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from reverie import pairs
 from reverie.images.pixels import PaintPixels, PaintSpeed, PaintWorker
 from reverie.models.painter import DTYPES, Painter, open_painter
-from reverie.stage import Place
+from reverie.stage import StepContext
 
 SIZES: dict[str, dict[str, Any]] = {
     "random:tiny": {"side": 8, "unet": (64, 96, 128), "vae": (16, 32, 64, 64), "text": (128, 2), "heads": 4},
@@ -133,7 +133,7 @@ def through_the_stage(painter: Painter, captions: list[str], options: argparse.N
         {"caption_id": f"{number:016x}", "unit": 0, "text": text, "status": pairs.OK}
         for number, text in enumerate(captions)
     ]
-    made = PaintWorker(stage, painter, Place(Path(), "paint"))(pairs.table(rows, pairs.CAPTIONS))
+    made = PaintWorker(stage, painter, StepContext(Path(), "paint"))(pairs.table(rows, pairs.CAPTIONS))
     assert made.num_rows == len(captions) * options.copies
     assert made["status"].to_pylist().count("ok") == made.num_rows, "some images were not painted"
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.nets.support import project
+from reverie.nets.projection import project
 
 SUPPORT, DIM, FEATURES, TILE = 567_000, 512, 4096, (1024, 4096)
 TURNS = 2

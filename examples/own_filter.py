@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 import reverie
+from reverie.stage import UnitStage
 
 
 @dataclass(frozen=True)
-class Colourful:
+class Colourful(UnitStage):
     """Column ``colourful``: how far the channels of a picture are apart, in [0, 1]; null without a readable picture."""
 
     writes: ClassVar[str] = "columns"
@@ -31,10 +32,10 @@ class Colourful:
 plan = reverie.Plan(
     recipe="colourful",
     steps=(
-        reverie.Step("captions", reverie.FromTemplates(("red circle", "blue star"), ("a {class}",))),
-        reverie.Step("paint", reverie.PaintPixels(per_caption=4, steps=4), of=("captions",)),
-        reverie.Step("colourful", Colourful(), of=("paint",)),
-        reverie.Step("keep", reverie.Keep("status = 'ok'", 0.5, "colourful", "caption"), of=("colourful",)),
+        reverie.Step("captions", reverie.FillTemplates(("red circle", "blue star"), ("a {class}",))),
+        reverie.Step("paint", reverie.PaintPixels(per_caption=4, steps=4), inputs=("captions",)),
+        reverie.Step("colourful", Colourful(), inputs=("paint",)),
+        reverie.Step("keep", reverie.Keep("status = 'ok'", 0.5, "colourful", "caption"), inputs=("colourful",)),
     ),
 )
 run = reverie.run(plan, "runs/colourful")

@@ -19,8 +19,8 @@ def blue_things(per_caption: int = 2, guidance: float = 3.0, steps: int = 4) -> 
     return reverie.Plan(
         recipe="blue_things",
         steps=(
-            reverie.Step("captions", reverie.FromTemplates(names, ("a {class}",))),
-            reverie.Step("paint", paint, of=("captions",)),
+            reverie.Step("captions", reverie.FillTemplates(names, ("a {class}",))),
+            reverie.Step("paint", paint, inputs=("captions",)),
         ),
     )
 

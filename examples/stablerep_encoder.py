@@ -14,9 +14,9 @@ learner = reverie.StableRep("resnet-tiny", image_size=32, images_per_caption=3, 
 plan = reverie.Plan(
     recipe="encoder",
     steps=(
-        reverie.Step("captions", reverie.FromTemplates(CLASSES, ("a {class}", "a small {class}"), per_class=2)),
-        reverie.Step("paint", reverie.PaintPixels(per_caption=4, steps=4), of=("captions",)),
-        reverie.Step("encoder", reverie.Train(learner, reverie.Fit(steps=10), captions_per_batch=8), of=("paint",)),
+        reverie.Step("captions", reverie.FillTemplates(CLASSES, ("a {class}", "a small {class}"), per_class=2)),
+        reverie.Step("paint", reverie.PaintPixels(per_caption=4, steps=4), inputs=("captions",)),
+        reverie.Step("encoder", reverie.Train(learner, reverie.Fit(steps=10), captions_per_batch=8), inputs=("paint",)),
     ),
 )
 run = reverie.run(plan, "runs/encoder")

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reverie.captions.corpus import FromCorpus
-    from reverie.captions.templates import FromTemplates
+    from reverie.captions.corpus import ReadCorpus
+    from reverie.captions.templates import FillTemplates
     from reverie.errors import (
         BrokenImage,
         FolderInUse,
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
         UnitExists,
         UnknownName,
     )
-    from reverie.filters.pictures import decoded
-    from reverie.filters.select import Keep
+    from reverie.filters.keep import Keep
     from reverie.images.pixels import PaintPixels
     from reverie.learn.fit import Fit
     from reverie.learn.losses import multi_positive_loss
     from reverie.learn.stablerep import StableRep
     from reverie.learn.train import Train
     from reverie.library import Run, open_run, recipe, run
+    from reverie.models.backbones import load_backbone, represent
     from reverie.models.captioner import Captioner, load_captioner
     from reverie.models.classifier import Classifier, load_classifier
     from reverie.models.encoder import open_encoder
     from reverie.models.painter import open_painter
-    from reverie.nets.backbones import load_backbone, represent
     from reverie.run.plan import Plan, Step
     from reverie.store.imports import import_into
+    from reverie.store.pictures import decoded
 
     __version__: str
 
 _HOMES = {
-    "reverie.captions.corpus": ("FromCorpus",),
-    "reverie.captions.templates": ("FromTemplates",),
+    "reverie.captions.corpus": ("ReadCorpus",),
+    "reverie.captions.templates": ("FillTemplates",),
     "reverie.errors": (
         "BrokenImage",
         "FolderInUse",
@@ -60,8 +60,8 @@ _HOMES = {
         "UnitExists",
         "UnknownName",
     ),
-    "reverie.filters.pictures": ("decoded",),
-    "reverie.filters.select": ("Keep",),
+    "reverie.store.pictures": ("decoded",),
+    "reverie.filters.keep": ("Keep",),
     "reverie.images.pixels": ("PaintPixels",),
     "reverie.learn.fit": ("Fit",),
     "reverie.learn.losses": ("multi_positive_loss",),
@@ -72,7 +72,7 @@ _HOMES = {
     "reverie.models.classifier": ("Classifier", "load_classifier"),
     "reverie.models.encoder": ("open_encoder",),
     "reverie.models.painter": ("open_painter",),
-    "reverie.nets.backbones": ("load_backbone", "represent"),
+    "reverie.models.backbones": ("load_backbone", "represent"),
     "reverie.run.plan": ("Plan", "Step"),
     "reverie.store.imports": ("import_into",),
 }
@@ -82,16 +82,16 @@ __all__ = [
     "BrokenImage",
     "Captioner",
     "Classifier",
+    "FillTemplates",
     "Fit",
     "FolderInUse",
-    "FromCorpus",
-    "FromTemplates",
     "InputError",
     "Keep",
     "MissingExtra",
     "ModelError",
     "PaintPixels",
     "Plan",
+    "ReadCorpus",
     "ReverieError",
     "Run",
     "SettingsChanged",

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reverie.errors import FolderInUse, InputError
-from reverie.evaluate import results
 from reverie.models.names import HUB_ID
 from reverie.run.plan import read_plan
-from reverie.store import tables
+from reverie.store import results, tables
 
 Kind = Literal["model", "dataset"]
 BUILTIN_LICENCE = "Apache-2.0"

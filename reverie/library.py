@@ -18,11 +18,10 @@ import pyarrow as pa
 
 from reverie import hub
 from reverie.errors import InputError, MissingExtra
-from reverie.evaluate import results
-from reverie.run import local
-from reverie.run.local import StepStatus
+from reverie.run import engine as local
 from reverie.run.plan import Plan, call_recipe, find_recipe, read_plan
-from reverie.store import exports, tables
+from reverie.run.status import StepStatus, status
+from reverie.store import exports, results, tables
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,7 +80,7 @@ def open_run(folder: str | Path) -> Run:
 
 
 class Records(list[dict[str, Any]]):
-    """A list of measured numbers, one dictionary each; what is in one stands in ``evaluate/results.py``."""
+    """A list of measured numbers, one dictionary each; what is in one stands in ``store/results.py``."""
 
     def to_pandas(self) -> Any:
         """A data frame with a row for each record. Raises MissingExtra."""
@@ -236,12 +235,12 @@ class Run:
 
     def status(self) -> list[StepStatus]:
         """How far each step is."""
-        return local.status(self.folder)
+        return status(self.folder)
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every step is done."""
-        return all(step.whole for step in self.status())
+        return all(step.complete for step in self.status())
 
     def results(self) -> Records:
         """The numbers measured so far."""

@@ -17,6 +17,8 @@ OK: Status = "ok"  # usable
 DROPPED: Status = "dropped"  # made, looked at, not wanted; the reason says why
 FAILED: Status = "failed"  # could not be made; `reverie retry` tries again
 
+CLASS_SLOT = "{class}"  # where a template or prompt takes a class name
+
 CAPTIONS = pa.schema(
     [
         pa.field("caption_id", pa.string(), nullable=False),

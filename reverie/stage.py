@@ -1,12 +1,9 @@
 """What a stage is: a frozen dataclass whose fields are its options, its fingerprint and its row in the report.
 
-Two shapes, told apart by which method they have:
+Two shapes, told apart by what they derive from:
 
     UnitStage   rows of unit n in, rows of unit n out; the engine owns resume, order and commits
     Job         one long piece of work with its own checkpoints (training, measuring, a page)
-
-Either may have ``check()``, called for every step before any work: it raises what can be known to go wrong by then, so
-that a slip in the last step does not cost the work of all before it.
 
 A field called ``speed`` holds what may change without changing the result (batch size, workers) and is left out of
 the fingerprint. ``run`` sees only this file; stages never import ``run``.
@@ -21,31 +18,31 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
 Worker = Callable[[pa.Table], pa.Table]
 """Rows of one unit in, rows of the same unit out. Source stages get rows of ``unit`` and ``position`` only."""
 
-Report = Callable[..., None]
+EventSink = Callable[..., None]
 """``report(kind, **facts)``: one line of the run's event log, and of the progress display."""
 
 
-def _silent(kind: str, **facts: object) -> None:
-    """Facts nobody asked for."""
+def ignore_events(*_: object, **__: object) -> None:
+    """A sink for events that nobody asked for."""
 
 
 @dataclass(frozen=True)
-class Place:
+class StepContext:
     """Where a step works: the run folder, its own name, the steps it reads, the device, and whom to tell."""
 
     folder: Path  # the run folder
     step: str  # name of this step in the plan
-    of: tuple[str, ...] = ()  # names of the steps it reads
+    inputs: tuple[str, ...] = ()  # names of the steps it reads
     seed: int = 0  # the run seed
     device: str = "cpu"
-    report: Report = field(default=_silent, compare=False)
+    report: EventSink = field(default=ignore_events, compare=False)
     retry: int = 0  # how often failed rows were made again before; those who draw from seeds then draw others
 
     @property
@@ -71,44 +68,74 @@ class Place:
         return self.folder / "checkpoints" / (step or self.step)
 
     def shots(self, step: str | None = None) -> Path:
-        """Store of the labelled photos that a step took, as ``reverie import`` would make it; see images/shots.py."""
+        """Store of the labelled photos that a step took, as ``reverie import`` would make it; see datasets/few_shot.py."""
         return self.folder / "shots" / (step or self.step)
 
     @property
     def results(self) -> Path:
-        """JSON lines of measured numbers: one object a line, see evaluate/results.py."""
+        """JSON lines of measured numbers: one object a line, see store/results.py."""
         return self.folder / "results.jsonl"
 
 
-@runtime_checkable
-class UnitStage(Protocol):
+class Stage:
+    """What the engine may ask of any stage, with its defaults. A stage is a frozen dataclass derived from one of the classes below."""
+
+    adds: ClassVar[tuple[pa.Field, ...]] = ()  # columns that the pairs have after it
+
+    def check(self) -> None:
+        """Raise what can be known to go wrong, before any work of any step."""
+
+
+class UnitStage(Stage):
     """Rows of a unit in, rows of the same unit out.
 
     ``writes`` says which table: ``captions``, ``pairs``, or ``columns`` (pair_id, unit and new columns, joined to the
-    pairs when every unit is done). ``count`` exists on source stages only: how many captions they will make.
+    pairs when every unit is done).
     """
 
     writes: ClassVar[Literal["captions", "pairs", "columns"]]
+    reads: ClassVar[tuple[str, ...]] = ()  # columns of the pairs that a stage of columns wants to see
 
-    def open(self, place: Place) -> Worker:
+    # Read-only to the type checker, so that a stage may have each as a field, a class attribute or a property.
+    if TYPE_CHECKING:
+
+        @property
+        def per_caption(self) -> int | None:
+            """Of stages that write pairs: rows of each caption; None = it differs."""
+
+        @property
+        def keep_images(self) -> bool:
+            """Of stages that write pairs: whether rows keep their image; where not, ``repaint`` asks with True."""
+    else:
+        per_caption = None
+        keep_images = True
+
+    def open(self, context: StepContext) -> Worker:
         """Load what the work needs (weights, files), once a process, and return the worker."""
-        ...
+        raise NotImplementedError
 
 
-@runtime_checkable
-class Job(Protocol):
-    """One long piece of work that resumes by itself and leaves finished files under their final names last.
+class SourceStage(UnitStage):
+    """A stage that captions come from: the first of a plan that has units."""
 
-    A class attribute ``together = True`` says that all processes of an ``accelerate launch`` do it together; other work
-    is done by the first of them alone.
+    if TYPE_CHECKING:
 
-    A class attribute ``grows`` names fields that hold one item for each thing the job does, such as its arms: with more of them, a run that
-    is done goes on, and the job, run again, leaves what it did and does the rest.
-    """
+        @property
+        def count(self) -> int:
+            """How many captions it will make."""
 
-    def run(self, place: Place) -> None:
+
+class Job(Stage):
+    """One long piece of work that resumes by itself and leaves finished files under their final names last."""
+
+    together: ClassVar[bool] = False  # whether all processes of an ``accelerate launch`` do it, not the first alone
+    # Fields that hold one item for each thing the job does, such as its arms: with more of them, a run that is done goes on,
+    # and the job, run again, leaves what it did and does the rest.
+    grows: ClassVar[tuple[str, ...]] = ()
+
+    def run(self, context: StepContext) -> None:
         """Do the work, or the rest of it."""
-        ...
+        raise NotImplementedError
 
 
 def options(stage: object) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import reverie
-from reverie.cli import COMMANDS
+from reverie.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 

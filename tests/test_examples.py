@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import reverie
-from reverie.cli import main
+from reverie.cli.main import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -34,7 +34,7 @@ def test_every_example_is_run_here():
 
 def test_an_encoder_and_plain_pytorch(example):
     names, said = example("stablerep_encoder.py")
-    assert names["run"].is_whole
+    assert names["run"].is_complete
     assert names["features"].shape == (64, 256)
     assert said.startswith("64 pictures")
     assert names["right"] > 1 / len(names["CLASSES"])

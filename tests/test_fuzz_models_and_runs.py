@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from reverie.cli import main
+from reverie.cli.main import main
 from reverie.errors import ReverieError
 from reverie.models.classifier import Cache, load_classifier, save_classifier
 from reverie.models.detector import open_detector
@@ -28,7 +28,7 @@ from reverie.models.encoder import open_encoder
 from reverie.models.names import BUILTIN
 from reverie.models.painter import open_painter
 from reverie.models.writer import open_writer
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import call_recipe
 from tests.images import pipelines
 from tests.models import tiny

@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from reverie.captions.classes import read_classes, read_synonyms
-from reverie.captions.corpus import FromCorpus
+from reverie.captions.corpus import ReadCorpus
 from reverie.captions.domains import read_domain
-from reverie.cli import main
+from reverie.cli.main import main
+from reverie.datasets import labelled
 from reverie.errors import ReverieError
-from reverie.evaluate import caption_files, photos
+from reverie.evaluate import caption_files
 from reverie.store import imports, tables
 from tests.store.conftest import captions_of, pairs_of, picture
 from tests.store.test_imports import add_to_tar
@@ -327,7 +328,7 @@ def test_captions_to_paint(name: str, tmp_path: Path) -> None:
     whole = (tmp_path / name).read_bytes()
     for seed in range(MUTATIONS):
         (tmp_path / f"{seed}-{name}").write_bytes(mutated(whole, seed))
-        refuses_in_one_line(lambda: FromCorpus(tmp_path / f"{seed}-{name}").count, seed)  # noqa: B023 - called at once
+        refuses_in_one_line(lambda: ReadCorpus(tmp_path / f"{seed}-{name}").count, seed)  # noqa: B023 - called at once
 
 
 def test_caption_files(tmp_path: Path) -> None:
@@ -349,9 +350,9 @@ def test_photos_to_measure_on(tmp_path: Path) -> None:
     whole = (tmp_path / "test.parquet").read_bytes()
     for seed in range(MUTATIONS):
         (tmp_path / "test.parquet").write_bytes(mutated(whole, seed))
-        refuses_in_one_line(lambda: photos.check_photos(tmp_path, "test"), seed)
-        refuses_in_one_line(lambda: photos.check_labels(tmp_path, "test"), seed)
-        refuses_in_one_line(lambda: photos.load_photos(tmp_path, "test"), seed)
+        refuses_in_one_line(lambda: labelled.check_photos(tmp_path, "test"), seed)
+        refuses_in_one_line(lambda: labelled.check_labels(tmp_path, "test"), seed)
+        refuses_in_one_line(lambda: labelled.load_photos(tmp_path, "test"), seed)
 
 
 def test_tables(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from PIL import Image
 
 import reverie
 from reverie import hub
-from reverie.run import local
+from reverie.run import engine as local
 
 PLAN = reverie.Plan(
     recipe="tiny",
     steps=(
-        reverie.Step("captions", reverie.FromTemplates(("red circle", "blue star"), ("a {class}", "a {class}."))),
-        reverie.Step("paint", reverie.PaintPixels(per_caption=2, steps=1), of=("captions",)),
+        reverie.Step("captions", reverie.FillTemplates(("red circle", "blue star"), ("a {class}", "a {class}."))),
+        reverie.Step("paint", reverie.PaintPixels(per_caption=2, steps=1), inputs=("captions",)),
     ),
 )
 
@@ -66,9 +66,9 @@ def test_the_names_in_the_table_of_homes_are_those_of_all():
 
 
 def test_run_is_called_and_is_a_package_all_the_same(done):
-    assert reverie.run.local is local
+    assert reverie.run.engine is local
     assert [(step.name, step.whole) for step in done.status()] == [("captions", True), ("paint", True)]
-    assert done.is_whole
+    assert done.is_complete
     assert reverie.run(PLAN, str(done.folder), device="cpu") == reverie.open_run(done.folder) == done
     assert done.page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
@@ -115,7 +115,7 @@ def test_to_datasets(done, tmp_path, monkeypatch):
 
 
 def test_results_are_a_list_and_a_frame(done, tmp_path):
-    from reverie.evaluate.results import append
+    from reverie.store.results import append
 
     assert reverie.Run(done.folder).results() == []
     record = {"name": "ours", "metric": "top1", "split": "test", "step": "m", "fingerprint": "f", "versions": {}}
@@ -159,7 +159,7 @@ def test_pairs_go_to_the_hub_with_a_card_and_come_back(done, tmp_path, monkeypat
 def test_weights_go_to_the_hub_with_a_card_and_come_back(tmp_path):
     learner = reverie.StableRep("resnet-tiny", image_size=32, images_per_caption=2, head_hidden=8, head_out=4)
     train = reverie.Train(learner, reverie.Fit(steps=1), captions_per_batch=2)
-    plan = reverie.Plan("tiny", (*PLAN.steps, reverie.Step("encoder", train, of=("paint",))))
+    plan = reverie.Plan("tiny", (*PLAN.steps, reverie.Step("encoder", train, inputs=("paint",))))
     run = reverie.run(plan, tmp_path / "run", device="cpu")
     remote = FolderHub(tmp_path / "hub")
     assert run.push_to_hub("encoder", "me/encoder", api=remote) == "hub://model/me/encoder?private"
@@ -186,7 +186,7 @@ def test_a_model_card_says_the_licence_of_a_folder(tmp_path):
 def test_a_card_names_no_folder_and_no_server(tmp_path):
     writer = reverie.Plan(
         recipe="tiny",
-        steps=(*PLAN.steps[:1], reverie.Step("paint", reverie.PaintPixels("owner/painter"), of=("captions",))),
+        steps=(*PLAN.steps[:1], reverie.Step("paint", reverie.PaintPixels("owner/painter"), inputs=("captions",))),
         arguments={"writer": "openai:mine@http://secret:8000/v1", "classes": "/home/me/classes.txt"},
     )
     writer.settle(tmp_path)

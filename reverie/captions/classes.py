@@ -9,8 +9,6 @@ from reverie.captions.checks import clean
 from reverie.errors import InputError, UnknownName
 from reverie.store.sources import is_text, read_json, read_text
 
-HOLE = "{class}"  # where a template or prompt takes a class name
-
 
 def read_classes(classes: Sequence[str] | str | Path) -> tuple[str, ...]:
     """Names in order, cleaned.

@@ -16,7 +16,7 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.captions.checks import check, clean, same
 from reverie.errors import InputError
-from reverie.stage import Place, Worker
+from reverie.stage import SourceStage, StepContext, Worker
 
 if TYPE_CHECKING:
     from reverie.store.imports import Sample
@@ -25,7 +25,7 @@ ROWS = pa.schema([("position", pa.string()), ("text", pa.string()), ("label", pa
 
 
 @dataclass(frozen=True)
-class FromCorpus:
+class ReadCorpus(SourceStage):
     """Every usable text of a source, in its order; the others become dropped rows with the reason.
 
     A caption is named by its position in the source, so another limit or filter leaves the names of the rest as they were.
@@ -63,11 +63,11 @@ class FromCorpus:
         corpus = _judged(self, _changed(self.path))
         return [clean(text or "") for text in corpus.rows["text"].take(corpus.usable[:most]).to_pylist()]
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Read and judge all texts. Raises InputError for a source that cannot be read or has no usable text."""
         corpus = _judged(self, _changed(self.path))
         if corpus.reasons:
-            place.report(
+            context.report(
                 "warning",
                 text=f"{Path(self.path).name}: dropping {len(corpus.reasons)} of {len(corpus.rows)} texts ({_told(corpus.reasons)})",
             )
@@ -75,7 +75,7 @@ class FromCorpus:
         def write(wanted: pa.Table) -> pa.Table:
             rows: list[dict[str, Any]] = []
             for unit, position in zip(wanted["unit"].to_pylist(), wanted["position"].to_pylist(), strict=True):
-                rows.extend(corpus.captions(unit, position, place.seed))
+                rows.extend(corpus.captions(unit, position, context.seed))
             return pairs.table(rows, pairs.CAPTIONS)
 
         return write
@@ -108,7 +108,7 @@ class _Corpus:
 
 
 @functools.lru_cache(maxsize=4)
-def _judged(stage: FromCorpus, changed: int) -> _Corpus:
+def _judged(stage: ReadCorpus, changed: int) -> _Corpus:
     """Read and judge a source once a process. ``changed`` is in the key so that an edited file is read again."""
     from reverie.store.imports import guess_kind, samples
 

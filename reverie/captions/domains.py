@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reverie.captions.classes import HOLE, read_classes, read_synonyms
+from reverie.captions.classes import read_classes, read_synonyms
 from reverie.errors import InputError, UnknownName
+from reverie.pairs import CLASS_SLOT
 from reverie.store.sources import read_json
 
 CAPTION = "{caption}"  # where a context takes a sentence
@@ -66,7 +67,7 @@ def context_of(template: str) -> str:
 
     The article goes, as sentences bring their own, and so does the full stop.
     """
-    return re.sub(rf"(?:\b(?:an?|the) )?{re.escape(HOLE)}", CAPTION, template).rstrip(" .")
+    return re.sub(rf"(?:\b(?:an?|the) )?{re.escape(CLASS_SLOT)}", CAPTION, template).rstrip(" .")
 
 
 def check_context(context: str) -> None:
@@ -87,8 +88,8 @@ def _domain(record: Mapping[str, Any], origin: str) -> Domain:
         raise InputError(f"{origin}: classes must be a list of names, or of lists of names that mean the same")
     if not isinstance(templates, list) or not all(isinstance(item, str) for item in templates):
         raise InputError(f"{origin}: templates must be a list of texts")
-    templates = [template.replace("{}", HOLE) for template in templates]
-    if bad := [template for template in templates if HOLE not in template]:
+    templates = [template.replace("{}", CLASS_SLOT) for template in templates]
+    if bad := [template for template in templates if CLASS_SLOT not in template]:
         raise InputError(f"{origin}: the template {bad[0]!r} has no {{}} for the class name")
     context = record.get("context", context_of(templates[0]) if templates else CAPTION)
     if not isinstance(context, str):

@@ -17,7 +17,7 @@ from reverie.captions.classes import read_classes
 from reverie.captions.prompts import OWN, Prompt, default_prompt, read_prompt
 from reverie.errors import InputError
 from reverie.seeds import derive
-from reverie.stage import Place, Worker
+from reverie.stage import SourceStage, StepContext, Worker
 
 if TYPE_CHECKING:  # torch is loaded when the stage is opened, not when its options are read
     from reverie.models.writer import Writer
@@ -32,7 +32,7 @@ class WriterSpeed:
 
 
 @dataclass(frozen=True)
-class FromWriter:
+class AskWriter(SourceStage):
     """Captions sampled from a transformers causal language model, or from an OpenAI-compatible server.
 
     Every caption must pass captions/checks.py, name its class, and differ from the others of its unit. Those that do not
@@ -75,19 +75,19 @@ class FromWriter:
             read_prompt(self.prompt, self._classes)
         return max(1, len(self._classes)) * self.per_class
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Load the model. Raises ModelError, UnknownName, InputError."""
-        return self.worker(opened(self.writer, self.dtype, self.speed, place), place)
+        return self.worker(opened(self.writer, self.dtype, self.speed, context), context)
 
-    def worker(self, writer: Writer, place: Place) -> Worker:
+    def worker(self, writer: Writer, context: StepContext) -> Worker:
         """The work with an open writer. Position p is about class p // per_class."""
         # An adapter of a user's own may not say whether it follows instructions.
         chats = bool(getattr(writer, "chats", False))
         prompt = read_prompt(self.prompt, self._classes) if self.prompt else default_prompt(chats)
 
         def write(wanted: pa.Table) -> pa.Table:
-            asked = [self._asked(unit, position, place.seed, prompt) for unit, position in _places(wanted)]
-            rows = self._rows(asked, writer, place.seed, place.retry * self.max_tries)
+            asked = [self._asked(unit, position, context.seed, prompt) for unit, position in _places(wanted)]
+            rows = self._rows(asked, writer, context.seed, context.retry * self.max_tries)
             return pairs.table(rows, pairs.CAPTIONS)
 
         return write
@@ -142,15 +142,15 @@ class FromWriter:
         return read_classes(self.classes) if self.classes else ()
 
 
-def opened(name: str, dtype: str, speed: WriterSpeed, place: Place) -> Writer:
+def opened(name: str, dtype: str, speed: WriterSpeed, context: StepContext) -> Writer:
     """The language model of a stage; a server's answers are kept in the run folder. Errors as in ``open_writer``."""
     from reverie.models.writer import open_writer
 
     return open_writer(
         name,
-        place.device,
+        context.device,
         dtype=dtype,
-        cache=place.folder / "requests.sqlite",
+        cache=context.folder / "requests.sqlite",
         batch_size=speed.batch_size,
         parallel=speed.parallel,
     )

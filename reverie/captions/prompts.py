@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reverie.captions.checks import clean
-from reverie.captions.classes import HOLE
 from reverie.errors import InputError, UnknownName
+from reverie.pairs import CLASS_SLOT
 from reverie.store.json_files import misfit
 from reverie.store.sources import read_json
 
@@ -87,8 +87,10 @@ def read_prompt(prompt: str | Path, classes: Sequence[str]) -> Prompt:
 
 
 def _checked(prompt: Prompt, classes: Sequence[str], what: str) -> Prompt:
-    if (HOLE in prompt.template) != bool(classes):
-        need = f"has no {HOLE} for the class names" if classes else f"holds {HOLE}, but no classes are given"
+    if (CLASS_SLOT in prompt.template) != bool(classes):
+        need = (
+            f"has no {CLASS_SLOT} for the class names" if classes else f"holds {CLASS_SLOT}, but no classes are given"
+        )
         raise InputError(f"the prompt {what} {need}")
     if not prompt.template.strip():
         raise InputError(f"the prompt {what} is empty")

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from reverie import pairs, seeds
 from reverie.errors import InputError
-from reverie.stage import Place, Worker
+from reverie.stage import SourceStage, StepContext, Worker
 
 
 @dataclass(frozen=True)
-class FromScenes:
+class FromScenes(SourceStage):
     """One sentence about each of ``count`` scenes, most in the style ``human``, one in five ``short``.
 
     The scenes are those of ``smallworld/photos.py`` with another seed, so no photo shows one of them.
@@ -32,7 +32,7 @@ class FromScenes:
         if set(self.classes) & set(self.without):
             raise InputError("no scene can begin with a thing that no scene may hold")
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Draw the scenes."""
         from reverie.smallworld.describe import describe
         from reverie.smallworld.scene import sample
@@ -40,7 +40,7 @@ class FromScenes:
         def write(wanted: pa.Table) -> pa.Table:
             rows: list[dict[str, Any]] = []
             for unit, position in zip(wanted["unit"].to_pylist(), wanted["position"].to_pylist(), strict=True):
-                seed = seeds.derive("scene in words", place.seed, position)
+                seed = seeds.derive("scene in words", context.seed, position)
                 rng = np.random.default_rng(seed)
                 first = str(rng.choice(self.classes)) if self.classes else None
                 scene = sample(rng, first=first)
@@ -49,7 +49,7 @@ class FromScenes:
                 text = describe(scene, "short" if rng.random() < 0.2 else "human", rng)
                 rows.append(
                     {
-                        "caption_id": pairs.caption_id(place.seed, "scene", position),
+                        "caption_id": pairs.caption_id(context.seed, "scene", position),
                         "unit": unit,
                         "text": text,
                         "label": scene.things[0].name,

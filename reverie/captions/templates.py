@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from reverie import pairs
 from reverie.captions.checks import check
-from reverie.captions.classes import HOLE, read_classes, read_list
+from reverie.captions.classes import read_classes, read_list
 from reverie.errors import InputError
-from reverie.stage import Place, Worker
+from reverie.pairs import CLASS_SLOT
+from reverie.stage import SourceStage, StepContext, Worker
 
 
 @dataclass(frozen=True)
-class FromTemplates:
+class FillTemplates(SourceStage):
     """Every class in distinct templates, in turns: caption n is about class n modulo the number of classes."""
 
     writes: ClassVar[Literal["captions"]] = "captions"
@@ -32,11 +33,11 @@ class FromTemplates:
         """Captions that will be made: per_class for each class, or as many as there are templates."""
         return len(self._classes) * min(self.per_class, len(self._templates))
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Read and check the lists. Raises InputError."""
         classes, templates = self._classes, self._templates
         if self.per_class > len(templates):
-            place.report(
+            context.report(
                 "warning",
                 text=f"{self.per_class} captions for each class were asked, but {len(templates)} templates make only "
                 f"{len(templates)} distinct ones; making {self.count} captions in all",
@@ -48,10 +49,10 @@ class FromTemplates:
                 turn, number = divmod(position, len(classes))
                 # Shifted by the class, so that a short run does not use one template for all.
                 template = templates[(turn + number) % len(templates)]
-                text, reason = check(template.replace(HOLE, classes[number]))
+                text, reason = check(template.replace(CLASS_SLOT, classes[number]))
                 rows.append(
                     {
-                        "caption_id": pairs.caption_id(place.seed, "template", position),
+                        "caption_id": pairs.caption_id(context.seed, "template", position),
                         "unit": unit,
                         "text": text,
                         "label": classes[number],
@@ -75,8 +76,8 @@ class FromTemplates:
         if not templates:
             raise InputError("no templates; give at least one sentence that holds {class}")
         for template in templates:
-            if HOLE not in template:
-                raise InputError(f"the template {template!r} has no {HOLE} in it")
+            if CLASS_SLOT not in template:
+                raise InputError(f"the template {template!r} has no {CLASS_SLOT} in it")
         if len(set(templates)) < len(templates):
             twice = next(template for template, number in Counter(templates).items() if number > 1)
             raise InputError(f"the template {twice!r} is given twice")

@@ -15,17 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from reverie import seeds
-from reverie.evaluate import results
-from reverie.evaluate.captioned import load_captioned
+from reverie.datasets.captioned import load_captioned
 from reverie.evaluate.captioning import CaptionSpeed
-from reverie.stage import Place
+from reverie.stage import Job, StepContext
+from reverie.store import results
+from reverie.store.files import atomic_file
 
 DRAWN = 250  # points of each cloud on the page
 MOST = 1000  # rows that retrieval is measured on
 
 
 @dataclass(frozen=True)
-class MeasureAlignment:
+class MeasureAlignment(Job):
     """Numbers in results.jsonl, and ``clouds.json`` with each cloud in two dimensions for the page."""
 
     support: str  # step that made the support set
@@ -37,45 +38,45 @@ class MeasureAlignment:
     split: str = "test"
     where: str = "status = 'ok'"
     more: tuple[tuple[str, str], ...] = ()  # other steps that refined, and what their clouds are called
-    top_k: int = 0  # as in Shows
-    exclude_self: Literal["none", "caption", "same_image_group"] = "none"  # as in Shows
+    top_k: int = 0  # as in DecoderInputConfig
+    exclude_self: Literal["none", "caption", "same_image_group"] = "none"  # as in DecoderInputConfig
     texts: str | None = None  # step with the text features of all captions, where the support set holds a part of them
     parts: int = 1  # measure on so many parts of all rows, dealt at random; the part's number is the seed of its record
     speed: CaptionSpeed = field(default_factory=CaptionSpeed)
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Measure; run again, it replaces its numbers. Raises what the reading of its parts raises."""
         import torch
 
         from reverie.evaluate.metrics.distance import centroids, mmd
         from reverie.evaluate.metrics.retrieval import recall_at_k
         from reverie.learn.refine import read_painted, refined_rows, rows_of_captions
-        from reverie.learn.syntic import Shows
+        from reverie.learn.syntic import DecoderInputConfig
         from reverie.learn.train_captioner import shown_to_decoder
         from reverie.models.encoder import open_encoder
-        from reverie.models.support import cached_projection, load_support
+        from reverie.models.support_set import cached_projection, load_support
 
-        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        encoder = open_encoder(self.model, context.device, self.speed.batch_size)
         photos = load_captioned(self.photos, self.images, self.split)
         real = torch.cat([encoder.images(pictures) for pictures in photos.batches(self.speed.batch_size)])
         said = encoder.texts([texts[0] for texts in photos.references])
-        painted = read_painted(place, self.where)
-        texts = rows_of_captions(place, self.texts or self.support, painted.caption_ids)
-        refined = refined_rows(place, self.refined, painted.pair_ids)
-        support = load_support(place.weights(self.support))
-        shows = Shows(temperature=self.temperature, top_k=self.top_k, exclude_self=self.exclude_self)
+        painted = read_painted(context, self.where)
+        texts = rows_of_captions(context, self.texts or self.support, painted.caption_ids)
+        refined = refined_rows(context, self.refined, painted.pair_ids)
+        support = load_support(context.weights(self.support))
+        shows = DecoderInputConfig(temperature=self.temperature, top_k=self.top_k, exclude_self=self.exclude_self)
 
         def projected(rows: torch.Tensor) -> torch.Tensor:
-            return shown_to_decoder(rows, support, shows, painted, place)
+            return shown_to_decoder(rows, support, shows, painted, context)
 
         asked = cached_projection(
             real,
             support.rows,
             self.temperature,
-            place.folder / "features",
+            context.folder / "features",
             top_k=self.top_k,
-            device=place.device,
-            report=place.report,
+            device=context.device,
+            report=context.report,
         )
         clouds = {  # name -> rows, their own sentences, and what the decoder is asked about if it learns from these
             "photos": (real, said, real),
@@ -88,11 +89,11 @@ class MeasureAlignment:
         }
         drawn = {name: rows[:DRAWN].numpy() for name, (rows, _, _) in clouds.items()}
         for step, name in self.more:
-            clouds[name] = refined_rows(place, step, painted.pair_ids), texts, real
+            clouds[name] = refined_rows(context, step, painted.pair_ids), texts, real
         records: list[dict[str, Any]] = []
         shared = {
-            "split": "test", "step": place.step, "photos": self.photos,
-            "fingerprint": results.step_fingerprint(place, self), "versions": results.versions(),
+            "split": "test", "step": context.step, "photos": self.photos,
+            "fingerprint": results.step_fingerprint(context, self), "versions": results.versions(),
         }  # fmt: skip
         for part in range(self.parts):
             for name, (rows, own, met) in clouds.items():
@@ -116,10 +117,9 @@ class MeasureAlignment:
                     del numbers["pair cosine"], numbers["R@1"], numbers["R@5"]
                 about = shared | {"name": name, "seed": part}
                 records += [about | {"metric": metric, "value": value} for metric, value in numbers.items()]
-        results.append(place.results, *records)
-        partial = place.folder / ".clouds.json.partial"
-        partial.write_text(json.dumps(in_two_dimensions(drawn)), encoding="utf-8")
-        partial.replace(place.folder / "clouds.json")
+        results.append(context.results, *records)
+        with atomic_file(context.folder / "clouds.json") as partial:
+            partial.write_text(json.dumps(in_two_dimensions(drawn)), encoding="utf-8")
 
 
 def _dealt(num: int, parts: int, part: int) -> Any:

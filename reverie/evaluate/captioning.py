@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from reverie.datasets.captioned import CaptionedImages, check_captioned, load_captioned
 from reverie.errors import InputError
-from reverie.evaluate import results
-from reverie.evaluate.captioned import Captioned, check_captioned, load_captioned
-from reverie.stage import Place, fingerprint
+from reverie.stage import Job, StepContext, fingerprint
+from reverie.store import results
+from reverie.store.files import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class CaptionSpeed:
 
 
 @dataclass(frozen=True)
-class MeasureCaptions:
+class MeasureCaptions(Job):
     """Captioners -> metrics of their captions in results.jsonl, and the captions themselves in ``captions/STEP/``.
 
     There also stand COCO results, ``coco/ARM-SEED-DECODING.json``, and the references that they are scored against,
@@ -58,7 +59,7 @@ class MeasureCaptions:
     grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Asked, ...]
-    photos: str = "smallworld:street:400"  # see evaluate/captioned.py
+    photos: str = "smallworld:street:400"  # see datasets/captioned.py
     images: Path | None = None  # folder of the photos, where these are a file of captions
     split: str = "test"  # of such a file that has several
     beams: int = 5
@@ -73,7 +74,7 @@ class MeasureCaptions:
         """Raises InputError if the photos are not there, UnknownName for a camera or set of classes."""
         check_captioned(self.photos, self.images, self.split)
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Ask every arm that was not asked yet, and write its numbers.
 
         Raises: InputError for a support set with a sentence of a test photo; ModelError for a captioner that cannot be opened.
@@ -83,22 +84,22 @@ class MeasureCaptions:
         photos = load_captioned(self.photos, self.images, self.split)
         before = {
             (r["name"], r["seed"], r.get("arm_fingerprint"))
-            for r in results.read(place.results)
-            if r["step"] == place.step
+            for r in results.read(context.results)
+            if r["step"] == context.step
         }
         seen: dict[str, torch.Tensor] = {}
         tags: dict[str, list[list[str]] | None] = {}
         for done, arm in enumerate(self.arms):
-            place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
-            folder = place.folder / "captions" / place.step / f"{fingerprint({'arm': arm.name})}-{arm.seed}.jsonl"
-            ours = results.arm_fingerprint(place, dataclasses.replace(self, arms=(arm,)), (arm.weights, arm.support))
+            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            folder = context.folder / "captions" / context.step / f"{fingerprint({'arm': arm.name})}-{arm.seed}.jsonl"
+            ours = results.arm_fingerprint(context, dataclasses.replace(self, arms=(arm,)), (arm.weights, arm.support))
             if (arm.name, arm.seed, ours) in before and folder.exists():
                 continue
-            support = place.weights(arm.support) if arm.support else None
-            captioner = load_captioner(place.weights(arm.weights), place.device, self.speed.batch_size, support)
+            support = context.weights(arm.support) if arm.support else None
+            captioner = load_captioner(context.weights(arm.weights), context.device, self.speed.batch_size, support)
             taken = refuse_test_captions(captioner.support, photos)
             if taken > TAKEN * len(photos):
-                place.report(
+                context.report(
                     # The small world has few sentences, so chance gives many of them twice: logged, and no warning.
                     "told" if self.photos.startswith("smallworld:") else "warning",
                     text=f"{arm.name}: {taken} of {len(photos)} photos have a reference that is also a support sentence of another picture",
@@ -109,18 +110,23 @@ class MeasureCaptions:
             finder = f"{name} {captioner.detector.revision}" if captioner.detector else ""
             if finder not in tags:
                 tags[finder] = found_tags(captioner, photos, self.speed.batch_size) if finder else None
-            look = captioner.see(seen[name], tags[finder], arm.temperature)
-            answers = {"greedy": captioner.say(look, 1), f"beam {self.beams}": captioner.say(look, self.beams)}
+            look = captioner.prepare(seen[name], tags[finder], arm.temperature)
+            answers = {
+                "greedy": captioner.generate(look, 1),
+                f"beam {self.beams}": captioner.generate(look, self.beams),
+            }
             _write_results(folder.parent / "coco", f"{_slug(arm.name)}-{arm.seed}", photos, answers)
             _write_captions(folder, photos, answers, look.names)
-            self._write(place, arm, photos, answers, ours)
-        place.report("progress", done=len(self.arms), total=len(self.arms))
+            self._write(context, arm, photos, answers, ours)
+        context.report("progress", done=len(self.arms), total=len(self.arms))
 
-    def _write(self, place: Place, arm: Asked, photos: Captioned, answers: dict[str, list[str]], ours: str) -> None:
+    def _write(
+        self, context: StepContext, arm: Asked, photos: CaptionedImages, answers: dict[str, list[str]], ours: str
+    ) -> None:
         shared = {
-            "name": arm.name, "split": "test", "seed": arm.seed, "step": place.step, "weights": arm.weights,
+            "name": arm.name, "split": "test", "seed": arm.seed, "step": context.step, "weights": arm.weights,
             "photos": self.photos, "num_test": len(photos), "arm_fingerprint": ours,
-            "fingerprint": results.step_fingerprint(place, self), "versions": results.versions(),
+            "fingerprint": results.step_fingerprint(context, self), "versions": results.versions(),
         }  # fmt: skip
         records: list[dict[str, Any]] = []
         for decoding, texts in answers.items():
@@ -141,7 +147,7 @@ class MeasureCaptions:
                     "decoding": decoding,
                 }
             )
-        results.append(place.results, *records)
+        results.append(context.results, *records)
 
 
 def score_captions(
@@ -167,19 +173,19 @@ def score_captions(
     return found
 
 
-def encoded(captioner: Captioner, photos: Captioned, batch_size: int) -> torch.Tensor:
+def encoded(captioner: Captioner, photos: CaptionedImages, batch_size: int) -> torch.Tensor:
     """Unit rows (n, d) of all photos."""
     import torch
 
     return torch.cat([captioner.encoder.images(pictures) for pictures in photos.batches(batch_size)])
 
 
-def found_tags(captioner: Captioner, photos: Captioned, batch_size: int) -> list[list[str]]:
+def found_tags(captioner: Captioner, photos: CaptionedImages, batch_size: int) -> list[list[str]]:
     """Tags of all photos."""
     return [names for pictures in photos.batches(batch_size) for names in captioner.find_tags(pictures) or []]
 
 
-def refuse_test_captions(support: Any, photos: Captioned) -> int:
+def refuse_test_captions(support: Any, photos: CaptionedImages) -> int:
     """How many photos have a reference that is also a support sentence, word for word, of another picture.
 
     Raises: InputError, with its id, for a support sentence about a test photo; where it is not known what the sentences are
@@ -213,7 +219,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
 
 
-def _write_results(folder: Path, arm: str, photos: Captioned, answers: dict[str, list[str]]) -> None:
+def _write_results(folder: Path, arm: str, photos: CaptionedImages, answers: dict[str, list[str]]) -> None:
     """COCO results of each decoding, and the references beside them."""
     ids = photos.ids or photos.names
     notes = [(name, text) for name, texts in zip(ids, photos.references, strict=True) for text in texts]
@@ -231,17 +237,14 @@ def _write_results(folder: Path, arm: str, photos: Captioned, answers: dict[str,
         ]
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
-        partial = folder / f"{file}.partial"
-        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        partial.replace(folder / f"{file}.json")
+        with atomic_file(folder / f"{file}.json") as partial:
+            partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _write_captions(file: Path, photos: Captioned, answers: dict[str, list[str]], names: list[list[str]]) -> None:
+def _write_captions(file: Path, photos: CaptionedImages, answers: dict[str, list[str]], names: list[list[str]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as stream:
+    with atomic_file(file) as partial, partial.open("w", encoding="utf-8") as stream:
         for number, photo in enumerate(photos.names):
             line = {"photo": photo, "references": list(photos.references[number]), "tags": names[number]}
             line |= {decoding: texts[number] for decoding, texts in answers.items()}
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    partial.replace(file)

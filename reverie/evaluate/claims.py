@@ -27,10 +27,11 @@ import numpy.typing as npt
 from scipy import stats
 
 from reverie.errors import StoreError
-from reverie.evaluate import results
-from reverie.evaluate.compare import MIN_SEEDS, Verdict, is_packed, paired, unpack
 from reverie.evaluate.looks import Looks, levels
 from reverie.evaluate.power import LEVEL, detectable, seeds_needed
+from reverie.evaluate.significance import MIN_SEEDS, Verdict, is_packed, paired, unpack
+from reverie.store import results
+from reverie.store.files import atomic_file
 
 Measured = Mapping[str, Mapping[int, float]]
 """Value by seed of every arm, for one metric. Arms are written run/step/name."""
@@ -47,7 +48,7 @@ class Claim:
     """What a paper says, in arms of a study."""
 
     name: str  # as the paper's claims are numbered in docs/recipes, such as "1" or "11a"
-    says: str  # in words
+    statement: str  # in words
     paper: str  # what the paper measured, and where; empty where it gives no number
     terms: tuple[tuple[str, float], ...]  # arms, written run/step/name, and their weights
     metric: str = "top1"
@@ -58,7 +59,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ClaimResult:
     """A claim and what came out; a row of the table."""
 
     claim: Claim
@@ -111,7 +112,7 @@ def gains_more(better: str, worse: str, than_better: str, than_worse: str) -> tu
     return (better, 1.0), (worse, -1.0), (than_better, -1.0), (than_worse, 1.0)
 
 
-def judge(claim: Claim, measured: Measured, answers: Answers | None = None, looks: Looks | None = None) -> Judged:
+def judge(claim: Claim, measured: Measured, answers: Answers | None = None, looks: Looks | None = None) -> ClaimResult:
     """Hold a claim against the values of its metric.
 
     An arm that is missing makes it inconclusive, and the words name the arm: a study may be stopped half way.
@@ -145,14 +146,14 @@ def judge(claim: Claim, measured: Measured, answers: Answers | None = None, look
     return replace(last, verdict=verdict, words=words)
 
 
-def _judge(claim: Claim, measured: Measured, answers: Answers, level: float) -> Judged:
+def _judge(claim: Claim, measured: Measured, answers: Answers, level: float) -> ClaimResult:
     """What one look says, its interval at this level."""
     if missing := [arm for arm, _ in claim.terms if not measured.get(arm)]:
-        return Judged(claim, "inconclusive", f"not measured: {', '.join(missing)}", level=level)
+        return ClaimResult(claim, "inconclusive", f"not measured: {', '.join(missing)}", level=level)
     chance = [measured[arm].keys() for arm, _ in claim.terms if arm not in claim.fixed]
     seeds = sorted(set.intersection(*map(set, chance))) if chance else [0]
     if not seeds:
-        return Judged(claim, "inconclusive", "the arms share no seed", level=level)
+        return ClaimResult(claim, "inconclusive", "the arms share no seed", level=level)
 
     def value(arm: str, seed: int) -> float:
         return next(iter(measured[arm].values())) if arm in claim.fixed else measured[arm][seed]
@@ -160,7 +161,7 @@ def _judge(claim: Claim, measured: Measured, answers: Answers, level: float) -> 
     sums = {seed: sum(weight * value(arm, seed) for arm, weight in claim.terms) for seed in seeds}
     found = paired(sums, dict.fromkeys(sums, 0.0), 1 - level)
     photos = _over_photos(claim, answers, seeds)
-    judged = Judged(claim, "inconclusive", found.words, found.mean, None, None, sums, photos, level)
+    judged = ClaimResult(claim, "inconclusive", found.words, found.mean, None, None, sums, photos, level)
     if found.low is None or found.high is None:
         return judged
     z = Z if level == LEVEL else float(stats.norm.isf(level / 2))
@@ -172,7 +173,7 @@ def _judge(claim: Claim, measured: Measured, answers: Answers, level: float) -> 
     return replace(judged, verdict=verdict, words=f"{words}, over {len(seeds)} seeds{_photos(judged)}")
 
 
-def _photos(judged: Judged) -> str:
+def _photos(judged: ClaimResult) -> str:
     return " and other photos" * (judged.over_photos is not None)
 
 
@@ -220,7 +221,7 @@ def _over_photos(claim: Claim, answers: Answers, seeds: Sequence[int]) -> float 
 
 def weigh(
     claims: Sequence[Claim], folder: Path, runs: Sequence[str], looks: Looks | None = None, once: Collection[str] = ()
-) -> list[Judged]:
+) -> list[ClaimResult]:
     """Hold claims against the results of a study's runs.
 
     Args: once: names of claims whose numbers do not change with the seeds, so that every look is the same one.
@@ -248,18 +249,17 @@ def weigh(
 
 def judge_all(
     claims: Sequence[Claim], folder: Path, runs: Sequence[str], looks: Looks | None = None, once: Collection[str] = ()
-) -> list[Judged]:
+) -> list[ClaimResult]:
     """As :func:`weigh`, and write what came out to ``folder/claims.json``, with how it was decided and at which looks."""
     judged, looks = weigh(claims, folder, runs, looks, once), looks or Looks()
     record = {
         "rule": "95 % interval at each look" if looks.most is None else "Pocock-type error spending over all looks",
-        "most_seeds": looks.most,
+        "max_seeds": looks.most,
         "looks": [{"seeds": seeds, "level": level} for seeds, level in zip(looks.seeds, levels(looks), strict=True)],
         "claims": [asdict(item) | {"could_see": item.could_see()} for item in judged],
     }
-    partial = folder / f".{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(folder / RECORD)
+    with atomic_file(folder / RECORD) as partial:
+        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
     return judged
 
 
@@ -272,6 +272,6 @@ def read_looks(folder: Path) -> Looks:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record, list):  # written before looks were
             return Looks()
-        return Looks(tuple(int(look["seeds"]) for look in record["looks"]), record["most_seeds"])
+        return Looks(tuple(int(look["seeds"]) for look in record["looks"]), record["max_seeds"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged ({error!r}); the same command without it judges anew") from error

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
-from reverie.evaluate import results
 from reverie.evaluate.linear_probe import ProbeSpeed
-from reverie.stage import Place
+from reverie.stage import Job, StepContext
+from reverie.store import results
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class MeasureClassifiers:
+class MeasureClassifiers(Job):
     """Classifier folders -> ``accuracy`` (top-1) and ``accuracy_per_class``; a split is read once.
 
     The weights are those of the last step, never the best of many on these photos. Classes are joined by name.
@@ -38,18 +38,18 @@ class MeasureClassifiers:
 
     arms: tuple[Tuned, ...]
     classes: tuple[str, ...] | Path
-    photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
+    photos: str = "smallworld:street:4000:1000"  # see datasets/labelled.py
     split: Literal["train", "test"] = "test"  # train photos are for choosing settings
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
     def check(self) -> None:
         """Raises InputError if the photos are not there, broken or of other classes, or no class list is."""
-        from reverie.evaluate.photos import check_labels, check_photos
+        from reverie.datasets.labelled import check_labels, check_photos
 
         check_labels(self.photos, self.split, read_classes(self.classes))
         check_photos(self.photos, self.split)
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.
 
         Raises: InputError for photos of classes that are not in the list; ModelError for a classifier that is damaged.
@@ -57,10 +57,10 @@ class MeasureClassifiers:
         import numpy as np
         import torch
 
+        from reverie.datasets.labelled import load_photos
         from reverie.evaluate.metrics.classification import confusion, mean_per_class, top1
-        from reverie.evaluate.photos import load_photos
         from reverie.models.classifier import load_classifier
-        from reverie.models.features import Picture, cached_rows
+        from reverie.models.feature_cache import Picture, cached_rows
 
         classes = read_classes(self.classes)
         photos = load_photos(self.photos, self.split, classes)
@@ -72,11 +72,11 @@ class MeasureClassifiers:
                 yield list(photos.images[start : start + self.speed.batch_size])
 
         for done, arm in enumerate(self.arms):
-            place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
-            classifier = load_classifier(place.weights(arm.step), place.device)
+            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            classifier = load_classifier(context.weights(arm.step), context.device)
             if classifier.classes != classes:
                 raise InputError(f"{arm.step} was tuned for other classes than the photos are measured with")
-            rows = cached_rows(classifier.encoder, open_batches, place.folder / "features")
+            rows = cached_rows(classifier.encoder, open_batches, context.folder / "features")
             with torch.inference_mode():
                 chances = classifier.logits(rows).softmax(1)
             predicted = chances.argmax(1).numpy()
@@ -85,14 +85,14 @@ class MeasureClassifiers:
                 "name": arm.name,
                 "split": self.split,
                 "seed": arm.seed,
-                "step": place.step,
+                "step": context.step,
                 "weights": arm.step,
                 **({} if arm.shots is None else {"shots": arm.shots}),
                 "photos": self.photos,
                 "num_test": len(photos),
                 "num_classes": len(classes),
                 "classes": list(classes),
-                "fingerprint": results.step_fingerprint(place, self),
+                "fingerprint": results.step_fingerprint(context, self),
                 "versions": results.versions(),
             }
             numbers = {
@@ -102,12 +102,12 @@ class MeasureClassifiers:
             records = [shared | {"metric": metric, "value": value} for metric, value in numbers.items()]
             records[0]["correct"] = np.packbits(predicted == photos.labels).tobytes().hex()
             records[0]["confusion"] = table.tolist()  # rows are the truth, columns the answers
-            results.append(place.results, *records)
-        place.report("progress", done=len(self.arms), total=len(self.arms))
+            results.append(context.results, *records)
+        context.report("progress", done=len(self.arms), total=len(self.arms))
 
 
 @dataclass(frozen=True)
-class MeasureGradient:
+class MeasureGradient(Job):
     """``gradient``: its norm at the starting head, with soft targets alone, at temperatures 1 and 2.
 
     A control of everything between the store and the loss: at temperature 1 the head already is what the teacher asks for,
@@ -116,13 +116,13 @@ class MeasureGradient:
 
     tune: Any  # TuneClassifier, whose images, encoder and classes are taken
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Measure; run again, it replaces the numbers. Raises what reading the images raises."""
         import torch
 
         from reverie.learn.classifier_tuning import ClassifierTuning, LinearHead
 
-        start, rows = self.tune.teacher_and_rows(place)
+        start, rows = self.tune.teacher_and_rows(context)
         records = []
         for temperature in (1.0, 2.0):
             for seed in range(3):
@@ -139,9 +139,9 @@ class MeasureGradient:
                         "value": float(gradient.norm()),
                         "split": "train",
                         "seed": seed,
-                        "step": place.step,
-                        "fingerprint": results.step_fingerprint(place, self),
+                        "step": context.step,
+                        "fingerprint": results.step_fingerprint(context, self),
                         "versions": results.versions(),
                     }
                 )
-        results.append(place.results, *records)
+        results.append(context.results, *records)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie import seeds
+from reverie.datasets.labelled import LabelledImages
 from reverie.errors import ModelError
-from reverie.evaluate.photos import Photos
-from reverie.nets.backbones import build_backbone, load_backbone, represent
+from reverie.models.backbones import build_backbone, load_backbone, represent
 
-Describe = Callable[[npt.NDArray[np.uint8]], Tensor]
+FeatureExtractor = Callable[[npt.NDArray[np.uint8]], Tensor]
 """uint8 (b, 3, size, size) to float (b, d)."""
 
 
@@ -29,7 +29,9 @@ class ImageEncoder(Protocol):
         ...
 
 
-def extract(describe: Describe, photos: Photos, size_px: int, batch_size: int = 256, resize_px: int = 0) -> Tensor:
+def extract(
+    describe: FeatureExtractor, photos: LabelledImages, size_px: int, batch_size: int = 256, resize_px: int = 0
+) -> Tensor:
     """Features of all photos, float32 (n, d) on the CPU; photos are decoded a batch at a time.
 
     Raises: ModelError if a feature is not finite, because no number measured on it would mean anything.
@@ -43,7 +45,7 @@ def extract(describe: Describe, photos: Photos, size_px: int, batch_size: int = 
     return found
 
 
-def of_pixels(side_px: int) -> Describe:
+def of_pixels(side_px: int) -> FeatureExtractor:
     """The pixels in [0, 1], averaged down to squares of this side and laid in a row."""
 
     def describe(images: npt.NDArray[np.uint8]) -> Tensor:
@@ -52,12 +54,12 @@ def of_pixels(side_px: int) -> Describe:
     return describe
 
 
-def of_weights(folder: Path, device: str = "cpu") -> Describe:
+def of_weights(folder: Path, device: str = "cpu") -> FeatureExtractor:
     """The representation of a trained backbone, read from its folder."""
     return _of_net(load_backbone(folder), device)
 
 
-def of_untrained(folder: Path, seed: int, device: str = "cpu") -> Describe:
+def of_untrained(folder: Path, seed: int, device: str = "cpu") -> FeatureExtractor:
     """The same network as in the folder, with weights as they are before training, drawn under this seed."""
     config = cast(Any, load_backbone(folder)).config
     with torch.random.fork_rng():
@@ -66,12 +68,12 @@ def of_untrained(folder: Path, seed: int, device: str = "cpu") -> Describe:
     return _of_net(fresh, device)
 
 
-def of_encoder(encoder: ImageEncoder) -> Describe:
+def of_encoder(encoder: ImageEncoder) -> FeatureExtractor:
     """The image rows of a two-tower encoder."""
     return lambda images: encoder.images(images.transpose(0, 2, 3, 1))
 
 
-def _of_net(net: torch.nn.Module, device: str) -> Describe:
+def _of_net(net: torch.nn.Module, device: str) -> FeatureExtractor:
     net = net.to(device).eval()
 
     @torch.inference_mode()

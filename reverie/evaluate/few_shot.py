@@ -21,19 +21,19 @@ import numpy.typing as npt
 
 from reverie import seeds
 from reverie.errors import InputError
-from reverie.evaluate import results
 from reverie.evaluate.linear_probe import Arm, ProbeSpeed, describe_arm
-from reverie.stage import Place
+from reverie.stage import Job, StepContext
+from reverie.store import results
 
 if TYPE_CHECKING:
-    from reverie.evaluate.photos import Photos
+    from reverie.datasets.labelled import LabelledImages
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class FewShotEpisodes:
+class FewShotEpisodes(Job):
     """Weights of several learning steps -> ``episodes_top1``: mean accuracy over the same episodes for every arm.
 
     A record also holds the standard deviation over episodes and half of the 95 % interval of the mean. ``untrained`` and
@@ -41,7 +41,7 @@ class FewShotEpisodes:
     """
 
     arms: tuple[Arm, ...]
-    photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
+    photos: str = "smallworld:street:4000:1000"  # see datasets/labelled.py
     size_px: int = 64  # photos are cut to squares of this side
     resize_px: int = 0  # their shorter side before the cut; 0 = size_px
     pixels_px: int = 16  # side of the photos of arm ``pixels``
@@ -58,13 +58,13 @@ class FewShotEpisodes:
 
     def check(self) -> None:
         """Raises InputError if photos are not there, or broken."""
-        from reverie.evaluate.photos import check_photos, has_photos
+        from reverie.datasets.labelled import check_photos, has_photos
 
         check_photos(self.photos, "train")
         if has_photos(self.photos, "test"):
             check_photos(self.photos, "test")
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.
 
         Raises: InputError for photos that cannot be used or are too few; ModelError for weights that cannot.
@@ -73,9 +73,9 @@ class FewShotEpisodes:
 
         train, test, split = _splits(self.photos)
         for done, arm in enumerate(self.arms):
-            place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
             began = time.monotonic()
-            describe = describe_arm(arm, self.arms, place, self.pixels_px)
+            describe = describe_arm(arm, self.arms, context, self.pixels_px)
             support, questions = (
                 features.extract(describe, photos, self.size_px, self.speed.batch_size, self.resize_px).numpy()
                 for photos in (train, test)
@@ -100,7 +100,7 @@ class FewShotEpisodes:
                 "deviation": float(right.std(ddof=1)) if len(right) > 1 else None,
                 "split": split,
                 "seed": arm.seed,
-                "step": place.step,
+                "step": context.step,
                 "weights": arm.weights,
                 "photos": self.photos,
                 "ways": self.ways,
@@ -111,16 +111,16 @@ class FewShotEpisodes:
                 "num_classes": self.ways,  # that an answer is one of
                 "num_features": support.shape[1],
                 "seconds": round(time.monotonic() - began, 3),
-                "fingerprint": results.step_fingerprint(place, self),
+                "fingerprint": results.step_fingerprint(context, self),
                 "versions": results.versions(),
             }
-            results.append(place.results, record)
-        place.report("progress", done=len(self.arms), total=len(self.arms))
+            results.append(context.results, record)
+        context.report("progress", done=len(self.arms), total=len(self.arms))
 
 
-def _splits(source: str) -> tuple[Photos, Photos, str]:
+def _splits(source: str) -> tuple[LabelledImages, LabelledImages, str]:
     """Photos to learn from, photos to ask about, and what the latter are: of a source without test, half of each class."""
-    from reverie.evaluate.photos import find_photos, load_photos
+    from reverie.datasets.labelled import find_photos, load_photos
 
     train = load_photos(source, "train")
     try:

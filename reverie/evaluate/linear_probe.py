@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from reverie.errors import InputError
-from reverie.evaluate import results
-from reverie.stage import Place, fingerprint
+from reverie.stage import Job, StepContext, fingerprint
+from reverie.store import results
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reverie.evaluate.features import Describe
+    from reverie.datasets.labelled import Attribute
+    from reverie.evaluate.features import FeatureExtractor
     from reverie.evaluate.heads import OpenTest
-    from reverie.evaluate.photos import Attribute
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ProbeSpeed:
 
 
 @dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(Job):
     """Weights of several learning steps -> accuracy of a linear classifier on real or street photos.
 
     Classes that are made of attributes are asked for by these as well, each by a classifier of its own on the same features:
@@ -56,7 +56,7 @@ class LinearProbe:
     grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Arm, ...]
-    photos: str = "smallworld:street:4000:1000"  # see evaluate/photos.py
+    photos: str = "smallworld:street:4000:1000"  # see datasets/labelled.py
     size_px: int = 64  # photos are cut to squares of this side
     resize_px: int = 0  # their shorter side before the cut; 0 = size_px
     pixels_px: int = 16  # side of the photos of arm ``pixels``
@@ -73,43 +73,43 @@ class LinearProbe:
 
     def check(self) -> None:
         """Raises InputError if photos are not there, or broken."""
-        from reverie.evaluate.photos import check_photos
+        from reverie.datasets.labelled import check_photos
 
         for split in ("train", "test"):
             check_photos(self.photos, split)
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Probe every arm and write its numbers. An arm that was probed with the same settings, weights and photos stays.
 
         Raises: InputError for photos that cannot be used; ModelError for weights that cannot.
         """
         import torch
 
+        from reverie.datasets.labelled import LabelledImages, attributes, load_photos
         from reverie.evaluate import features
-        from reverie.evaluate.photos import Photos, attributes, load_photos
 
         train = load_photos(self.photos, "train")
         targets = attributes(self.photos, train.classes)
         open_photos = functools.cache(lambda: load_photos(self.photos, "test", train.classes))
 
-        def rows_of(describe: Describe, photos: Photos) -> tuple[Tensor, Tensor]:
+        def rows_of(describe: FeatureExtractor, photos: LabelledImages) -> tuple[Tensor, Tensor]:
             rows = features.extract(describe, photos, self.size_px, self.speed.batch_size, self.resize_px)
-            return rows.to(place.device), torch.from_numpy(photos.labels).to(place.device)
+            return rows.to(context.device), torch.from_numpy(photos.labels).to(context.device)
 
         before = {
             (record["name"], record["seed"], record["metric"]): (record.get("arm_fingerprint"), record.get("inputs"))
-            for record in results.read(place.results)
-            if record["step"] == place.step
+            for record in results.read(context.results)
+            if record["step"] == context.step
         }
         wanted = ["top1", *(f"top1_{name}" for name in targets)]  # an older version asked for the class alone
         for done, arm in enumerate(self.arms):
-            place.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
-            inputs = self._inputs(arm, place)
-            ours = results.arm_fingerprint(place, dataclasses.replace(self, arms=(arm,)), (arm.weights,))
+            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            inputs = self._inputs(arm, context)
+            ours = results.arm_fingerprint(context, dataclasses.replace(self, arms=(arm,)), (arm.weights,))
             if all(before.get((arm.name, arm.seed, metric)) == (ours, inputs) for metric in wanted):
                 continue
             began = time.monotonic()
-            describe = describe_arm(arm, self.arms, place, self.pixels_px)
+            describe = describe_arm(arm, self.arms, context, self.pixels_px)
             x, labels = rows_of(describe, train)
             open_test = functools.cache(functools.partial(lambda describe: rows_of(describe, open_photos()), describe))
             numbers = self.measure(x, labels, open_test, len(train.classes), targets)
@@ -121,8 +121,8 @@ class LinearProbe:
                 "arm_fingerprint": ours,
                 "seconds": round(time.monotonic() - began, 3),
             }
-            self._write(place, arm, numbers, about)
-        place.report("progress", done=len(self.arms), total=len(self.arms))
+            self._write(context, arm, numbers, about)
+        context.report("progress", done=len(self.arms), total=len(self.arms))
 
     def measure(
         self,
@@ -185,49 +185,53 @@ class LinearProbe:
         numbers[0]["correct"] = np.packbits(found.predicted == found.labels).tobytes().hex()
         return numbers
 
-    def _inputs(self, arm: Arm, place: Place) -> str:
+    def _inputs(self, arm: Arm, context: StepContext) -> str:
         """Names the files that an arm reads as they are now, by size and time of change."""
-        from reverie.evaluate.photos import find_photos
+        from reverie.datasets.labelled import find_photos
 
         photos = [find_photos(self.photos, split) for split in ("train", "test")]
-        return fingerprint({"photos": [*map(_as_it_is, photos)], "weights": _as_it_is(_weights(arm, self.arms, place))})
+        return fingerprint(
+            {"photos": [*map(_as_it_is, photos)], "weights": _as_it_is(_weights(arm, self.arms, context))}
+        )
 
-    def _write(self, place: Place, arm: Arm, numbers: Sequence[Mapping[str, Any]], about: Mapping[str, object]) -> None:
+    def _write(
+        self, context: StepContext, arm: Arm, numbers: Sequence[Mapping[str, Any]], about: Mapping[str, object]
+    ) -> None:
         shared = {
             "name": arm.name,
             "split": "test",
             "seed": arm.seed,
-            "step": place.step,
+            "step": context.step,
             "weights": arm.weights,
             "photos": self.photos,
             "protocol": self.protocol,
             **about,
-            "fingerprint": results.step_fingerprint(place, self),
+            "fingerprint": results.step_fingerprint(context, self),
             "versions": results.versions(),
         }
-        results.append(place.results, *({**shared, **number} for number in numbers))
+        results.append(context.results, *({**shared, **number} for number in numbers))
 
 
-def describe_arm(arm: Arm, arms: Sequence[Arm], place: Place, pixels_px: int) -> Describe:
+def describe_arm(arm: Arm, arms: Sequence[Arm], context: StepContext, pixels_px: int) -> FeatureExtractor:
     """What gives the features of an arm. Raises InputError for ``untrained`` beside no weights; ModelError."""
     from reverie.evaluate import features
 
-    weights = _weights(arm, arms, place)
+    weights = _weights(arm, arms, context)
     if weights is None:
         return features.of_pixels(pixels_px)
     if arm.weights:
-        return features.of_weights(weights, place.device)
-    return features.of_untrained(weights, arm.seed, place.device)
+        return features.of_weights(weights, context.device)
+    return features.of_untrained(weights, arm.seed, context.device)
 
 
-def _weights(arm: Arm, arms: Sequence[Arm], place: Place) -> Path | None:
+def _weights(arm: Arm, arms: Sequence[Arm], context: StepContext) -> Path | None:
     """Weights of an arm, or those whose network ``untrained`` takes; None for ``pixels``."""
     if arm.name == "pixels":
         return None
     trained = arm.weights or next((other.weights for other in arms if other.weights), None)
     if trained is None:
         raise InputError("arm 'untrained' takes its network from another arm's weights, and no arm has any")
-    return place.weights(trained)
+    return context.weights(trained)
 
 
 def _as_it_is(source: object) -> list[Any]:

@@ -20,7 +20,7 @@ from scipy import optimize, stats
 LEVEL = 0.05  # two-sided: 1 - that of the interval
 POWER = 0.8
 MIN_SEEDS = 2  # below, there is no interval
-MOST_SEEDS = 100_000  # more is as good as never
+MAX_SEEDS = 100_000  # more is as good as never
 SHARES = (np.arange(4000) + 0.5) / 4000  # of chi-squared, at which the estimated spread is looked at
 
 
@@ -68,7 +68,7 @@ def seeds_needed(
     distance: float, spread: float, photos: float = 0.0, level: float = LEVEL, wanted: float = POWER
 ) -> int | None:
     """The fewest seeds that see this distance with the power wanted; None where no number would, for want of photos."""
-    if power(distance, spread, MOST_SEEDS, photos, level) < wanted:
+    if power(distance, spread, MAX_SEEDS, photos, level) < wanted:
         return None
     low, high = MIN_SEEDS - 1, MIN_SEEDS  # too few, and perhaps enough
     while power(distance, spread, high, photos, level) < wanted:

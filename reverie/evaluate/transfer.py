@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from reverie import seeds
+from reverie.datasets.labelled import LabelledImages, find_photos, load_photos
 from reverie.errors import InputError, ModelError
 from reverie.evaluate.heads import probe
 from reverie.evaluate.knn import knn
 from reverie.evaluate.metrics.classification import top1
-from reverie.evaluate.photos import Photos, find_photos, load_photos
 from reverie.store.pictures import open_picture
 
 Features = Callable[[Sequence[Image.Image]], Tensor]
@@ -46,8 +46,8 @@ def transfer(
     features: Features,
     sources: Sequence[str],
     *,
-    most_train: int = 0,
-    most_test: int = 0,
+    max_train: int = 0,
+    max_test: int = 0,
     neighbours: int = 20,
     seed: int = 0,
     batch_size: int = 64,
@@ -57,21 +57,21 @@ def transfer(
     """Probe one source after the other.
 
     Args:
-        sources: what ``evaluate/photos.py`` reads, each with train and test.
-        most_train, most_test: photos to draw from a split that has more, the same under a seed for every encoder; 0 = all.
+        sources: what ``datasets/labelled.py`` reads, each with train and test.
+        max_train, max_test: photos to draw from a split that has more, the same under a seed for every encoder; 0 = all.
         seed: of the draw, and of the part of train that the strength is chosen on.
     Raises: InputError for a source that is not there, named twice, or has no class with two train photos; ModelError for
         features that are not finite.
     """
     if twice := sorted({source for source in sources if list(sources).count(source) > 1}):
         raise InputError(f"{twice[0]} is named twice")
-    if min(most_train, most_test) < 0 or neighbours < 1 or batch_size < 1:
+    if min(max_train, max_test) < 0 or neighbours < 1 or batch_size < 1:
         raise InputError("the most photos are 0 (all) or more; neighbours and the batch are 1 or more")
     for source in sources:  # a slip in the last one must not cost the work of all before it
         for split in ("train", "test"):
             find_photos(source, split)
 
-    def rows_of(photos: Photos, what: str) -> tuple[Tensor, Tensor]:
+    def rows_of(photos: LabelledImages, what: str) -> tuple[Tensor, Tensor]:
         rows = []
         for start in range(0, len(photos), batch_size):
             numbers = range(start, min(start + batch_size, len(photos)))
@@ -88,8 +88,8 @@ def transfer(
     for source in sources:
         train = load_photos(source, "train")
         classes = train.classes
-        x, labels = rows_of(_drawn(train, most_train, seed), f"train photos of {source}")
-        test = _drawn(load_photos(source, "test", classes), most_test, seed)
+        x, labels = rows_of(_drawn(train, max_train, seed), f"train photos of {source}")
+        test = _drawn(load_photos(source, "test", classes), max_test, seed)
         test_x, test_labels = rows_of(test, f"test photos of {source}")
         found = probe(x, labels, lambda rows=(test_x, test_labels): rows, len(classes), seed=seed)  # type: ignore[misc]
         near = knn(x, labels, test_x, len(classes), k=neighbours).cpu().numpy()
@@ -125,7 +125,7 @@ def _pixels(pictures: Sequence[Image.Image], side: int = 16) -> Tensor:
     return torch.from_numpy(np.stack(small)).flatten(1).float() / 255
 
 
-def _drawn(photos: Photos, most: int, seed: int) -> Photos:
+def _drawn(photos: LabelledImages, most: int, seed: int) -> LabelledImages:
     """All photos, or so many of them, classes as often as they happen to come."""
     if not most or len(photos) <= most:
         return photos
@@ -135,7 +135,7 @@ def _drawn(photos: Photos, most: int, seed: int) -> Photos:
     return photos.only(wanted)
 
 
-def _picture(photos: Photos, number: int) -> Image.Image:
+def _picture(photos: LabelledImages, number: int) -> Image.Image:
     item: Any = photos.images[number]
     return Image.fromarray(item) if isinstance(item, np.ndarray) else open_picture(item, photos.name(number))
 

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from reverie.filters.pictures import Speed, decoded
-from reverie.stage import Place, Worker
+from reverie.stage import StepContext, UnitStage, Worker
+from reverie.store.pictures import Speed, decoded
 
 
 @dataclass(frozen=True)
-class Blank:
+class Blank(UnitStage):
     """Columns ``spread`` and ``blank``.
 
     ``spread`` is the standard deviation of the pixels within a colour channel, of the channel where it is largest, with
@@ -28,7 +28,7 @@ class Blank:
     min_spread: float = 0.02  # five grey levels of 255: JPEG noise and faint gradients stay below
     speed: Speed = field(default_factory=Speed)
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Nothing to load."""
 
         def look(rows: pa.Table) -> pa.Table:

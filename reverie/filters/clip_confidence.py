@@ -9,14 +9,15 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from reverie.captions.classes import HOLE, read_classes
+from reverie.captions.classes import read_classes
 from reverie.errors import InputError
-from reverie.filters.pictures import Speed, decoded
-from reverie.stage import Place, Worker
+from reverie.pairs import CLASS_SLOT
+from reverie.stage import StepContext, UnitStage, Worker
+from reverie.store.pictures import Speed, decoded
 
 
 @dataclass(frozen=True)
-class ClipConfidence:
+class ClipConfidence(UnitStage):
     """Column ``clip_confidence``: probability of the pair's own label, in [0, 1]; null without label or readable image.
 
     Softmax over all classes of the cosine times the encoder's own logit scale. A class is the mean of its prompts' unit
@@ -33,23 +34,25 @@ class ClipConfidence:
 
     def check(self) -> None:
         """Raises ModelError, UnknownName for an encoder that is not there."""
-        from reverie.models.load import check_model
+        from reverie.models.pretrained import check_model
 
         check_model(self.model)
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Load the encoder and encode the classes. Raises InputError, ModelError, UnknownName."""
-        from reverie.evaluate.zero_shot import class_embeddings
         from reverie.models.encoder import open_encoder
+        from reverie.models.zero_shot import class_embeddings
 
         classes = read_classes(self.classes)
-        if not self.templates or any(HOLE not in template for template in self.templates):
-            raise InputError(f"every template of clip_confidence must hold {HOLE}, and there must be at least one")
-        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        if not self.templates or any(CLASS_SLOT not in template for template in self.templates):
+            raise InputError(
+                f"every template of clip_confidence must hold {CLASS_SLOT}, and there must be at least one"
+            )
+        encoder = open_encoder(self.model, context.device, self.speed.batch_size)
         prototypes = class_embeddings(encoder, classes, self.templates)
         if encoder.num_cut:
             num_texts = len(classes) * len(self.templates)
-            place.report("text_cut", num_cut=encoder.num_cut, num_texts=num_texts, model=encoder.revision)
+            context.report("text_cut", num_cut=encoder.num_cut, num_texts=num_texts, model=encoder.revision)
         index = {name: number for number, name in enumerate(classes)}
 
         def score(rows: pa.Table) -> pa.Table:

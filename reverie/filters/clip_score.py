@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from reverie.filters.pictures import Speed, decoded
-from reverie.stage import Place, Worker
+from reverie.stage import StepContext, UnitStage, Worker
+from reverie.store.pictures import Speed, decoded
 
 
 @dataclass(frozen=True)
-class ClipScore:
+class ClipScore(UnitStage):
     """Column ``clip_score``: cosine between image and caption, in [-1, 1]; null where there is no readable image or text.
 
     Texts longer than the encoder's limit are cut with the end token kept; each unit reports how many were.
@@ -26,11 +26,11 @@ class ClipScore:
     model: str = "builtin:clip"
     speed: Speed = field(default_factory=Speed)
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Load the encoder. Raises ModelError, UnknownName."""
         from reverie.models.encoder import open_encoder
 
-        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        encoder = open_encoder(self.model, context.device, self.speed.batch_size)
 
         def score(rows: pa.Table) -> pa.Table:
             scores = np.full(len(rows), np.nan, dtype=np.float32)
@@ -39,7 +39,7 @@ class ClipScore:
             cut_before = encoder.num_cut
             vectors = dict(zip(distinct, encoder.texts(distinct).numpy(), strict=True))
             if cut := encoder.num_cut - cut_before:
-                place.report("text_cut", num_cut=cut, num_texts=len(distinct), model=encoder.revision)
+                context.report("text_cut", num_cut=cut, num_texts=len(distinct), model=encoder.revision)
             for numbers, pictures in decoded(rows, self.speed.batch_size):
                 for number, vector in zip(numbers, encoder.images(pictures).numpy(), strict=True):
                     if texts[number]:

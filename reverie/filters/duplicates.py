@@ -24,10 +24,10 @@ import scipy.fft
 from PIL import Image
 
 from reverie.errors import InputError
-from reverie.filters.pictures import Speed, decoded
-from reverie.filters.select import join_columns
-from reverie.stage import Place, Report, Worker
+from reverie.filters.keep import join_columns
+from reverie.stage import EventSink, Job, StepContext, UnitStage, Worker
 from reverie.store import tables
+from reverie.store.pictures import Speed, decoded
 from reverie.store.tables import TablePath
 
 BITS = 64
@@ -41,7 +41,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class ImageHash:
+class ImageHash(UnitStage):
     """Columns ``pixels`` (sha256 of size and pixels, hex), ``hash`` (64 bits as int64) and ``thumbnail`` (48 bytes).
 
     Null where there is no readable image.
@@ -57,7 +57,7 @@ class ImageHash:
 
     speed: Speed = field(default_factory=Speed)
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Nothing to load."""
 
         def look(rows: pa.Table) -> pa.Table:
@@ -107,7 +107,7 @@ def _shrunk(picture: Image.Image, side: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class Duplicates(Job):
     """Column ``duplicate_of``: pair_id of the earlier image that this one repeats, or null for originals.
 
     Exact: equal size and pixels. Near: hashes at most ``max_distance`` bits apart and thumbnails at most ``max_colour`` apart
@@ -121,16 +121,16 @@ class Duplicates:
     max_colour: int = 24  # largest difference of a thumbnail's pixel, of 255
     near: bool = True  # False: exact copies only
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Compare all ok pairs and join the column to them. Raises InputError."""
         if not 0 <= self.max_distance <= MAX_DISTANCE:
             raise InputError(f"max_distance must lie between 0 and {MAX_DISTANCE} bits, not {self.max_distance}")
         needed = ["pair_id", "unit", "pixels", "hash", "thumbnail"]
-        if missing := set(needed) - set(tables.column_names(place.pairs)):
+        if missing := set(needed) - set(tables.column_names(context.pairs)):
             raise InputError(
                 f"the pairs have no column {', '.join(sorted(missing))}; put an ImageHash step before Duplicates"
             )
-        parts = list(tables.scan(place.pairs, needed, "status = 'ok' and pixels is not null"))
+        parts = list(tables.scan(context.pairs, needed, "status = 'ok' and pixels is not null"))
         if not parts:
             raise InputError("no image to compare: no ok pair has a hash")
         rows = pa.concat_tables(parts).drop_columns("thumbnail")
@@ -145,31 +145,31 @@ class Duplicates:
         is_copy = original != np.arange(len(rows))
         names = rows["pair_id"].combine_chunks().take(pa.array(original))
         found = pa.array(names.to_pylist(), pa.string(), mask=~is_copy)
-        join_columns(place, pa.table({"pair_id": rows["pair_id"], "duplicate_of": found}))
-        place.report("duplicates", num_images=len(rows), num_exact=num_exact, num_near=int(is_copy.sum()) - num_exact)
+        join_columns(context, pa.table({"pair_id": rows["pair_id"], "duplicate_of": found}))
+        context.report("duplicates", num_images=len(rows), num_exact=num_exact, num_near=int(is_copy.sum()) - num_exact)
 
 
-def find_duplicates(folder: Path, duplicates: Duplicates | None = None, report: Report | None = None) -> None:
+def find_duplicates(folder: Path, duplicates: Duplicates | None = None, report: EventSink | None = None) -> None:
     """Hash all images of a run or an import and join ``duplicate_of`` and the hashes to its pairs, anew.
 
     Killed on the way, it goes on with the units that are left.
     Raises: InputError if there are no images.
     """
-    place = Place(folder, "image-hash")
-    if not tables.exists(place.pairs):
+    context = StepContext(folder, "image-hash")
+    if not tables.exists(context.pairs):
         raise InputError(f"{folder} holds no images; give the folder of a run or an import with images")
     stage = ImageHash()
-    worker, units = stage.open(place), sorted(tables.done_units(place.pairs))
-    done = tables.done_units(place.columns())
+    worker, units = stage.open(context), sorted(tables.done_units(context.pairs))
+    done = tables.done_units(context.columns())
     for number, unit in enumerate(units, 1):
         if unit not in done:
-            rows = tables.read_unit(place.pairs, unit, ["pair_id", "unit", *stage.reads], only="ok")
-            tables.append_unit(place.columns(), unit, worker(rows))
+            rows = tables.read_unit(context.pairs, unit, ["pair_id", "unit", *stage.reads], only="ok")
+            tables.append_unit(context.columns(), unit, worker(rows))
         if report:
             report("progress", done=number, total=len(units), what="units")
-    tables.add_columns(place.pairs, place.columns(), replace=True)
-    (duplicates or Duplicates()).run(Place(folder, "duplicates"))
-    shutil.rmtree(place.columns())  # the next call may meet other images
+    tables.add_columns(context.pairs, context.columns(), replace=True)
+    (duplicates or Duplicates()).run(StepContext(folder, "duplicates"))
+    shutil.rmtree(context.columns())  # the next call may meet other images
 
 
 @dataclass(frozen=True)

@@ -18,52 +18,54 @@ import pyarrow as pa
 from reverie import seeds
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
-from reverie.filters.select import join_columns
-from reverie.stage import Place
+from reverie.filters.keep import join_columns
+from reverie.stage import Job, StepContext
 from reverie.store import tables
 
 
 @dataclass(frozen=True)
-class KeepPerClass:
+class KeepPerClass(Job):
     """Columns ``kept`` (bool) and ``drop_reason`` (null where kept), joined to the pairs in one commit.
 
-    A pair passes if it fulfils ``usable`` and ``also``, and its ``by`` is above ``above``, strictly unless ``or_equal``; a
+    A pair passes if it fulfils ``usable`` and ``also``, and its ``by`` is above ``threshold``, strictly unless ``or_equal``; a
     missing value never passes.
     """
 
     classes: tuple[str, ...] | Path  # names, or a file of them
     usable: str = "status = 'ok'"  # filter over the columns of the pairs; what fails it is never kept
     by: str = "clip_confidence"
-    above: float | None = None  # None is 1 / number of classes: better than chance; 0 lets all usable pairs pass
+    threshold: float | None = None  # None is 1 / number of classes: better than chance; 0 lets all usable pairs pass
     most: int | None = None  # kept of each class (K); None keeps all that pass
     choose: Literal["random", "top"] = "random"  # which K of more that pass; the paper's is random
     fill: bool = True  # where fewer than K pass, add the surest of those that do not
-    or_equal: bool = False  # a value of exactly ``above`` passes too
+    or_equal: bool = False  # a value of exactly ``threshold`` passes too
     also: str | None = None  # filter that must hold as well to pass; those that fill up need not fulfil it
-    among: str | None = None  # filter: the selection is about these pairs, and null for others; None is all pairs
+    candidates: str | None = None  # filter: the selection is about these pairs, and null for others; None is all pairs
     column: str = "kept"  # of the result; another name is a selection to compare with, without reasons
 
     def __post_init__(self) -> None:
         if self.most is not None and self.most < 1:
             raise InputError(f"at least 1 image a class must be kept, not {self.most}")
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Judge all pairs. Raises InputError for labels that are not among the classes, or if nothing is kept."""
         classes = read_classes(self.classes)
         columns = ["pair_id", "label", self.by]
-        parts = list(tables.scan(place.pairs, columns, self.among))
+        parts = list(tables.scan(context.pairs, columns, self.candidates))
         if not parts:
-            raise InputError(f"there are no pairs to select from{f' among those with {self.among}' * bool(self.among)}")
+            raise InputError(
+                f"there are no pairs to select from{f' among those with {self.candidates}' * bool(self.candidates)}"
+            )
         rows = pa.concat_tables(parts)
         names, labels = rows["pair_id"].to_pylist(), rows["label"].to_pylist()
         if strangers := set(labels) - set(classes):
             raise InputError(f"a pair has the label {strangers.pop()!r}, which is not among the {len(classes)} classes")
-        usable = _fulfil(place, self.usable)
-        also = None if self.also is None else _fulfil(place, self.also)
+        usable = _fulfil(context, self.usable)
+        also = None if self.also is None else _fulfil(context, self.also)
         scores = rows[self.by].cast(pa.float64()).to_numpy(zero_copy_only=False)
-        above = 1 / len(classes) if self.above is None else self.above
+        threshold = 1 / len(classes) if self.threshold is None else self.threshold
         if rows[self.by].type == pa.float32():
-            above = float(np.float32(above))  # or a confidence of exactly 1/3 would be above 1/3
+            threshold = float(np.float32(threshold))  # or a confidence of exactly 1/3 would be above 1/3
         reasons = np.full(len(rows), None, dtype=object)
         told: dict[str, dict[str, int]] = {}
         rows_of: dict[str, list[int]] = {label: [] for label in classes}
@@ -75,11 +77,11 @@ class KeepPerClass:
             kept, passed = choose_rows(
                 [names[row] for row in good],
                 scores[good],
-                above,
+                threshold,
                 self.most,
                 self.choose,
                 self.fill,
-                seeds.derive("keep per class", place.seed),
+                seeds.derive("keep per class", context.seed),
                 or_equal=self.or_equal,
                 also=None if also is None else np.array([names[row] in also for row in good], dtype=bool),
             )
@@ -88,30 +90,32 @@ class KeepPerClass:
             for row, keep, passes in zip(good, kept, passed, strict=True):
                 beyond = f"one of more than {self.most} that pass"
                 sign = ">=" if self.or_equal else ">"
-                failed = f"{self.by} {sign} {above:.4g}{f' and {self.also}' * bool(self.also)}"
+                failed = f"{self.by} {sign} {threshold:.4g}{f' and {self.also}' * bool(self.also)}"
                 reasons[row] = None if keep else beyond if passes else f"fails: {failed}"
             told[label] = {"made": len(own), "passed": int(passed.sum()), "kept": int(kept.sum())}
         keep_any = np.array([reason is None for reason in reasons])
         if not keep_any.any():
-            raise InputError(f"no image of any class has {self.by} above {above:.4g}; use a lower bound, or --most K")
+            raise InputError(
+                f"no image of any class has {self.by} above {threshold:.4g}; use a lower bound, or --most K"
+            )
         found = {"pair_id": rows["pair_id"], self.column: pa.array(keep_any)}
         if self.column == "kept":
             found["drop_reason"] = pa.array(list(reasons), pa.string())
-        join_columns(place, pa.table(found))
+        join_columns(context, pa.table(found))
         for label, count in told.items():
             if not count["passed"] and self.column == "kept":
-                place.report(
+                context.report(
                     "warning",
                     text=f"no image of {label!r} passes ({count['made']} made, {count['kept']} kept to fill up): "
                     "the painter cannot draw it, or the encoder does not know it",
                 )
-        place.report("selected", num_kept=int(keep_any.sum()), num_pairs=len(rows), per_class=told)
+        context.report("selected", num_kept=int(keep_any.sum()), num_pairs=len(rows), per_class=told)
 
 
 def choose_rows(
     names: Sequence[str],
     scores: np.ndarray[Any, np.dtype[np.float64]],
-    above: float,
+    threshold: float,
     most: int | None,
     choose: Literal["random", "top"],
     fill: bool,
@@ -124,12 +128,12 @@ def choose_rows(
 
     Args:
         names: ids; ties go by them, and the random draw is by them, so that the order of rows does not matter.
-        or_equal: a score of exactly ``above`` passes.
+        or_equal: a score of exactly ``threshold`` passes.
         also: (n,) of what must hold besides, to pass.
     Returns: two bool arrays (n,): kept, and passed.
     """
     scores = np.where(np.isnan(scores), -np.inf, scores)
-    passed = scores >= above if or_equal else scores > above
+    passed = scores >= threshold if or_equal else scores > threshold
     if also is not None:
         passed &= also
     if most is None:
@@ -144,6 +148,6 @@ def choose_rows(
     return kept, passed
 
 
-def _fulfil(place: Place, where: str) -> set[str]:
+def _fulfil(context: StepContext, where: str) -> set[str]:
     """Names of the pairs for which a filter holds."""
-    return {name for part in tables.scan(place.pairs, ["pair_id"], where) for name in part["pair_id"].to_pylist()}
+    return {name for part in tables.scan(context.pairs, ["pair_id"], where) for name in part["pair_id"].to_pylist()}

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from reverie.errors import InputError
-from reverie.filters.pictures import Speed, decoded
-from reverie.stage import Place, Worker
+from reverie.stage import StepContext, UnitStage, Worker
+from reverie.store.pictures import Speed, decoded
 
 
 @dataclass(frozen=True)
-class Tags:
+class Tags(UnitStage):
     """Columns ``tags`` and ``tag_scores``: names of the objects in an image, the surest first, and their scores, 0 to 1.
 
     A name that is seen twice counts once, with its better score. Both lists are empty where nothing is found, and null where there
@@ -40,11 +40,11 @@ class Tags:
 
         check_detector(self.model)
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Load the detector. Raises ModelError, UnknownName."""
         from reverie.models.detector import OBJECTS, open_detector, tags
 
-        detector = open_detector(self.model, place.device, self.speed.batch_size)
+        detector = open_detector(self.model, context.device, self.speed.batch_size)
 
         def look(rows: pa.Table) -> pa.Table:
             seen: list[list[tuple[str, float]] | None] = [None] * len(rows)

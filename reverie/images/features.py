@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from reverie import pairs
 from reverie.errors import InputError
-from reverie.filters.pictures import decoded
 from reverie.images.pixels import PaintPixels
-from reverie.stage import Place, Worker
+from reverie.stage import StepContext, UnitStage, Worker
+from reverie.store.pictures import decoded
 
 if TYPE_CHECKING:
     from reverie.models.detector import Detector
@@ -34,7 +34,7 @@ class FeatureSpeed:
 
 
 @dataclass(frozen=True)
-class PaintFeatures:
+class PaintFeatures(UnitStage):
     """``PaintPixels`` with columns beside it: embedding, clip_score (cosine to the caption), tags and tag_scores."""
 
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
@@ -43,13 +43,13 @@ class PaintFeatures:
     clip: str = "builtin:clip"
     detector: str | None = None  # any object detector of transformers; None leaves the tags empty
     threshold: float = 0.7  # least score of a thing that is told
-    most_tags: int = 10  # different names of an image
+    max_tags: int = 10  # different names of an image
     keep_images: bool = False
     speed: FeatureSpeed = field(default_factory=FeatureSpeed)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1 or self.most_tags < 1:
-            raise InputError(f"threshold {self.threshold} lies in [0, 1], and most_tags {self.most_tags} is at least 1")
+        if not 0 <= self.threshold <= 1 or self.max_tags < 1:
+            raise InputError(f"threshold {self.threshold} lies in [0, 1], and max_tags {self.max_tags} is at least 1")
 
     @property
     def per_caption(self) -> int:
@@ -58,7 +58,7 @@ class PaintFeatures:
 
     def check(self) -> None:
         """Raises what the painter's own check raises; ModelError, UnknownName for an encoder or detector that is not there."""
-        from reverie.models.load import check_model
+        from reverie.models.pretrained import check_model
 
         self.paint.check()
         check_model(self.clip)
@@ -67,17 +67,17 @@ class PaintFeatures:
 
             check_detector(self.detector)
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         """Load painter, encoder and detector. Raises ModelError, UnknownName, InputError."""
         from reverie.models.encoder import open_encoder
 
-        paint = self.paint.open(place)
-        encoder = open_encoder(self.clip, place.device, self.speed.batch_size)
+        paint = self.paint.open(context)
+        encoder = open_encoder(self.clip, context.device, self.speed.batch_size)
         detector = None
         if self.detector is not None:
             from reverie.models.detector import open_detector
 
-            detector = open_detector(self.detector, place.device, self.speed.batch_size)
+            detector = open_detector(self.detector, context.device, self.speed.batch_size)
 
         def work(captions: pa.Table) -> pa.Table:
             rows = paint(captions)
@@ -108,7 +108,7 @@ class PaintFeatures:
             found |= zip(numbers, encoder.images(pictures).numpy(), strict=True)
             if detector is not None:
                 things = detector.find(pictures, self.threshold, OBJECTS)
-                seen |= zip(numbers, (tags(each, self.most_tags) for each in things), strict=True)
+                seen |= zip(numbers, (tags(each, self.max_tags) for each in things), strict=True)
         size = next(iter(vectors.values())).shape[0] if vectors else encoder.texts(["a"]).shape[1]
         names = [rows["text"][number].as_py() for number in range(len(rows))]
         scores = [

@@ -21,8 +21,8 @@ from PIL import Image
 
 from reverie import pairs, seeds
 from reverie.errors import InputError, ModelError, ReverieError, UnknownName
-from reverie.images.guidance import FromShots, Guide
-from reverie.stage import Place, words_unknown
+from reverie.images.real_guidance import FromShots, Guide
+from reverie.stage import StepContext, UnitStage, words_unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class PaintSpeed:
 
 
 @dataclass(frozen=True)
-class PaintPixels:
+class PaintPixels(UnitStage):
     """Captions -> RGB images with any diffusers text-to-image pipeline."""
 
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
@@ -102,28 +102,30 @@ class PaintPixels:
             if start is not None:
                 start.check()
 
-    def open(self, place: Place) -> PaintWorker:
+    def open(self, context: StepContext) -> PaintWorker:
         """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""
         from reverie.models.painter import open_painter
 
-        painter = open_painter(self.model, place.device, self.scheduler, self.negative_prompt, self.dtype)
+        painter = open_painter(self.model, context.device, self.scheduler, self.negative_prompt, self.dtype)
         painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
-        _refuse_another(painter.revision, place)
+        _refuse_another(painter.revision, context)
         size_px = self.size_px or painter.size_px
-        guides = [None if start is None else Guide(start, place, painter, self.steps, size_px) for start in self.starts]
-        return PaintWorker(self, painter, place, guides)
+        guides = [
+            None if start is None else Guide(start, context, painter, self.steps, size_px) for start in self.starts
+        ]
+        return PaintWorker(self, painter, context, guides)
 
 
-def _refuse_another(painter: str, place: Place) -> None:
+def _refuse_another(painter: str, context: StepContext) -> None:
     """A model that was trained on, or updated on the Hub, under the same name would mix two painters in one table."""
-    if not place.pairs.exists():
+    if not context.pairs.exists():
         return
     from reverie.store import tables  # painting needs no store
 
-    for rows in tables.scan(place.pairs, ["painter"], "painter is not null"):
+    for rows in tables.scan(context.pairs, ["painter"], "painter is not null"):
         if other := next((name for name in rows["painter"].unique().to_pylist() if name != painter), None):
             raise InputError(
-                f"the images of {place.folder} are by {other}, and that model is now {painter}; use another --out"
+                f"the images of {context.folder} are by {other}, and that model is now {painter}; use another --out"
             )
 
 
@@ -145,11 +147,11 @@ class PaintWorker:
     """Paints the captions of a unit. ``batch`` is the largest number of images that fits the memory, as far as known."""
 
     def __init__(
-        self, stage: PaintPixels, painter: Painter, place: Place, guides: Sequence[Guide | None] = (None,)
+        self, stage: PaintPixels, painter: Painter, context: StepContext, guides: Sequence[Guide | None] = (None,)
     ) -> None:
         self.stage = stage
         self.painter = painter
-        self.place = place
+        self.context = context
         self.guides = guides  # one for each of the stage's starts
         self.size_px = stage.size_px or painter.size_px
         self.batch = stage.speed.batch
@@ -188,7 +190,7 @@ class PaintWorker:
             wanted += [_Wanted(row, copy, number, start=copy // block, reason=reason) for copy in copies]
         left = [item for item in wanted if item.text >= 0]
         with ThreadPoolExecutor(self.stage.speed.encode_threads) as threads:
-            first = 2 * self.place.retry
+            first = 2 * self.context.retry
             blank, errors = self._round(left, first, embeddings, threads)
             _raise_if_all(errors, len(left), {item.text for item in left})
             self._round(blank, first + 1, embeddings, threads)
@@ -245,7 +247,7 @@ class PaintWorker:
         """Paint, and compress in threads while the next batch is painted. Returns the blank ones, and what was raised."""
         blank, errors = [], []
         wanted = sorted(wanted, key=lambda item: item.start)  # a batch has one start; within it the order stays
-        noise = [seeds.image_seed(self.place.seed, item.caption["caption_id"], item.copy, attempt) for item in wanted]
+        noise = [seeds.image_seed(self.context.seed, item.caption["caption_id"], item.copy, attempt) for item in wanted]
         for item, seed, image in zip(wanted, noise, self._painted(wanted, embeddings, noise), strict=True):
             item.seed = seed
             if isinstance(image, Exception):
@@ -317,28 +319,30 @@ class PaintWorker:
         if words:
             facts = {"words": words, "model": self.painter.revision}
             if self._words_told:
-                self.place.report("words", **facts)
+                self.context.report("words", **facts)
             else:
-                self.place.report("warning", text=words_unknown(self.painter.revision, words), **facts)
+                self.context.report("warning", text=words_unknown(self.painter.revision, words), **facts)
             self._words_told.update(words)
         if num_cut:
             limit = self.painter.text_limit
-            self.place.report("text_cut", unit=captions[0]["unit"], captions=num_cut, limit=limit)
-            self.place.report("warning", text=f"captions of more than {limit} tokens are cut, with the end token kept")
+            self.context.report("text_cut", unit=captions[0]["unit"], captions=num_cut, limit=limit)
+            self.context.report(
+                "warning", text=f"captions of more than {limit} tokens are cut, with the end token kept"
+            )
 
     def _halve(self, batch: int, error: Exception) -> None:
         """Go on with half the batch that did not fit."""
         import torch
 
         if batch == 1:
-            place = f"the memory of {self.place.device}"
+            place = f"the memory of {self.context.device}"
             raise ModelError(
                 f"one image of {self.size_px} px does not fit {place}; use a smaller size_px, or dtype bf16"
             ) from error
         self.batch = batch // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.place.report("warning", text=f"out of memory; from here on {self.batch} images are painted at once")
+        self.context.report("warning", text=f"out of memory; from here on {self.batch} images are painted at once")
 
     def _row(self, item: _Wanted) -> dict[str, Any]:
         encoded = item.encoded.result() if item.encoded else None

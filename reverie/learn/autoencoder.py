@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from reverie.models.load import load_net
 from reverie.models.names import locate
+from reverie.models.pretrained import load_model
 
 
 class _Scaled(nn.Module):
@@ -114,7 +114,7 @@ class Decoder:
 
     def build(self) -> nn.Module:
         """The autoencoder to go on from."""
-        vae = load_net(AutoencoderKL, locate(self.start)).requires_grad_(True)
+        vae = load_model(AutoencoderKL, locate(self.start)).requires_grad_(True)
         return _Decoding(vae.to(memory_format=torch.channels_last))
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:

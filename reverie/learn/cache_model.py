@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import save_file
 
 from reverie.captions.classes import read_classes
+from reverie.datasets.few_shot import check_shots, check_store, shots_filter, shots_store
 from reverie.errors import InputError
-from reverie.evaluate.zero_shot import class_embeddings
-from reverie.images.shots import check_shots, check_store, shots_filter, shots_store
 from reverie.learn.classifier_tuning import starting_head
-from reverie.learn.tune import TuneSpeed, labelled_rows
+from reverie.learn.tune_classifier import TuneSpeed, labelled_rows
 from reverie.models.classifier import HEAD, Cache, save_classifier
 from reverie.models.encoder import open_encoder
-from reverie.stage import Place
+from reverie.models.zero_shot import class_embeddings
+from reverie.stage import Job, StepContext
 
 
 @dataclass(frozen=True)
-class CacheModel:
-    """Real shots -> a classifier folder in ``place.weights()``: logits + alpha exp(-beta (1 - cosine)) of each shot's class."""
+class CacheModel(Job):
+    """Real shots -> a classifier folder in ``context.weights()``: logits + alpha exp(-beta (1 - cosine)) of each shot's class."""
 
     classes: tuple[str, ...] | Path  # names, or a file of them
     shots: Path | str  # store of labelled photos, made by reverie import, or the step that took them
@@ -47,18 +47,18 @@ class CacheModel:
             raise InputError("a classifier needs two classes or more to tell apart")
         check_store(self.shots)
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Encode the shots and put the folder in place. Raises InputError for labels that are not among the classes."""
-        if place.weights().exists():
+        if context.weights().exists():
             return
         classes = read_classes(self.classes)
-        encoder = open_encoder(self.model, place.device, self.speed.batch_size)
+        encoder = open_encoder(self.model, context.device, self.speed.batch_size)
         start = starting_head(class_embeddings(encoder, classes, self.templates), encoder.logit_scale)
-        store = shots_store(place, self.shots)
-        keys, labels = labelled_rows(store, shots_filter(self.num_shots), classes, encoder, place)
-        place.checkpoints().mkdir(parents=True, exist_ok=True)
-        head = place.checkpoints() / HEAD
+        store = shots_store(context, self.shots)
+        keys, labels = labelled_rows(store, shots_filter(self.num_shots), classes, encoder, context)
+        context.checkpoints().mkdir(parents=True, exist_ok=True)
+        head = context.checkpoints() / HEAD
         save_file({"weight": start, "bias": torch.zeros(len(start))}, head)
         about = {"classes": list(classes), "encoder": self.model, "templates": list(self.templates)}
         cache = Cache(keys, labels, self.alpha, self.beta)
-        save_classifier(place.weights(), head, about | {"revision": encoder.revision}, cache)
+        save_classifier(context.weights(), head, about | {"revision": encoder.revision}, cache)

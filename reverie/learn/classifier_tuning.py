@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from reverie import seeds
 from reverie.errors import InputError
 from reverie.models.classifier import HEAD
-from reverie.models.load import load_tensors
+from reverie.models.pretrained import load_tensors
 
 
 @dataclass(frozen=True)
 class ClassifierTuning:
     """Batches hold painted ``features`` (n, d) and ``labels`` (n), or ``real_features`` and ``real_labels``, or both.
 
-    The losses of a step: ``loss``, ``right`` (share of the batch on its label), and of ``soft`` and ``hard`` targets.
+    The losses of a step: ``loss``, ``accuracy`` (share of the batch on its label), and of ``soft`` and ``hard`` targets.
     """
 
     start: Path = Path()  # file with ``weight`` (classes, d), the teacher: unit text rows times the logit scale
@@ -80,7 +80,7 @@ class ClassifierTuning:
             labels.append(batch["real_labels"])
             named["real"] = self._hard(pieces.pop(0), batch["real_labels"])
             total = total + self.real_weight * named["real"]
-        named["right"] = (logits.detach().argmax(1) == torch.cat(labels)).float().mean()
+        named["accuracy"] = (logits.detach().argmax(1) == torch.cat(labels)).float().mean()
         return {"loss": total, **named}
 
     def save(self, net: nn.Module, folder: Path) -> None:

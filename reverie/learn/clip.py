@@ -17,7 +17,7 @@ from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.losses import image_text_loss
 from reverie.learn.stablerep import LOGIT_SCALE_RANGE, TextTower, load_tokenizer
-from reverie.nets.backbones import MEAN, STD
+from reverie.models.backbones import MEAN, STD
 from reverie.nets.saving import save_pretrained
 from reverie.nets.text import Tokens, text_config, tokenize
 
@@ -59,7 +59,7 @@ class CLIP:
         return _Net(CLIPConfig(text_config=texts.to_dict(), vision_config=images.to_dict(), projection_dim=text.out))
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``loss``, ``right`` (share of images nearest to their own caption, in this process), ``captions_cut``."""
+        """``loss``, ``accuracy`` (share of images nearest to their own caption, in this process), ``captions_cut``."""
         make = views.weak if self.augmentation == "weak" else views.plain
         texts = batch["text"]
         tokens = tokenize(load_tokenizer(self.text.tokenizer), texts, self.text.context)
@@ -68,7 +68,7 @@ class CLIP:
         own = torch.arange(len(nearest), device=nearest.device) % len(texts)
         return {
             "loss": image_text_loss(output["images"], output["texts"], output["scale"]),
-            "right": (nearest == own).float().mean(),
+            "accuracy": (nearest == own).float().mean(),
             "captions_cut": nearest.new_tensor(tokens.num_cut / len(texts), dtype=torch.float32),
         }
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
-from reverie.evaluate.zero_shot import class_embeddings
 from reverie.learn.classifier_tuning import LinearHead, save_head, soft_target_loss, starting_head
+from reverie.models.backbones import center_square
 from reverie.models.classifier import ABOUT, OWN_ENCODER
 from reverie.models.encoder import Encoder, open_encoder
-from reverie.models.load import load_image_processor, load_tokenizer
 from reverie.models.names import locate
-from reverie.nets.backbones import center_square
+from reverie.models.pretrained import load_image_processor, load_tokenizer
+from reverie.models.zero_shot import class_embeddings
 from reverie.nets.saving import save_pretrained
 
 
@@ -33,7 +33,7 @@ from reverie.nets.saving import save_pretrained
 class EndToEnd:
     """Batches hold ``images`` (n, 3, H, W), uint8, and ``label`` (n class names). Nothing is augmented, as for the head alone.
 
-    The losses of a step: ``loss`` and ``right`` (share of the batch on its label).
+    The losses of a step: ``loss`` and ``accuracy`` (share of the batch on its label).
     """
 
     classes: tuple[str, ...] | Path  # names, or a file of them
@@ -60,7 +60,7 @@ class EndToEnd:
         loss = (1 - self.soft_share) * F.cross_entropy(logits, labels)
         if teacher is not None:
             loss = loss + self.soft_share * soft_target_loss(logits, teacher, self.temperature)
-        return {"loss": loss, "right": (logits.detach().argmax(1) == labels).float().mean()}
+        return {"loss": loss, "accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
     def save(self, net: nn.Module, folder: Path) -> None:
         """A classifier folder with its encoder in ``encoder/``."""

@@ -34,7 +34,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from reverie import seeds, stage
 from reverie.errors import InputError, MissingExtra, SettingsChanged, TrainingError
-from reverie.models.load import load_into, load_tensors
+from reverie.models.pretrained import load_into, load_tensors
+from reverie.stage import ignore_events
+from reverie.store.files import atomic_file
 from reverie.store.json_files import misfit, read_json, read_line
 
 Batch = dict[str, Any]
@@ -116,10 +118,6 @@ class Fitted(NamedTuple):
     losses: dict[str, float]
 
 
-def _quiet(kind: str, **facts: object) -> None:
-    """Nobody listens."""
-
-
 def fit(
     learner: Learner,
     batches: Batches,
@@ -128,7 +126,7 @@ def fit(
     *,
     seed: int,
     device: str = "cpu",
-    report: stage.Report = _quiet,
+    report: stage.EventSink = ignore_events,
     watch: Callable[[int, nn.Module], None] | None = None,
 ) -> Fitted:
     """Train, or go on training from ``folder/latest``, for ``settings.steps`` steps or ``settings.minutes`` in all.
@@ -304,7 +302,7 @@ class _Unread(NamedTuple):
 class _Curve:
     """Reads losses, stops at the first that is not finite, and tells curve.jsonl, the report and the trackers."""
 
-    def __init__(self, folder: Path, done: int, settings: Fit, accelerator: Any, report: stage.Report) -> None:
+    def __init__(self, folder: Path, done: int, settings: Fit, accelerator: Any, report: stage.EventSink) -> None:
         self.folder, self.settings, self.accelerator, self.report = folder, settings, accelerator, report
         self.file = None
         self.since, self.since_step = time.monotonic(), done
@@ -365,9 +363,8 @@ def _drop_after(path: Path, done: int) -> None:
         if misfit(row, {"step": int}) or row["step"] > done:
             break
         kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _accelerator(settings: Fit, device: str, folder: Path) -> Any:

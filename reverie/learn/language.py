@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, T5Config
 
-from reverie.captions.classes import HOLE
 from reverie.errors import InputError
 from reverie.learn.stablerep import load_tokenizer
-from reverie.models.load import load_config
 from reverie.models.names import Located, locate
+from reverie.models.pretrained import load_config
 from reverie.nets.saving import save_pretrained
 from reverie.nets.text import tokenize
+from reverie.pairs import CLASS_SLOT
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ class LanguageModel:
 
 
 @dataclass(frozen=True)
-class WordToSentence:
-    """Learns to write ``batch["text"]`` where it reads ``batch["label"]``, the class name: what ``FromWords`` samples from.
+class WordToSentenceModel:
+    """Learns to write ``batch["text"]`` where it reads ``batch["label"]``, the class name: what ``WordToSentence`` samples from.
 
     An encoder-decoder, T5 (arXiv:1910.10683) unless ``config`` names another. Tokenizer: as for ``LanguageModel``.
     """
 
     tokenizer: str
     config: str = ""  # as for LanguageModel
-    prompt: str = HOLE  # how the class name is put; FromWords must put it the same way
+    prompt: str = CLASS_SLOT  # how the class name is put; WordToSentence must put it the same way
     width: int = 256
     layers: int = 4  # of the encoder, and as many of the decoder
     heads: int = 4
@@ -117,7 +117,7 @@ class WordToSentence:
             raise InputError(
                 f"the caption {batch['text'][batch['label'].index(None)]!r} has no class name to learn from"
             )
-        asked = tokenize(tokenizer, [self.prompt.replace(HOLE, label) for label in batch["label"]], self.context)
+        asked = tokenize(tokenizer, [self.prompt.replace(CLASS_SLOT, label) for label in batch["label"]], self.context)
         said = tokenize(tokenizer, [_framed(tokenizer, text) for text in batch["text"]], self.context)
         device = next(net.parameters()).device
         targets = said.ids.masked_fill(said.mask == 0, -100).to(device)

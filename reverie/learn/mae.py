@@ -15,7 +15,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 
 from reverie.errors import InputError
 from reverie.learn import views
-from reverie.nets.backbones import begin_from, build_backbone, save_backbone
+from reverie.models.backbones import begin_from, build_backbone, save_backbone
 
 SHARED = (  # what a ViT and its encoder in ViTMAE have in common
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "hidden_dropout_prob",
@@ -31,20 +31,20 @@ class MAE:
     The targets are the pixels of each masked patch with their own mean and variance taken out.
     """
 
-    backbone: str = "vit-b16"  # a plain ViT, see nets/backbones.py
+    backbone: str = "vit-b16"  # a plain ViT, see models/backbones.py
     image_size: int = 224  # side of a view, pixels
     masked: float = 0.75  # share of the patches
     decoder_width: int = 512
     decoder_layers: int = 8
     decoder_heads: int = 16
-    least_area: float = 0.2  # of a crop, as a share of the image
+    min_area: float = 0.2  # of a crop, as a share of the image
     start: str | Path | None = None  # folder or Hub id of the weights to begin from
 
     def __post_init__(self) -> None:
         if not 0 < self.masked < 1:
             raise InputError(f"masked {self.masked} is the share of patches that are hidden, above 0 and below 1")
-        if not 0 < self.least_area <= 1:
-            raise InputError(f"least_area {self.least_area} is a share of the image, in (0, 1]")
+        if not 0 < self.min_area <= 1:
+            raise InputError(f"min_area {self.min_area} is a share of the image, in (0, 1]")
         if min(self.decoder_width, self.decoder_layers, self.decoder_heads) < 1 or (
             self.decoder_width % self.decoder_heads or self.decoder_width % 4
         ):
@@ -85,7 +85,7 @@ class MAE:
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Loss of one step; which patches are hidden is drawn by torch's generator."""
-        pixels = views.light(batch["images"], self.image_size, self.least_area)
+        pixels = views.light(batch["images"], self.image_size, self.min_area)
         return {"loss": net(pixel_values=pixels).loss}
 
     def save(self, net: nn.Module, folder: Path) -> None:

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.gather import gather
-from reverie.nets.backbones import begin_from, build_backbone, represent, save_backbone, width
+from reverie.models.backbones import begin_from, build_backbone, represent, save_backbone, width
 
 
 @dataclass(frozen=True)
 class MoCoV2:
     """Learns from batches of images; captions and labels play no part.
 
-    The losses of a step: ``loss`` (InfoNCE in nats; log(1 + queue) if nothing is told apart) and ``right`` (share of views
+    The losses of a step: ``loss`` (InfoNCE in nats; log(1 + queue) if nothing is told apart) and ``accuracy`` (share of views
     that are most like their own image).
 
     A network with BatchNorm could recognise the batch by its statistics, since the two views of an image share one and the
@@ -43,13 +43,13 @@ class MoCoV2:
     momentum: float = 0.999  # of the slow copy; short trainings need less
     temperature: float = 0.2
     head_out: int = 128
-    least_area: float = 0.2  # of a crop, as a share of the image
+    min_area: float = 0.2  # of a crop, as a share of the image
     batchnorm_groups: int = 8  # 1 = no shuffling; without BatchNorm it plays no part
     start: str | Path | None = None  # folder or Hub id of the weights to begin from
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1 or self.temperature <= 0 or not 0 < self.least_area <= 1:
-            raise InputError("momentum lies in [0, 1), temperature above 0, least_area in (0, 1]")
+        if not 0 <= self.momentum < 1 or self.temperature <= 0 or not 0 < self.min_area <= 1:
+            raise InputError("momentum lies in [0, 1), temperature above 0, min_area in (0, 1]")
         if min(self.queue, self.head_out, self.batchnorm_groups) < 1:
             raise InputError("queue, head_out and batchnorm_groups must be at least 1")
 
@@ -65,7 +65,7 @@ class MoCoV2:
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """InfoNCE of one step; the keys of the step then push the oldest out of the queue."""
-        make = [views.strong(batch["images"], self.image_size, self.least_area) for _ in range(2)]
+        make = [views.strong(batch["images"], self.image_size, self.min_area) for _ in range(2)]
         queries, keys = net(*make)
         inner = net.module if hasattr(net, "module") else net
         assert isinstance(inner, _Net)
@@ -79,18 +79,20 @@ class MoCoV2:
             len(logits), dtype=torch.long, device=logits.device
         )  # the first column is the view's own image
         inner.put(joined)
-        return {"loss": F.cross_entropy(logits, own), "right": (logits.detach().argmax(1) == 0).float().mean()}
+        return {"loss": F.cross_entropy(logits, own), "accuracy": (logits.detach().argmax(1) == 0).float().mean()}
 
     @torch.no_grad()
     def after_step(self, net: nn.Module) -> None:
         """Move the slow copy a little towards the network."""
         assert isinstance(net, _Net)
-        torch._foreach_lerp_(list(net.slow.parameters()), list(net.quick.parameters()), 1 - self.momentum)
+        torch._foreach_lerp_(
+            list(net.key_encoder.parameters()), list(net.query_encoder.parameters()), 1 - self.momentum
+        )
 
     def save(self, net: nn.Module, folder: Path) -> None:
         """The backbone of the queries; head, slow copy and queue are not kept."""
         assert isinstance(net, _Net)
-        save_backbone(net.quick.backbone, folder)
+        save_backbone(net.query_encoder.backbone, folder)
 
     def _check_queue(self, images: int) -> None:
         if images > self.queue or self.queue % images:
@@ -123,19 +125,21 @@ class _Net(nn.Module):
 
     def __init__(self, learner: MoCoV2) -> None:
         super().__init__()
-        self.quick = _Encoder(learner)
-        self.slow = copy.deepcopy(self.quick).requires_grad_(False)
-        has_batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.quick.modules())
+        self.query_encoder = _Encoder(learner)
+        self.key_encoder = copy.deepcopy(self.query_encoder).requires_grad_(False)
+        has_batchnorm = any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.query_encoder.modules()
+        )
         self.groups = learner.batchnorm_groups if has_batchnorm else 1
         self.register_buffer("queue", F.normalize(torch.randn(learner.queue, learner.head_out), dim=1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
 
     def forward(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Two views of the same images, (B, 3, S, S) each, to unit rows (B, head_out) each, float32; keys carry no gradient."""
-        asked = _in_groups(self.quick, queries, self.groups)
+        asked = _in_groups(self.query_encoder, queries, self.groups)
         with torch.no_grad():
             order = torch.randperm(len(keys), device=keys.device)
-            kept = _in_groups(self.slow, keys[order], self.groups)[order.argsort()]
+            kept = _in_groups(self.key_encoder, keys[order], self.groups)[order.argsort()]
         return F.normalize(asked.float(), dim=1), F.normalize(kept.float(), dim=1)
 
     @torch.no_grad()

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from reverie import seeds
 from reverie.errors import InputError, StoreError
-from reverie.models.load import load_tensors
-from reverie.stage import Place
+from reverie.models.pretrained import load_tensors
+from reverie.stage import Job, StepContext
+from reverie.store.files import atomic_file, atomic_folder
 from reverie.store.json_files import read_json
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
@@ -63,7 +64,7 @@ class Refined(NamedTuple):
 
     rows: Tensor  # unit rows (n, d)
     steps: int  # passes that were done
-    why: str  # it stopped: all steps, the target, or the guard
+    stop_reason: str  # it stopped: all steps, the target, or the guard
     curve: list[dict[str, float]]  # for each pass, from 0: step, cosine (mean, to the own sentence), loss (not of 0)
 
 
@@ -92,13 +93,13 @@ def gradient(rows: Tensor, texts: Tensor, temperature: float, alike: float = mat
 def refine(
     images: Tensor,
     texts: Tensor,
-    how: Refine,
+    config: Refine,
     *,
     folder: Path | None = None,
     report: Callable[..., None] | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Refined:
-    """Move features of painted images for ``how.steps`` passes, or until a stop rule holds.
+    """Move features of painted images for ``config.steps`` passes, or until a stop rule holds.
 
     Args:
         images: unit rows (n, d); row i was painted from text i.
@@ -111,7 +112,7 @@ def refine(
     state = {"rows": F.normalize(images.float(), dim=1).clone()}
     state |= {"mean": torch.zeros_like(state["rows"]), "square": torch.zeros_like(state["rows"])}
     texts = texts.float()
-    level = nearest_other(texts) if how.guard else math.inf
+    level = nearest_other(texts) if config.guard else math.inf
     done, curve = 0, [{"step": 0.0, "cosine": _cosine(state["rows"], texts)}]
     if folder is not None and (folder / "refine.json").exists():
         again = "delete it, then run the same command again"
@@ -120,12 +121,12 @@ def refine(
         state, done, curve = load_tensors(folder / f"refine-{known['done']}.safetensors"), known["done"], known["curve"]
     elif watch:
         watch(0, state["rows"])
-    why, last = "all steps", time.monotonic()
-    while done < how.steps:
-        if stop := _stop(curve[-1]["cosine"], how, level):
-            why = stop
+    stop_reason, last = "all steps", time.monotonic()
+    while done < config.steps:
+        if stop := _stop(curve[-1]["cosine"], config, level):
+            stop_reason = stop
             break
-        loss = _one_pass(state, texts, how, done)
+        loss = _one_pass(state, texts, config, done)
         done += 1
         curve.append({"step": float(done), "cosine": _cosine(state["rows"], texts), "loss": loss})
         if watch:
@@ -134,8 +135,8 @@ def refine(
             _save(folder, state, done, curve)
             last = time.monotonic()
         if report:
-            report("progress", done=done, total=how.steps, what="passes of refinement", cosine=curve[-1]["cosine"])
-    return Refined(state["rows"], done, why, curve)
+            report("progress", done=done, total=config.steps, what="passes of refinement", cosine=curve[-1]["cosine"])
+    return Refined(state["rows"], done, stop_reason, curve)
 
 
 def nearest_other(texts: Tensor, sample: int = SAMPLE) -> float:
@@ -148,26 +149,26 @@ def nearest_other(texts: Tensor, sample: int = SAMPLE) -> float:
     return float(known.median()) if len(known) else 1.0
 
 
-def _one_pass(state: dict[str, Tensor], texts: Tensor, how: Refine, done: int) -> float:
+def _one_pass(state: dict[str, Tensor], texts: Tensor, config: Refine, done: int) -> float:
     """Adam on every row once, in random batches. Returns the mean loss."""
     rows, mean, square = state["rows"], state["mean"], state["square"]
     order: np.ndarray[Any, np.dtype[np.int64]]
-    order = np.random.default_rng(seeds.derive("refine", how.seed, done)).permutation(len(rows))
+    order = np.random.default_rng(seeds.derive("refine", config.seed, done)).permutation(len(rows))
     sums = 0.0
-    for batch in torch.split(torch.from_numpy(order), how.batch):
-        loss, slope = gradient(rows[batch], texts[batch], how.temperature, how.alike)
+    for batch in torch.split(torch.from_numpy(order), config.batch):
+        loss, slope = gradient(rows[batch], texts[batch], config.temperature, config.alike)
         mean[batch] = BETAS[0] * mean[batch] + (1 - BETAS[0]) * slope
         square[batch] = BETAS[1] * square[batch] + (1 - BETAS[1]) * slope * slope
         ahead = mean[batch] / (1 - BETAS[0] ** (done + 1))
         size = (square[batch] / (1 - BETAS[1] ** (done + 1))).sqrt() + EPSILON
-        rows[batch] = F.normalize(rows[batch] - how.lr * ahead / size, dim=1)
+        rows[batch] = F.normalize(rows[batch] - config.lr * ahead / size, dim=1)
         sums += float(loss) * len(batch)
     return sums / len(rows)
 
 
-def _stop(cosine: float, how: Refine, level: float) -> str:
-    if how.target is not None and cosine >= how.target:
-        return f"the target: the mean cosine to the own sentence reached {how.target:g}"
+def _stop(cosine: float, config: Refine, level: float) -> str:
+    if config.target is not None and cosine >= config.target:
+        return f"the target: the mean cosine to the own sentence reached {config.target:g}"
     if cosine >= level:
         return f"the guard: images are as close to their sentences ({cosine:.2f}) as sentences are to each other"
     return ""
@@ -182,42 +183,43 @@ def _save(folder: Path, state: dict[str, Tensor], done: int, curve: list[dict[st
     folder.mkdir(parents=True, exist_ok=True)
     old = [*folder.glob("refine-*.safetensors")]
     save_file(state, folder / f"refine-{done}.safetensors")
-    partial = folder / ".refine.json.partial"
-    partial.write_text(json.dumps({"done": done, "curve": curve}), encoding="utf-8")
-    partial.replace(folder / "refine.json")
+    with atomic_file(folder / "refine.json") as partial:
+        partial.write_text(json.dumps({"done": done, "curve": curve}), encoding="utf-8")
     for file in old:
         if file.name != f"refine-{done}.safetensors":
             file.unlink()
 
 
 @dataclass(frozen=True)
-class RefineFeatures:
-    """The job: features of the run's painted images -> refined ones in ``place.weights()``, with what happened on the way.
+class RefineFeatures(Job):
+    """The job: features of the run's painted images -> refined ones in ``context.weights()``, with what happened on the way.
 
     rows.safetensors     rows (n, d), unit length
-    refined.json         pair_ids in order, steps, why it stopped, curve
+    refined.json         pair_ids in order, steps, stop_reason, curve
     """
 
     support: str  # step that made a support set of the run's captions
-    how: Refine = field(default_factory=Refine)
+    config: Refine = field(default_factory=Refine)
     where: str = "status = 'ok'"  # which pairs
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Refine. Raises InputError for no feature, or one whose sentence the support set lacks."""
-        if place.weights().exists():
+        if context.weights().exists():
             return
-        painted = read_painted(place, self.where)
-        texts = rows_of_captions(place, self.support, painted.caption_ids)
-        found = refine(painted.rows, texts, self.how, folder=place.checkpoints(), report=place.report)
-        temporary = place.weights().with_name(place.weights().name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file({"rows": found.rows.contiguous()}, temporary / "rows.safetensors")
-        about = {"pair_ids": painted.pair_ids, "steps": found.steps, "why": found.why, "curve": found.curve}
-        (temporary / "refined.json").write_text(json.dumps(about), encoding="utf-8")
-        temporary.rename(place.weights())
-        shutil.rmtree(place.checkpoints(), ignore_errors=True)
-        place.report("refined", steps=found.steps, why=found.why, cosine=found.curve[-1]["cosine"])
+        painted = read_painted(context, self.where)
+        texts = rows_of_captions(context, self.support, painted.caption_ids)
+        found = refine(painted.rows, texts, self.config, folder=context.checkpoints(), report=context.report)
+        with atomic_folder(context.weights()) as temporary:
+            save_file({"rows": found.rows.contiguous()}, temporary / "rows.safetensors")
+            about = {
+                "pair_ids": painted.pair_ids,
+                "steps": found.steps,
+                "stop_reason": found.stop_reason,
+                "curve": found.curve,
+            }
+            (temporary / "refined.json").write_text(json.dumps(about), encoding="utf-8")
+        shutil.rmtree(context.checkpoints(), ignore_errors=True)
+        context.report("refined", steps=found.steps, stop_reason=found.stop_reason, cosine=found.curve[-1]["cosine"])
 
 
 class Painted(NamedTuple):
@@ -231,20 +233,20 @@ class Painted(NamedTuple):
     rows: Tensor  # unit rows (n, d)
 
 
-def read_painted(place: Place, where: str) -> Painted:
+def read_painted(context: StepContext, where: str) -> Painted:
     """Features of painted images in the order of the store. Raises InputError if there is none."""
-    from reverie.captions.support import group_of
+    from reverie.learn.make_support_set import group_of
     from reverie.store import tables  # refining rows in hand needs no store
 
     columns = ["pair_id", "caption_id", "text", "embedding", "tags"]
     sources = {
         name: group_of(source)
-        for part in tables.scan(place.captions, ["caption_id", "source"])
+        for part in tables.scan(context.captions, ["caption_id", "source"])
         for name, source in zip(part["caption_id"].to_pylist(), part["source"].to_pylist(), strict=True)
     }
     found = Painted([], [], [], [], [], torch.empty(0))
     rows: list[Tensor] = []
-    for part in tables.scan(place.pairs, columns, f"{tables.whole_filter(where)} and embedding is not null"):
+    for part in tables.scan(context.pairs, columns, f"{tables.whole_filter(where)} and embedding is not null"):
         flat = part["embedding"].combine_chunks().flatten().to_numpy()
         rows.append(torch.from_numpy(flat.copy()).view(len(part), -1))
         for name, caption, text, tags in zip(
@@ -256,13 +258,13 @@ def read_painted(place: Place, where: str) -> Painted:
             found.groups.append(sources.get(caption))
             found.tags.append(tags or [])
     if not rows:
-        raise InputError(f"no painted image in {place.folder} fulfils {where!r} and has features")
+        raise InputError(f"no painted image in {context.folder} fulfils {where!r} and has features")
     return found._replace(rows=torch.cat(rows))
 
 
-def refined_rows(place: Place, step: str, pair_ids: Sequence[str]) -> Tensor:
+def refined_rows(context: StepContext, step: str, pair_ids: Sequence[str]) -> Tensor:
     """What a refining step made of these pairs, (n, d). Raises InputError for a pair that it did not refine."""
-    folder = place.weights(step)
+    folder = context.weights(step)
     known = read_json(folder / "refined.json", {"pair_ids": [str]}, StoreError, "refine the images again")["pair_ids"]
     at = {name: number for number, name in enumerate(known)}
     if lacking := next((name for name in pair_ids if name not in at), None):
@@ -271,11 +273,11 @@ def refined_rows(place: Place, step: str, pair_ids: Sequence[str]) -> Tensor:
     return rows[[at[name] for name in pair_ids]]
 
 
-def rows_of_captions(place: Place, support: str, caption_ids: list[str]) -> Tensor:
+def rows_of_captions(context: StepContext, support: str, caption_ids: list[str]) -> Tensor:
     """Text features (n, d) of these captions. Raises InputError for one that the support set lacks."""
-    from reverie.models.support import load_support
+    from reverie.models.support_set import load_support
 
-    known = load_support(place.weights(support))
+    known = load_support(context.weights(support))
     at = {name: number for number, name in enumerate(known.ids)}
     if lacking := next((name for name in caption_ids if name not in at), None):
         raise InputError(f"caption {lacking} of a painted image is not in the support set of step {support!r}")

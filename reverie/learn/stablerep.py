@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.losses import entropy_floor, image_text_loss, multi_positive_loss
+from reverie.models.backbones import build_backbone, represent, save_backbone, width
+from reverie.models.dual_encoder import save_dual_encoder
 from reverie.models.encoder import DUAL_ENCODER
-from reverie.models.load import load_tokenizer_of
-from reverie.nets.backbones import build_backbone, represent, save_backbone, width
-from reverie.nets.dual_encoder import save_dual_encoder
+from reverie.models.pretrained import load_tokenizer_of
 from reverie.nets.heads import ProjectionHead
 from reverie.nets.text import Tokens, text_config, text_tower, tokenize
 

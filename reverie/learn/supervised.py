@@ -21,7 +21,7 @@ from reverie import seeds
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.learn import views
-from reverie.nets.backbones import begin_from, build_classifier, save_backbone
+from reverie.models.backbones import begin_from, build_classifier, save_backbone
 
 Augmentation = Literal["light", "strong", "plain"]
 
@@ -30,15 +30,15 @@ Augmentation = Literal["light", "strong", "plain"]
 class Supervised:
     """Learns from batches of labelled images: a backbone and one linear layer, by cross-entropy.
 
-    Classes are joined by name, never by order. The losses of a step: ``loss`` and ``right`` (share of images on their
+    Classes are joined by name, never by order. The losses of a step: ``loss`` and ``accuracy`` (share of images on their
     label).
     """
 
     classes: tuple[str, ...] | Path  # names, or a file of them
-    backbone: str = "resnet-50"  # see nets/backbones.py
+    backbone: str = "resnet-50"  # see models/backbones.py
     image_size: int = 224  # side of a view, pixels
     augmentation: Augmentation = "light"  # crop and flip; or with colour and blur as well; or none
-    least_area: float = 0.08  # of a crop, as a share of the image
+    min_area: float = 0.08  # of a crop, as a share of the image
     label_smoothing: float = 0.0
     start: str | Path | None = None  # folder or Hub id of the weights to begin from; of the backbone, not of the head
     frozen_batchnorm: bool = False  # running statistics are used and stay; scale and shift are trained all the same
@@ -47,8 +47,8 @@ class Supervised:
     def __post_init__(self) -> None:
         if len(read_classes(self.classes)) < 2:
             raise InputError("a classifier needs two classes or more to tell apart")
-        if not 0 < self.least_area <= 1:
-            raise InputError(f"least_area {self.least_area} is a share of the image, in (0, 1]")
+        if not 0 < self.min_area <= 1:
+            raise InputError(f"min_area {self.min_area} is a share of the image, in (0, 1]")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing {self.label_smoothing} lies in [0, 1)")
         if not 0 <= self.wrong_labels <= 1:
@@ -78,7 +78,7 @@ class Supervised:
         logits = net(pixel_values=self._views(images)).logits.float()
         return {
             "loss": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing),
-            "right": (logits.detach().argmax(1) == labels).float().mean(),
+            "accuracy": (logits.detach().argmax(1) == labels).float().mean(),
         }
 
     def save(self, net: nn.Module, folder: Path) -> None:
@@ -102,7 +102,7 @@ class Supervised:
         if self.augmentation == "plain":
             return views.plain(images, self.image_size)
         make = views.light if self.augmentation == "light" else views.strong
-        return make(images, self.image_size, self.least_area)
+        return make(images, self.image_size, self.min_area)
 
 
 def freeze_batchnorm(net: nn.Module) -> None:

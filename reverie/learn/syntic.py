@@ -1,6 +1,6 @@
 """SynTIC's decoder and its rivals on one loop: rows of known sentences in, the sentences out.
 
-Source: arXiv:2312.08865. What differs between SynTIC and its rivals is only what the decoder is shown, see ``Shows``; network,
+Source: arXiv:2312.08865. What differs between SynTIC and its rivals is only what the decoder is shown, see ``DecoderInputConfig``; network,
 sentences and loop are the same.
 
     CapDec   arXiv:2211.00575   text features with noise of variance 0.016
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from reverie import seeds
 from reverie.errors import InputError
 from reverie.learn.stablerep import load_tokenizer
-from reverie.models.load import load_tensors
+from reverie.models.pretrained import load_tensors
 from reverie.nets.captioner import VISUAL, CaptionNet, DecoderShape, caption_loss, caption_tokens, prompt_tokens
 from reverie.nets.saving import save_pretrained
 
@@ -34,7 +34,7 @@ Tags = Literal["none", "attention", "prompt"]
 
 
 @dataclass(frozen=True)
-class Shows:
+class DecoderInputConfig:
     """What the decoder is shown while it learns, and when it is asked about a photo."""
 
     of: Literal["refined", "painted", "text"] = (
@@ -61,15 +61,15 @@ class Shows:
             raise InputError("top_k is 0 or more, and prompt_dropout a share")
 
 
-STRAIGHT = Shows(of="text", learns_projected=False, asked_projected=False, tags="none")
+STRAIGHT = DecoderInputConfig(of="text", learns_projected=False, asked_projected=False, tags="none")
 METHODS = {  # name -> what it shows
-    "syntic": Shows(),
+    "syntic": DecoderInputConfig(),
     "text": STRAIGHT,
-    "capdec": Shows("text", math.sqrt(0.016), False, False, tags="none"),
-    "close": Shows("text", 0.08, False, False, tags="none"),
-    "decap": Shows("text", 0.0, False, True, tags="none"),
-    "viecap": Shows("text", math.sqrt(0.016), False, False, tags="prompt"),
-    "painted": Shows("painted", 0.0, False, False, tags="none"),
+    "capdec": DecoderInputConfig("text", math.sqrt(0.016), False, False, tags="none"),
+    "close": DecoderInputConfig("text", 0.08, False, False, tags="none"),
+    "decap": DecoderInputConfig("text", 0.0, False, True, tags="none"),
+    "viecap": DecoderInputConfig("text", math.sqrt(0.016), False, False, tags="prompt"),
+    "painted": DecoderInputConfig("painted", 0.0, False, False, tags="none"),
 }
 
 
@@ -114,9 +114,9 @@ class SynTIC:
     tokenizer: str  # of the encoder: a builtin model, a folder or a Hub id
     dim: int  # of the features
     tag_rows: Path | None = None  # file with ``rows`` (names, d): the text features of the names that tags have
-    noise: float = 0.0  # as in Shows
+    noise: float = 0.0  # as in DecoderInputConfig
     tags: Tags = "attention"
-    prompt_dropout: float = 0.4  # as in Shows
+    prompt_dropout: float = 0.4  # as in DecoderInputConfig
     label_smoothing: float = 0.1
     shape: DecoderShape = field(default_factory=DecoderShape)
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from reverie.learn.autoencoder import encode
-from reverie.models.load import load_net, load_tokenizer_of
 from reverie.models.names import locate
+from reverie.models.pretrained import load_model, load_tokenizer_of
 from reverie.nets.autocast import exact_on_cpu
 from reverie.nets.widen import TEXT_HEADS, widen
 
@@ -82,8 +82,8 @@ class TextToImage:
         """U-Net and text encoder, untrained but for what ``start`` and ``text_encoder`` bring."""
         if self.start:
             start = locate(self.start)
-            unet = load_net(UNet2DConditionModel, start, part="unet").requires_grad_(True)
-            words = load_net(CLIPTextModel, start, part="text_encoder").requires_grad_(True)
+            unet = load_model(UNet2DConditionModel, start, part="unet").requires_grad_(True)
+            words = load_model(CLIPTextModel, start, part="text_encoder").requires_grad_(True)
             if self.widened and (tuple(unet.config.block_out_channels), _has_text_time(unet)) != (
                 self.channels,
                 self.text_time,
@@ -108,7 +108,7 @@ class TextToImage:
 
     def _text_encoder(self) -> CLIPTextModel:
         if self.text_encoder:
-            return load_net(CLIPTextModel, locate(self.text_encoder), "cpu").requires_grad_(True)
+            return load_model(CLIPTextModel, locate(self.text_encoder), "cpu").requires_grad_(True)
         tokenizer = self._tokenizer()
         text = CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -192,7 +192,7 @@ def _schedule() -> DDIMScheduler:
 
 @functools.cache
 def _opened_vae(folder: str) -> AutoencoderKL:
-    vae: AutoencoderKL = load_net(AutoencoderKL, locate(folder))
+    vae: AutoencoderKL = load_model(AutoencoderKL, locate(folder))
     return vae.to(memory_format=torch.channels_last)
 
 

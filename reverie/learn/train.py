@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,10 +11,11 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from reverie import seeds
+from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
-from reverie.images.shots import check_store, shots_store
 from reverie.learn.fit import Fit, fit
-from reverie.stage import Place
+from reverie.stage import Job, StepContext
+from reverie.store.files import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class TrainSpeed:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Pairs of the run -> weights, in ``place.weights()``; checkpoints and the curve in ``place.checkpoints()``."""
+class Train(Job):
+    """Pairs of the run -> weights, in ``context.weights()``; checkpoints and the curve in ``context.checkpoints()``."""
 
     together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
 
@@ -41,7 +41,7 @@ class Train:
         None  # folder of another store with pairs.lance, or the step that took shots; else the run's own
     )
     group: Literal["caption", "image", "random"] = "caption"  # whose images belong together, see store/batches.py
-    at_least: int = 0  # captions with fewer images are left out, where that is more than m
+    min_images: int = 0  # captions with fewer images are left out, where that is more than m
     limit: int = 0  # captions to learn from, drawn at random but the same for every seed; 0 = all
     start: str | None = None  # learning step of this run whose weights the learner begins from, by its field ``start``
     seed: int = 0  # beside the run seed, to train again on the same pairs
@@ -64,7 +64,7 @@ class Train:
         with torch.device("meta"):  # shapes only
             self.learner.build()
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Train, or go on training, then put the weights in place last.
 
         A learner may have ``check_labels(names)``, which raises InputError for labels that it does not know.
@@ -74,13 +74,13 @@ class Train:
         from reverie.store import tables
         from reverie.store.batches import CaptionBatches
 
-        weights = place.weights()
+        weights = context.weights()
         if weights.exists():
             return
-        seed = seeds.derive("train", place.seed, self.seed)
+        seed = seeds.derive("train", context.seed, self.seed)
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        learner = dataclasses.replace(self.learner, start=place.weights(self.start)) if self.start else self.learner
-        pairs = shots_store(place, self.store) if self.store else place.pairs
+        learner = dataclasses.replace(self.learner, start=context.weights(self.start)) if self.start else self.learner
+        pairs = shots_store(context, self.store) if self.store else context.pairs
         if look := getattr(learner, "check_labels", None):
             look({name for part in tables.scan(pairs, ["label"], self.where) for name in part["label"].to_pylist()})
         batches = CaptionBatches(
@@ -94,22 +94,19 @@ class Train:
             world=world,
             threads=self.speed.threads,
             limit=self.limit,
-            at_least=self.at_least,
+            min_images=self.min_images,
             group=self.group,
         )
         if batches.left_out:
-            text = f"{batches.left_out} captions have fewer than {max(batches.images, self.at_least)} usable images and are left out"
-            place.report("warning", text=text)
+            text = f"{batches.left_out} captions have fewer than {max(batches.images, self.min_images)} usable images and are left out"
+            context.report("warning", text=text)
         net, losses = fit(
-            learner, batches, self.fit, place.checkpoints(), seed=seed, device=place.device, report=place.report
+            learner, batches, self.fit, context.checkpoints(), seed=seed, device=context.device, report=context.report
         )
         if rank == 0:
-            temporary = weights.with_name(weights.name + ".tmp")
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            learner.save(net, temporary)
-            temporary.rename(weights)
-            place.report("trained", steps=self.fit.steps, captions=batches.num_captions, **losses)
+            with atomic_folder(weights) as temporary:
+                learner.save(net, temporary)
+            context.report("trained", steps=self.fit.steps, captions=batches.num_captions, **losses)
 
     def _images(self) -> int:
         return self.images_per_caption or int(getattr(self.learner, "images_per_caption", 1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,25 +19,26 @@ from reverie import seeds
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, FitSpeed, fit
 from reverie.learn.refine import Painted, read_painted, refined_rows, rows_of_captions
-from reverie.learn.syntic import CaptionRows, Shows, SynTIC
+from reverie.learn.syntic import CaptionRows, DecoderInputConfig, SynTIC
 from reverie.models.captioner import ABOUT, SUPPORT
-from reverie.models.load import feature_dim
-from reverie.models.support import Support, cached_projection, link_support, load_support
+from reverie.models.pretrained import feature_dim
+from reverie.models.support_set import Support, cached_projection, link_support, load_support
 from reverie.nets.captioner import TAG, DecoderShape, names_in
-from reverie.stage import Place
+from reverie.stage import Job, StepContext
+from reverie.store.files import atomic_folder
 
 
 @dataclass(frozen=True)
-class TrainCaptioner:
-    """Trains one decoder and writes a captioner folder to ``place.weights()``; see models/captioner.py."""
+class TrainCaptioner(Job):
+    """Trains one decoder and writes a captioner folder to ``context.weights()``; see models/captioner.py."""
 
     support: str  # step that made the support set
     refined: str | None  # step that refined the features; None where they are not shown
     model: str = "builtin:clip"
     detector: str | None = None  # what finds tags in a photo; the names it knows are those of a prompt as well
     threshold: float = 0.7
-    most_tags: int = 10
-    shows: Shows = field(default_factory=Shows)
+    max_tags: int = 10
+    shows: DecoderInputConfig = field(default_factory=DecoderInputConfig)
     shape: DecoderShape = field(default_factory=DecoderShape)
     label_smoothing: float = 0.1
     epochs: int = 10
@@ -71,42 +71,44 @@ class TrainCaptioner:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise InputError("a captioner is trained by one process; start reverie without accelerate launch")
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Project, train, and put the folder in place last.
 
         Raises: InputError for no painted feature or a single sentence; what ``fit`` raises.
         """
         from reverie.models.encoder import open_encoder
 
-        if place.weights().exists():
+        if context.weights().exists():
             return
-        painted = read_painted(place, self.where)
+        painted = read_painted(context, self.where)
         if len(set(painted.texts)) < 2:
             raise InputError("a captioner needs two different sentences or more to learn from")
-        support = load_support(place.weights(self.support))
-        features = self._features(place, painted)
+        support = load_support(context.weights(self.support))
+        features = self._features(context, painted)
         shown = (
-            shown_to_decoder(features, support, self.shows, painted, place) if self.shows.learns_projected else features
+            shown_to_decoder(features, support, self.shows, painted, context)
+            if self.shows.learns_projected
+            else features
         )
-        checkpoints = place.checkpoints()
+        checkpoints = context.checkpoints()
         checkpoints.mkdir(parents=True, exist_ok=True)
         names: list[str] = []
         if self.shows.tags != "none":
             from reverie.models.detector import open_detector
 
             assert self.detector is not None
-            names = list(open_detector(self.detector, place.device).names)
-            encoder = open_encoder(self.model, place.device)
+            names = list(open_detector(self.detector, context.device).names)
+            encoder = open_encoder(self.model, context.device)
             if not (checkpoints / "tags.safetensors").exists():
                 save_file(
                     {"rows": encoder.texts([TAG.format(name=name) for name in names])}, checkpoints / "tags.safetensors"
                 )
-        tags = tag_numbers(painted.tags, names, self.most_tags)
+        tags = tag_numbers(painted.tags, names, self.max_tags)
         if self.shows.shuffle_tags:
             tags = tags[np.random.default_rng(seeds.derive("shuffled tags", self.seed)).permutation(len(tags))]
         prompts = [names_in(text, names) for text in painted.texts] if self.shows.tags == "prompt" else []
         batches = CaptionRows(
-            features, shown, tags, painted.texts, prompts, self.batch, seeds.derive("batches", place.seed, self.seed)
+            features, shown, tags, painted.texts, prompts, self.batch, seeds.derive("batches", context.seed, self.seed)
         )
         learner = SynTIC(
             self.model,
@@ -120,36 +122,36 @@ class TrainCaptioner:
         )
         settings = self._fit(self.steps or self.epochs * batches.per_epoch)
         if self.warmup_steps >= settings.steps:
-            place.report(
+            context.report(
                 "warning",
                 text=f"{settings.steps} steps of training lie within the {self.warmup_steps} of warm-up, so the rate never comes to "
                 f"{self.lr:g}; train longer (--epochs) or warm up less (--warmup-steps)",
             )
         if cut := learner.num_cut(painted.texts):
-            place.report(
+            context.report(
                 "warning",
                 text=f"{cut:,} of {len(painted.texts):,} sentences are cut at {self.shape.max_tokens} tokens (--max-tokens)",
             )
-        seed = seeds.derive("captioner", place.seed, self.seed)
-        net, losses = fit(learner, batches, settings, checkpoints, seed=seed, device=place.device, report=place.report)
-        temporary = place.weights().with_name(place.weights().name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        learner.save(net, temporary)
-        link_support(place.weights(self.support), temporary / SUPPORT)
-        about = {
-            "encoder": self.model,
-            "revision": support.revision,
-            "detector": self.detector if self.shows.tags != "none" else None,
-            "threshold": self.threshold,
-            "most_tags": self.most_tags,
-            "names": names,
-            "shows": dataclasses.asdict(self.shows),
-            "shape": dataclasses.asdict(self.shape),
-        }
-        (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-        temporary.rename(place.weights())
+        seed = seeds.derive("captioner", context.seed, self.seed)
+        net, losses = fit(
+            learner, batches, settings, checkpoints, seed=seed, device=context.device, report=context.report
+        )
+        with atomic_folder(context.weights()) as temporary:
+            learner.save(net, temporary)
+            link_support(context.weights(self.support), temporary / SUPPORT)
+            about = {
+                "encoder": self.model,
+                "revision": support.revision,
+                "detector": self.detector if self.shows.tags != "none" else None,
+                "threshold": self.threshold,
+                "max_tags": self.max_tags,
+                "names": names,
+                "shows": dataclasses.asdict(self.shows),
+                "shape": dataclasses.asdict(self.shape),
+            }
+            (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
         parameters = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
-        place.report("trained", sentences=len(painted.texts), parameters=parameters, **losses)
+        context.report("trained", sentences=len(painted.texts), parameters=parameters, **losses)
 
     def _fit(self, steps: int) -> Fit:
         return Fit(
@@ -162,16 +164,18 @@ class TrainCaptioner:
             speed=FitSpeed(checkpoint_every_s=60),
         )
 
-    def _features(self, place: Place, painted: Painted) -> Tensor:
+    def _features(self, context: StepContext, painted: Painted) -> Tensor:
         if self.shows.of == "painted":
             return painted.rows
         if self.shows.of == "text":
-            return rows_of_captions(place, self.texts or self.support, painted.caption_ids)
+            return rows_of_captions(context, self.texts or self.support, painted.caption_ids)
         assert self.refined is not None
-        return refined_rows(place, self.refined, painted.pair_ids)
+        return refined_rows(context, self.refined, painted.pair_ids)
 
 
-def shown_to_decoder(features: Tensor, support: Support, shows: Shows, painted: Painted, place: Place) -> Tensor:
+def shown_to_decoder(
+    features: Tensor, support: Support, shows: DecoderInputConfig, painted: Painted, context: StepContext
+) -> Tensor:
     """Features of painted images in terms of the support set, without their own sentences if so asked."""
     own = None
     if shows.exclude_self != "none":
@@ -182,8 +186,8 @@ def shown_to_decoder(features: Tensor, support: Support, shows: Shows, painted: 
         number = {name: place for place, name in enumerate(dict.fromkeys([*theirs, *mine]))}
         own = torch.tensor([number[name] for name in mine]), torch.tensor([number[name] for name in theirs])
     return cached_projection(
-        features, support.rows, shows.temperature, place.folder / "features",
-        top_k=shows.top_k, own=own, device=place.device, report=place.report,
+        features, support.rows, shows.temperature, context.folder / "features",
+        top_k=shows.top_k, own=own, device=context.device, report=context.report,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +25,11 @@ from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.fit import Fit, fit
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train import Train
-from reverie.models.load import load_net, load_tensors, load_tokenizer_of
 from reverie.models.names import locate
+from reverie.models.pretrained import load_model, load_tensors, load_tokenizer_of
 from reverie.nets.words import split_words, write_tokenizer
-from reverie.stage import Place
+from reverie.stage import Job, StepContext
+from reverie.store.files import atomic_file, atomic_folder
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Curriculum:
 
 
 @dataclass(frozen=True)
-class TrainPainter:
+class TrainPainter(Job):
     """A job; its three parts are kept apart, so that a kill costs no more than the part in hand since its checkpoint."""
 
     store: Path | None = None  # folder with pairs.lance; the run's own when left out
@@ -127,16 +127,16 @@ class TrainPainter:
     batch: int = 64
     longest: int = 40  # tokens of a caption, with start and end
 
-    def run(self, place: Place) -> None:
-        """Train what is not trained yet; the pipeline lands in ``place.weights()`` last."""
-        if place.weights().exists():
+    def run(self, context: StepContext) -> None:
+        """Train what is not trained yet; the pipeline lands in ``context.weights()`` last."""
+        if context.weights().exists():
             return
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise InputError("a painter is trained by one process; start reverie without accelerate launch")
         if self.size_px % 2 ** (len(self.autoencoder.channels) - 1):
             raise InputError(f"size_px {self.size_px} does not halve {len(self.autoencoder.channels) - 1} times")
-        store = (self.store or place.folder) / "pairs.lance"
-        first = dataclasses.replace(place, step=f"{place.step}.autoencoder")
+        store = (self.store or context.folder) / "pairs.lance"
+        first = dataclasses.replace(context, step=f"{context.step}.autoencoder")
         Train(
             self.autoencoder,
             self.autoencoder_fit,
@@ -146,15 +146,15 @@ class TrainPainter:
             store=self.store,
         ).run(first)
 
-        work = place.checkpoints()
+        work = context.checkpoints()
         captions = self._captions(store)
         write_tokenizer(work / "tokenizer", split_words(text for texts in captions for text in texts), self.longest)
         distinct = sorted({text for texts in captions for text in texts})
         tokens = load_tokenizer_of(str(work / "tokenizer"))(distinct, truncation=False, verbose=False)["input_ids"]
         if cut := sum(len(ids) > self.longest for ids in tokens):
             text = f"{cut:,} of {len(distinct):,} captions are longer than {self.longest - 2} words and are cut there"
-            place.report("warning", text=text)
-        latents = self._latents(store, first.weights(), work / "latents.safetensors", place)
+            context.report("warning", text=text)
+        latents = self._latents(store, first.weights(), work / "latents.safetensors", context)
         learner = TextToImage(
             str(first.weights()),
             str(work / "tokenizer"),
@@ -164,14 +164,12 @@ class TrainPainter:
             text_width=self.text_width,
             text_layers=self.text_layers,
         )
-        seed = seeds.derive("painter", place.seed)
+        seed = seeds.derive("painter", context.seed)
         batches = LatentBatches(latents, captions, self.batch, seed)
-        net, losses = fit(learner, batches, self.fit, work, seed=seed, device=place.device, report=place.report)
-        temporary = place.weights().with_name(place.weights().name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        learner.save(net, temporary)
-        temporary.rename(place.weights())
-        place.report("trained", steps=self.fit.steps, images=len(latents), **losses)
+        net, losses = fit(learner, batches, self.fit, work, seed=seed, device=context.device, report=context.report)
+        with atomic_folder(context.weights()) as temporary:
+            learner.save(net, temporary)
+        context.report("trained", steps=self.fit.steps, images=len(latents), **losses)
 
     def _captions(self, store: Path) -> list[list[str]]:
         from reverie.store import tables
@@ -183,13 +181,15 @@ class TrainPainter:
             raise InputError(f"templates need a class for every pair, and {store} has pairs without a label")
         return [[template.replace("{class}", row["label"]) for template in self.templates] for row in rows]
 
-    def _latents(self, store: Path, autoencoder: Path, file: Path, place: Place) -> Tensor:
+    def _latents(self, store: Path, autoencoder: Path, file: Path, context: StepContext) -> Tensor:
         """Scaled mean latents of all pairs in stored order, computed once."""
         from reverie.store import tables
         from reverie.store.pictures import read_square
 
         if not file.exists():
-            vae = load_net(AutoencoderKL, locate(str(autoencoder)), place.device).to(memory_format=torch.channels_last)
+            vae = load_model(AutoencoderKL, locate(str(autoencoder)), context.device).to(
+                memory_format=torch.channels_last
+            )
             parts: list[Tensor] = []
             done, total = 0, tables.count(store, self.where)
             for rows in tables.scan(store, ["pair_id", "image"], self.where):
@@ -198,10 +198,10 @@ class TrainPainter:
                 for data, name, out in named:
                     read_square(data, f"pair {name}", out)
                 for some in np.array_split(pixels.transpose(0, 3, 1, 2), -(-len(pixels) // 100)):
-                    parts.append(encode(vae, torch.from_numpy(some).to(place.device)).half().cpu())
+                    parts.append(encode(vae, torch.from_numpy(some).to(context.device)).half().cpu())
                 done += len(rows)
-                place.report("progress", done=done, total=total, what="latents")
-            save_file({"latents": torch.cat(parts).contiguous()}, file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").rename(file)
+                context.report("progress", done=done, total=total, what="latents")
+            with atomic_file(file) as partial:
+                save_file({"latents": torch.cat(parts).contiguous()}, partial)
         latents: Tensor = load_tensors(file)["latents"]
         return latents.float()

@@ -26,24 +26,24 @@ from kornia.enhance import (
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from reverie.nets.backbones import center_square, normalize, resize_shorter
+from reverie.models.backbones import center_square, normalize, resize_shorter
 
 GROUP = 64  # images that fit a CPU's cache: three times faster than the whole batch at once
 
 
-def strong(images: Tensor, size_px: int, least_area: float = 0.08) -> Tensor:
-    """Crop, colour jitter (p .8), grey (p .2), blur (p .5), flip (p .5): SimCLR and StableRep; MoCo v2 at ``least_area`` 0.2.
+def strong(images: Tensor, size_px: int, min_area: float = 0.08) -> Tensor:
+    """Crop, colour jitter (p .8), grey (p .2), blur (p .5), flip (p .5): SimCLR and StableRep; MoCo v2 at ``min_area`` 0.2.
 
-    Args: the crop has ``least_area`` to 1 of the area.
+    Args: the crop has ``min_area`` to 1 of the area.
     """
-    return _in_groups(images, lambda group: _strong(group, size_px, least_area))
+    return _in_groups(images, lambda group: _strong(group, size_px, min_area))
 
 
-def light(images: Tensor, size_px: int, least_area: float = 0.08) -> Tensor:
-    """Crop of ``least_area`` to 1 of the area and flip (p .5): supervised training, and MAE at ``least_area`` 0.2."""
+def light(images: Tensor, size_px: int, min_area: float = 0.08) -> Tensor:
+    """Crop of ``min_area`` to 1 of the area and flip (p .5): supervised training, and MAE at ``min_area`` 0.2."""
 
     def one_group(group: Tensor) -> Tensor:
-        boxes = crop_boxes(*_sizes(group), scale=(least_area, 1.0), device=group.device)
+        boxes = crop_boxes(*_sizes(group), scale=(min_area, 1.0), device=group.device)
         flip = torch.rand(len(group), device=group.device) < 0.5
         return normalize(crop(unit_range(group), boxes, size_px, flip))
 
@@ -84,9 +84,9 @@ def downscale(images: Tensor, resolutions_px: Sequence[int], probability: float 
     return images
 
 
-def _strong(images: Tensor, size_px: int, least_area: float) -> Tensor:
+def _strong(images: Tensor, size_px: int, min_area: float) -> Tensor:
     count, device = len(images), images.device
-    boxes = crop_boxes(*_sizes(images), scale=(least_area, 1.0), device=device)
+    boxes = crop_boxes(*_sizes(images), scale=(min_area, 1.0), device=device)
     views = crop(unit_range(images), boxes, size_px, flip=torch.rand(count, device=device) < 0.5)
 
     rows = _draw_rows(count, 0.8, device)

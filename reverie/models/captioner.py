@@ -3,12 +3,12 @@
 captioner.json       encoder and its revision, detector, names of tags, what the decoder is shown, its size
 decoder/             a GPT-2 that transformers opens, and its tokenizer
 visual.safetensors   the maps from features and tags to its prefix
-support/             sentences and their text features; see models/support.py
+support/             sentences and their text features; see models/support_set.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,31 +20,33 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from reverie.errors import InputError, ModelError
-from reverie.models.asked import Pictured, find_made, opened_picture
+from reverie.models.artifacts import find_artifact
 from reverie.models.encoder import Encoder, open_encoder
-from reverie.models.load import fetched, first_line, load_net, load_tensors, load_tokenizer, usable
+from reverie.models.image_input import Pictured, opened_picture
 from reverie.models.names import Located, check_sizes, check_weights
-from reverie.models.support import ABOUT as SUPPORT_ABOUT
-from reverie.models.support import Support, load_support
+from reverie.models.pretrained import fetched, first_line, load_model, load_tensors, load_tokenizer, usable
+from reverie.models.support_set import Support, load_support
 from reverie.nets.captioner import TAG, VISUAL, CaptionNet, DecoderShape, prompt_tokens
-from reverie.nets.support import nearest, project
+from reverie.nets.projection import nearest, project
 from reverie.store.json_files import read_json
 
 if TYPE_CHECKING:
     from reverie.models.detector import Detector
 
+MakeSupportSet = Callable[[Encoder, str], Support]
+
 ABOUT, SUPPORT = "captioner.json", "support"
 SHAPE = {
-    "encoder": str, "revision": str, "detector": (str, None), "names": [str], "threshold": float, "most_tags": int,
+    "encoder": str, "revision": str, "detector": (str, None), "names": [str], "threshold": float, "max_tags": int,
     "shows": {"tags": str, "asked_projected": bool, "temperature": float, "top_k": int},
     "shape": {...: float},
 }  # fmt: skip
-MOST_LAYERS, MOST_TOKENS = 200, 10_000  # of a decoder; more is damage
-MOST_ENTITIES, ENTITY_SHARE = 3, 0.4  # of a prompt, as in ViECap: names that the encoder is surer of than this share
+MAX_LAYERS, MAX_TOKENS = 200, 10_000  # of a decoder; more is damage
+MAX_ENTITIES, ENTITY_SHARE = 3, 0.4  # of a prompt, as in ViECap: names that the encoder is surer of than this share
 
 
 @dataclass(frozen=True)
-class Told:
+class CaptionOutput:
     """What a captioner says of one image."""
 
     text: str
@@ -53,7 +55,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DecoderInputs:
     """What the decoder gets to see of some images."""
 
     features: Tensor  # unit rows (n, d)
@@ -73,14 +75,14 @@ class Captioner:
         self.names: list[str] = about["names"]
         self.shows: dict[str, Any] = about["shows"]
         self.device = next(net.parameters()).device
-        self.threshold, self.most_tags = float(about["threshold"]), int(about["most_tags"])
+        self.threshold, self.max_tags = float(about["threshold"]), int(about["max_tags"])
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "cpu", batch_size: int = 64) -> Captioner:
         """Open what ``Run.save_pretrained`` or ``Run.push_to_hub`` made: a folder or a Hub id. Raises: as ``load_captioner``."""
         return load_captioner(fetched("captioner", name), device, batch_size)
 
-    def __call__(self, images: Sequence[Pictured], beams: int = 1, num_nearest: int = 0) -> list[Told]:
+    def __call__(self, images: Sequence[Pictured], beams: int = 1, num_nearest: int = 0) -> list[CaptionOutput]:
         """One answer an image, in order.
 
         Args:
@@ -96,8 +98,8 @@ class Captioner:
         if not pictures:
             return []
         with usable(self.encoder.revision, "say what is in pictures"):
-            seen = self.see(self.encoder.images(pictures), self.find_tags(pictures))
-            texts = self.say(seen, beams)
+            seen = self.prepare(self.encoder.images(pictures), self.find_tags(pictures))
+            texts = self.generate(seen, beams)
         close: list[tuple[tuple[str, float], ...]] = [()] * len(texts)
         if num_nearest:
             cosines, numbers = nearest(seen.features, self.support.rows, num_nearest)
@@ -105,7 +107,7 @@ class Captioner:
                 tuple((self.support.texts[n], c) for n, c in zip(ns, cs, strict=True))
                 for ns, cs in zip(numbers.tolist(), cosines.tolist(), strict=True)
             ]
-        return [Told(*told) for told in zip(texts, map(tuple, seen.names), close, strict=True)]
+        return [CaptionOutput(*told) for told in zip(texts, map(tuple, seen.names), close, strict=True)]
 
     def find_tags(self, pictures: Sequence[Any]) -> list[list[str]] | None:
         """Names of what the detector finds in each picture, the surest first; None where tags are not asked of it."""
@@ -114,11 +116,13 @@ class Captioner:
         from reverie.models.detector import OBJECTS, tags
 
         return [
-            [name for name, _ in tags(each, self.most_tags)]
+            [name for name, _ in tags(each, self.max_tags)]
             for each in self.detector.find(pictures, self.threshold, OBJECTS)
         ]
 
-    def see(self, features: Tensor, tags: list[list[str]] | None, temperature: float | None = None) -> Seen:
+    def prepare(
+        self, features: Tensor, tags: list[list[str]] | None, temperature: float | None = None
+    ) -> DecoderInputs:
         """What the decoder is shown for unit features (n, d) of photos and their tags.
 
         Args:
@@ -133,12 +137,12 @@ class Captioner:
         if self.shows["tags"] == "prompt":
             tags = self._entities(features)
         number = {name: place for place, name in enumerate(self.names)}
-        names = [[tag for tag in each if tag in number][: self.most_tags] for each in tags or [[]] * len(features)]
+        names = [[tag for tag in each if tag in number][: self.max_tags] for each in tags or [[]] * len(features)]
         width = max(map(len, names), default=0)
         rows = [[number[tag] for tag in each] + [-1] * (width - len(each)) for each in names]
-        return Seen(features, shown, torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width), names)
+        return DecoderInputs(features, shown, torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width), names)
 
-    def say(self, seen: Seen, beams: int = 1, batch_size: int = 64) -> list[str]:
+    def generate(self, seen: DecoderInputs, beams: int = 1, batch_size: int = 64) -> list[str]:
         """A sentence for each image."""
         found: list[str] = []
         for start in range(0, len(seen.features), batch_size):
@@ -146,14 +150,14 @@ class Captioner:
             prompt = prompt_tokens(self.tokenizer, seen.names[some]) if self.shows["tags"] == "prompt" else None
             feature, shown, tags = (rows[some].to(self.device) for rows in (seen.features, seen.shown, seen.tags))
             prompt = None if prompt is None else prompt.to(self.device)
-            ids = self.net.say(feature, shown, tags, prompt, beams)
+            ids = self.net.generate(feature, shown, tags, prompt, beams)
             found += [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         return found
 
     def _entities(self, features: Tensor) -> list[list[str]]:
         """Names that the encoder is sure of: at most three, each with more than 0.4 of a softmax at temperature 0.01."""
         shares = (features @ self._name_rows.T / 0.01).softmax(1)
-        values, numbers = shares.topk(min(MOST_ENTITIES, len(self.names)), dim=1)
+        values, numbers = shares.topk(min(MAX_ENTITIES, len(self.names)), dim=1)
         return [
             [self.names[n] for n, share in zip(ns, shares_, strict=True) if share >= ENTITY_SHARE]
             for ns, shares_ in zip(numbers.tolist(), values.tolist(), strict=True)
@@ -167,15 +171,16 @@ class Captioner:
 
 
 def load_captioner(
-    path: str | Path, device: str = "cpu", batch_size: int = 64, support: str | Path | None = None
+    path: str | Path, device: str = "cpu", batch_size: int = 64, support: str | Path | MakeSupportSet | None = None
 ) -> Captioner:
     """Open a captioner folder, or the captioner of a run folder.
 
     Args:
-        support: a support folder of the same encoder, or a file of sentences, in place of its own; nothing is trained.
+        support: a support folder of the same encoder in place of its own, or a function that makes one for an opened encoder
+            and its name, such as ``support_of_file(FILE)``; nothing is trained.
     Raises: InputError if there is none at the path, or for a support set where the decoder is shown none; ModelError if its encoder is not the one it was trained on.
     """
-    folder = find_made("captioner", Path(path), "syntic")
+    folder = find_artifact("captioner", Path(path), "syntic")
     again = "make it again"
     about = read_json(folder / ABOUT, SHAPE, ModelError, again)
     rest = load_tensors(folder / VISUAL)
@@ -185,7 +190,7 @@ def load_captioner(
         check_sizes(file)
     tokenizer = load_tokenizer(decoder)
     net = _empty_net(folder, about, rest, tokenizer)
-    net.decoder = load_net(GPT2LMHeadModel, decoder)
+    net.decoder = load_model(GPT2LMHeadModel, decoder)
     encoder = open_encoder(about["encoder"], device, batch_size)
     if encoder.revision != about["revision"]:
         raise ModelError(
@@ -195,12 +200,7 @@ def load_captioner(
         raise InputError(
             f"{folder} says photos in no support set, so another one changes nothing; name a captioner that does"
         )
-    if support is None or (Path(support) / SUPPORT_ABOUT).is_file():
-        known = load_support(Path(support or folder / SUPPORT))
-    else:
-        from reverie.captions.support import support_of_file  # reads files, which answering about photos needs not
-
-        known = support_of_file(Path(support), encoder, about["encoder"])
+    known = support(encoder, about["encoder"]) if callable(support) else load_support(Path(support or folder / SUPPORT))
     if known.revision != encoder.revision:
         raise InputError(f"the support set was made with {known.revision}, and the captioner reads {encoder.revision}")
     detector = None
@@ -216,8 +216,10 @@ def _empty_net(folder: Path, about: dict[str, Any], rest: dict[str, Tensor], tok
     try:
         # The files say two sizes: the larger one of a damaged file must not fill the memory.
         dim, wide = rest["value.weight"].shape[1], rest["value.weight"].shape[0]
+        if "max_tags" not in about:
+            raise ValueError("it was made by an earlier version of reverie")
         shape = DecoderShape(**about["shape"])
-        if shape.width != wide or shape.layers > MOST_LAYERS or shape.max_tokens > MOST_TOKENS:
+        if shape.width != wide or shape.layers > MAX_LAYERS or shape.max_tokens > MAX_TOKENS:
             raise ValueError(f"a decoder of width {shape.width}, and weights for {wide}")
         tag_rows = rest.get("tag_rows")
         if about["shows"]["tags"] not in ("attention", "prompt", "none"):

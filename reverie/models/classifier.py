@@ -22,9 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
-from reverie.models.asked import Pictured, find_made, opened_picture
+from reverie.models.artifacts import find_artifact
 from reverie.models.encoder import Encoder, open_encoder
-from reverie.models.load import fetched, load_tensors
+from reverie.models.image_input import Pictured, opened_picture
+from reverie.models.pretrained import fetched, load_tensors
+from reverie.store.files import atomic_folder
 from reverie.store.json_files import read_json
 
 ABOUT = "classifier.json"
@@ -35,7 +37,7 @@ OWN_ENCODER = "encoder"  # the encoder's name where it was tuned as well and sta
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What a classifier says of one image."""
 
     label: str
@@ -76,7 +78,7 @@ class Classifier:
         """Open what ``Run.save_pretrained`` or ``Run.push_to_hub`` made: a folder or a Hub id. Raises: as ``load_classifier``."""
         return load_classifier(fetched("classifier", name), device, batch_size)
 
-    def __call__(self, images: Iterable[Pictured]) -> list[Answer]:
+    def __call__(self, images: Iterable[Pictured]) -> list[Prediction]:
         """One answer an image, in order. Raises InputError for a file that is not there, BrokenImage for one that is no image."""
         if isinstance(images, (str, bytes)):
             raise InputError("give a list of pictures, also for one alone")
@@ -85,7 +87,7 @@ class Classifier:
             return []
         chances = self.logits(self.encoder.images(pictures)).softmax(1)
         return [
-            Answer(self.classes[int(row.argmax())], float(row.max()), tuple(float(value) for value in row))
+            Prediction(self.classes[int(row.argmax())], float(row.max()), tuple(float(value) for value in row))
             for row in chances
         ]
 
@@ -103,16 +105,13 @@ def save_classifier(folder: Path, head: Path, about: Mapping[str, Any], cache: C
         head: file to copy, with ``weight`` and ``bias``.
         about: ``classes``, ``encoder`` (its name), ``revision`` (of the encoder) and ``templates``.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    shutil.copy(head, temporary / HEAD)
-    about = dict(about)
-    if cache is not None:
-        save_file({"keys": cache.keys.contiguous(), "labels": cache.labels}, temporary / CACHE)
-        about["cache"] = {"alpha": cache.alpha, "beta": cache.beta}
-    (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.rename(folder)
+    with atomic_folder(folder) as temporary:
+        shutil.copy(head, temporary / HEAD)
+        about = dict(about)
+        if cache is not None:
+            save_file({"keys": cache.keys.contiguous(), "labels": cache.labels}, temporary / CACHE)
+            about["cache"] = {"alpha": cache.alpha, "beta": cache.beta}
+        (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64) -> Classifier:
@@ -120,7 +119,7 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
 
     Raises: InputError if there is none at the path; ModelError if its encoder is not the one it was tuned on.
     """
-    folder = find_made("classifier", Path(path), "zero_shot")
+    folder = find_artifact("classifier", Path(path), "zero_shot")
     about = read_json(folder / ABOUT, SHAPE, ModelError, "make it again")
     classes, own = about["classes"], about["encoder"] == OWN_ENCODER
     head = load_tensors(folder / HEAD)

@@ -15,10 +15,10 @@ import transformers
 from PIL import Image
 
 from reverie.errors import InputError, ModelError
+from reverie.models.batching import AdaptiveBatcher
 from reverie.models.encoder import Images
-from reverie.models.load import load_config, load_image_processor, load_net, usable
-from reverie.models.memory import Batching
 from reverie.models.names import locate
+from reverie.models.pretrained import load_config, load_image_processor, load_model, usable
 from reverie.store.pictures import upright_rgb
 
 WITHOUT_TIMM = "PekingU/rtdetr_r18vd"
@@ -42,7 +42,7 @@ class Detector:
         self.net, self.revision, self.device = net, revision, device
         self.names = tuple(str(net.config.id2label[number]) for number in sorted(net.config.id2label))
         self._processor = processor
-        self._in_batches = Batching(batch_size)
+        self._in_batches = AdaptiveBatcher(batch_size)
 
     def find(self, images: Images, threshold: float = 0.7, most: int = 10) -> list[list[Found]]:
         """Objects of every picture, the surest first; an empty list where there is none.
@@ -115,7 +115,7 @@ def open_detector(name: str, device: str = "cpu", batch_size: int = 16) -> Detec
     """
     check_detector(name)
     place = locate(name)
-    net = load_net(transformers.AutoModelForObjectDetection, place, device)
+    net = load_model(transformers.AutoModelForObjectDetection, place, device)
     processor = load_image_processor(place)
     if not hasattr(processor, "post_process_object_detection"):
         raise ModelError(

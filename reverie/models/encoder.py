@@ -18,9 +18,9 @@ import transformers
 from PIL import Image
 
 from reverie.errors import ModelError
-from reverie.models.load import load_config, load_image_processor, load_net, load_tokenizer, usable
-from reverie.models.memory import Batching
+from reverie.models.batching import AdaptiveBatcher
 from reverie.models.names import locate
+from reverie.models.pretrained import load_config, load_image_processor, load_model, load_tokenizer, usable
 
 DUAL_ENCODER = "dual_encoder"  # of the weights of StableRep+
 Images = Sequence[Image.Image] | np.ndarray[Any, np.dtype[np.uint8]]
@@ -34,7 +34,7 @@ class Encoder:
         self.net, self.revision, self.device = net, revision, device
         self.num_cut = 0  # texts cut at the limit, so far
         self._tokenizer, self._processor = tokenizer, processor
-        self._in_batches = Batching(batch_size)
+        self._in_batches = AdaptiveBatcher(batch_size)
         self._limit = min(int(net.config.text_config.max_position_embeddings), int(tokenizer.model_max_length))
         if tokenizer.pad_token_id is None:  # old CLIP tokenizers have none; padding is masked, so any token will do
             tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
@@ -107,7 +107,7 @@ def open_encoder(name: str, device: str = "cpu", batch_size: int = 64) -> Encode
         raise ModelError(
             f"{name} is a backbone; the encoder of images and texts that it belongs to is {name}/{DUAL_ENCODER}"
         )
-    net = load_net(transformers.AutoModel, place, device)
+    net = load_model(transformers.AutoModel, place, device)
     if not (hasattr(net, "get_image_features") and hasattr(net, "get_text_features") and hasattr(net, "logit_scale")):
         raise ModelError(f"{name} is a {type(net).__name__}, not an encoder of images and texts such as CLIP or SigLIP")
     tokenizer = load_tokenizer(place)
@@ -122,7 +122,7 @@ class Backbone:
     def __init__(self, net: Any, processor: Any, revision: str, device: str, batch_size: int) -> None:
         self.net, self.revision, self.device = net, revision, device
         self._processor = processor
-        self._in_batches = Batching(batch_size)
+        self._in_batches = AdaptiveBatcher(batch_size)
 
     @torch.inference_mode()
     def features(self, images: Images) -> torch.Tensor:
@@ -161,7 +161,7 @@ def open_backbone(name: str, device: str = "cpu", batch_size: int = 64) -> Backb
         kind = transformers.AutoModel._model_mapping[type(config)]
         if "add_pooling_layer" in inspect.signature(kind).parameters:
             options["add_pooling_layer"] = False  # a tanh layer that many checkpoints never trained
-    net = load_net(transformers.AutoModel, place, device, **options)
+    net = load_model(transformers.AutoModel, place, device, **options)
     net = getattr(net, "vision_model", net)
     if getattr(net, "main_input_name", "") != "pixel_values":
         raise ModelError(f"{name} is a {type(net).__name__}, which takes no images")

@@ -30,7 +30,7 @@ HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")  # "gpt2" or "owner/name"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 CONFIGS = ("model_index.json", "config.json")
 SHARDS = "*.safetensors.index.json"
-MOST_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
+MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
 MOST = {  # settings by name -> the largest number that is none of damage
     re.compile(r"layers|depth|blocks|_heads$|_head$|num_beams"): 10_000,
     re.compile(r"timesteps"): 100_000,
@@ -195,7 +195,7 @@ def check_tensors(file: Path) -> None:
             length = int.from_bytes(start, "little")
             if start == b"version ":
                 raise ModelError(f"{file} is a git-lfs pointer, not the weights; fetch them with: git lfs pull")
-            if len(start) < 8 or not 2 <= length <= MOST_HEADER or 8 + length > size:
+            if len(start) < 8 or not 2 <= length <= MAX_HEADER or 8 + length > size:
                 raise ModelError(
                     f"{file} is {'empty' if not size else 'damaged: it has no whole header'}; copy it again"
                 )

@@ -1,6 +1,6 @@
 """Any diffusers text-to-image pipeline behind two verbs: encode a text once, paint it as often as wanted.
 
-It paints from noise, or from a noised picture (models/starts.py), which the autoencoder of the pipeline makes a latent.
+It paints from noise, or from a noised picture (models/noise_levels.py), which the autoencoder of the pipeline makes a latent.
 
 Guidance is eps_u + w (eps_c - eps_u) (StableRep, arXiv:2306.00984, section 2); w = 1 means none, and costs one pass of
 the network instead of two. Flux models distilled for guidance ("dev") take w as an input instead and need no second pass.
@@ -25,9 +25,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError, UnknownName
-from reverie.models.load import load_pipeline, usable
 from reverie.models.names import locate
-from reverie.models.starts import Start, start_at
+from reverie.models.noise_levels import Start, start_at
+from reverie.models.pretrained import load_pipeline, usable
 
 Embeddings = dict[str, Any]
 """What a pipeline wants to know about n texts: tensors or lists whose first dimension is n, by argument name."""
@@ -190,7 +190,7 @@ class Painter:
         return {f"negative_{key}": value for key, value in encoded.items()}
 
     def start_at(self, level: float, steps: int) -> Start:
-        """Begin at a picture that is noised to sqrt(abar) = ``level`` in [0, 1]; see models/starts.py.
+        """Begin at a picture that is noised to sqrt(abar) = ``level`` in [0, 1]; see models/noise_levels.py.
 
         Args: steps: of a whole run; the same share of them is left as of the noise.
         Raises: ModelError for a pipeline that paints without latents, or whose scheduler cannot begin there; InputError.

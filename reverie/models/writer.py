@@ -25,9 +25,9 @@ import transformers
 from torch import Tensor
 
 from reverie.errors import InputError, MissingExtra, ModelError, StoreError
-from reverie.models.load import load_config, load_net, load_tokenizer, usable
-from reverie.models.memory import Batching
+from reverie.models.batching import AdaptiveBatcher
 from reverie.models.names import Located, locate
+from reverie.models.pretrained import load_config, load_model, load_tokenizer, usable
 
 
 class Writer(Protocol):
@@ -80,7 +80,7 @@ def open_writer(
         known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in known:
         raise ModelError(f"cannot load {place.name} as a language model: it is a model of type {config.model_type!r}")
-    net = load_net(loader, place, device, getattr(torch, dtype))
+    net = load_model(loader, place, device, getattr(torch, dtype))
     with usable(name, "write"):
         return kind(net, load_tokenizer(place), str(locate(name)), device, batch_size)
 
@@ -97,7 +97,7 @@ class LocalWriter(ABC):
     def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
         self.net, self.revision, self.device = net, revision, device
         self._tokenizer = tokenizer
-        self._in_batches = Batching(batch_size)
+        self._in_batches = AdaptiveBatcher(batch_size)
         ends = (
             net.generation_config.eos_token_id
             if net.generation_config.eos_token_id is not None

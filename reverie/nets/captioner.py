@@ -21,7 +21,7 @@ from reverie.nets.text import tokenize
 VISUAL = "visual.safetensors"  # file of everything of a CaptionNet but its decoder
 TAG = "a photo of a {name}"  # how a tag is put to the text tower
 PROMPT = "there is {names} in the picture"  # names before a sentence, in words that the small world knows too
-MOST_PROMPT = 32  # tokens of names before a sentence; more are cut
+MAX_PROMPT = 32  # tokens of names before a sentence; more are cut
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CaptionNet(nn.Module):
                 n_embd=shape.width,
                 n_layer=shape.layers,
                 n_head=shape.heads,
-                n_positions=2 + MOST_PROMPT + shape.max_tokens,
+                n_positions=2 + MAX_PROMPT + shape.max_tokens,
                 resid_pdrop=shape.dropout,
                 embd_pdrop=shape.dropout,
                 attn_pdrop=shape.dropout,
@@ -110,7 +110,9 @@ class CaptionNet(nn.Module):
         return output.logits[:, before.shape[1] - 1 :].float()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def say(self, feature: Tensor, shown: Tensor, tags: Tensor, prompt: Tensor | None = None, beams: int = 1) -> Tensor:
+    def generate(
+        self, feature: Tensor, shown: Tensor, tags: Tensor, prompt: Tensor | None = None, beams: int = 1
+    ) -> Tensor:
         """Tokens (B, at most max_tokens) of a sentence for each image, the likeliest one by one or by beam search.
 
         Keys and values of what was said are kept, as transformers always does where it begins from embeddings.
@@ -169,7 +171,7 @@ def prompt_tokens(tokenizer: Any, names: Sequence[Sequence[str]]) -> Tensor:
     for each in names:
         text = PROMPT.format(names=" , ".join(each))
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if each else []
-        rows.append(ids[:MOST_PROMPT])
+        rows.append(ids[:MAX_PROMPT])
     longest = max(map(len, rows), default=0)
     return torch.tensor([[-1] * (longest - len(row)) + row for row in rows], dtype=torch.int64).reshape(
         len(rows), longest

@@ -65,5 +65,5 @@ def episodes(config: EpisodesConfig) -> Plan:
         )
         for few in sorted(shots)
     ]  # fmt: skip
-    page = Step("page", WritePage(), of=tuple(step.name for step in measures))
+    page = Step("page", WritePage(), inputs=tuple(step.name for step in measures))
     return Plan(recipe="episodes", seed=config.seed, arguments=flat(config), steps=(*measures, page))

@@ -42,7 +42,7 @@ from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
 if TYPE_CHECKING:
-    from reverie.images.guidance import FromShots
+    from reverie.images.real_guidance import FromShots
 
 Strategy = Literal["guided", "filter", "basic"]
 Order = Literal["mixed", "painted-first", "shots-first", "painted"]
@@ -171,10 +171,10 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
 
     Example: reverie run few_shot --classes classes.txt --shots-from photos/ --num-shots 1 4 16 --out runs/mine
     """
+    from reverie.datasets.few_shot import TakeShots
     from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
     from reverie.filters.blank import Blank
-    from reverie.filters.shots import ShotMargin, ShotSet
-    from reverie.images.shots import TakeShots
+    from reverie.filters.shot_margin import ShotMargin, ShotSet
     from reverie.learn.cache_model import CacheModel
     from reverie.report.page import WritePage
 
@@ -199,16 +199,18 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     }
     margins = ShotMargin(tuple(ShotSet(each.taken, each.shots, each.margin) for each in rounds), clip)
     scores = ("paint", "blank", "confidence", "margin")
-    keeps = {one.keep: replace(keep, among=blocks[one.start], column=one.column, **dict(one.rule)) for one in painted}
+    keeps = {
+        one.keep: replace(keep, candidates=blocks[one.start], column=one.column, **dict(one.rule)) for one in painted
+    }
     steps = [
         Step("captions", about.captions(config.text)),
         *(Step(name, stage) for name, stage in taken.items()),
-        Step("paint", paint, of=("captions", *taken)),
-        Step("blank", Blank(), of=("paint",)),
-        Step("confidence", about.confidence(clip), of=("paint",)),
-        Step("margin", margins, of=("paint", *taken)),
-        *(Step(name, stage, of=scores) for name, stage in keeps.items()),
-        Step("zero-shot", replace(tune, on="nothing"), of=("paint",)),
+        Step("paint", paint, inputs=("captions", *taken)),
+        Step("blank", Blank(), inputs=("paint",)),
+        Step("confidence", about.confidence(clip), inputs=("paint",)),
+        Step("margin", margins, inputs=("paint", *taken)),
+        *(Step(name, stage, inputs=scores) for name, stage in keeps.items()),
+        Step("zero-shot", replace(tune, on="nothing"), inputs=("paint",)),
     ]
 
     # As many steps for every arm, so that none learns longer than another.
@@ -221,7 +223,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
         cache = CacheModel(names, each.taken, tune.templates, tune.model, each.shots, config.alpha, config.beta)
         for called, stage, of in _learnt(own, cache, config.orders, sets[each], blocks):
             name = MAIN if steps[-1].name == "zero-shot" else each.step(called.replace(", ", "-").replace(" ", "-"))
-            steps.append(Step(name, stage, of=(*of, each.taken)))
+            steps.append(Step(name, stage, inputs=(*of, each.taken)))
             arms[each.shots].append(Tuned(f"{called}, {shown}", name, each.seed, each.shots))
 
     measures = {
@@ -235,7 +237,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
         Step(name, stage, ("zero-shot", *(arm.step for arm in stage.arms[:-1]))) for name, stage in measures.items()
     ]
     steps.append(
-        Step("page", WritePage(), of=tuple(measures) or tuple(arm.step for own in arms.values() for arm in own))
+        Step("page", WritePage(), inputs=tuple(measures) or tuple(arm.step for own in arms.values() for arm in own))
     )
     # About as many images a commit, however many starts; but each start should fill a batch.
     unit_size = max(-(-FULL // copies), config.unit_size // len(starts))
@@ -244,23 +246,25 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
 
 def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]:
     """The painted images that one number of shots and seed learns from, a kind for each strategy and level."""
-    from reverie.images.guidance import FromShots
+    from reverie.images.real_guidance import FromShots
 
-    above = config.select.threshold
-    chance = float(np.float32(1 / about.num_classes if above is None else above))  # confidences are stored as float32
+    threshold = config.select.threshold
+    chance = float(
+        np.float32(1 / about.num_classes if threshold is None else threshold)
+    )  # confidences are stored as float32
     levels: tuple[float | None, ...] = (None,) if config.levels == "by-shots" else config.levels
     found = []
     for strategy in config.strategies:
         if strategy == "basic":
             found.append(_Painted("basic", None, "keep", "kept"))
         elif strategy == "filter":
-            nearer = {"by": f"shot_margin_{each.margin}", "above": config.margin, "or_equal": True}
+            nearer = {"by": f"shot_margin_{each.margin}", "threshold": config.margin, "or_equal": True}
             rule = (*nearer.items(), ("also", f"clip_confidence > {chance}"))
             found.append(_Painted("real filter", None, each.step("keep-filter"), f"kept_filter_{each.margin}", rule))
         else:
             for place, level in enumerate(levels):
                 mark = f"-{place}" * (place > 0)
-                rule = () if config.guided_filter else (("above", 0.0),)
+                rule = () if config.guided_filter else (("threshold", 0.0),)
                 found.append(
                     _Painted(
                         "guided" if level is None else f"guided at {level:g}",
@@ -280,8 +284,8 @@ def _learnt(
     found: list[tuple[str, Any, tuple[str, ...]]] = []
     for order in orders:
         for one in painted:
-            among = f"status = 'ok' and {blocks[one.start]}"
-            stage = replace(own, on=ORDERS[order], where=one.column, among=among)
+            candidates = f"status = 'ok' and {blocks[one.start]}"
+            stage = replace(own, on=ORDERS[order], where=one.column, candidates=candidates)
             found.append((f"{ORDERS[order]}, {one.called}", stage, (one.keep,)))
     # A page compares the first two arms class by class: with painted images, and without.
     return [found[0], ("shots alone", own, ()), *found[1:], ("cache model", cache, ())]
@@ -289,7 +293,7 @@ def _learnt(
 
 def _test_photos(shots_from: str) -> str | None:
     """Where test photos are: with those that shots are taken of; None where only a few photos are given, and nothing is measured."""
-    from reverie.evaluate.photos import find_photos
+    from reverie.datasets.labelled import find_photos
 
     try:
         find_photos(shots_from, "test")

@@ -45,16 +45,16 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
     from reverie.filters.blank import Blank
     from reverie.filters.clip_score import ClipScore
     from reverie.filters.duplicates import Duplicates, ImageHash
-    from reverie.filters.select import Keep, check_rule
+    from reverie.filters.keep import Keep, check_rule
 
     first = config.text.stage()
     clip = clip_for(config.paint.painter, config.clip)
-    columns = [Step("blank", Blank(), of=("paint",))]
+    columns = [Step("blank", Blank(), inputs=("paint",))]
     if config.duplicates:
-        columns.append(Step("hash", ImageHash(), of=("paint",)))
+        columns.append(Step("hash", ImageHash(), inputs=("paint",)))
     if clip:
-        columns.insert(0, Step("clip_score", ClipScore(clip), of=("paint",)))
-    compared = [Step("duplicates", Duplicates(), of=("hash",))] if config.duplicates else []
+        columns.insert(0, Step("clip_score", ClipScore(clip), inputs=("paint",)))
+    compared = [Step("duplicates", Duplicates(), inputs=("hash",))] if config.duplicates else []
     check_rule(config.keep, *(step.stage for step in (*compared, *columns)))
     return Plan(
         recipe="make",
@@ -63,9 +63,9 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
         arguments=flat(config),
         steps=(
             Step("captions", first),
-            Step("paint", config.paint.stage(), of=("captions",)),
+            Step("paint", config.paint.stage(), inputs=("captions",)),
             *columns,
             *compared,
-            Step("keep", Keep(config.keep), of=tuple(step.name for step in (*compared, *columns))),
+            Step("keep", Keep(config.keep), inputs=tuple(step.name for step in (*compared, *columns))),
         ),
     )

@@ -18,12 +18,12 @@ from reverie.models.names import locate
 from reverie.ranges import check_at_least
 
 if TYPE_CHECKING:
-    from reverie.captions.corpus import FromCorpus
-    from reverie.captions.llm import FromWriter
-    from reverie.captions.templates import FromTemplates
-    from reverie.captions.words import FromWords
-    from reverie.images.guidance import FromShots
+    from reverie.captions.corpus import ReadCorpus
+    from reverie.captions.llm import AskWriter
+    from reverie.captions.templates import FillTemplates
+    from reverie.captions.word_to_sentence import WordToSentence
     from reverie.images.pixels import PaintPixels
+    from reverie.images.real_guidance import FromShots
     from reverie.learn.classifier_tuning import ClassifierTuning
 
 Scale = Literal["tiny", "small", "paper"]
@@ -59,12 +59,12 @@ class CaptionFile:
     text_column: str | None = None  # column of captions in the caption file; usual names are tried when absent
     limit: int | None = None  # number of usable captions to take, the first ones; all when absent
 
-    def stage(self, label_column: str | None = None, split: str | None = None) -> FromCorpus | None:
+    def stage(self, label_column: str | None = None, split: str | None = None) -> ReadCorpus | None:
         """The stage that reads them; None where no file is named. Raises InputError for flags that then say nothing."""
-        from reverie.captions.corpus import FromCorpus
+        from reverie.captions.corpus import ReadCorpus
 
         if self.captions:
-            return FromCorpus(
+            return ReadCorpus(
                 self.captions, text_column=self.text_column, label_column=label_column, split=split, limit=self.limit
             )
         flags = {"--text-column": self.text_column, "--label-column": label_column, "--captions-split": split}
@@ -110,7 +110,7 @@ class ClassCaptions:
         classes: tuple[str, ...] | Path | None = None,
         synonyms: Mapping[str, tuple[str, ...]] | None = None,
         around: str | None = None,
-    ) -> FromTemplates | FromWords | FromWriter:
+    ) -> FillTemplates | WordToSentence | AskWriter:
         """The stage that writes them: a model where one is named, else templates, or the builtin writer for the small world.
 
         Args:
@@ -118,9 +118,9 @@ class ClassCaptions:
             synonyms: for sentences of ``words``, where no file of them is named.
             around: likewise.
         """
-        from reverie.captions.llm import FromWriter
-        from reverie.captions.templates import FromTemplates
-        from reverie.captions.words import FromWords
+        from reverie.captions.llm import AskWriter
+        from reverie.captions.templates import FillTemplates
+        from reverie.captions.word_to_sentence import WordToSentence
         from reverie.smallworld.scene import class_names
 
         own = classes or self.classes
@@ -136,14 +136,14 @@ class ClassCaptions:
             )
         if self.words or self.templates or (own and not self.writer):
             self.refuse_asked()
-        stage: FromTemplates | FromWords | FromWriter
+        stage: FillTemplates | WordToSentence | AskWriter
         if self.words:
             also = self.synonyms or synonyms
-            stage = FromWords(own or class_names(), per_class, self.words, also, self.around or around or CAPTION)
+            stage = WordToSentence(own or class_names(), per_class, self.words, also, self.around or around or CAPTION)
         elif self.templates or (own and not self.writer):
-            stage = FromTemplates(own or class_names(), self.templates or TEMPLATES, per_class)
+            stage = FillTemplates(own or class_names(), self.templates or TEMPLATES, per_class)
         else:
-            stage = FromWriter(self.writer or "builtin:writer", own or class_names(), per_class, **self.asked)
+            stage = AskWriter(self.writer or "builtin:writer", own or class_names(), per_class, **self.asked)
         if stage.count < 1:  # reads the files: what is wrong with them is said before any work
             raise InputError(f"{own} gives no captions")
         return stage
@@ -158,7 +158,7 @@ class CaptionSource:
     written: ClassCaptions = ClassCaptions()
     per_class: int = 8  # captions for each class, where they are written from class names
 
-    def stage(self) -> FromCorpus | FromTemplates | FromWords | FromWriter:
+    def stage(self) -> ReadCorpus | FillTemplates | WordToSentence | AskWriter:
         """The stage that gives captions."""
         own = self.written
         if self.file.captions and (own.classes or own.writer or own.templates or own.words):

@@ -140,8 +140,8 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
     Args:
         arms_: what is trained, in place of ``arms(config)``.
     """
+    from reverie.evaluate.data_equivalence import RealImageEquivalent
     from reverie.evaluate.fine_tuning import FineTune
-    from reverie.evaluate.scratch import CountWorth
     from reverie.learn.fit import Fit
     from reverie.report.page import WritePage
 
@@ -161,7 +161,7 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
         fit=Fit(net.train_steps, net.lr, int(net.warmup * net.train_steps), weight_decay=0.05, betas=(0.9, 0.999)),
         batch=config.batch_size,
         real_share=config.real_share,
-        least_area=0.8,
+        min_area=0.8,
         held_out=0.0,  # every image that an arm counts is trained on
     )
     return Plan(
@@ -171,9 +171,9 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
         arguments=flat(config),
         steps=(
             *making,
-            Step("scratch", training, of=("keep",) if making else ()),
-            Step("worth", CountWorth("scratch"), of=("scratch",)),
-            Step("page", WritePage(), of=("worth",)),
+            Step("scratch", training, inputs=("keep",) if making else ()),
+            Step("worth", RealImageEquivalent("scratch"), inputs=("scratch",)),
+            Step("page", WritePage(), inputs=("worth",)),
         ),
     )
 
@@ -181,7 +181,7 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
 def _making(config: ScratchConfig) -> list[Step]:
     """Captions, images, and the choice of those to learn from."""
     from reverie.filters.blank import Blank
-    from reverie.filters.select import Keep
+    from reverie.filters.keep import Keep
 
     clip_for(config.paint.painter, None)
     copies, most, names = config.paint.per_caption, config.most, config.names
@@ -192,9 +192,9 @@ def _making(config: ScratchConfig) -> list[Step]:
         )
     return [
         Step("captions", first),
-        Step("paint", config.paint.stage(), of=("captions",)),
-        Step("blank", Blank(), of=("paint",)),
-        Step("keep", Keep("status = 'ok' and blank = false"), of=("paint", "blank")),
+        Step("paint", config.paint.stage(), inputs=("captions",)),
+        Step("blank", Blank(), inputs=("paint",)),
+        Step("keep", Keep("status = 'ok' and blank = false"), inputs=("paint", "blank")),
     ]
 
 

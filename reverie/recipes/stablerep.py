@@ -184,10 +184,10 @@ def arms(config: StableRepConfig = TINY) -> dict[str, Train]:
     )
     there = config.text.stage().count
     learner = StableRep(images_per_caption=m, downscale_px=config.downscale_px, **shape)
-    ours = Train(learner, fit, n, size_px=net.image_px, where="kept", at_least=m)
+    ours = Train(learner, fit, n, size_px=net.image_px, where="kept", min_images=m)
     # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
     alone: Literal["caption", "image"] = "caption" if there * config.keep_best >= m * n // 2 else "image"
-    simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=net.image_px, where="kept", at_least=m, group=alone)
+    simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=net.image_px, where="kept", min_images=m, group=alone)
     found = {"StableRep": ours, "SimCLR": simclr}
     if text.text_tower:
         tower = TextTower(
@@ -201,7 +201,7 @@ def arms(config: StableRepConfig = TINY) -> dict[str, Train]:
         found["SimCLR on real photos"] = replace(
             simclr,
             where="status = 'ok' and image is not null",
-            at_least=0,
+            min_images=0,
             store=config.real_store,
             limit=round(config.keep_best * there * config.paint.per_caption),
         )
@@ -221,13 +221,13 @@ def stablerep(config: StableRepConfig = TINY, arms_: Mapping[str, Train] | None 
     made = painted(config)
     arms_ = arms(config) if arms_ is None else arms_
     training = trained(config, arms_)
-    measure = Step("probe", probe(config, arms_), of=tuple(training))
+    measure = Step("probe", probe(config, arms_), inputs=tuple(training))
     return Plan(
         recipe="stablerep",
         seed=config.seed,
         unit_size=config.unit_size,
         arguments=flat(config),
-        steps=(*made, *training.values(), measure, Step("page", WritePage(), of=("probe",))),
+        steps=(*made, *training.values(), measure, Step("page", WritePage(), inputs=("probe",))),
     )
 
 
@@ -236,32 +236,32 @@ def painted(config: StableRepConfig) -> tuple[Step, ...]:
     from reverie.filters.blank import Blank
     from reverie.filters.clip_score import ClipScore
     from reverie.filters.duplicates import Duplicates, ImageHash
-    from reverie.filters.select import Keep
+    from reverie.filters.keep import Keep
 
     config.check()
     first, n = config.text.stage(), config.captions_per_batch
     if first.count < n:
         raise InputError(f"--captions-per-batch {n} is more than the {first.count} captions that there will be")
-    scores = [Step("blank", Blank(), of=("paint",))]
+    scores = [Step("blank", Blank(), inputs=("paint",))]
     if config.duplicates:
-        scores.append(Step("hash", ImageHash(), of=("paint",)))
-    compared = [Step("duplicates", Duplicates(), of=("hash",))] if config.duplicates else []
+        scores.append(Step("hash", ImageHash(), inputs=("paint",)))
+    compared = [Step("duplicates", Duplicates(), inputs=("hash",))] if config.duplicates else []
     if config.clip:
-        scores.insert(0, Step("clip_score", ClipScore(config.clip), of=("paint",)))
+        scores.insert(0, Step("clip_score", ClipScore(config.clip), inputs=("paint",)))
     keep = Keep(KEPT[config.duplicates], config.keep_best)
     return (
         Step("captions", first),
-        Step("paint", config.paint.stage(), of=("captions",)),
+        Step("paint", config.paint.stage(), inputs=("captions",)),
         *scores,
         *compared,
-        Step("keep", keep, of=tuple(step.name for step in (*compared, *scores))),
+        Step("keep", keep, inputs=tuple(step.name for step in (*compared, *scores))),
     )
 
 
 def trained(config: StableRepConfig, arms_: Mapping[str, Train]) -> dict[str, Step]:
     """The steps that train these arms once with each seed, by name."""
     return {
-        slug(name, number): Step(slug(name, number), replace(train, seed=number), of=("keep",))
+        slug(name, number): Step(slug(name, number), replace(train, seed=number), inputs=("keep",))
         for number in config.seeds
         for name, train in arms_.items()
     }

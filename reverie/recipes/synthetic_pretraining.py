@@ -45,7 +45,7 @@ SAID: Mapping[Method, str] = {"supervised": "supervised", "mocov2": "MoCo v2", "
 class Learners:
     """What the methods of pre-training have of their own."""
 
-    least_area: float = 0.8  # least share of an image that a view for supervised learning shows, in [0, 1]
+    min_area: float = 0.8  # least share of an image that a view for supervised learning shows, in [0, 1]
     queue: int = 512  # keys in the queue of MoCo v2
     momentum: float = 0.99  # momentum of MoCo v2's key encoder
     batchnorm_groups: int = 4  # parts of a batch with BatchNorm statistics of their own, for MoCo v2
@@ -215,7 +215,7 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, 
     made = painted(config)
     arms_ = arms(config) if arms_ is None else arms_
     training = {
-        f"{slug(name)}-{number}": (Step(f"{slug(name)}-{number}", replace(train, seed=number), of=("keep",)), name)
+        f"{slug(name)}-{number}": (Step(f"{slug(name)}-{number}", replace(train, seed=number), inputs=("keep",)), name)
         for number in config.seeds
         for name, train in arms_.items()
     }
@@ -224,26 +224,26 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, 
     if config.eval_data:
         how: dict[str, Any] = {"real": config.transfer.transfer_shots}
         kept = how | {"frozen_batchnorm": config.transfer.frozen_batchnorm}
-        tuned = [Arm(name, step.stage.seed, step.name, **kept) for step, name in training.values()]  # type: ignore[attr-defined]
+        tuned = [Arm(name, step.stage.seed, step.name, **kept) for step, name in training.values()]  # type: ignore[union-attr]
         begin = _start(config)
         if begin is not None:
             tuned += [Arm("where it began", number, model=begin, **kept) for number in config.seeds]
         tuned += [Arm("untrained", number, **how) for number in config.seeds]
-        steps.append(Step("transfer", transfer(config, tuple(tuned)), of=last))
+        steps.append(Step("transfer", transfer(config, tuple(tuned)), inputs=last))
         last = ("transfer",)
     return Plan(
         recipe="synthetic_pretraining",
         seed=config.seed,
         unit_size=config.unit_size,
         arguments=flat(config),
-        steps=(*steps, Step("page", WritePage(), of=last)),
+        steps=(*steps, Step("page", WritePage(), inputs=last)),
     )
 
 
 def painted(config: PretrainingConfig) -> tuple[Step, ...]:
     """Captions, images, and the choice of those to learn from."""
     from reverie.filters.blank import Blank
-    from reverie.filters.select import Keep
+    from reverie.filters.keep import Keep
 
     config.check()
     copies = config.paint.per_caption
@@ -255,10 +255,10 @@ def painted(config: PretrainingConfig) -> tuple[Step, ...]:
         )
     return (
         Step("captions", first),
-        Step("paint", config.paint.stage(), of=("captions",)),
-        Step("blank", Blank(), of=("paint",)),
+        Step("paint", config.paint.stage(), inputs=("captions",)),
+        Step("blank", Blank(), inputs=("paint",)),
         # No filter by CLIP: for pre-training, number and variety come first.
-        Step("keep", Keep("status = 'ok' and blank = false"), of=("paint", "blank")),
+        Step("keep", Keep("status = 'ok' and blank = false"), inputs=("paint", "blank")),
     )
 
 
@@ -288,7 +288,7 @@ def transfer(config: PretrainingConfig, arms_: tuple[Arm, ...], keep: bool = Tru
             precision=config.precision,
         ),
         batch=how.transfer_batch,
-        least_area=config.learners.least_area,
+        min_area=config.learners.min_area,
         keep=keep,
     )
 
@@ -320,7 +320,7 @@ def learner(method: Method, classes: tuple[str, ...] | Path, config: Pretraining
     net, own = config.net, config.learners
     shape: dict[str, Any] = {"backbone": net.backbone, "image_size": net.view_px, "start": _start(config)}
     if method == "supervised":
-        return Supervised(classes, least_area=own.least_area, **shape)
+        return Supervised(classes, min_area=own.min_area, **shape)
     if method == "mocov2":
         return MoCoV2(queue=own.queue, momentum=own.momentum, batchnorm_groups=own.batchnorm_groups, **shape)
     return MAE(

@@ -23,12 +23,12 @@ from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
 if TYPE_CHECKING:
-    from reverie.captions.corpus import FromCorpus
+    from reverie.captions.corpus import ReadCorpus
     from reverie.captions.scenes import FromScenes
     from reverie.evaluate.alignment import MeasureAlignment
     from reverie.evaluate.captioning import Asked, MeasureCaptions
     from reverie.learn.refine import Refine
-    from reverie.learn.syntic import Shows
+    from reverie.learn.syntic import DecoderInputConfig
     from reverie.learn.train_captioner import TrainCaptioner
 
 MAIN = "captioner"  # the arm that reverie caption asks: SynTIC with the first seed
@@ -42,7 +42,7 @@ class Tags:
     # object detector that finds the tags: builtin:detector, a folder, a Hub id, or none
     detector: str = "builtin:detector"
     tag_threshold: float = 0.7  # score that a thing must have to become a tag, in [0, 1]
-    most_tags: int = 10  # different tags of an image
+    max_tags: int = 10  # different tags of an image
 
     @property
     def finder(self) -> str | None:
@@ -83,7 +83,7 @@ class Projection:
     top_k: int = 0  # support sentences that a projection uses; 0 = all
     # what is hidden from a painted image that is projected: nothing, its own sentence, or all of the same photo
     exclude_self: Literal["none", "caption", "same_image_group"] = "none"
-    most_support: int = 0  # sentences in the support set, drawn at random; 0 = all
+    max_support: int = 0  # sentences in the support set, drawn at random; 0 = all
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class SynticConfig:
     clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also compares sentences
     tags: Tags = Tags()
     keep_images: bool = True  # painted images kept, and not their features alone
-    least_score: float = -1.0  # cosine to its sentence that an image must have to be learned from, in [-1, 1]
+    min_score: float = -1.0  # cosine to its sentence that an image must have to be learned from, in [-1, 1]
     refine: Refinement = Refinement()
     project: Projection = Projection()
     # one more training without each part, on painted features alone, and on text features, to see what each is worth
@@ -145,17 +145,17 @@ class SynticConfig:
     @property
     def where(self) -> str:
         """Which pairs are learned from."""
-        return "status = 'ok'" + (f" and clip_score >= {self.least_score}" if self.least_score > -1 else "")
+        return "status = 'ok'" + (f" and clip_score >= {self.min_score}" if self.min_score > -1 else "")
 
     @property
     def support(self) -> tuple[str, ...]:
         """Steps that make support sets: of all sentences, and of those that features are projected on where these are fewer."""
-        return ("support", "support-drawn") if self.project.most_support else ("support",)
+        return ("support", "support-drawn") if self.project.max_support else ("support",)
 
     @property
     def texts(self) -> str | None:
         """The support set that holds all sentences, where features are projected on another."""
-        return "support" if self.project.most_support else None
+        return "support" if self.project.max_support else None
 
     def check(self) -> None:
         """Raises InputError for settings that do not go together."""
@@ -167,10 +167,10 @@ class SynticConfig:
             raise InputError(
                 f"{detector} knows coloured shapes only; find the tags of other pictures with a public model: --detector NAME, or none"
             )
-        if not -1 <= self.least_score <= 1:
-            raise InputError(f"--least-score {self.least_score} is a cosine, in [-1, 1]")
-        if self.project.most_support < 0:
-            raise InputError(f"--most-support {self.project.most_support} is a number of sentences, or 0 for all")
+        if not -1 <= self.min_score <= 1:
+            raise InputError(f"--min-score {self.min_score} is a cosine, in [-1, 1]")
+        if self.project.max_support < 0:
+            raise InputError(f"--max-support {self.project.max_support} is a number of sentences, or 0 for all")
         if len(set(self.rivals)) < len(self.rivals):
             raise InputError(f"--rivals {' '.join(self.rivals)}: name each once")
         if "viecap" in self.rivals and self.tags.finder is None:
@@ -205,7 +205,7 @@ SCALES = {
 }
 
 
-def shown(config: SynticConfig) -> Shows:
+def shown(config: SynticConfig) -> DecoderInputConfig:
     """What SynTIC's decoder learns from and is asked about."""
     from reverie.learn.syntic import METHODS
 
@@ -219,7 +219,7 @@ def shown(config: SynticConfig) -> Shows:
     )
 
 
-def learning(config: SynticConfig, shows: Shows) -> TrainCaptioner:
+def learning(config: SynticConfig, shows: DecoderInputConfig) -> TrainCaptioner:
     """The training of a decoder that is shown this, under the first seed."""
     from reverie.learn.train_captioner import TrainCaptioner
     from reverie.nets.captioner import DecoderShape
@@ -227,7 +227,7 @@ def learning(config: SynticConfig, shows: Shows) -> TrainCaptioner:
     own, tags = config.decoder, config.tags
     shape = DecoderShape(own.width, own.layers, max_tokens=own.max_tokens, tag_heads=own.tag_heads)
     return TrainCaptioner(
-        config.support[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.most_tags, shows, shape,
+        config.support[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.max_tags, shows, shape,
         own.label_smoothing, own.epochs, None, own.batch_size, own.lr, own.warmup_steps, config.where, config.texts,
     )  # fmt: skip
 
@@ -237,7 +237,7 @@ def arms(config: SynticConfig = TINY) -> dict[str, TrainCaptioner]:
     from reverie.learn.syntic import METHODS
 
     shows = shown(config)
-    found: dict[str, Shows] = {"SynTIC": shows}
+    found: dict[str, DecoderInputConfig] = {"SynTIC": shows}
     if config.parts:
         found |= {
             "without refinement": replace(shows, of="painted"),
@@ -267,56 +267,56 @@ def syntic(config: SynticConfig = TINY, arms_: Mapping[str, TrainCaptioner] | No
     steps = [*made, *training]
     last: tuple[str, ...] = tuple(item.weights for item in asked)
     if config.eval_data:
-        steps.append(Step("measure", measure(config, asked), of=last))
-        steps.append(Step("alignment", alignment(config), of=("support", "refine", *config.support[1:])))
+        steps.append(Step("measure", measure(config, asked), inputs=last))
+        steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support[1:])))
         last = ("measure", "alignment")
     return Plan(
         recipe="syntic",
         seed=config.seed,
         unit_size=config.unit_size,
         arguments=flat(config),
-        steps=(*steps, Step("page", WritePage(), of=last)),
+        steps=(*steps, Step("page", WritePage(), inputs=last)),
     )
 
 
-def painted(config: SynticConfig, captions: FromCorpus | FromScenes | None = None) -> tuple[Step, ...]:
+def painted(config: SynticConfig, captions: ReadCorpus | FromScenes | None = None) -> tuple[Step, ...]:
     """Sentences, their painted features, support sets, and the refinement.
 
     Args:
         captions: the stage that gives sentences, in place of that of the settings.
     """
-    from reverie.captions.support import MakeSupport
     from reverie.images.features import PaintFeatures
+    from reverie.learn.make_support_set import MakeSupport
     from reverie.learn.refine import RefineFeatures
 
     config.check()
     first = captions or source(config)
     project, tags = config.project, config.tags
-    support = [Step("support", MakeSupport(config.clip), of=("captions",))]
-    if project.most_support:
-        drawn = MakeSupport(config.clip, most=project.most_support)
-        support.append(Step(config.support[-1], drawn, of=("captions",)))
+    support = [Step("support", MakeSupport(config.clip), inputs=("captions",))]
+    if project.max_support:
+        drawn = MakeSupport(config.clip, most=project.max_support)
+        support.append(Step(config.support[-1], drawn, inputs=("captions",)))
     images = PaintFeatures(
-        config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.most_tags, config.keep_images
+        config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.max_tags, config.keep_images
     )
     refine = config.refine.stage(project.projection_temperature, config.seed)
     return (
         Step("captions", first),
-        Step("paint", images, of=("captions",)),
+        Step("paint", images, inputs=("captions",)),
         *support,
-        Step("refine", RefineFeatures("support", refine, config.where), of=("paint", "support")),
+        Step("refine", RefineFeatures("support", refine, config.where), inputs=("paint", "support")),
     )
 
 
-def source(config: SynticConfig) -> FromCorpus | FromScenes:
+def source(config: SynticConfig) -> ReadCorpus | FromScenes:
     """The stage that gives sentences. Raises InputError for those that cannot be learned from."""
     from reverie.captions.scenes import FromScenes
-    from reverie.captions.support import sentences_in
-    from reverie.evaluate.captioned import load_captioned
+    from reverie.datasets.captioned import load_captioned
     from reverie.evaluate.captioning import refuse_test_captions
+    from reverie.learn.make_support_set import sentences_in
 
     captions = config.file.captions
-    first: FromCorpus | FromScenes
+    first: ReadCorpus | FromScenes
     if captions is not None:
         if config.sentences:
             raise InputError("give --captions or --sentences, not both")
@@ -350,7 +350,7 @@ def trained(config: SynticConfig, arms_: Mapping[str, TrainCaptioner]) -> tuple[
     for name, train in arms_.items():
         for place, number in enumerate(config.seeds):
             step = slug(name, number) if name != "SynTIC" or place else MAIN
-            steps.append(Step(step, replace(train, seed=number), of=of))
+            steps.append(Step(step, replace(train, seed=number), inputs=of))
             asked.append(Asked(name, step, number))
     return steps, asked
 
@@ -396,7 +396,7 @@ def slug(name: str, number: int) -> str:
     return f"{name.lower().replace(',', '').replace(' ', '-')}-{number}"
 
 
-def _refuse_strangers(painter: str, corpus: FromCorpus) -> None:
+def _refuse_strangers(painter: str, corpus: ReadCorpus) -> None:
     """Raises InputError where a builtin painter is asked for what it has never seen: its pictures would show nothing of it."""
     from reverie.smallworld.describe import vocabulary
 

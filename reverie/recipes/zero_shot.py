@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reverie.captions.classes import HOLE, read_classes
+from reverie.captions.classes import read_classes
 from reverie.captions.domains import Domain, read_domain
 from reverie.errors import InputError
+from reverie.pairs import CLASS_SLOT
 from reverie.recipes.options import (
     BUILTIN,
     PUBLIC_PAINTER,
@@ -30,16 +31,17 @@ from reverie.recipes.options import (
 )
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
+from reverie.stage import UnitStage
 
 if TYPE_CHECKING:
-    from reverie.captions.llm import FromWriter
-    from reverie.captions.templates import FromTemplates
-    from reverie.captions.words import FromWords
+    from reverie.captions.llm import AskWriter
+    from reverie.captions.templates import FillTemplates
+    from reverie.captions.word_to_sentence import WordToSentence
     from reverie.evaluate.classifiers import MeasureClassifiers
     from reverie.filters.clip_confidence import ClipConfidence
     from reverie.filters.per_class import KeepPerClass
     from reverie.learn.train import Train
-    from reverie.learn.tune import TuneClassifier
+    from reverie.learn.tune_classifier import TuneClassifier
 
     Arm = TuneClassifier | Train
 
@@ -116,7 +118,7 @@ class Task:
         """How many there are."""
         return len(read_classes(self.names))
 
-    def captions(self, text: ClassifierCaptions) -> FromTemplates | FromWords | FromWriter:
+    def captions(self, text: ClassifierCaptions) -> FillTemplates | WordToSentence | AskWriter:
         """The stage that writes them."""
         also = (self.record.synonyms, self.record.context) if text.words else (None, None)
         return text.stage(text.per_class, self.own, *also)
@@ -132,12 +134,12 @@ class Task:
         from reverie.filters.per_class import KeepPerClass
 
         return KeepPerClass(
-            self.names, USABLE, above=select.threshold, most=select.most, choose=select.choose, fill=fill
+            self.names, USABLE, threshold=select.threshold, most=select.most, choose=select.choose, fill=fill
         )
 
     def tune(self, learn: ClassifierLearning, clip: str) -> TuneClassifier:
         """The stage that tunes a classifier on kept images."""
-        from reverie.learn.tune import TuneClassifier
+        from reverie.learn.tune_classifier import TuneClassifier
 
         return TuneClassifier(
             self.names,
@@ -157,8 +159,8 @@ def task(text: ClassifierCaptions) -> Task:
 
     record = read_domain(text.domain) if text.domain else Domain()
     context = text.context
-    if context is not None and HOLE not in context:
-        context = f"{context.rstrip()} {HOLE}"
+    if context is not None and CLASS_SLOT not in context:
+        context = f"{context.rstrip()} {CLASS_SLOT}"
     own = text.classes or record.classes or None
     return Task(own or class_names(), own, (context,) if context else record.templates, record)
 
@@ -226,8 +228,8 @@ def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[str, Arm] | None = N
     tuned = trained(config, arms(config) if arms_ is None else arms_)
     steps = [*made, zero_shot_step(config), *(step for step, _ in tuned.values())]
     if config.eval_data:
-        steps.append(Step("measure", measure(config, tuned, config.eval_data), of=("zero-shot", *tuned)))
-    page = Step("page", WritePage(), of=("measure",) if config.eval_data else tuple(tuned))
+        steps.append(Step("measure", measure(config, tuned, config.eval_data), inputs=("zero-shot", *tuned)))
+    page = Step("page", WritePage(), inputs=("measure",) if config.eval_data else tuple(tuned))
     return Plan(
         recipe="zero_shot",
         seed=config.seed,
@@ -237,7 +239,7 @@ def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[str, Arm] | None = N
     )
 
 
-def painted(config: ZeroShotConfig, captions: object | None = None) -> tuple[Step, ...]:
+def painted(config: ZeroShotConfig, captions: UnitStage | None = None) -> tuple[Step, ...]:
     """Captions, images, confidences, and the choice of images to learn from.
 
     Args:
@@ -250,17 +252,19 @@ def painted(config: ZeroShotConfig, captions: object | None = None) -> tuple[Ste
     clip = check(config)
     about = task(config.text)
     return (
-        Step("captions", captions or about.captions(config.text)),
-        Step("paint", config.paint.stage(), of=("captions",)),
-        Step("blank", Blank(), of=("paint",)),
-        Step("confidence", about.confidence(clip), of=("paint",)),
-        Step("keep", about.keep(config.select, config.fill), of=("paint", "blank", "confidence")),
+        Step("captions", about.captions(config.text) if captions is None else captions),
+        Step("paint", config.paint.stage(), inputs=("captions",)),
+        Step("blank", Blank(), inputs=("paint",)),
+        Step("confidence", about.confidence(clip), inputs=("paint",)),
+        Step("keep", about.keep(config.select, config.fill), inputs=("paint", "blank", "confidence")),
     )
 
 
 def zero_shot_step(config: ZeroShotConfig) -> Step:
     """The classifier that nothing is learned for, which all others are measured beside."""
-    return Step("zero-shot", replace(task(config.text).tune(config.learn, check(config)), on="nothing"), of=("keep",))
+    return Step(
+        "zero-shot", replace(task(config.text).tune(config.learn, check(config)), on="nothing"), inputs=("keep",)
+    )
 
 
 def trained(config: ZeroShotConfig, arms_: Mapping[str, Arm]) -> dict[str, tuple[Step, str]]:
@@ -269,7 +273,7 @@ def trained(config: ZeroShotConfig, arms_: Mapping[str, Arm]) -> dict[str, tuple
     for name, stage in arms_.items():
         for place, number in enumerate(config.seeds):
             step = step_name(name, number, first=place == 0)
-            found[step] = (Step(step, replace(stage, seed=number), of=("keep",)), name)
+            found[step] = (Step(step, replace(stage, seed=number), inputs=("keep",)), name)
     return found
 
 
@@ -287,7 +291,7 @@ def measure(config: ZeroShotConfig, tuned: Mapping[str, tuple[Step, str]], photo
     """The stage that measures these and the zero-shot classifier, which has no seed as nothing in it is random."""
     from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
 
-    ours = tuple(Tuned(name, step.name, step.stage.seed) for step, name in tuned.values())  # type: ignore[attr-defined]
+    ours = tuple(Tuned(name, step.name, step.stage.seed) for step, name in tuned.values())  # type: ignore[union-attr]
     return MeasureClassifiers(
         (*ours, Tuned("zero-shot", "zero-shot")), task(config.text).names, photos, config.eval_split
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from reverie.datasets.captioned import CaptionedImages, load_captioned
 from reverie.errors import BrokenImage, InputError, StoreError
-from reverie.evaluate.captioned import Captioned, load_captioned
 from reverie.report import plots
 from reverie.report.facts import Facts, main_metric
 from reverie.report.thumbs import Thumbs
@@ -24,7 +24,7 @@ SAID = {"greedy": str, "references": [str], "tags": [str]}
 CLOUDS = {...: [[float]]}
 
 
-def gather(facts: Facts, shop: Thumbs) -> dict[str, Any] | None:
+def gather(facts: Facts, thumbnails: Thumbs) -> dict[str, Any] | None:
     """What captioning.html needs; None for a run that measured no captions."""
     found = next((each for each in facts.measured if main_metric(each) == "cider_d"), None)
     if found is None:
@@ -54,7 +54,7 @@ def gather(facts: Facts, shop: Thumbs) -> dict[str, Any] | None:
     cards = {
         title: [
             {
-                "src": _picture(photos, number, shop),
+                "src": _picture(photos, number, thumbnails),
                 "score": scores[number],
                 "references": told[first][number]["references"][:2],
                 "tags": told[first][number]["tags"],
@@ -83,7 +83,7 @@ def _clouds(file: Path) -> Markup | str:
     )
 
 
-def _photos(facts: Facts, settings: Mapping[str, Any]) -> Captioned | None:
+def _photos(facts: Facts, settings: Mapping[str, Any]) -> CaptionedImages | None:
     """The photos that were asked about, where they still are: relative paths are those of the folder the run was made in."""
     source, images = str(settings["photos"]), settings.get("images")
     if not source.startswith("smallworld:"):
@@ -96,7 +96,7 @@ def _photos(facts: Facts, settings: Mapping[str, Any]) -> Captioned | None:
         return None  # the numbers and captions are worth a page without them
 
 
-def _picture(photos: Captioned | None, number: int, shop: Thumbs) -> str | None:
+def _picture(photos: CaptionedImages | None, number: int, thumbnails: Thumbs) -> str | None:
     if photos is None:
         return None
     try:
@@ -105,4 +105,4 @@ def _picture(photos: Captioned | None, number: int, shop: Thumbs) -> str | None:
         return None
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return shop.make({"image": buffer.getvalue(), "pair_id": photos.names[number]}, SIDE_PX)
+    return thumbnails.make({"image": buffer.getvalue(), "pair_id": photos.names[number]}, SIDE_PX)

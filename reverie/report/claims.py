@@ -13,17 +13,18 @@ import jinja2
 from rich.markup import escape
 from rich.table import Table
 
-from reverie.evaluate.claims import Judged
+from reverie.evaluate.claims import ClaimResult
 from reverie.evaluate.looks import Looks
 from reverie.report import plots
 from reverie.report.facts import HUNDREDS
 from reverie.report.plain import plain
+from reverie.store.files import atomic_file
 
 FAR = 1000  # seeds; beyond, the number would say more than the measured spread does
 STYLES = {"holds": "green", "fails": "bold red", "inconclusive": "dim"}  # of verdicts in the terminal
 
 
-def table(judged: Sequence[Judged]) -> Table:
+def table(judged: Sequence[ClaimResult]) -> Table:
     """A row a claim: what it says, what the paper has, ours with its interval, and the verdict."""
     rows = Table(box=None, header_style="bold")
     heads, cells = _columns(judged)
@@ -34,23 +35,23 @@ def table(judged: Sequence[Judged]) -> Table:
     return rows
 
 
-def ours(item: Judged) -> str:
+def ours(item: ClaimResult) -> str:
     """The measured difference, in points for accuracies."""
     return "not measured" if item.mean is None else _number(item, item.mean)
 
 
-def interval(item: Judged) -> str:
+def interval(item: ClaimResult) -> str:
     """Its interval; empty where there is none."""
     return "" if item.low is None or item.high is None else f"{_number(item, item.low)} to {_number(item, item.high)}"
 
 
-def could_see(item: Judged, seeds: int | None = None) -> str:
+def could_see(item: ClaimResult, seeds: int | None = None) -> str:
     """The difference from its bound that so many seeds would decide, by the measured spread; empty below three seeds."""
     found = item.could_see(seeds)
     return "" if found is None else _size(item, found)
 
 
-def foreseen(judged: Sequence[Judged], seeds: int) -> Table:
+def foreseen(judged: Sequence[ClaimResult], seeds: int) -> Table:
     """A row a claim: the difference that so many seeds would decide, and from how many seeds that is estimated."""
     rows = Table(
         box=None, header_style="bold", title_justify="left",
@@ -62,14 +63,14 @@ def foreseen(judged: Sequence[Judged], seeds: int) -> Table:
         number = len(item.by_seed or {})
         rows.add_row(
             item.claim.name,
-            escape(item.claim.says),
+            escape(item.claim.statement),
             could_see(item, seeds) or "not known yet",
             f"{number} seed{'s' * (number != 1)}",
         )
     return rows
 
 
-def summary(judged: Sequence[Judged], looks: Looks, once: Collection[str] = ()) -> str:
+def summary(judged: Sequence[ClaimResult], looks: Looks, once: Collection[str] = ()) -> str:
     """How many claims are decided, and what the others would need.
 
     Args: once: names of claims that do not depend on seeds.
@@ -111,20 +112,20 @@ def _by_number(item: tuple[str, list[str]]) -> tuple[bool, int]:
     return not first.isdecimal(), int(first) if first.isdecimal() else 0
 
 
-def markdown(judged: Sequence[Judged]) -> str:
+def markdown(judged: Sequence[ClaimResult]) -> str:
     """The table as a page in docs holds it."""
     heads, cells = _columns(judged)
     lines = [heads, ["---"] * len(heads), *([cell.replace("|", "/") for cell in row] for row in cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _columns(judged: Sequence[Judged]) -> tuple[list[str], list[list[str]]]:
+def _columns(judged: Sequence[ClaimResult]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells; what the paper has is left out where it gives no number for any claim."""
     heads = ["", "claim", "paper", "ours", "95 % interval", "could see", "verdict"]
     cells = [
         [
             item.claim.name,
-            item.claim.says,
+            item.claim.statement,
             item.claim.paper,
             ours(item),
             interval(item),
@@ -143,7 +144,7 @@ def write(
     name: str,
     about: str,
     command: str,
-    judged: Sequence[Judged],
+    judged: Sequence[ClaimResult],
     runs: Mapping[str, str],
     looks: Looks | None = None,
 ) -> Path:
@@ -166,16 +167,16 @@ def write(
         broken=[item for item in judged if item.claim.control and item.verdict != "holds"],
         drawing=plots.differences(drawn) if drawn else "",
     )  # fmt: skip
-    page, partial = folder / "report.html", folder / ".report.html.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(page)
+    page = folder / "report.html"
+    with atomic_file(page) as partial:
+        partial.write_text(text, encoding="utf-8")
     (folder / "claims.md").write_text(markdown(judged) + "\n", encoding="utf-8")
     return page
 
 
-def _number(item: Judged, value: float) -> str:
+def _number(item: ClaimResult, value: float) -> str:
     return f"{100 * value:+.1f}" if item.claim.metric in HUNDREDS else f"{value:.2g}"
 
 
-def _size(item: Judged, value: float) -> str:
+def _size(item: ClaimResult, value: float) -> str:
     return f"{100 * value:.1f}" if item.claim.metric in HUNDREDS else f"{value:.2g}"

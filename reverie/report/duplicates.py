@@ -14,6 +14,7 @@ from reverie.filters.duplicates import SamePicture, same_pictures
 from reverie.report.plain import plain
 from reverie.report.thumbs import Thumbs
 from reverie.store import tables
+from reverie.store.files import atomic_file
 
 NUM_GROUPS, NUM_COPIES = 40, 6  # on a page: conflicts, other groups, and pictures of each
 NUM_ROWS = 20  # conflicts in the terminal
@@ -45,7 +46,9 @@ def gather(folder: Path, num_groups: int = NUM_GROUPS) -> Found:
     return Found(tables.count(pairs, "status = 'ok'"), conflicts, others, origins)
 
 
-def sides(found: Found, groups: Sequence[SamePicture], pairs: Path, shop: Thumbs, num: int) -> list[dict[str, Any]]:
+def sides(
+    found: Found, groups: Sequence[SamePicture], pairs: Path, thumbnails: Thumbs, num: int
+) -> list[dict[str, Any]]:
     """Groups as the template shows them: cards with picture, label and origin.
 
     Args: num: of groups.
@@ -58,7 +61,11 @@ def sides(found: Found, groups: Sequence[SamePicture], pairs: Path, shop: Thumbs
             "exact": group.exact,
             "more": len(group.rows) - NUM_COPIES,
             "cards": [
-                {**row, "src": shop.make(pictures[row["pair_id"]]), "origin": found.origins.get(row["caption_id"], "")}
+                {
+                    **row,
+                    "src": thumbnails.make(pictures[row["pair_id"]]),
+                    "origin": found.origins.get(row["caption_id"], ""),
+                }
                 for row in group.rows[:NUM_COPIES]
             ],
         }
@@ -75,18 +82,18 @@ def write(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found, shop = gather(folder), Thumbs()
+    found, thumbnails = gather(folder), Thumbs()
     text = environment.get_template("duplicates.html").render(
         folder=folder,
-        sentence=sentence(found),
+        headline=headline(found),
         found=found,
-        conflicts=sides(found, found.conflicts, folder / "pairs.lance", shop, NUM_GROUPS),
-        others=sides(found, found.others, folder / "pairs.lance", shop, NUM_GROUPS),
-        left_out=shop.left_out,
+        conflicts=sides(found, found.conflicts, folder / "pairs.lance", thumbnails, NUM_GROUPS),
+        others=sides(found, found.others, folder / "pairs.lance", thumbnails, NUM_GROUPS),
+        left_out=thumbnails.left_out,
     )
-    page, partial = folder / "duplicates.html", folder / ".duplicates.html.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(page)
+    page = folder / "duplicates.html"
+    with atomic_file(page) as partial:
+        partial.write_text(text, encoding="utf-8")
     return page
 
 
@@ -102,7 +109,7 @@ def table(found: Found) -> Table:
     return rows
 
 
-def sentence(found: Found) -> str:
+def headline(found: Found) -> str:
     """What was found, in one sentence."""
     conflicts, copies = len(found.conflicts), found.num_copies
     said = f"{copies:,} of {found.num_images:,} images repeat{'s' * (copies == 1)} another one"

@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from reverie.evaluate import results
-from reverie.evaluate.compare import Difference, bootstrap, is_packed, paired, unpack
+from reverie.evaluate.significance import Difference, bootstrap, is_packed, paired, unpack
 from reverie.pairs import DROPPED, FAILED, OK
 from reverie.run.events import read_events
 from reverie.run.plan import read_plan
 from reverie.stage import words_unknown
-from reverie.store import tables
+from reverie.store import results, tables
 from reverie.store.json_files import log_lines
 
 SCORES = {  # metric -> what the page calls it, best first
@@ -212,7 +211,7 @@ def command(facts: Facts) -> str:
     return " \\\n  ".join(shlex.join(words) for words in lines)
 
 
-def sentence(facts: Facts) -> str:
+def headline(facts: Facts) -> str:
     """The result in one sentence, or how far the run is."""
     if not facts.measured and not facts.missing and (tuned := _tuned(facts.plan)):
         return f"{tuned} is ready; it was not measured, as no photos were given."
@@ -354,7 +353,7 @@ def _step(step: Mapping[str, Any], folder: Path, events: list[dict[str, Any]]) -
     settings = tuple(_flat("", {key: value for key, value in step["settings"].items() if key != "stage"}))
     done, total = (last.get("done"), last.get("total")) if state == "begun" else (None, None)
     return StepFacts(
-        step["name"], step["settings"]["stage"], tuple(step["of"]), state, done, total, _seconds(own), step["fingerprint"], settings
+        step["name"], step["settings"]["stage"], tuple(step["inputs"]), state, done, total, _seconds(own), step["fingerprint"], settings
     )  # fmt: skip
 
 

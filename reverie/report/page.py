@@ -21,10 +21,24 @@ from reverie import seeds
 from reverie.pairs import OK
 from reverie.report import captioning, duplicates, plots
 from reverie.report import classes as by_class
-from reverie.report import facts as tell
+from reverie.report.facts import (
+    SCORES,
+    Facts,
+    aspects,
+    called,
+    columns,
+    command,
+    duration,
+    gather,
+    headline,
+    metrics,
+    number,
+    shown,
+)
 from reverie.report.thumbs import THUMB_PX, Thumbs
-from reverie.stage import Place
+from reverie.stage import Job, StepContext
 from reverie.store import tables
+from reverie.store.files import atomic_file
 
 NUM_CAPTIONS, NUM_COPIES = 8, 6  # of the grid of images
 NUM_LOST = 12  # images, and captions, that were not kept
@@ -42,12 +56,12 @@ LOOKED_AT = 20_000  # rows searched for examples of what was not kept
 
 
 @dataclass(frozen=True)
-class WritePage:
+class WritePage(Job):
     """Everything in the run folder so far -> report.html."""
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         """Write the page, or write it again."""
-        write(place.folder)
+        write(context.folder)
 
 
 def write(folder: Path) -> Path:
@@ -55,15 +69,14 @@ def write(folder: Path) -> Path:
 
     Raises: InputError if the folder is not a run; StoreError if its tables or results are damaged.
     """
-    facts = tell.gather(folder)
+    facts = gather(folder)
     page = folder / "report.html"
-    partial = folder / ".report.html.partial"
-    partial.write_text(_render(facts), encoding="utf-8")
-    partial.replace(page)
+    with atomic_file(page) as partial:
+        partial.write_text(_render(facts), encoding="utf-8")
     return page
 
 
-def _render(facts: tell.Facts) -> str:
+def _render(facts: Facts) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -72,43 +85,43 @@ def _render(facts: tell.Facts) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "duration": tell.duration,
-        "shown": tell.shown,
-        "number": tell.number,
+        "duration": duration,
+        "shown": shown,
+        "number": number,
         "brief": _brief,
     }
-    shop = Thumbs()
+    thumbnails = Thumbs()
     curves, colours = _curves(facts)
     return environment.get_template("page.html").render(
         facts=facts,
-        sentence=tell.sentence(facts),
-        headline=[item for found in facts.measured[:1] for item in found.comparisons[:1]],
-        shapes=bool(facts.measured) and len(tell.aspects(facts.measured[0])) > 1,
+        headline=headline(facts),
+        main_comparison=[item for found in facts.measured[:1] for item in found.comparisons[:1]],
+        shapes=bool(facts.measured) and len(aspects(facts.measured[0])) > 1,
         longest=max((step.seconds or 0.0 for step in facts.steps), default=0.0) or 1.0,
-        command=tell.command(facts),
-        scores=tell.SCORES,
-        metrics=tell.metrics,
-        columns=tell.columns,
-        called=tell.called,
-        captioning=captioning.gather(facts, shop),
+        command=command(facts),
+        scores=SCORES,
+        metrics=metrics,
+        columns=columns,
+        called=called,
+        captioning=captioning.gather(facts, thumbnails),
         growth=plots.growth(facts.measured),
         accuracy=lambda found: plots.accuracy(found, colours),
         curves=curves,
         makes=any(step["kind"] != "job" for step in facts.plan["steps"]),  # and does not only learn or measure
-        grid=list(_grid(facts.folder / "pairs.lance", shop)),
-        lost=list(_lost(facts.folder / "pairs.lance", shop)),
+        grid=list(_grid(facts.folder / "pairs.lance", thumbnails)),
+        lost=list(_lost(facts.folder / "pairs.lance", thumbnails)),
         refused=list(_refused(facts.folder / "captions.lance")),
         num_warnings=NUM_WARNINGS,
-        **_duplicates(facts.folder, shop),
-        **_classes(facts, shop),
-        left_out=shop.left_out,
+        **_duplicates(facts.folder, thumbnails),
+        **_classes(facts, thumbnails),
+        left_out=thumbnails.left_out,
     )
 
 
 # Curves
 
 
-def _curves(facts: tell.Facts) -> tuple[list[tuple[str, Any]], dict[str, str]]:
+def _curves(facts: Facts) -> tuple[list[tuple[str, Any]], dict[str, str]]:
     """Drawings of training, each with what its axis shows, and the colour of every arm: the same in all drawings.
 
     Contrastive arms, whose loss has a known floor, are drawn together, and the arms of a fine-tuning job; others each alone.
@@ -144,7 +157,7 @@ def _curves(facts: tell.Facts) -> tuple[list[tuple[str, Any]], dict[str, str]]:
 # Duplicates
 
 
-def _duplicates(folder: Path, shop: Thumbs) -> dict[str, Any]:
+def _duplicates(folder: Path, thumbnails: Thumbs) -> dict[str, Any]:
     """Pictures under two labels, where somebody has looked for duplicates."""
     pairs = folder / "pairs.lance"
     if not tables.exists(pairs) or "duplicate_of" not in tables.column_names(pairs):
@@ -152,15 +165,15 @@ def _duplicates(folder: Path, shop: Thumbs) -> dict[str, Any]:
     found = duplicates.gather(folder, NUM_CONFLICTS)
     return {
         "found_twice": found,
-        "found_sentence": duplicates.sentence(found),
-        "conflicts": duplicates.sides(found, found.conflicts, pairs, shop, NUM_CONFLICTS),
+        "found_headline": duplicates.headline(found),
+        "conflicts": duplicates.sides(found, found.conflicts, pairs, thumbnails, NUM_CONFLICTS),
     }
 
 
 # Classes
 
 
-def _classes(facts: tell.Facts, shop: Thumbs) -> dict[str, Any]:
+def _classes(facts: Facts, thumbnails: Thumbs) -> dict[str, Any]:
     """What classes.html needs; ``classes`` is None for a run without a classifier."""
     found = by_class.gather(facts)
     if found is None:
@@ -175,10 +188,10 @@ def _classes(facts: tell.Facts, shop: Thumbs) -> dict[str, Any]:
         "classes": found,
         "hardly": by_class.HARDLY,
         "rates": plots.by_class(rates, "images that pass the filter", by_class.HARDLY) if rates else "",
-        "strips": _strips(found, facts.folder / "pairs.lance", shop),
+        "strips": _strips(found, facts.folder / "pairs.lance", thumbnails),
         "num_open": OPEN_CLASSES,
         "num_arms": CLASS_ARMS,
-        "most_rows": CLASS_ROWS,
+        "max_rows": CLASS_ROWS,
         "changes": plots.by_class(changed, "change in accuracy, points") if changed else "",
         "gained": [(item, change) for item, change in found.changed if change > 0][:NUM_CHANGED],
         "lost_most": [(item, change) for item, change in found.changed[::-1] if change < 0][:NUM_CHANGED],
@@ -187,11 +200,13 @@ def _classes(facts: tell.Facts, shop: Thumbs) -> dict[str, Any]:
         "confusion": plots.heat_map(found.confusion[found.arms[0]], names) if drawn else "",
         "nearest": nearest,
         "alike": by_class.ALIKE,
-        "copies": list(_copies(nearest, shop)) if nearest else [],
+        "copies": list(_copies(nearest, thumbnails)) if nearest else [],
     }
 
 
-def _strips(found: by_class.Classes, pairs: Path, shop: Thumbs) -> list[tuple[by_class.Class, list[dict[str, Any]]]]:
+def _strips(
+    found: by_class.Classes, pairs: Path, thumbnails: Thumbs
+) -> list[tuple[by_class.Class, list[dict[str, Any]]]]:
     """Classes with a few of their pictures: those of which fewest and most pass, then the rest from the weakest on."""
     weakest = [item for item in found.weakest if item.images]
     half = OPEN_CLASSES // 2
@@ -207,30 +222,36 @@ def _strips(found: by_class.Classes, pairs: Path, shop: Thumbs) -> list[tuple[by
     taken = {name: [next(rows) for _ in (*kept, *lost)] for name, (kept, lost) in wanted.items()}
     # Who works in the folder meanwhile may have moved rows; a picture must never stand beside another class.
     return [
-        (item, [_card(row, shop, CLASS_PX, found.column) for row in taken[item.name] if row["label"] == item.name])
+        (
+            item,
+            [_card(row, thumbnails, CLASS_PX, found.column) for row in taken[item.name] if row["label"] == item.name],
+        )
         for item in chosen
     ]
 
 
-def _copies(nearest: by_class.Nearest, shop: Thumbs) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _copies(nearest: by_class.Nearest, thumbnails: Thumbs) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Painted images, each with its nearest real shot."""
     for row in nearest.pairs:
         shot = nearest.shots.get(row["nearest_shot"])
         painted = {
-            "src": shop.make(row, CLASS_PX),
+            "src": thumbnails.make(row, CLASS_PX),
             "label": row["label"],
             "pair_id": row["pair_id"],
             "nearest_shot": row["nearest_shot"],
             "similarity": row["nearest_shot_similarity"],
             "own": bool(row.get("start")) and str(row["nearest_shot"]) in row["start"],
         }
-        yield painted, {"src": shop.make(shot, CLASS_PX) if shot else None, "label": shot["label"] if shot else None}
+        yield (
+            painted,
+            {"src": thumbnails.make(shot, CLASS_PX) if shot else None, "label": shot["label"] if shot else None},
+        )
 
 
 # Pictures
 
 
-def _grid(pairs: Path, shop: Thumbs) -> Iterator[dict[str, Any]]:
+def _grid(pairs: Path, thumbnails: Thumbs) -> Iterator[dict[str, Any]]:
     """Some captions with their images, spread evenly over all units."""
     if not tables.exists(pairs):
         return
@@ -249,7 +270,7 @@ def _grid(pairs: Path, shop: Thumbs) -> Iterator[dict[str, Any]]:
             chosen[row["caption_id"]].append(row)
         for copies in chosen.values():
             copies.sort(key=lambda row: row["copy"])
-            shown = [_card(row, shop) for row in copies[:NUM_COPIES]]
+            shown = [_card(row, thumbnails) for row in copies[:NUM_COPIES]]
             yield {
                 "text": _cut(copies[0]["text"] or ""),
                 "label": copies[0]["label"],
@@ -258,13 +279,13 @@ def _grid(pairs: Path, shop: Thumbs) -> Iterator[dict[str, Any]]:
             }
 
 
-def _lost(pairs: Path, shop: Thumbs) -> Iterator[dict[str, Any]]:
+def _lost(pairs: Path, thumbnails: Thumbs) -> Iterator[dict[str, Any]]:
     """Examples of images that were not kept, of as many different reasons as there are."""
     if not tables.exists(pairs):
         return
     columns = _columns(pairs)
     where = f"status != '{OK}'" + (" or kept = false" if "kept" in columns else "")
-    yield from (_card(row, shop) for row in _various(pairs, columns, where))
+    yield from (_card(row, thumbnails) for row in _various(pairs, columns, where))
 
 
 def _refused(captions: Path) -> Iterator[dict[str, Any]]:
@@ -297,11 +318,11 @@ def _columns(pairs: Path) -> list[str]:
     return wanted + [name for name in ("kept", "drop_reason", "clip_score", "clip_confidence") if name in known]
 
 
-def _card(row: Mapping[str, Any], shop: Thumbs, side_px: int = THUMB_PX, column: str = "kept") -> dict[str, Any]:
+def _card(row: Mapping[str, Any], thumbnails: Thumbs, side_px: int = THUMB_PX, column: str = "kept") -> dict[str, Any]:
     """What the templates show of a pair. ``column`` says whether it was kept; reasons are told of ``kept`` alone."""
     kept = row["status"] == OK and row.get(column) is not False
     return {
-        "src": shop.make(row, side_px),
+        "src": thumbnails.make(row, side_px),
         "text": _cut(row["text"] or ""),
         "pair_id": row["pair_id"],
         "kept": kept,

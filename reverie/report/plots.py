@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from reverie.evaluate.claims import Judged
+from reverie.evaluate.claims import ClaimResult
 from reverie.report.facts import (
     HUNDREDS,
     SCORES,
@@ -256,7 +256,7 @@ def curves(
         )
 
 
-def differences(judged: Sequence[Judged]) -> Markup:
+def differences(judged: Sequence[ClaimResult]) -> Markup:
     """What claims came to, in points: a dot for each seed, the mean, its interval, and marks at what is claimed."""
     verdicts = {"holds": GOOD, "fails": BAD, "inconclusive": SOFT}
     with _figure(0.42 * len(judged) + 0.9) as (figure, axes):

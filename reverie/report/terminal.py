@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from reverie.report import facts as tell
+from reverie.report.facts import aspects, called, columns, gather, headline, number, shown
 from reverie.report.plain import plain
 
 
@@ -17,8 +17,8 @@ def table(folder: Path) -> Table:
 
     Raises: as :func:`reverie.report.facts.gather`.
     """
-    facts = tell.gather(folder)
-    rows = Table(title=plain(tell.sentence(facts)), title_justify="left", title_style="", box=None, header_style="bold")
+    facts = gather(folder)
+    rows = Table(title=plain(headline(facts)), title_justify="left", title_style="", box=None, header_style="bold")
     for name, justify in (
         ("features", "left"),
         ("measured", "left"),
@@ -30,26 +30,26 @@ def table(folder: Path) -> Table:
     for found in facts.measured:
         if len(facts.measured) > 1:
             rows.add_row(plain(found.step, "bold"))
-        group = tell.aspects(found)
-        wanted = group if len(group) > 1 else tell.columns(found)
+        group = aspects(found)
+        wanted = group if len(group) > 1 else columns(found)
         for arm in found.arms:
             for metric in wanted:
                 if (values := arm.values.get(metric)) is None:
                     continue
                 interval = arm.interval(metric)
                 low, high = interval or (min(values.values()), max(values.values()))
-                span = f"{tell.number(metric, low)} to {tell.number(metric, high)}" if len(values) > 1 else ""
+                span = f"{number(metric, low)} to {number(metric, high)}" if len(values) > 1 else ""
                 rows.add_row(
-                    plain(tell.shown(arm.name)),
-                    plain(tell.called(metric, found)),
-                    tell.number(metric, arm.mean(metric)),
+                    plain(shown(arm.name)),
+                    plain(called(metric, found)),
+                    number(metric, arm.mean(metric)),
                     str(len(values)),
                     span + (" (95%)" if interval else ""),
                 )
         for item in found.comparisons:
             gain = item.over_seeds
             rows.add_row(
-                plain(f"{tell.shown(item.first)} - {tell.shown(item.second)}"),
+                plain(f"{shown(item.first)} - {shown(item.second)}"),
                 "difference" + " in shape" * (len(group) > 1),
                 f"{100 * gain.mean:+.1f}",
                 str(gain.num_seeds),

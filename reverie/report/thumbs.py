@@ -27,7 +27,7 @@ class Thumbs:
         if not row["image"]:
             return None
         try:
-            picture = open_picture(row["image"], row["pair_id"], at_least_px=side_px)
+            picture = open_picture(row["image"], row["pair_id"], min_px=side_px)
         except BrokenImage:
             return None  # the row says so beside the empty frame
         picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)

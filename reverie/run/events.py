@@ -1,6 +1,6 @@
 """What happened, one JSON object a line in ``events.jsonl``, and the same as progress for the person who waits.
 
-Kinds the engine writes: run, step, unit, joined, done, stop. Stages add their own through ``place.report``; any fact
+Kinds the engine writes: run, step, unit, joined, done, stop. Stages add their own through ``context.report``; any fact
 ``done`` with ``total`` moves the bar of that step, and kind ``warning`` with ``text`` is shown once. Words that a model does
 not know are met unit by unit: the first are a warning with ``words``, later ones are of kind ``words``; ``words_unknown`` says
 both in one line.
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from reverie.stage import Report
+from reverie.stage import EventSink
 from reverie.store.json_files import log_lines
 
 PLAIN_EVERY_S = 10.0  # between progress lines where nobody watches a terminal
@@ -70,7 +70,7 @@ class Events:
         line = json.dumps({"time": round(now, 3), "kind": kind, **facts}, ensure_ascii=False, default=str) + "\n"
         os.write(self._file, line.encode())
 
-    def of(self, step: str) -> Report:
+    def of(self, step: str) -> EventSink:
         """The ``report`` to hand to a stage: events carry the name of its step."""
         return partial(self._of, step)
 

@@ -8,15 +8,12 @@ the store still refuses a unit that is already there.
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reverie.errors import FolderInUse, InputError, StoreFull
+from reverie.errors import FolderInUse, InputError
+from reverie.store.locks import bytes_held
 
 
 def claim(folder: Path, ours: tuple[str, ...] = ("plan.json",)) -> None:
@@ -43,49 +40,16 @@ def claim_tables(folder: Path) -> None:
     claim(folder, ours=("captions.lance", "pairs.lance"))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the whole new one, whenever the machine stops."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFull(f"no space left to write {path}; free some and run the same command again") from error
-        raise
-
-
 @contextmanager
 def units_held(folder: Path, units: range) -> Iterator[None]:
     """Hold these units as long as the block lasts. Raises FolderInUse if another process holds one of them."""
-    with _held(folder / ".lock", units.start, len(units), wait=False):
+    in_use = FolderInUse(f"another process is at work on the same units of {folder}; wait for it or stop it")
+    with bytes_held(folder / ".lock", units.start, len(units), in_use):
         yield
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process does what is done once (joining columns), then keep them out."""
-    with _held(folder / ".lock-once", 0, 1, wait=True):
-        yield
-
-
-@contextmanager
-def _held(path: Path, start: int, length: int, *, wait: bool) -> Iterator[None]:
-    with path.open("ab") as file:
-        try:
-            if length:  # 0 would mean "up to the end"
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise FolderInUse(
-                    f"another process is at work on the same units of {path.parent}; wait for it or stop it"
-                ) from error
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-                raise
+    with bytes_held(folder / ".lock-once", 0, 1):
         yield

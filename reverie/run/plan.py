@@ -32,20 +32,22 @@ from typing import Any, Literal
 from reverie import settings as setting
 from reverie import stage as stages
 from reverie.errors import InputError, SettingsChanged, UnknownName
-from reverie.run.folder import write_whole
 from reverie.settings import Resolved
+from reverie.stage import Job, SourceStage, UnitStage
+from reverie.store.files import atomic_file
 from reverie.store.json_files import read_json
 
 Kind = Literal["captions", "pairs", "columns", "job"]
 NAME = re.compile(r"[\w.-]+")  # of a step
 STEP = {
-    "name": str, "of": [str], "kind": str, "per_caption?": (int, None), "settings": {"stage": str}, "fingerprint": str,
+    "name": str, "inputs?": [str], "kind": str, "per_caption?": (int, None), "settings": {"stage": str}, "fingerprint": str,
 }  # fmt: skip
 RECORD = {
     "recipe": str, "file?": (str, None), "arguments": {...: object}, "given?": ([str], None), "seed": int, "unit_size": int,
     "num_captions": int, "num_units": int, "steps": [STEP], "versions?": {...: str}, "made_in?": str, "made?": str,
 }  # fmt: skip
 RECIPES = Path(__file__).parent.parent / "recipes"
+STUDIES = Path(__file__).parent.parent / "studies"
 NO_RECIPES = ("__init__", "options")
 LIBRARIES = (
     "reverie",
@@ -63,16 +65,16 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Step:
-    """A stage at work in a plan. ``of`` names the earlier steps whose results it reads."""
+    """A stage at work in a plan. ``inputs`` names the earlier steps whose results it reads."""
 
     name: str
-    stage: object  # UnitStage or Job
-    of: tuple[str, ...] = ()
+    stage: UnitStage | Job
+    inputs: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
         """Which table the stage writes, or that it is a job."""
-        return typing.cast(Kind, getattr(self.stage, "writes", "job"))
+        return self.stage.writes if isinstance(self.stage, UnitStage) else "job"
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,16 @@ class Plan:
     def __post_init__(self) -> None:
         seen: dict[str, Kind] = {}
         for step in self.steps:
+            if not isinstance(step.stage, (UnitStage, Job)):
+                raise InputError(
+                    f"step {step.name!r}: {type(step.stage).__name__} is no stage; derive it from UnitStage, SourceStage or Job "
+                    "of reverie.stage"
+                )
             if not NAME.fullmatch(step.name):
                 raise InputError(f"step name {step.name!r}: letters, digits, '_', '-' and '.' only, it names files")
             if step.name in seen:
                 raise InputError(f"two steps of the plan are called {step.name!r}")
-            for name in step.of:
+            for name in step.inputs:
                 if name not in seen:
                     raise InputError(f"step {step.name!r} reads {name!r}, which is not an earlier step")
             if step.kind in ("captions", "pairs") and step.kind in seen.values():
@@ -103,7 +110,7 @@ class Plan:
                 raise InputError(f"step {step.name!r} adds columns to pairs, but no earlier step makes pairs")
             seen[step.name] = step.kind
         units = [step for step in self.steps if step.kind != "job"]
-        if units and not hasattr(units[0].stage, "count"):
+        if units and not isinstance(units[0].stage, SourceStage):
             raise InputError(f"the first step with units, {units[0].name!r}, must be a source of captions")
         if self.unit_size < 1:
             raise InputError(f"unit_size is {self.unit_size}; it must be 1 or more")
@@ -111,7 +118,7 @@ class Plan:
     @property
     def num_captions(self) -> int:
         """How many captions the source was asked for."""
-        return next((int(step.stage.count) for step in self.steps if step.kind != "job"), 0)  # type: ignore[attr-defined]
+        return next((int(step.stage.count) for step in self.steps if isinstance(step.stage, SourceStage)), 0)
 
     @property
     def num_units(self) -> int:
@@ -132,7 +139,7 @@ class Plan:
             facts = {
                 "settings": stages.settings(step.stage),
                 "seed": self.seed,
-                "of": [prints[name] for name in step.of],
+                "inputs": [prints[name] for name in step.inputs],
             }
             prints[step.name] = stages.fingerprint(facts | {"unit_size": self.unit_size})
         return prints
@@ -152,9 +159,9 @@ class Plan:
             "steps": [
                 {
                     "name": step.name,
-                    "of": list(step.of),
+                    "inputs": list(step.inputs),
                     "kind": step.kind,
-                    "per_caption": getattr(step.stage, "per_caption", None) if step.kind == "pairs" else None,
+                    "per_caption": step.stage.per_caption if isinstance(step.stage, UnitStage) else None,
                     "settings": {"stage": type(step.stage).__name__, **stages.options(step.stage)},
                     "fingerprint": prints[step.name],
                 }
@@ -178,8 +185,8 @@ class Plan:
             then = before.get(step.name)
             if then and _has_grown(then, step):
                 found.append(step.name)
-            elif then and set(step.of) & set(found):
-                if step.kind != "job" or getattr(step.stage, "together", False):
+            elif then and set(step.inputs) & set(found):
+                if not isinstance(step.stage, Job) or step.stage.together:
                     return []
                 found.append(step.name)
         return found
@@ -221,7 +228,8 @@ class Plan:
                 raise SettingsChanged(str(folder), changed)
             if not change or old["steps"] == record["steps"]:
                 return
-        write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
+        with atomic_file(path) as partial:
+            partial.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -231,6 +239,12 @@ def read_plan(folder: Path) -> dict[str, Any]:
         what = "is not a run folder (no plan.json in it)" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}; give the folder that a run was told with --out")
     record: dict[str, Any] = read_json(path, RECORD, InputError, "it is not the plan of a run; use another --out")
+    if old := next((step for step in record["steps"] if "inputs" not in step), None):
+        if "of" not in old:
+            raise InputError(f"{path} is damaged (step {old['name']!r} has no 'inputs'); use another folder")
+        raise InputError(
+            f"{folder} was made by an earlier version of reverie, which this one cannot go on with; use another --out"
+        )
     names = [step["name"] for step in record["steps"]]
     if bad := next((name for name in names if not NAME.fullmatch(name) or names.count(name) > 1), None):
         raise InputError(f"{path} is damaged (a step is called {bad!r}); use another folder")
@@ -260,7 +274,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tupl
     def flat(record: Mapping[str, Any]) -> dict[str, object]:
         facts: dict[str, object] = {"seed": record["seed"], "unit_size": record["unit_size"]}
         for step in record["steps"]:
-            facts |= _flat(step["name"], {**step["settings"], "reads": ", ".join(step["of"])})
+            facts |= _flat(step["name"], {**step["settings"], "reads": ", ".join(step["inputs"])})
         return facts
 
     before, now = flat(old), flat(new)
@@ -276,14 +290,14 @@ def _only(record: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 
 def _has_grown(old: Mapping[str, Any], step: Step) -> bool:
     """Whether a step is to do more than its record says, and nothing else: more items in fields that grow, more steps to read."""
-    fields = getattr(step.stage, "grows", ())
-    if not fields or not set(old["of"]) <= set(step.of):
+    fields = step.stage.grows if isinstance(step.stage, Job) else ()
+    if not fields or not set(old["inputs"]) <= set(step.inputs):
         return False
     before, now = old["settings"], {"stage": type(step.stage).__name__, **stages.options(step.stage)}
     grown = [name for name in fields if before.get(name) != now[name]]
-    whole = all(name in before and all(item in now[name] for item in before[name]) for name in grown)
+    complete = all(name in before and all(item in now[name] for item in before[name]) for name in grown)
     rest = [{key: value for key, value in each.items() if key not in grown} for each in (before, now)]
-    return bool(grown) and whole and _flat("", rest[0]) == _flat("", rest[1])
+    return bool(grown) and complete and _flat("", rest[0]) == _flat("", rest[1])
 
 
 def _has_begun(folder: Path, step: Mapping[str, Any]) -> bool:
@@ -328,14 +342,14 @@ def known_recipes() -> list[str]:
 
 def known_studies() -> list[str]:
     """Names of the recipes whose paper's claims can be put to the test."""
-    return sorted(path.stem for path in (RECIPES / "claims").glob("*.py") if path.stem != "__init__")
+    return sorted({path.stem for path in STUDIES.glob("*.py")} & set(known_recipes()))
 
 
 def find_study(name: str) -> Callable[..., Any]:
     """The function that makes the study of a recipe's claims. Raises UnknownName."""
     if name not in known_studies():
         raise UnknownName("study of claims", name, known_studies())
-    return typing.cast(Callable[..., Any], vars(import_module(f"reverie.recipes.claims.{name}"))[name])
+    return typing.cast(Callable[..., Any], vars(import_module(f"reverie.studies.{name}"))[name])
 
 
 def _run_of_study(study: str, run: str) -> Callable[..., Plan]:

@@ -46,7 +46,7 @@ class CaptionBatches:
         limit: use so many captions only, the same ones whatever the seed, and those of a lower limit among them; 0 = all.
         group: what counts as the images of a caption: those painted from it; each image alone; or, as a control, images
             dealt to the captions at random, the same way whatever the seed.
-        at_least: leave out captions with fewer images than this, where that is more than m, so that learners with different m
+        min_images: leave out captions with fewer images than this, where that is more than m, so that learners with different m
             see the same images.
     Attributes: num_captions, captions with enough copies; left_out, captions with too few of them; ``len()``, batches an epoch.
     Raises: InputError if too few captions are left for one batch, or the sizes do not go together.
@@ -67,7 +67,7 @@ class CaptionBatches:
         columns: Sequence[str] = (),
         limit: int = 0,
         group: Group = "caption",
-        at_least: int = 0,
+        min_images: int = 0,
     ) -> None:
         if min(captions, images, size_px, threads, world) < 1 or not 0 <= rank < world:
             raise InputError("captions, images, size_px, threads and world must be at least 1, and rank below world")
@@ -84,10 +84,10 @@ class CaptionBatches:
         # Sorted by id, so that the order does not depend on who committed first or on compaction.
         keys = keys.take(pc.sort_indices(keys, [("caption_id", "ascending"), ("copy", "ascending")]))
         few = 0
-        if at_least > 1:
+        if min_images > 1:
             whole = np.diff(_run_starts(keys["caption_id"]), append=len(keys))
-            few = int((whole < at_least).sum())
-            keys = keys.filter(pa.array(np.repeat(whole >= at_least, whole)))
+            few = int((whole < min_images).sum())
+            keys = keys.filter(pa.array(np.repeat(whole >= min_images, whole)))
         starts = np.arange(len(keys)) if group == "image" else _run_starts(keys["caption_id"])
         copies = np.diff(starts, append=len(keys))
         enough = copies >= images
@@ -104,7 +104,7 @@ class CaptionBatches:
         self._epoch, self._order = -1, np.empty(0, np.int64)
         if self.num_captions < captions:
             raise InputError(
-                f"{path} has {self.num_captions} captions with {max(images, at_least)} or more images that fit {where!r} "
+                f"{path} has {self.num_captions} captions with {max(images, min_images)} or more images that fit {where!r} "
                 f"({self.left_out} have fewer), and a batch wants {captions}"
             )
 

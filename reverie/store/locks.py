@@ -32,15 +32,26 @@ def all_units_held(folder: Path) -> Iterator[None]:
             raise in_use
         _own.add(path)
     try:
-        with path.open("ab") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, EVERY_UNIT, 0)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise in_use from error
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):  # a file system without locks
-                    raise
+        with bytes_held(path, 0, EVERY_UNIT, in_use):
             yield
     finally:
         with _guard:
             _own.discard(path)
+
+
+@contextmanager
+def bytes_held(path: Path, start: int, length: int, in_use: FolderInUse | None = None) -> Iterator[None]:
+    """Hold these bytes of a file as long as the block lasts; none where the length is 0.
+
+    Args: in_use: raised if another process holds one of them; where it is left out, it is waited for.
+    """
+    with path.open("ab") as file:
+        try:
+            if length:  # 0 would mean "up to the end"
+                fcntl.lockf(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if in_use else 0), length, start)
+        except OSError as error:
+            if in_use and error.errno in (errno.EACCES, errno.EAGAIN):
+                raise in_use from error
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):  # a file system without locks
+                raise
+        yield

@@ -6,12 +6,14 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import simplejpeg
 from PIL import Image, ImageFile, ImageOps
 
@@ -85,20 +87,20 @@ def read_picture(path: Path) -> Image.Image:
     return open_picture(data, name)
 
 
-def open_picture(data: bytes | None, name: str, *, at_least_px: int | None = None) -> Image.Image:
+def open_picture(data: bytes | None, name: str, *, min_px: int | None = None) -> Image.Image:
     """Encoded bytes -> decoded RGB picture, turned upright if its EXIF says how the camera was held.
 
     Args:
         data: JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF.
         name: what to call it in an error.
-        at_least_px: when given, a JPEG may be decoded at a half, quarter or eighth of its size as long as no side falls below.
+        min_px: when given, a JPEG may be decoded at a half, quarter or eighth of its size as long as no side falls below.
     Raises: BrokenImage for no bytes, bytes that are none of these, more than ``MAX_PIXELS`` pixels, and a side that is too long
         by itself or for the other one.
     """
     picture = look(data, name)
     try:
-        if at_least_px is not None and picture.format == "JPEG":
-            picture.draft("RGB", (at_least_px, at_least_px))
+        if min_px is not None and picture.format == "JPEG":
+            picture.draft("RGB", (min_px, min_px))
         picture.load()
         _turn_upright(picture)
         return _as_rgb(picture)
@@ -117,7 +119,7 @@ def read_square(data: bytes | None, name: str, out: Pixels) -> None:
     pixels = _plain_jpeg(data, out)
     if pixels is out:
         return
-    picture = open_picture(data, name, at_least_px=side) if pixels is None else Image.fromarray(pixels)
+    picture = open_picture(data, name, min_px=side) if pixels is None else Image.fromarray(pixels)
     if picture.size != (side, side):
         shorter = min(picture.size)
         left, top = (picture.width - shorter) / 2, (picture.height - shorter) / 2
@@ -246,3 +248,31 @@ def _short(error: BaseException) -> str:
 
 
 assert not ImageFile.LOAD_TRUNCATED_IMAGES  # a truncated image must fail, not come back half grey
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What changes the time, not the scores."""
+
+    batch_size: int = 64  # images decoded, and given to a network, at once
+
+
+def decoded(rows: pa.Table, batch_size: int) -> Iterator[tuple[list[int], list[Image.Image]]]:
+    """Row numbers and RGB pictures, a batch at a time, so that a unit of large images does not fill the memory.
+
+    Rows without an image (tokens only) or with one that does not decode are left out: their columns stay null, which no
+    rule of selection takes for good.
+    """
+    for start in range(0, len(rows), batch_size):
+        numbers, pictures = [], []
+        part = rows.slice(start, batch_size)
+        for number, data, name in zip(
+            range(start, len(rows)), part["image"].to_pylist(), part["pair_id"].to_pylist(), strict=False
+        ):
+            try:
+                pictures.append(open_picture(data, name))
+            except BrokenImage:
+                continue
+            numbers.append(number)
+        if numbers:
+            yield numbers, pictures

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from reverie.stage import Place
+from reverie.stage import StepContext
 
 
 class Told(list):
@@ -12,13 +12,13 @@ class Told(list):
 
 
 @pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path / "run", "captions", seed=7, report=Told())
+def context(tmp_path):
+    return StepContext(tmp_path / "run", "captions", seed=7, report=Told())
 
 
-def units_of(stage, place, unit_size):
+def units_of(stage, context, unit_size):
     """All rows of a source stage, made unit by unit as the engine does."""
-    worker = stage.open(place)
+    worker = stage.open(context)
     return [
         worker(asked(unit, start, min(start + unit_size, stage.count)))
         for unit, start in enumerate(range(0, stage.count, unit_size))

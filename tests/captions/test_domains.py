@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from reverie.captions.domains import Domain, context_of, read_domain
-from reverie.captions.words import FromWords
+from reverie.captions.word_to_sentence import WordToSentence
 from reverie.errors import InputError, UnknownName
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "classnames_templates"
@@ -38,7 +38,7 @@ def test_a_record_alone_or_among_others(tmp_path):
 
 def test_it_fits_the_stage(tmp_path):
     domain = read_domain(write(tmp_path / "land.json", RECORD))
-    stage = FromWords(domain.classes, 10, synonyms=domain.synonyms, context=domain.context)
+    stage = WordToSentence(domain.classes, 10, synonyms=domain.synonyms, context=domain.context)
     assert stage.count == 20
 
 
@@ -94,7 +94,7 @@ def test_the_published_prompts_of_clip():
         domain = read_domain(f"{file}:{name}")
         assert len(domain.classes) == len(record["classes"])
         assert len(domain.templates) == len(record["templates"])
-        assert FromWords(domain.classes, 1, synonyms=domain.synonyms, context=domain.context).count == len(
+        assert WordToSentence(domain.classes, 1, synonyms=domain.synonyms, context=domain.context).count == len(
             domain.classes
         )
     assert read_domain(f"{file}:EuroSAT").context == "a centered satellite photo of {caption}"
@@ -123,7 +123,7 @@ def test_a_record_of_the_examples_loads_and_fits_the_stage(name):
     assert len(domain.classes) == COUNTS[name]
     assert domain.context != "{caption}"
     assert len(set(domain.templates)) == len(domain.templates)
-    stage = FromWords(domain.classes, 1, synonyms=domain.synonyms, context=domain.context)
+    stage = WordToSentence(domain.classes, 1, synonyms=domain.synonyms, context=domain.context)
     assert stage.count == len(domain.classes)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from reverie.captions.llm import FromWriter, words_missing
+from reverie.captions.llm import AskWriter, words_missing
 from reverie.errors import InputError
 from reverie.pairs import CAPTIONS
 from reverie.seeds import derive
@@ -25,14 +25,14 @@ class Scripted:
         return texts
 
 
-def rows_of(stage, writer, place, num=None):
-    return stage.worker(writer, place)(asked(0, 0, num or stage.count))
+def rows_of(stage, writer, context, num=None):
+    return stage.worker(writer, context)(asked(0, 0, num or stage.count))
 
 
-def test_good_captions(place):
-    stage = FromWriter(classes=("cat", "dog"), per_class=2)
+def test_good_captions(context):
+    stage = AskWriter(classes=("cat", "dog"), per_class=2)
     writer = Scripted(lambda prompt, time: f'"a {prompt.removeprefix("class: ")}, picture {time}"\nand more')
-    table = rows_of(stage, writer, place)
+    table = rows_of(stage, writer, context)
     assert table.schema == CAPTIONS
     assert table["text"].to_pylist() == ["a cat, picture 0", "a cat, picture 1", "a dog, picture 0", "a dog, picture 1"]
     assert table["label"].to_pylist() == [
@@ -43,17 +43,17 @@ def test_good_captions(place):
     ]  # classes together: their repeats meet in one unit
     assert set(table["status"].to_pylist()) == {"ok"}
     first = table.to_pylist()[0]
-    assert first["seed"] == derive("caption", place.seed, first["caption_id"], 0)
+    assert first["seed"] == derive("caption", context.seed, first["caption_id"], 0)
     assert (first["writer"], first["prompt"], first["source"]) == ("scripted@1", "class: cat", "llm")
 
 
-def test_refused_captions_are_kept_and_asked_again_with_another_seed(place):
+def test_refused_captions_are_kept_and_asked_again_with_another_seed(context):
     def answer(prompt, time):
         return ["", "a photo of a horse", "123", "a cat"][time] if "cat" in prompt else "a dog"
 
-    stage = FromWriter(classes=("cat", "dog"))
+    stage = AskWriter(classes=("cat", "dog"))
     writer = Scripted(answer)
-    rows = rows_of(stage, writer, place).to_pylist()
+    rows = rows_of(stage, writer, context).to_pylist()
     cats = [row for row in rows if row["label"] == "cat"]
     assert [row["reason"] for row in cats] == ["empty", "does not name its class: cat is missing", "no letters", None]
     assert [row["status"] for row in cats] == ["dropped"] * 3 + ["ok"]
@@ -61,9 +61,9 @@ def test_refused_captions_are_kept_and_asked_again_with_another_seed(place):
     assert [len(call) for call in writer.calls] == [2, 1, 1, 1]  # only what is left is asked again
 
 
-def test_duplicates_within_a_unit(place):
-    stage = FromWriter(classes=("cat",), per_class=2, max_tries=2)
-    rows = rows_of(stage, Scripted(lambda prompt, time: ["A cat.", "a cat", "a black cat"][time]), place).to_pylist()
+def test_duplicates_within_a_unit(context):
+    stage = AskWriter(classes=("cat",), per_class=2, max_tries=2)
+    rows = rows_of(stage, Scripted(lambda prompt, time: ["A cat.", "a cat", "a black cat"][time]), context).to_pylist()
     assert [(row["status"], row["reason"]) for row in rows] == [
         ("ok", None),
         ("dropped", "duplicate within its unit"),
@@ -71,23 +71,23 @@ def test_duplicates_within_a_unit(place):
     ]
 
 
-def test_given_up_after_max_tries(place):
-    stage = FromWriter(classes=("cat", "dog"), max_tries=3)
-    rows = rows_of(stage, Scripted(lambda prompt, time: "a cat"), place).to_pylist()
+def test_given_up_after_max_tries(context):
+    stage = AskWriter(classes=("cat", "dog"), max_tries=3)
+    rows = rows_of(stage, Scripted(lambda prompt, time: "a cat"), context).to_pylist()
     dogs = [row for row in rows if row["label"] == "dog"]
     assert [row["status"] for row in dogs] == ["dropped"] * 3 + ["failed"]
     assert dogs[-1]["reason"] == "no usable caption in 3 tries, the last one: does not name its class: dog is missing"
     assert sum(row["status"] != "dropped" for row in rows) == 2  # one ok or failed row for each position
 
 
-def test_class_need_not_be_named(place):
-    stage = FromWriter(classes=("cat",), names_class=False)
-    assert rows_of(stage, Scripted(lambda prompt, time: "a small tiger"), place)["status"].to_pylist() == ["ok"]
+def test_class_need_not_be_named(context):
+    stage = AskWriter(classes=("cat",), names_class=False)
+    assert rows_of(stage, Scripted(lambda prompt, time: "a small tiger"), context)["status"].to_pylist() == ["ok"]
 
 
-def test_without_classes(place):
-    stage = FromWriter(prompt="describe a street", per_class=3)
-    table = rows_of(stage, Scripted(lambda prompt, time: f"street number {time}"), place)
+def test_without_classes(context):
+    stage = AskWriter(prompt="describe a street", per_class=3)
+    table = rows_of(stage, Scripted(lambda prompt, time: f"street number {time}"), context)
     assert stage.count == len(table) == 3
     assert table["label"].to_pylist() == [None] * 3
 
@@ -124,19 +124,19 @@ def test_words_missing(caption, label, missing):
 )
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(InputError, match=message):
-        FromWriter(**options)
+        AskWriter(**options)
 
 
 def test_class_list_is_checked():
     with pytest.raises(InputError, match="twice"):
-        _ = FromWriter(classes=("cat", "cat")).count
+        _ = AskWriter(classes=("cat", "cat")).count
 
 
-def test_with_a_real_model_units_do_not_depend_on_each_other(place, tmp_path):
+def test_with_a_real_model_units_do_not_depend_on_each_other(context, tmp_path):
     folder = tiny.save_writer(tmp_path / "writer")
-    stage = FromWriter(writer=str(folder), classes=("cat", "dog"), per_class=4, names_class=False, max_tokens=6)
-    worker = stage.open(place)
+    stage = AskWriter(writer=str(folder), classes=("cat", "dog"), per_class=4, names_class=False, max_tokens=6)
+    worker = stage.open(context)
     second = worker(asked(1, 4, 8))
-    assert second.equals(stage.open(place)(asked(1, 4, 8)))
+    assert second.equals(stage.open(context)(asked(1, 4, 8)))
     assert set(worker(asked(0, 0, 4))["caption_id"].to_pylist()).isdisjoint(second["caption_id"].to_pylist())
     assert set(second["writer"].to_pylist()) == {f"writer@{second['writer'][0].as_py().split('@')[1]}"}

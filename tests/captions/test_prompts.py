@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from reverie.captions.llm import FromWriter, tidy
+from reverie.captions.llm import AskWriter, tidy
 from reverie.captions.prompts import EXAMPLES, Prompt, default_prompt, read_prompt
 from reverie.errors import InputError, UnknownName
 from reverie.recipes.make import make
@@ -23,25 +23,25 @@ class Kept:
         return [f"a {prompt}, {seed}" for prompt, seed in zip(prompts, seeds, strict=True)]
 
 
-def prompts_of(stage, place, chats=False):
+def prompts_of(stage, context, chats=False):
     writer = Kept(chats)
-    stage.worker(writer, place)(asked(0, 0, stage.count))
+    stage.worker(writer, context)(asked(0, 0, stage.count))
     return writer.asked
 
 
-def test_each_kind_of_model_is_asked_in_its_own_way(place):
+def test_each_kind_of_model_is_asked_in_its_own_way(context):
     classes = {"classes": ("cat",), "max_tries": 1}
-    (chat,) = prompts_of(FromWriter("some/chat", **classes), place, chats=True)
+    (chat,) = prompts_of(AskWriter("some/chat", **classes), context, chats=True)
     assert chat.endswith(": cat")
     assert "caption alone" in chat or "sentence" in chat
-    (base,) = prompts_of(FromWriter("some/base", **classes), place)
+    (base,) = prompts_of(AskWriter("some/base", **classes), context)
     assert base.endswith("\ncat: ")
     assert all(f"{name}: {caption}\n" in base for name, caption in EXAMPLES)
-    assert prompts_of(FromWriter(classes=("cat",), max_tries=1), place) == ["class: cat"]
-    assert prompts_of(FromWriter("some/chat", prompt="paint {class}", **classes), place, chats=True) == ["paint cat"]
+    assert prompts_of(AskWriter(classes=("cat",), max_tries=1), context) == ["class: cat"]
+    assert prompts_of(AskWriter("some/chat", prompt="paint {class}", **classes), context, chats=True) == ["paint cat"]
 
 
-def test_a_prompt_file(tmp_path, place):
+def test_a_prompt_file(tmp_path, context):
     plain = tmp_path / "prompt.txt"
     plain.write_text("Say a {class}\nin one line: {class}\n", encoding="utf-8")
     assert read_prompt(plain, ["cat"]).of("cat") == "Say a cat\nin one line: cat"
@@ -57,10 +57,10 @@ def test_a_prompt_file(tmp_path, place):
     assert prompt.of("cat") == "dog: a dog runs\ncat: "  # no empty brackets
     assert Prompt("{class}{gloss}", {"crane": "a bird"}).of("crane") == "crane (a bird)"
     assert Prompt("{class}").of("{gloss}") == "{gloss}"  # a class may be called so
-    stage = FromWriter("some/model", ("crane",), prompt=rich, max_tries=1)
+    stage = AskWriter("some/model", ("crane",), prompt=rich, max_tries=1)
     with pytest.raises(UnknownName, match="crane"):
-        _ = FromWriter("some/model", ("cat",), prompt=rich).count
-    assert prompts_of(stage, place) == ["dog: a dog runs\ncrane (a tall bird): "]
+        _ = AskWriter("some/model", ("cat",), prompt=rich).count
+    assert prompts_of(stage, context) == ["dog: a dog runs\ncrane (a tall bird): "]
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_prompt_file(tmp_path, place):
 def test_a_prompt_file_that_is_none(tmp_path, name, content, message):
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        _ = FromWriter("some/model", ("cat",), prompt=tmp_path / name).count
+        _ = AskWriter("some/model", ("cat",), prompt=tmp_path / name).count
     with pytest.raises(InputError, match="cannot read"):
-        _ = FromWriter("some/model", ("cat",), prompt=tmp_path / "none.txt").count
+        _ = AskWriter("some/model", ("cat",), prompt=tmp_path / "none.txt").count
 
 
 def test_the_flags_of_make(tmp_path):

@@ -2,15 +2,15 @@ from collections import Counter
 
 import pytest
 
-from reverie.captions.templates import FromTemplates
+from reverie.captions.templates import FillTemplates
 from reverie.errors import InputError
 from reverie.pairs import CAPTIONS
 from tests.captions.conftest import units_of
 
 
-def test_every_combination_once_and_evenly(place):
-    stage = FromTemplates(("cat", "dog", "emu"), ("a {class}", "the {class}", "my {class}"), per_class=2)
-    units = units_of(stage, place, unit_size=4)
+def test_every_combination_once_and_evenly(context):
+    stage = FillTemplates(("cat", "dog", "emu"), ("a {class}", "the {class}", "my {class}"), per_class=2)
+    units = units_of(stage, context, unit_size=4)
     assert [len(unit) for unit in units] == [4, 2]
     assert all(unit.schema == CAPTIONS for unit in units)
     rows = [row for unit in units for row in unit.to_pylist()]
@@ -20,24 +20,24 @@ def test_every_combination_once_and_evenly(place):
     assert all(row["text"] == row["prompt"].replace("{class}", row["label"]) and row["status"] == "ok" for row in rows)
 
 
-def test_a_unit_does_not_depend_on_the_others(place):
-    stage = FromTemplates(("cat", "dog"), ("a {class}", "the {class}"), per_class=2)
-    small, large = units_of(stage, place, 1), units_of(stage, place, 4)
+def test_a_unit_does_not_depend_on_the_others(context):
+    stage = FillTemplates(("cat", "dog"), ("a {class}", "the {class}"), per_class=2)
+    small, large = units_of(stage, context, 1), units_of(stage, context, 4)
     assert [row["caption_id"] for unit in small for row in unit.to_pylist()] == large[0]["caption_id"].to_pylist()
 
 
-def test_more_asked_than_there_are_is_said(place):
-    stage = FromTemplates(("cat", "dog"), ("a {class}",), per_class=5)
+def test_more_asked_than_there_are_is_said(context):
+    stage = FillTemplates(("cat", "dog"), ("a {class}",), per_class=5)
     assert stage.count == 2
-    stage.open(place)
-    assert [kind for kind, _ in place.report] == ["warning"]
-    assert "making 2 captions in all" in place.report[0][1]["text"]
+    stage.open(context)
+    assert [kind for kind, _ in context.report] == ["warning"]
+    assert "making 2 captions in all" in context.report[0][1]["text"]
 
 
-def test_files(tmp_path, place):
+def test_files(tmp_path, context):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     (tmp_path / "templates.txt").write_text("a {class}\nthe {class}\n")
-    stage = FromTemplates(tmp_path / "classes.txt", tmp_path / "templates.txt", per_class=2)
+    stage = FillTemplates(tmp_path / "classes.txt", tmp_path / "templates.txt", per_class=2)
     assert stage.count == 4
 
 
@@ -47,9 +47,9 @@ def test_files(tmp_path, place):
 )
 def test_bad_templates(templates, message):
     with pytest.raises(InputError, match=message):
-        _ = FromTemplates(("cat",), templates).count
+        _ = FillTemplates(("cat",), templates).count
 
 
 def test_bad_class_list():
     with pytest.raises(InputError, match="twice"):
-        _ = FromTemplates(("cat", "cat")).count
+        _ = FillTemplates(("cat", "cat")).count

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from reverie.cli import main
+from reverie.cli.main import main
 from reverie.errors import InputError
 from reverie.evaluate.caption_files import measure, read
 
@@ -171,9 +171,7 @@ def test_captions_without_words(files):
 
 def test_the_command_does_not_load_torch(files):
     files()
-    program = (
-        "import sys; from reverie.cli import main\ntry: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
-    )
+    program = "import sys; from reverie.cli.main import main\ntry: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
     words = ["evaluate", "captions", "results.json", "references.json"]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

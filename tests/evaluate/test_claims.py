@@ -10,7 +10,7 @@ from reverie.errors import StoreError
 from reverie.evaluate.claims import Claim, beats, gains_more, judge, judge_all, read_looks
 from reverie.evaluate.looks import Looks, levels
 from reverie.evaluate.power import detectable
-from reverie.evaluate.results import append
+from reverie.store.results import append
 
 A = {0: 0.50, 1: 0.54, 2: 0.52}
 B = {0: 0.40, 1: 0.43, 2: 0.43}

@@ -6,11 +6,11 @@ import torch
 
 from reverie import seeds
 from reverie.errors import InputError
-from reverie.evaluate import results
 from reverie.evaluate.few_shot import FewShotEpisodes, accuracies, interval, nearest
 from reverie.evaluate.linear_probe import Arm
-from reverie.nets.backbones import build_backbone, save_backbone
-from reverie.stage import Place
+from reverie.models.backbones import build_backbone, save_backbone
+from reverie.stage import StepContext
+from reverie.store import results
 
 SIZES = {"ways": 3, "shots": 2, "queries": 4}
 
@@ -89,17 +89,17 @@ def test_the_interval_is_that_of_the_mean():
 
 
 def test_the_job_measures_every_arm_on_the_same_episodes(photo_folder, tmp_path):
-    place = Place(tmp_path / "run", "episodes", of=("learn-0",))
+    context = StepContext(tmp_path / "run", "episodes", inputs=("learn-0",))
     torch.manual_seed(0)
-    place.weights("learn-0").mkdir(parents=True)
-    save_backbone(build_backbone("resnet-tiny", 32), place.weights("learn-0"))
+    context.weights("learn-0").mkdir(parents=True)
+    save_backbone(build_backbone("resnet-tiny", 32), context.weights("learn-0"))
     arms = (Arm("mine", 0, "learn-0"), Arm("untrained", 0), Arm("pixels"))
     job = FewShotEpisodes(arms, str(photo_folder), size_px=16, pixels_px=4, episodes=50, **SIZES)
     job.check()
-    job.run(place)
-    first = results.read(place.results)
-    job.run(place)
-    assert [record["value"] for record in results.read(place.results)] == [record["value"] for record in first]
+    job.run(context)
+    first = results.read(context.results)
+    job.run(context)
+    assert [record["value"] for record in results.read(context.results)] == [record["value"] for record in first]
     pixels = first[-1]
     assert [record["name"] for record in first] == ["mine", "untrained", "pixels"]
     assert pixels["value"] > 0.95  # the classes are colours
@@ -114,6 +114,6 @@ def test_slips_are_named(photo_folder, tmp_path):
         FewShotEpisodes((Arm("pixels"),), shots=0)
     job = FewShotEpisodes((Arm("pixels"),), str(photo_folder), size_px=16, episodes=5)
     with pytest.raises(InputError, match="3 classes have 5 train and 6 test photos, but an episode wants 5"):
-        job.run(Place(tmp_path / "run", "episodes"))
+        job.run(StepContext(tmp_path / "run", "episodes"))
     with pytest.raises(InputError, match="no train photos"):
         FewShotEpisodes((Arm("pixels"),), str(tmp_path / "none")).check()

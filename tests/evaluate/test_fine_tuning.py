@@ -11,15 +11,16 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from reverie import pairs
+from reverie.datasets.labelled import LabelledImages, load_photos
 from reverie.errors import InputError, ModelError
-from reverie.evaluate import fine_tuning, results
-from reverie.evaluate.compare import unpack
-from reverie.evaluate.fine_tuning import Arm, FineTune, PhotoBatches, draw, too_few
-from reverie.evaluate.photos import Photos, load_photos
+from reverie.evaluate import fine_tuning
+from reverie.evaluate.fine_tuning import Arm, FineTune
+from reverie.evaluate.fine_tuning_images import PhotoBatches, draw, too_few
+from reverie.evaluate.significance import unpack
 from reverie.learn.fit import Fit, FitSpeed
-from reverie.nets.backbones import build_backbone, save_backbone
-from reverie.stage import Place
-from reverie.store import tables
+from reverie.models.backbones import build_backbone, save_backbone
+from reverie.stage import StepContext
+from reverie.store import results, tables
 
 from .conftest import colour_photos
 
@@ -28,12 +29,12 @@ EVERY_STEP = FitSpeed(checkpoint_every_s=0.0)
 
 
 @pytest.fixture
-def place(tmp_path):
-    place = Place(tmp_path / "run", "transfer", of=("learn-0",), seed=4)
+def context(tmp_path):
+    context = StepContext(tmp_path / "run", "transfer", inputs=("learn-0",), seed=4)
     torch.manual_seed(0)
-    place.weights("learn-0").mkdir(parents=True)
-    save_backbone(build_backbone("resnet-tiny", 32), place.weights("learn-0"))
-    return place
+    context.weights("learn-0").mkdir(parents=True)
+    save_backbone(build_backbone("resnet-tiny", 32), context.weights("learn-0"))
+    return context
 
 
 @pytest.fixture
@@ -52,11 +53,11 @@ def paint(folder, num, labels=("blue", "green", "red")):
     return folder
 
 
-def by_metric(place, name="untrained"):
-    return {row["metric"]: row for row in results.read(place.results) if row["name"] == name}
+def by_metric(context, name="untrained"):
+    return {row["metric"]: row for row in results.read(context.results) if row["name"] == name}
 
 
-def test_every_arm_is_trained_for_as_many_steps_and_measured_on_test(job, place, photo_folder):
+def test_every_arm_is_trained_for_as_many_steps_and_measured_on_test(job, context, photo_folder):
     arms = (
         Arm("mine", 1, "learn-0"),
         Arm("frozen", 1, "learn-0", frozen_batchnorm=True),
@@ -64,31 +65,33 @@ def test_every_arm_is_trained_for_as_many_steps_and_measured_on_test(job, place,
         Arm("untrained"),
     )
     steps = []
-    told = dataclasses.replace(place, report=lambda kind, **facts: steps.append(facts))
+    told = dataclasses.replace(context, report=lambda kind, **facts: steps.append(facts))
     dataclasses.replace(job, arms=arms, fit=Fit(24, 5e-3)).run(told)
-    found = results.read(place.results)
+    found = results.read(context.results)
     keys = [(row["name"], row["metric"]) for row in found]
     assert keys == [
         (arm.name, metric) for arm in arms for metric in ("accuracy", "accuracy_per_class", "accuracy_at_best")
     ]
-    mine = by_metric(place, "mine")
+    mine = by_metric(context, "mine")
     assert mine["accuracy"]["value"] > 0.8  # the classes are colours
     assert unpack(mine["accuracy"]).mean() == pytest.approx(mine["accuracy"]["value"])
-    assert [by_metric(place, arm.name)["accuracy"]["weights"] for arm in arms] == [
+    assert [by_metric(context, arm.name)["accuracy"]["weights"] for arm in arms] == [
         "learn-0",
         "learn-0",
         "transfer.few-0",
         None,
     ]
-    assert [by_metric(place, arm.name)["accuracy"]["num_train"] for arm in arms] == [60, 60, 15, 60]
+    assert [by_metric(context, arm.name)["accuracy"]["num_train"] for arm in arms] == [60, 60, 15, 60]
     assert {row["steps"] for row in found} == {24}
     assert (steps[-1]["done"], steps[-1]["total"]) == (96, 96)
     for arm in arms:
-        curve = (place.checkpoints(f"transfer.{arm.folder}") / "curve.jsonl").read_text()
+        curve = (context.checkpoints(f"transfer.{arm.folder}") / "curve.jsonl").read_text()
         assert curve.count("\n") == 24
 
 
-def test_the_best_step_is_chosen_on_held_out_photos_and_its_weights_are_measured(job, place, photo_folder, monkeypatch):
+def test_the_best_step_is_chosen_on_held_out_photos_and_its_weights_are_measured(
+    job, context, photo_folder, monkeypatch
+):
     """Held-out photos say that the first look is the best; the numbers must be those of the networks at that step and the last."""
     kept = {}
     looks = iter([0.9, 0.2, 0.1])
@@ -108,12 +111,12 @@ def test_the_best_step_is_chosen_on_held_out_photos_and_its_weights_are_measured
     monkeypatch.setattr(fine_tuning, "fit", watching)
     monkeypatch.setattr(fine_tuning, "top1", told)
     job = dataclasses.replace(job, looks=3, keep=True)
-    job.run(place)
-    records = by_metric(place)
+    job.run(context)
+    records = by_metric(context)
     best = records["accuracy_at_best"]
     assert (best["best_step"], best["held_out_accuracy"]) == (2, 0.9)
     assert records["accuracy"]["num_held_out"] == 6
-    net = AutoModelForImageClassification.from_pretrained(place.weights("transfer.untrained-0")).eval()
+    net = AutoModelForImageClassification.from_pretrained(context.weights("transfer.untrained-0")).eval()
     test = load_photos(photo_folder, "test", ("blue", "green", "red"))
     for step, metric in ((6, "accuracy"), (2, "accuracy_at_best")):
         net.load_state_dict(kept[step])
@@ -122,24 +125,24 @@ def test_the_best_step_is_chosen_on_held_out_photos_and_its_weights_are_measured
     assert list(net.config.id2label.values()) == ["blue", "green", "red"]
 
 
-def test_a_finished_arm_is_not_run_again_and_other_images_are(job, place, photo_folder, monkeypatch):
-    job.run(place)
-    before = place.results.read_text()
+def test_a_finished_arm_is_not_run_again_and_other_images_are(job, context, photo_folder, monkeypatch):
+    job.run(context)
+    before = context.results.read_text()
     monkeypatch.setattr(fine_tuning, "fit", None)  # would fail
-    place.results.unlink()
-    job.run(place)
-    assert place.results.read_text() == before
+    context.results.unlink()
+    job.run(context)
+    assert context.results.read_text() == before
     monkeypatch.undo()
     images, names = colour_photos(60, 77)
     pq.write_table(pa.table({"image": images, "label": names}), photo_folder / "train.parquet")
-    job.run(place)
-    assert place.results.read_text() != before
+    job.run(context)
+    assert context.results.read_text() != before
 
 
 @pytest.mark.parametrize("step", [1, 4])
-def test_killed_in_an_arm_it_goes_on_to_the_same_numbers(job, place, photo_folder, tmp_path, monkeypatch, step):
+def test_killed_in_an_arm_it_goes_on_to_the_same_numbers(job, context, photo_folder, tmp_path, monkeypatch, step):
     job = dataclasses.replace(job, fit=dataclasses.replace(QUICK, speed=EVERY_STEP))
-    whole = dataclasses.replace(place, folder=tmp_path / "whole")
+    whole = dataclasses.replace(context, folder=tmp_path / "whole")
     job.run(whole)
     real_fit = fine_tuning.fit
 
@@ -156,39 +159,41 @@ def test_killed_in_an_arm_it_goes_on_to_the_same_numbers(job, place, photo_folde
 
     monkeypatch.setattr(fine_tuning, "fit", cut)
     with pytest.raises(Killed):
-        job.run(place)
-    assert json.loads((place.checkpoints("transfer.untrained-0") / "latest" / "state.json").read_text())["step"] == step
-    assert not place.results.exists()
+        job.run(context)
+    assert (
+        json.loads((context.checkpoints("transfer.untrained-0") / "latest" / "state.json").read_text())["step"] == step
+    )
+    assert not context.results.exists()
     monkeypatch.undo()
-    job.run(place)
+    job.run(context)
 
     def told(of):
         return [{key: value for key, value in row.items() if key != "seconds"} for row in results.read(of.results)]
 
-    assert told(place) == told(whole)
-    left = {path.name for path in place.checkpoints("transfer.untrained-0").iterdir()}
+    assert told(context) == told(whole)
+    left = {path.name for path in context.checkpoints("transfer.untrained-0").iterdir()}
     assert left == {"arm.json", "curve.jsonl"}
 
 
-def test_the_test_split_is_opened_when_a_network_is_final(job, place, photo_folder):
+def test_the_test_split_is_opened_when_a_network_is_final(job, context, photo_folder):
     (photo_folder / "test.parquet").unlink()
     with pytest.raises(InputError, match="no test photos"):
         job.check()
     with pytest.raises(InputError, match="no test photos"):
-        job.run(place)
-    assert (place.checkpoints("transfer.untrained-0") / "curve.jsonl").read_text().count("\n") == 6
-    assert results.read(place.results) == []
+        job.run(context)
+    assert (context.checkpoints("transfer.untrained-0") / "curve.jsonl").read_text().count("\n") == 6
+    assert results.read(context.results) == []
 
 
-def test_painted_images_join_by_name_alone_and_mixed(job, place, photo_folder):
+def test_painted_images_join_by_name_alone_and_mixed(job, context, photo_folder):
     paint(
-        place.folder, 30, ("red", "blue", "green")
+        context.folder, 30, ("red", "blue", "green")
     )  # another order than that of the photos, and right for none of them
     images, _ = colour_photos(30, 5)
     names = [("red", "blue", "green")[n % 3] for n in range(30)]
     arms = (Arm("painted", real=0, painted=None), Arm("mixed", real=2, painted=4), Arm("half", real=2, painted=4))
     job = dataclasses.replace(job, arms=arms)
-    pool = fine_tuning._Images(job, place)
+    pool = fine_tuning.ArmImages(job, context)
     real, painted = pool.rows(arms[0])
     assert len(real) == 0
     assert [pool.pool.images[row] for row in painted] == images
@@ -203,8 +208,8 @@ def test_painted_images_join_by_name_alone_and_mixed(job, place, photo_folder):
     assert (held_out < 60).all()  # real ones are what it will be asked about
     assert job._shares(train) == (3, 13)
     assert dataclasses.replace(job, real_share=0.5)._shares(train) == (8, 8)
-    job.run(place)
-    row = by_metric(place, "mixed")["accuracy"]
+    job.run(context)
+    row = by_metric(context, "mixed")["accuracy"]
     assert (row["num_train"], row["num_real"], row["num_painted"]) == (18, 6, 12)
 
 
@@ -213,17 +218,17 @@ def test_a_filter_may_take_one_image_or_a_twentieth():
     assert [too_few(fewest, 200) for fewest in (190, 189)] == [False, True]
 
 
-def test_hardly_fewer_painted_images_than_asked_are_a_warning_and_much_fewer_an_error(job, place):
+def test_hardly_fewer_painted_images_than_asked_are_a_warning_and_much_fewer_an_error(job, context):
     told = []
-    paint(place.folder, 120)
-    reporting = dataclasses.replace(place, report=lambda kind, **facts: told.append((kind, facts.get("text"))))
+    paint(context.folder, 120)
+    reporting = dataclasses.replace(context, report=lambda kind, **facts: told.append((kind, facts.get("text"))))
     job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=41),))
-    _, rows = fine_tuning._Images(job, reporting).rows(job.arms[0])
+    _, rows = fine_tuning.ArmImages(job, reporting).rows(job.arms[0])
     assert len(rows) == 120
     assert told == [("warning", "painted: a class has 40 painted images of 41, and all of them are used")]
     job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=50),))
     with pytest.raises(InputError, match="a class has 40 painted images of 50; paint more, or ask for fewer"):
-        fine_tuning._Images(job, place).rows(job.arms[0])
+        fine_tuning.ArmImages(job, context).rows(job.arms[0])
 
 
 def test_too_few_photos_and_strange_labels_are_told_before_any_work(job, photo_folder):
@@ -249,7 +254,7 @@ def numbered(num):
         buffer = io.BytesIO()
         Image.new("RGB", (8, 8), (number, 0, 0)).save(buffer, "PNG")
         found.append(buffer.getvalue())
-    return Photos(found, np.arange(num) % 2, ("even", "odd"))
+    return LabelledImages(found, np.arange(num) % 2, ("even", "odd"))
 
 
 def test_batches_go_through_every_source_in_turn_and_from_any_position():
@@ -278,16 +283,16 @@ def test_a_batch_larger_than_what_there_is_sees_images_again():
     assert set(batch["images"][:, 0, 0, 0].tolist()) == {0, 1, 2}
 
 
-def test_classes_may_be_given_so_that_no_train_photos_are_needed(job, place, photo_folder):
-    paint(place.folder, 30)
+def test_classes_may_be_given_so_that_no_train_photos_are_needed(job, context, photo_folder):
+    paint(context.folder, 30)
     (photo_folder / "train.parquet").unlink()
     job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=None),), classes=("red", "green", "blue"))
     job.check()
-    job.run(place)
-    assert by_metric(place, "painted")["accuracy"]["num_held_out"] == 3
+    job.run(context)
+    assert by_metric(context, "painted")["accuracy"]["num_held_out"] == 3
 
 
-def test_slips_are_named(job, place, photo_folder, tmp_path):
+def test_slips_are_named(job, context, photo_folder, tmp_path):
     for arguments, said in (
         ({"name": "a", "weights": "x", "model": "y"}, "not from both"),
         ({"name": "a", "frozen_batchnorm": True}, "no statistics of BatchNorm"),
@@ -308,34 +313,34 @@ def test_slips_are_named(job, place, photo_folder, tmp_path):
         dataclasses.replace(job, painted=tmp_path / "none").check()
     with pytest.raises(InputError, match="no train photos"):
         dataclasses.replace(job, photos=str(tmp_path / "none")).check()
-    paint(place.folder, 6, ("red", "violet"))
+    paint(context.folder, 6, ("red", "violet"))
     painted = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=None),))
     with pytest.raises(InputError, match="not among the classes: violet"):
-        painted.run(place)
+        painted.run(context)
     paint(tmp_path / "one", 6, ("red",))
     with pytest.raises(InputError, match=r"no painted image .* shows blue, green"):
-        dataclasses.replace(painted, painted=tmp_path / "one").run(place)
+        dataclasses.replace(painted, painted=tmp_path / "one").run(context)
     images, _ = colour_photos(6, 0)
     pq.write_table(pa.table({"image": images, "label": ["red"] * 6}), photo_folder / "train.parquet")
     with pytest.raises(InputError, match="photos of one class"):
-        job.run(place)
+        job.run(context)
 
 
-def test_weights_of_another_architecture_are_told_before_any_work(job, place, tmp_path):
+def test_weights_of_another_architecture_are_told_before_any_work(job, context, tmp_path):
     save_backbone(build_backbone("vit-tiny", 32), tmp_path / "vit")
     with pytest.raises(ModelError, match="vit is a ViTModel, which cannot start a ResNetModel"):
         dataclasses.replace(job, arms=(Arm("a", model=tmp_path / "vit"),)).check()
-    save_backbone(build_backbone("vit-tiny", 32), place.weights("learn-0"))
+    save_backbone(build_backbone("vit-tiny", 32), context.weights("learn-0"))
     with pytest.raises(ModelError, match="cannot start a ResNetModel"):
-        dataclasses.replace(job, arms=(Arm("a", weights="learn-0"),)).run(place)
+        dataclasses.replace(job, arms=(Arm("a", weights="learn-0"),)).run(context)
 
 
-def test_shape_and_colour_are_those_of_the_class_that_is_named(place):
+def test_shape_and_colour_are_those_of_the_class_that_is_named(context):
     job = FineTune((Arm("untrained"),), "smallworld:studio:128:64", fit=QUICK, batch=16, looks=2, keep=True)
-    job.run(place)
-    found = by_metric(place)
+    job.run(context)
+    found = by_metric(context)
     assert set(found) == {"accuracy", "accuracy_per_class", "accuracy_shape", "accuracy_colour", "accuracy_at_best"}
-    net = AutoModelForImageClassification.from_pretrained(place.weights("transfer.untrained-0")).eval()
+    net = AutoModelForImageClassification.from_pretrained(context.weights("transfer.untrained-0")).eval()
     test = load_photos("smallworld:studio:128:64", "test")
     said = [test.classes[number].split() for number in job._predict(net, test, None, "cpu")]
     true = [test.classes[number].split() for number in test.labels]
@@ -347,15 +352,15 @@ def test_shape_and_colour_are_those_of_the_class_that_is_named(place):
     assert found["accuracy"]["num_classes"] == 64
 
 
-def test_an_arm_that_was_finished_before_there_were_shapes_is_measured_anew(place, monkeypatch):
+def test_an_arm_that_was_finished_before_there_were_shapes_is_measured_anew(context, monkeypatch):
     job = FineTune((Arm("untrained"),), "smallworld:studio:128:64", fit=Fit(2, 3e-3), batch=16, looks=1)
     monkeypatch.setattr(fine_tuning, "attributes", lambda *_: {})
-    job.run(place)
-    assert "accuracy_shape" not in by_metric(place)
+    job.run(context)
+    assert "accuracy_shape" not in by_metric(context)
     monkeypatch.undo()
-    job.run(place)
-    assert {"accuracy", "accuracy_shape", "accuracy_colour"} <= set(by_metric(place))
-    before = place.results.read_text()
+    job.run(context)
+    assert {"accuracy", "accuracy_shape", "accuracy_colour"} <= set(by_metric(context))
+    before = context.results.read_text()
     monkeypatch.setattr(fine_tuning, "fit", None)  # would fail
-    job.run(place)
-    assert place.results.read_text() == before
+    job.run(context)
+    assert context.results.read_text() == before

@@ -9,36 +9,36 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from reverie.datasets.labelled import attributes, load_photos
 from reverie.errors import InputError, ModelError
-from reverie.evaluate import results
-from reverie.evaluate.compare import unpack
 from reverie.evaluate.features import extract, of_encoder, of_pixels, of_untrained, of_weights
 from reverie.evaluate.heads import logistic_heads
 from reverie.evaluate.linear_probe import Arm, LinearProbe
-from reverie.evaluate.photos import attributes, load_photos
-from reverie.nets.backbones import build_backbone, save_backbone
+from reverie.evaluate.significance import unpack
+from reverie.models.backbones import build_backbone, save_backbone
 from reverie.smallworld.scene import class_names
-from reverie.stage import Place
+from reverie.stage import StepContext
+from reverie.store import results
 
 CIFAR = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10"
 
 
 @pytest.fixture
-def place(tmp_path):
-    place = Place(tmp_path / "run", "probe", of=("learn-0",))
+def context(tmp_path):
+    context = StepContext(tmp_path / "run", "probe", inputs=("learn-0",))
     torch.manual_seed(0)
-    place.weights("learn-0").mkdir(parents=True)
-    save_backbone(build_backbone("resnet-tiny", 32), place.weights("learn-0"))
-    return place
+    context.weights("learn-0").mkdir(parents=True)
+    save_backbone(build_backbone("resnet-tiny", 32), context.weights("learn-0"))
+    return context
 
 
-def test_the_job_measures_every_arm_and_leaves_no_line_twice(place, photo_folder):
+def test_the_job_measures_every_arm_and_leaves_no_line_twice(context, photo_folder):
     arms = (Arm("mine", 3, "learn-0"), Arm("untrained", 0), Arm("untrained", 1), Arm("pixels"))
     job = LinearProbe(arms, str(photo_folder), size_px=16, pixels_px=4, neighbours=5)
-    job.run(place)
-    first = results.read(place.results)
-    job.run(place)
-    again = results.read(place.results)
+    job.run(context)
+    first = results.read(context.results)
+    job.run(context)
+    again = results.read(context.results)
     keys = [(r["name"], r["seed"], r["metric"]) for r in again]
     assert keys == [(arm.name, arm.seed, m) for arm in arms for m in ("top1", "mean_per_class", "knn_top1")]
     assert [r["value"] for r in first] == [r["value"] for r in again]
@@ -110,25 +110,25 @@ def test_shape_and_colour_are_what_a_direct_computation_gives():
         assert near["value"] == pytest.approx((votes.argmax(1) == of_class[test_labels]).float().mean().item())
 
 
-def test_photos_with_attributes_are_probed_for_each_and_an_older_run_is_probed_anew(place):
+def test_photos_with_attributes_are_probed_for_each_and_an_older_run_is_probed_anew(context):
     job = LinearProbe((Arm("pixels"),), "smallworld:studio:128:64", pixels_px=2, neighbours=5)
-    job.run(place)
-    first = results.read(place.results)
+    job.run(context)
+    first = results.read(context.results)
     assert {record["metric"] for record in first} == TOLD
     packed = {record["metric"]: record for record in first if "correct" in record}
     assert set(packed) == {"top1", "top1_shape", "top1_colour"}
     for record in packed.values():
         assert unpack(record).mean() == pytest.approx(record["value"])
-    job.run(place)
-    assert results.read(place.results) == first  # even the seconds: nothing was probed again
+    job.run(context)
+    assert results.read(context.results) == first  # even the seconds: nothing was probed again
     older = [record for record in first if "shape" not in record["metric"] and "colour" not in record["metric"]]
-    place.results.unlink()
-    results.append(place.results, *older)
-    job.run(place)
-    assert {record["metric"] for record in results.read(place.results)} == TOLD
+    context.results.unlink()
+    results.append(context.results, *older)
+    job.run(context)
+    assert {record["metric"] for record in results.read(context.results)} == TOLD
 
 
-def test_a_killed_probe_goes_on_and_probes_anew_what_changed(place, photo_folder):
+def test_a_killed_probe_goes_on_and_probes_anew_what_changed(context, photo_folder):
     seen = []
 
     def report(kind, **facts):
@@ -137,71 +137,73 @@ def test_a_killed_probe_goes_on_and_probes_anew_what_changed(place, photo_folder
             if len(seen) == 3:
                 raise KeyboardInterrupt
 
-    place = Place(place.folder, "probe", device="cpu", report=report)
+    context = StepContext(context.folder, "probe", device="cpu", report=report)
     job = LinearProbe((Arm("mine", 0, "learn-0"), Arm("untrained"), Arm("pixels")), str(photo_folder), size_px=16)
     with pytest.raises(KeyboardInterrupt):
-        job.run(place)
+        job.run(context)
 
     def probed():
-        known = results.read(place.results)
-        job.run(Place(place.folder, "probe", device="cpu"))
+        known = results.read(context.results)
+        job.run(StepContext(context.folder, "probe", device="cpu"))
         before = {(r["name"], r["metric"]): r["seconds"] for r in known}
-        return {r["name"] for r in results.read(place.results) if before.get((r["name"], r["metric"])) != r["seconds"]}
+        return {
+            r["name"] for r in results.read(context.results) if before.get((r["name"], r["metric"])) != r["seconds"]
+        }
 
     assert probed() == {"pixels"}
     assert probed() == set()
-    (weights,) = place.weights("learn-0").glob("*.safetensors")
+    (weights,) = context.weights("learn-0").glob("*.safetensors")
     weights.touch()
     assert probed() == {"mine", "untrained"}
     (photo_folder / "train.parquet").touch()
     assert probed() == {"mine", "untrained", "pixels"}
 
 
-def test_with_more_arms_those_before_stay(place, photo_folder):
+def test_with_more_arms_those_before_stay(context, photo_folder):
     one = LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16)
-    one.run(place)
-    before = results.read(place.results)
-    dataclasses.replace(one, arms=(Arm("mine", 0, "learn-0"), Arm("pixels"))).run(place)
-    after = results.read(place.results)
+    one.run(context)
+    before = results.read(context.results)
+    dataclasses.replace(one, arms=(Arm("mine", 0, "learn-0"), Arm("pixels"))).run(context)
+    after = results.read(context.results)
     assert after[: len(before)] == before  # to the second that it took
     assert {record["name"] for record in after} == {"pixels", "mine"}
-    dataclasses.replace(one, held_out=0.3).run(place)
-    assert results.read(place.results)[-1]["arm_fingerprint"] != before[0]["arm_fingerprint"]
+    dataclasses.replace(one, held_out=0.3).run(context)
+    assert results.read(context.results)[-1]["arm_fingerprint"] != before[0]["arm_fingerprint"]
 
 
-def test_test_photos_are_read_only_when_an_arm_is_final(place, photo_folder):
+def test_test_photos_are_read_only_when_an_arm_is_final(context, photo_folder):
     (photo_folder / "test.parquet").write_bytes(b"no parquet")
     told = []
-    place = Place(place.folder, "probe", device="cpu", report=lambda kind, **facts: told.append(facts))
+    context = StepContext(context.folder, "probe", device="cpu", report=lambda kind, **facts: told.append(facts))
     with pytest.raises(InputError, match="not a parquet file"):
-        LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16).run(place)
+        LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16).run(context)
     assert told  # it had begun: the missing file was noticed only at the end
-    assert results.read(place.results) == []
+    assert results.read(context.results) == []
 
 
-def test_sgd_protocol_chooses_a_rate(place, photo_folder):
-    LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16, pixels_px=4, protocol="sgd", neighbours=0).run(place)
-    (record, _) = results.read(place.results)
+def test_sgd_protocol_chooses_a_rate(context, photo_folder):
+    LinearProbe((Arm("pixels"),), str(photo_folder), size_px=16, pixels_px=4, protocol="sgd", neighbours=0).run(context)
+    (record, _) = results.read(context.results)
     assert record["chosen"] in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
     assert record["value"] > 0.9
 
 
-def test_arms_need_weights_or_a_known_name(place, photo_folder):
+def test_arms_need_weights_or_a_known_name(context, photo_folder):
     with pytest.raises(InputError, match="'simclr' names no weights"):
         Arm("simclr")
     with pytest.raises(InputError, match="no arm has any"):
-        LinearProbe((Arm("untrained"),), str(photo_folder), size_px=16).run(place)
+        LinearProbe((Arm("untrained"),), str(photo_folder), size_px=16).run(context)
 
 
-def test_features_do_not_depend_on_the_batch(place, photo_folder):
+def test_features_do_not_depend_on_the_batch(context, photo_folder):
     photos = load_photos(photo_folder, "test")
-    describe = of_weights(place.weights("learn-0"))
+    describe = of_weights(context.weights("learn-0"))
     assert torch.allclose(extract(describe, photos, 16, 30), extract(describe, photos, 16, 7), atol=1e-5)
 
 
-def test_untrained_is_drawn_under_its_seed(place, photo_folder):
+def test_untrained_is_drawn_under_its_seed(context, photo_folder):
     photos = load_photos(photo_folder, "test")
-    folder = place.weights("learn-0")
+    folder = context.weights("learn-0")
     before = torch.rand(1, generator=torch.default_generator.clone_state())
     rows = [extract(of_untrained(folder, seed), photos, 16) for seed in (0, 0, 1)]
     assert torch.equal(rows[0], rows[1])
@@ -237,9 +239,9 @@ def test_real_photos(tmp_path):
         whole = pq.read_table(CIFAR / f"{split}.parquet")
         rows = np.random.default_rng(0).permutation(len(whole))[:num]
         pq.write_table(whole.take(rows), folder / f"{split}.parquet")
-    place = Place(tmp_path / "run", "probe")
-    LinearProbe((Arm("pixels"),), str(folder), size_px=32, pixels_px=8).run(place)
-    found = {r["metric"]: r["value"] for r in results.read(place.results)}
+    context = StepContext(tmp_path / "run", "probe")
+    LinearProbe((Arm("pixels"),), str(folder), size_px=32, pixels_px=8).run(context)
+    found = {r["metric"]: r["value"] for r in results.read(context.results)}
     assert "airplane" in load_photos(folder, "train").classes
     assert 0.15 < found["top1"] < 0.5  # ten classes; raw pixels know the sky from the grass
-    assert json.loads(place.results.read_text().splitlines()[0])["num_classes"] == 10
+    assert json.loads(context.results.read_text().splitlines()[0])["num_classes"] == 10

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from reverie.cli import main
+from reverie.cli.main import main
 from reverie.errors import InputError, ModelError
 from reverie.evaluate.transfer import _drawn, features_of, means, transfer
+from reverie.models.backbones import build_backbone, save_backbone
 from reverie.models.encoder import open_backbone
-from reverie.nets.backbones import build_backbone, save_backbone
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "efficientnet_lite0.py"
 
@@ -90,9 +90,9 @@ def test_photos_are_drawn_alike_for_every_encoder(sets):
         sizes.append(len(pictures))
         return torch.stack([torch.from_numpy(np.asarray(item).mean(axis=(0, 1))) for item in pictures])
 
-    (row,) = transfer(features, sets[1:], most_train=20, most_test=7, neighbours=3)
+    (row,) = transfer(features, sets[1:], max_train=20, max_test=7, neighbours=3)
     assert (row.num_train, row.num_test, sum(sizes)) == (20, 7, 27)
-    from reverie.evaluate.photos import load_photos
+    from reverie.datasets.labelled import load_photos
 
     photos = load_photos(sets[1], "train")
     assert _drawn(photos, 20, 0).images == _drawn(photos, 20, 0).images != _drawn(photos, 20, 1).images

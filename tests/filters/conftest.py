@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from reverie import pairs
-from reverie.stage import Place
+from reverie.stage import StepContext
 from reverie.store import tables
 from tests.models import tiny
 
@@ -19,8 +19,8 @@ class Told(list):
 
 
 @pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path, "filter", of=("images",), report=Told())
+def context(tmp_path):
+    return StepContext(tmp_path, "filter", inputs=("images",), report=Told())
 
 
 @pytest.fixture(scope="session")
@@ -65,17 +65,17 @@ def pair_rows(pictures, unit=0, per_caption=1, texts=None, labels=None, status=N
     return pairs.table(rows, pairs.PAIRS)
 
 
-def run_columns(stage, place, name, rows):
+def run_columns(stage, context, name, rows):
     """Run a columns stage over units as the engine does, and join what it made."""
-    at = Place(place.folder, name, report=place.report)
+    at = StepContext(context.folder, name, report=context.report)
     worker = stage.open(at)
     for unit in sorted(set(rows["unit"].to_pylist())):
         part = rows.filter(pa.compute.equal(rows["unit"], unit))
         made = worker(part.select(["pair_id", "unit", *stage.reads]))
         tables.append_unit(at.columns(), unit, made)
-    tables.add_columns(place.pairs, at.columns())
+    tables.add_columns(context.pairs, at.columns())
 
 
-def all_rows(place, columns):
-    rows = pa.concat_tables(tables.scan(place.pairs, ["pair_id", *columns])).to_pylist()
+def all_rows(context, columns):
+    rows = pa.concat_tables(tables.scan(context.pairs, ["pair_id", *columns])).to_pylist()
     return {row.pop("pair_id"): row for row in rows}

@@ -10,11 +10,11 @@ CLASSES = ("red circle", "cat", "dog")
 TEMPLATES = ("a photo of a {class}.", "the {class}")
 
 
-def scored(stage, place, rows):
-    return stage.open(place)(rows.select(["pair_id", "unit", *stage.reads]))["clip_confidence"].to_pylist()
+def scored(stage, context, rows):
+    return stage.open(context)(rows.select(["pair_id", "unit", *stage.reads]))["clip_confidence"].to_pylist()
 
 
-def test_softmax_over_averaged_prompts_by_hand(place, tiny_clip):
+def test_softmax_over_averaged_prompts_by_hand(context, tiny_clip):
     encoder = open_encoder(str(tiny_clip))
     pictures = [noise(seed) for seed in range(3)]
     prototypes = []
@@ -26,27 +26,27 @@ def test_softmax_over_averaged_prompts_by_hand(place, tiny_clip):
     logits = encoder.images(pictures).numpy() @ np.array(prototypes).T * encoder.logit_scale
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     stage = ClipConfidence(CLASSES, TEMPLATES, str(tiny_clip))
-    found = [scored(stage, place, pair_rows(pictures, labels=[name] * 3)) for name in CLASSES]
+    found = [scored(stage, context, pair_rows(pictures, labels=[name] * 3)) for name in CLASSES]
     np.testing.assert_allclose(np.array(found).T, expected, rtol=1e-4)
     np.testing.assert_allclose(np.sum(found, axis=0), 1, rtol=1e-5)
 
 
-def test_null_without_label_or_image(place, tiny_clip):
+def test_null_without_label_or_image(context, tiny_clip):
     stage = ClipConfidence(CLASSES, model=str(tiny_clip))
-    assert scored(stage, place, pair_rows([noise(1), None], labels=[None, "cat"])) == [None, None]
+    assert scored(stage, context, pair_rows([noise(1), None], labels=[None, "cat"])) == [None, None]
 
 
-def test_label_that_is_no_class(place, tiny_clip):
+def test_label_that_is_no_class(context, tiny_clip):
     stage = ClipConfidence(CLASSES, model=str(tiny_clip))
     with pytest.raises(InputError, match="'horse' is not among the 3 classes"):
-        scored(stage, place, pair_rows([noise(1)], labels=["horse"]))
+        scored(stage, context, pair_rows([noise(1)], labels=["horse"]))
 
 
-def test_bad_templates_and_classes(place):
+def test_bad_templates_and_classes(context):
     with pytest.raises(InputError, match=r"must hold \{class\}"):
-        ClipConfidence(CLASSES, ("a photo",)).open(place)
+        ClipConfidence(CLASSES, ("a photo",)).open(context)
     with pytest.raises(InputError, match="twice"):
-        ClipConfidence(("cat", "cat")).open(place)
+        ClipConfidence(("cat", "cat")).open(context)
 
 
 def test_an_encoder_that_is_not_there_is_told_before_any_work(tmp_path):

@@ -22,11 +22,11 @@ def page():
     return names
 
 
-def test_the_filter(page, place):
+def test_the_filter(page, context):
     sharp = noise(1).resize((96, 96))
     pictures = [sharp, sharp.filter(ImageFilter.GaussianBlur(4)), Image.new("RGB", (96, 96)), b"broken"]
     rows = pair_rows(pictures).select(["pair_id", "unit", "image"])
-    found = page["Sharpness"]().open(place)(rows)
+    found = page["Sharpness"]().open(context)(rows)
     values = found["sharpness"].to_pylist()
     assert values[0] > 10 * values[1] > values[2] == pytest.approx(0, abs=1e-6)
     assert values[3] is None

@@ -107,7 +107,7 @@ def test_a_picture_made_often_costs_no_square_of_memory():
     assert peak < 100e6
 
 
-def test_from_pairs_to_the_column(place):
+def test_from_pairs_to_the_column(context):
     circle = drawn()
     pictures = [
         circle,
@@ -119,36 +119,36 @@ def test_from_pairs_to_the_column(place):
         b"broken",
     ]
     rows = pair_rows(pictures, status=["ok"] * 6 + ["failed"])
-    tables.append_unit(place.pairs, 0, rows)
-    run_columns(ImageHash(), place, "hash", rows.slice(0, 6))
-    Duplicates().run(place)
-    found = all_rows(place, ["duplicate_of"])
+    tables.append_unit(context.pairs, 0, rows)
+    run_columns(ImageHash(), context, "hash", rows.slice(0, 6))
+    Duplicates().run(context)
+    found = all_rows(context, ["duplicate_of"])
     names = rows["pair_id"].to_pylist()
     same = sorted([names[0], names[2], names[3]])
     expected = {name: same[0] if name in same[1:] else None for name in names}
     assert {name: row["duplicate_of"] for name, row in found.items()} == expected
-    ((kind, facts),) = place.report
+    ((kind, facts),) = context.report
     assert (kind, facts["num_images"], facts["num_exact"] + facts["num_near"]) == ("duplicates", 6, 2)
 
-    Duplicates(near=False).run(place)  # again, with other settings: the column is made anew
-    exact = {name: row["duplicate_of"] for name, row in all_rows(place, ["duplicate_of"]).items()}
+    Duplicates(near=False).run(context)  # again, with other settings: the column is made anew
+    exact = {name: row["duplicate_of"] for name, row in all_rows(context, ["duplicate_of"]).items()}
     first, second = sorted([names[0], names[2]])
     assert exact == {name: first if name == second else None for name in names}
 
 
-def test_copies_across_units_point_at_the_earlier_unit(place):
+def test_copies_across_units_point_at_the_earlier_unit(context):
     late, early = pair_rows([drawn()], unit=5), pair_rows([drawn()], unit=2)
     for unit, rows in ((5, late), (2, early)):
-        tables.append_unit(place.pairs, unit, rows)
-    run_columns(ImageHash(), place, "hash", pa.concat_tables([late, early]))
-    Duplicates().run(place)
-    found = all_rows(place, ["duplicate_of"])
+        tables.append_unit(context.pairs, unit, rows)
+    run_columns(ImageHash(), context, "hash", pa.concat_tables([late, early]))
+    Duplicates().run(context)
+    found = all_rows(context, ["duplicate_of"])
     assert found[late["pair_id"][0].as_py()]["duplicate_of"] == early["pair_id"][0].as_py()
 
 
-def test_what_it_needs(place):
-    tables.append_unit(place.pairs, 0, pair_rows([drawn()]))
+def test_what_it_needs(context):
+    tables.append_unit(context.pairs, 0, pair_rows([drawn()]))
     with pytest.raises(InputError, match="put an ImageHash step before"):
-        Duplicates().run(place)
+        Duplicates().run(context)
     with pytest.raises(InputError, match="between 0 and 7"):
-        Duplicates(max_distance=8).run(place)
+        Duplicates(max_distance=8).run(context)

@@ -8,26 +8,27 @@ import pyarrow as pa
 from PIL import Image
 
 from reverie import pairs
-from reverie.captions.templates import FromTemplates
+from reverie.captions.templates import FillTemplates
 from reverie.filters.blank import Blank
 from reverie.filters.clip_confidence import ClipConfidence
 from reverie.filters.clip_score import ClipScore
 from reverie.filters.duplicates import Duplicates, ImageHash
-from reverie.filters.select import Keep
-from reverie.run.local import run
+from reverie.filters.keep import Keep
+from reverie.run.engine import run
 from reverie.run.plan import Plan, Step
+from reverie.stage import UnitStage
 from reverie.store import tables
 from tests.filters.conftest import drawn, encoded
 
 
 @dataclass(frozen=True)
-class Draw:
+class Draw(UnitStage):
     """Copy 0 shows the colour of the label, copy 1 is the same picture again, copy 2 is blank, copy 3 fails."""
 
     writes: ClassVar = "pairs"
     per_caption: int = 4
 
-    def open(self, place):
+    def open(self, context):
         def work(captions):
             rows = []
             for caption in captions.to_pylist():
@@ -57,14 +58,14 @@ def plan(clip):
         recipe="test",
         unit_size=3,
         steps=(
-            Step("captions", FromTemplates(classes, ("a {class}", "the {class}"), per_class=2)),
-            Step("draw", Draw(), of=("captions",)),
-            Step("blank", Blank(), of=("draw",)),
-            Step("score", ClipScore(clip), of=("draw",)),
-            Step("confidence", ClipConfidence(classes, model=clip), of=("draw",)),
-            Step("hash", ImageHash(), of=("draw",)),
-            Step("duplicates", Duplicates(near=False), of=("hash",)),
-            Step("keep", Keep(rule), of=("blank", "score", "confidence", "duplicates")),
+            Step("captions", FillTemplates(classes, ("a {class}", "the {class}"), per_class=2)),
+            Step("draw", Draw(), inputs=("captions",)),
+            Step("blank", Blank(), inputs=("draw",)),
+            Step("score", ClipScore(clip), inputs=("draw",)),
+            Step("confidence", ClipConfidence(classes, model=clip), inputs=("draw",)),
+            Step("hash", ImageHash(), inputs=("draw",)),
+            Step("duplicates", Duplicates(near=False), inputs=("hash",)),
+            Step("keep", Keep(rule), inputs=("blank", "score", "confidence", "duplicates")),
         ),
     )
 

@@ -5,15 +5,15 @@ import pyarrow as pa
 import pytest
 
 from reverie.errors import InputError
+from reverie.filters.keep import join_columns
 from reverie.filters.per_class import KeepPerClass, choose_rows
-from reverie.filters.select import join_columns
 from reverie.store import tables
 from tests.filters.conftest import all_rows, pair_rows
 
 
-def chosen(scores, above, most=None, choose="random", fill=True, seed=0):
+def chosen(scores, threshold, most=None, choose="random", fill=True, seed=0):
     names = [f"p{i}" for i in range(len(scores))]
-    kept, passed = choose_rows(names, np.array(scores, float), above, most, choose, fill, seed)
+    kept, passed = choose_rows(names, np.array(scores, float), threshold, most, choose, fill, seed)
     return set(np.flatnonzero(kept)), set(np.flatnonzero(passed))
 
 
@@ -47,14 +47,14 @@ def test_a_class_for_which_nothing_passes_fills_up_or_stays_empty():
 
 
 @pytest.fixture
-def scored(place):
+def scored(context):
     """Two classes; nothing of the second passes 1/2."""
     rows = pair_rows([None] * 6, unit=0, per_caption=1, status=["ok"] * 5 + ["failed"], labels=["cat", "dog"] * 3)
-    tables.append_unit(place.pairs, 0, rows)
-    parts = pa.concat_tables(tables.scan(place.pairs, ["pair_id"]))
+    tables.append_unit(context.pairs, 0, rows)
+    parts = pa.concat_tables(tables.scan(context.pairs, ["pair_id"]))
     scores = pa.array([0.9, 0.4, 0.6, 0.3, 0.5, None], pa.float32())
-    join_columns(place, parts.append_column("clip_confidence", scores))
-    return place
+    join_columns(context, parts.append_column("clip_confidence", scores))
+    return context
 
 
 def test_in_the_store_every_pair_is_kept_or_has_a_reason_and_a_class_that_fails_is_named(scored):
@@ -72,14 +72,14 @@ def test_in_the_store_every_pair_is_kept_or_has_a_reason_and_a_class_that_fails_
 
 
 @pytest.mark.parametrize("num", [3, 10, 1000])
-def test_a_confidence_of_exactly_chance_does_not_pass(place, num):
+def test_a_confidence_of_exactly_chance_does_not_pass(context, num):
     """Confidences are stored as float32, and float32(1/3) is more than 1/3."""
-    tables.append_unit(place.pairs, 0, pair_rows([None] * 2, unit=0, per_caption=1, labels=["c0", "c1"]))
-    parts = pa.concat_tables(tables.scan(place.pairs, ["pair_id"]))
+    tables.append_unit(context.pairs, 0, pair_rows([None] * 2, unit=0, per_caption=1, labels=["c0", "c1"]))
+    parts = pa.concat_tables(tables.scan(context.pairs, ["pair_id"]))
     scores = pa.array(np.array([1 / num, np.nextafter(np.float32(1 / num), np.float32(1))], np.float32))
-    join_columns(place, parts.append_column("clip_confidence", scores))
-    KeepPerClass(tuple(f"c{n}" for n in range(num)), fill=False).run(place)
-    assert {row["label"]: row["kept"] for row in all_rows(place, ["label", "kept"]).values()} == {
+    join_columns(context, parts.append_column("clip_confidence", scores))
+    KeepPerClass(tuple(f"c{n}" for n in range(num)), fill=False).run(context)
+    assert {row["label"]: row["kept"] for row in all_rows(context, ["label", "kept"]).values()} == {
         "c0": False,
         "c1": True,
     }
@@ -97,6 +97,6 @@ def test_what_cannot_be_is_refused(scored):
     with pytest.raises(InputError, match="label 'dog'"):
         KeepPerClass(("cat", "cow")).run(scored)
     with pytest.raises(InputError, match=r"above 0\.95"):
-        KeepPerClass(("cat", "dog"), above=0.95).run(scored)
+        KeepPerClass(("cat", "dog"), threshold=0.95).run(scored)
     with pytest.raises(InputError, match="at least 1"):
         KeepPerClass(("cat", "dog"), most=0)

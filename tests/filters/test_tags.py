@@ -3,14 +3,14 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
-from reverie.captions.templates import FromTemplates
+from reverie.captions.templates import FillTemplates
 from reverie.errors import InputError, ModelError, UnknownName
-from reverie.filters.pictures import Speed
 from reverie.filters.tags import Tags
 from reverie.models import detector
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, Step
 from reverie.store import tables
+from reverie.store.pictures import Speed
 from tests.filters.conftest import drawn, encoded, noise, pair_rows
 from tests.filters.test_in_a_run import Draw
 from tests.models import tiny
@@ -21,26 +21,26 @@ def folder(tmp_path_factory):
     return str(tiny.save_rt_detr(tmp_path_factory.mktemp("detector") / "tiny"))
 
 
-def seen(place, pictures, stage):
-    return stage.open(place)(pair_rows(pictures).select(["pair_id", "unit", *stage.reads]))
+def seen(context, pictures, stage):
+    return stage.open(context)(pair_rows(pictures).select(["pair_id", "unit", *stage.reads]))
 
 
-def test_what_the_detector_finds(place, folder):
+def test_what_the_detector_finds(context, folder):
     pictures = [noise(seed, (30 + seed, 24)) for seed in range(5)]
     found = detector.open_detector(folder).find(pictures, 0.5, 1000)
     limit = sorted(item.score for some in found for item in some)[len(found) // 2] + 1e-4
-    made = seen(place, pictures, Tags(folder, threshold=limit))
+    made = seen(context, pictures, Tags(folder, threshold=limit))
     assert made.column_names == ["pair_id", "unit", "tags", "tag_scores"]
     for row, some in zip(made.to_pylist(), found, strict=True):
         best = {item.name: item.score for item in reversed(some) if item.score > limit}  # sorted: the surest is last
         assert dict(zip(row["tags"], row["tag_scores"], strict=True)) == pytest.approx(best, abs=1e-5)
         assert row["tag_scores"] == sorted(row["tag_scores"], reverse=True)
-    first = seen(place, pictures, Tags(folder, threshold=0.0, most=1, speed=Speed(2)))
+    first = seen(context, pictures, Tags(folder, threshold=0.0, most=1, speed=Speed(2)))
     assert first["tags"].to_pylist() == [[some[0].name] for some in detector.open_detector(folder).find(pictures, 0.0)]
 
 
-def test_nothing_seen_is_empty_and_no_image_is_null(place, folder):
-    made = seen(place, [noise(1), None, b"not an image", encoded(noise(2))[:60]], Tags(folder, threshold=1.0))
+def test_nothing_seen_is_empty_and_no_image_is_null(context, folder):
+    made = seen(context, [noise(1), None, b"not an image", encoded(noise(2))[:60]], Tags(folder, threshold=1.0))
     assert made["tags"].to_pylist() == made["tag_scores"].to_pylist() == [[], None, None, None]
     assert made["tags"].type == pa.list_(pa.string())
     assert made["tag_scores"].type == pa.list_(pa.float32())
@@ -52,7 +52,7 @@ def test_options_that_cannot_be(options):
         Tags(**options)
 
 
-def test_unknown_and_unsuited_models(place, tiny_clip, tmp_path):
+def test_unknown_and_unsuited_models(context, tiny_clip, tmp_path):
     with pytest.raises(UnknownName):
         Tags("builtin:detectr").check()
     with pytest.raises(ModelError):
@@ -63,8 +63,12 @@ def test_unknown_and_unsuited_models(place, tiny_clip, tmp_path):
 
 
 def plan(stage):
-    captions = FromTemplates(("red circle", "blue square"), ("a {class}", "the {class}", "one {class}"), per_class=3)
-    steps = (Step("captions", captions), Step("draw", Draw(), of=("captions",)), Step("tags", stage, of=("draw",)))
+    captions = FillTemplates(("red circle", "blue square"), ("a {class}", "the {class}", "one {class}"), per_class=3)
+    steps = (
+        Step("captions", captions),
+        Step("draw", Draw(), inputs=("captions",)),
+        Step("tags", stage, inputs=("draw",)),
+    )
     return Plan(recipe="test", unit_size=2, steps=steps)
 
 
@@ -96,7 +100,7 @@ def test_killed_and_run_again(tmp_path, folder, monkeypatch):
     assert any(row["tags"] for row in rows[0].values())
 
 
-def test_builtin_tags_of_a_drawing(place):
+def test_builtin_tags_of_a_drawing(context):
     """A picture that the small world's camera did not take."""
-    made = seen(place, [drawn("ellipse", (220, 30, 40), (18, 18, 46, 46), (242, 242, 240))], Tags(threshold=0.3))
+    made = seen(context, [drawn("ellipse", (220, 30, 40), (18, 18, 46, 46), (242, 242, 240))], Tags(threshold=0.3))
     assert made["tags"].to_pylist()[0][:1] == ["red circle"]

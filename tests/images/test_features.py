@@ -7,7 +7,7 @@ from reverie import pairs
 from reverie.errors import InputError
 from reverie.images.features import PaintFeatures
 from reverie.images.pixels import PaintPixels
-from reverie.stage import Place
+from reverie.stage import StepContext
 
 STAGE = PaintFeatures(PaintPixels("builtin:painter", per_caption=2, steps=1, scheduler="ddim"), keep_images=True)
 
@@ -22,8 +22,8 @@ def captions(*texts):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    place = Place(tmp_path_factory.mktemp("run"), "paint")
-    return STAGE.open(place)(captions("a red circle", "", "a blue star"))
+    context = StepContext(tmp_path_factory.mktemp("run"), "paint")
+    return STAGE.open(context)(captions("a red circle", "", "a blue star"))
 
 
 def test_a_row_has_its_features_and_one_that_failed_has_none(rows):
@@ -39,7 +39,7 @@ def test_a_row_has_its_features_and_one_that_failed_has_none(rows):
 
 def test_features_do_not_depend_on_what_is_kept_nor_on_the_batch(rows, tmp_path):
     stage = dataclasses.replace(STAGE, keep_images=False, speed=dataclasses.replace(STAGE.speed, batch_size=1))
-    other = stage.open(Place(tmp_path, "paint"))(captions("a red circle", "", "a blue star"))
+    other = stage.open(StepContext(tmp_path, "paint"))(captions("a red circle", "", "a blue star"))
     assert other["image"].null_count == len(other)
     assert rows["image"].null_count == 2
     assert other["pair_id"].equals(rows["pair_id"])
@@ -52,5 +52,5 @@ def test_features_do_not_depend_on_what_is_kept_nor_on_the_batch(rows, tmp_path)
 def test_slips():
     with pytest.raises(InputError, match="threshold"):
         PaintFeatures(threshold=1.5)
-    with pytest.raises(InputError, match="most_tags"):
-        PaintFeatures(most_tags=0)
+    with pytest.raises(InputError, match="max_tags"):
+        PaintFeatures(max_tags=0)

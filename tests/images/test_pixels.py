@@ -12,7 +12,7 @@ from reverie import pairs, seeds, stage
 from reverie.errors import InputError, ModelError, UnknownName
 from reverie.images import pixels
 from reverie.images.pixels import SCHEDULERS, PaintPixels, PaintSpeed, PaintWorker
-from reverie.stage import Place
+from reverie.stage import StepContext
 from tests.images import pipelines
 from tests.images.fakes import FakePainter
 
@@ -27,16 +27,16 @@ def captions(*texts, unit=3):
     return pairs.table(rows, pairs.CAPTIONS)
 
 
-def place(tmp_path, events=None):
+def context(tmp_path, events=None):
     def report(kind, **facts):
         if events is not None:
             events.append((kind, facts))
 
-    return Place(tmp_path, "paint", seed=SEED, report=report)
+    return StepContext(tmp_path, "paint", seed=SEED, report=report)
 
 
 def paint(tmp_path, painter, *texts, events=None, **settings):
-    return PaintWorker(PaintPixels(**settings), painter, place(tmp_path, events))(captions(*texts)).to_pylist()
+    return PaintWorker(PaintPixels(**settings), painter, context(tmp_path, events))(captions(*texts)).to_pylist()
 
 
 def decoded(image: bytes) -> np.ndarray:
@@ -45,7 +45,7 @@ def decoded(image: bytes) -> np.ndarray:
 
 def test_each_caption_gets_its_copies_in_order(tmp_path):
     painter = FakePainter()
-    table = PaintWorker(PaintPixels(per_caption=3, guidance=2.1), painter, place(tmp_path))(captions("a", "b"))
+    table = PaintWorker(PaintPixels(per_caption=3, guidance=2.1), painter, context(tmp_path))(captions("a", "b"))
     assert table.schema == pairs.PAIRS
     rows = table.to_pylist()
     assert [row["pair_id"] for row in rows] == [pairs.pair_id(f"3-{n}", copy) for n in range(2) for copy in range(3)]
@@ -69,7 +69,7 @@ def test_batches_go_across_captions(tmp_path):
 def test_out_of_memory_halves_the_batch_for_good(tmp_path):
     events = []
     painter, whole = FakePainter(fits=3), FakePainter()
-    worker = PaintWorker(PaintPixels(per_caption=4, speed=PaintSpeed(batch=8)), painter, place(tmp_path, events))
+    worker = PaintWorker(PaintPixels(per_caption=4, speed=PaintSpeed(batch=8)), painter, context(tmp_path, events))
     rows = worker(captions("a", "b")).to_pylist()
     assert painter.batches == [8, 4, 2, 2, 2, 2]
     assert [row["image"] for row in rows] == [r["image"] for r in paint(tmp_path, whole, "a", "b", per_caption=4)]
@@ -153,7 +153,7 @@ def test_empty_unit(tmp_path):
 
 def test_unknown_words_are_told_once_and_cuts_are_counted(tmp_path):
     events = []
-    worker = PaintWorker(PaintPixels(per_caption=1), FakePainter(), place(tmp_path, events))
+    worker = PaintWorker(PaintPixels(per_caption=1), FakePainter(), context(tmp_path, events))
     worker(captions("zebra", "a", "long one", "long two"))
     worker(captions("zebra", "zebras", unit=4))
     told = [(kind, facts["words"]) for kind, facts in events if "words" in facts]
@@ -236,7 +236,7 @@ def real(sd_folder):
 
 
 def test_a_real_pipeline_encodes_each_text_once(tmp_path, real):
-    worker = real.open(place(tmp_path))
+    worker = real.open(context(tmp_path))
     texts = []
     worker.painter.pipe.text_encoder.register_forward_hook(lambda net, given, made: texts.append(len(made[0])))
     rows = worker(captions(*TEXTS)).to_pylist()
@@ -249,9 +249,9 @@ def test_a_real_pipeline_encodes_each_text_once(tmp_path, real):
 
 
 def test_the_same_bytes_after_a_restart_and_in_any_part(tmp_path, real):
-    first = real.open(place(tmp_path))
+    first = real.open(context(tmp_path))
     whole = {unit: first(captions(*TEXTS, unit=unit)) for unit in (3, 4)}
-    second = real.open(place(tmp_path))
+    second = real.open(context(tmp_path))
     assert second(captions(*TEXTS, unit=4)) == whole[4]
     assert second(captions(*TEXTS, unit=3)) == whole[3]
     assert whole[3]["image"] != whole[4]["image"]
@@ -259,14 +259,14 @@ def test_the_same_bytes_after_a_restart_and_in_any_part(tmp_path, real):
 
 def test_open_refuses_what_the_model_cannot_do(tmp_path, real):
     with pytest.raises(InputError, match="multiple of 8"):
-        dataclasses.replace(real, size_px=20).open(place(tmp_path))
+        dataclasses.replace(real, size_px=20).open(context(tmp_path))
     with pytest.raises(InputError, match="steps"):
-        dataclasses.replace(real, steps=2000).open(place(tmp_path))
+        dataclasses.replace(real, steps=2000).open(context(tmp_path))
 
 
 def test_real_long_captions_are_counted(tmp_path, real):
     events = []
-    worker = dataclasses.replace(real, per_caption=1, steps=1).open(place(tmp_path, events))
+    worker = dataclasses.replace(real, per_caption=1, steps=1).open(context(tmp_path, events))
     worker(captions("red " * 30, "a red circle"))
     assert [row["status"] for row in worker(captions(None, unit=4)).to_pylist()] == ["failed"]
     assert [facts for kind, facts in events if kind == "text_cut"] == [

@@ -122,7 +122,7 @@ def test_tuning_learns_what_zero_shot_does_not_know(start: Path, tmp_path: Path)
     features = torch.nn.functional.normalize(centres[labels] + 0.2 * torch.randn(200, 8), dim=1)
     batches = FeatureBatches(features, labels, batch=50)
     learner = ClassifierTuning(start)
-    before = learner.losses(learner.build(), next(batches.iterate(0)))["right"]
+    before = learner.losses(learner.build(), next(batches.iterate(0)))["accuracy"]
     net, _ = fit(learner, batches, Fit(steps=20 * batches.per_epoch, lr=0.3, clip=1.0), tmp_path / "fit", seed=0)
     assert (net(features).argmax(1) == labels).float().mean() > max(0.9, float(before))
 

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from reverie.errors import InputError
-from reverie.evaluate.zero_shot import class_embeddings, classify
 from reverie.learn.end_to_end import EndToEnd
 from reverie.learn.fit import Fit
 from reverie.learn.train import Train
 from reverie.models.classifier import load_classifier
 from reverie.models.encoder import open_encoder
-from reverie.stage import Place
-from tests.learn.test_tune import CLASSES, pictures, store
+from reverie.models.zero_shot import class_embeddings, classify
+from reverie.stage import StepContext
+from tests.learn.test_tune_classifier import CLASSES, pictures, store
 
 LEARNER = EndToEnd(CLASSES, image_size=64)
 
@@ -50,11 +50,11 @@ def test_with_soft_targets_alone_at_temperature_1_there_is_nothing_to_learn_yet(
 
 
 def test_texts_and_teacher_stay_as_they_are_and_the_result_opens(tmp_path):
-    place = Place(store(tmp_path / "run", pictures(24, "studio", 1)), "classifier")
+    context = StepContext(store(tmp_path / "run", pictures(24, "studio", 1)), "classifier")
     train = Train(LEARNER, Fit(8, 3e-4), captions_per_batch=8, group="image")
     train.check()
-    train.run(place)
-    classifier = load_classifier(place.weights())
+    train.run(context)
+    classifier = load_classifier(context.weights())
     before = open_encoder("builtin:clip")
     assert torch.allclose(classifier.encoder.texts(["a red circle"]), before.texts(["a red circle"]), atol=1e-6)
     images = [Image.open(io.BytesIO(image)) for _, image in pictures(6, "studio", 1)]
@@ -64,7 +64,7 @@ def test_texts_and_teacher_stay_as_they_are_and_the_result_opens(tmp_path):
         np.mean([answer.label == label for answer, (label, _) in zip(answers, pictures(6, "studio", 1), strict=True)])
         >= 5 / 6
     )
-    assert (place.weights() / "encoder" / "model.safetensors").exists()
+    assert (context.weights() / "encoder" / "model.safetensors").exists()
 
 
 def test_a_label_of_no_class_is_named(batch):

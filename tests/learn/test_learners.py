@@ -11,11 +11,11 @@ from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.clip import CLIP
 from reverie.learn.fit import Fit, fit
-from reverie.learn.language import LanguageModel, WordToSentence
+from reverie.learn.language import LanguageModel, WordToSentenceModel
 from reverie.learn.simclr import SimCLR
 from reverie.learn.stablerep import StableRep, TextTower
+from reverie.models.backbones import load_backbone, represent
 from reverie.models.encoder import open_encoder
-from reverie.nets.backbones import load_backbone, represent
 
 SMALL = {"backbone": "resnet-tiny", "image_size": 32, "head_hidden": 32, "head_out": 16}
 SETTINGS = Fit(steps=12, lr=3e-3, warmup_steps=2)
@@ -156,7 +156,7 @@ def test_word_to_sentence_learns_which_class_and_to_stop(tokenizer_folder, tmp_p
                     "text": ["a red circle", "a blue square", "a red circle on grey", "green " * 20],
                 }
 
-    learner = WordToSentence(tokenizer=tokenizer_folder, width=32, layers=1, heads=2, dropout=0.0, context=12)
+    learner = WordToSentenceModel(tokenizer=tokenizer_folder, width=32, layers=1, heads=2, dropout=0.0, context=12)
     _, rows = train(learner, Lines(), tmp_path, steps=150)
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
     assert rows[0]["texts_cut"] == 0.25
@@ -174,7 +174,7 @@ def test_word_to_sentence_learns_which_class_and_to_stop(tokenizer_folder, tmp_p
 
 
 def test_word_to_sentence_needs_class_names(tokenizer_folder):
-    learner = WordToSentence(tokenizer=tokenizer_folder, width=32, layers=1, heads=2)
+    learner = WordToSentenceModel(tokenizer=tokenizer_folder, width=32, layers=1, heads=2)
     with pytest.raises(InputError, match="'a red circle' has no class name"):
         learner.losses(learner.build(), {"label": [None], "text": ["a red circle"]})
 

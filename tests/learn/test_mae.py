@@ -9,7 +9,7 @@ from reverie.errors import InputError, ModelError
 from reverie.learn import views
 from reverie.learn.fit import Fit, fit
 from reverie.learn.mae import MAE
-from reverie.nets.backbones import build_backbone, load_backbone, represent, save_backbone
+from reverie.models.backbones import build_backbone, load_backbone, represent, save_backbone
 
 LEARNER = MAE("vit-tiny", 32, decoder_width=32, decoder_layers=1, decoder_heads=2)
 
@@ -63,7 +63,7 @@ def test_it_learns_where_pixels_are(tmp_path):
             while True:
                 yield {"images": image.repeat(8, 1, 1, 1)}
 
-    learner = dataclasses.replace(LEARNER, least_area=1.0, decoder_width=64)
+    learner = dataclasses.replace(LEARNER, min_area=1.0, decoder_width=64)
     fit(learner, OnePicture(), Fit(40, 5e-3), tmp_path, seed=0)
     rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     # Drawing all patches alike gets no further than 0.93; it is the flips that keep this from being nearer to 0.

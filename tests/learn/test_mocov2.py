@@ -18,7 +18,7 @@ from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.fit import Fit, FitSpeed, fit
 from reverie.learn.mocov2 import MoCoV2
-from reverie.nets.backbones import load_backbone, represent
+from reverie.models.backbones import load_backbone, represent
 from tests.learn.conftest import Pictures
 
 LEARNER = MoCoV2("resnet-tiny", 32, queue=32, momentum=0.9, head_out=16, batchnorm_groups=2)
@@ -56,7 +56,7 @@ def test_queue_labels_and_loss_are_those_of_a_slow_reference(monkeypatch):
     learner = dataclasses.replace(LEARNER, queue=12, head_out=6, batchnorm_groups=1)
     torch.manual_seed(0)
     net = learner.build()
-    net.quick, net.slow, net.groups = Rows(), Rows(), 1
+    net.query_encoder, net.key_encoder, net.groups = Rows(), Rows(), 1
     views_given = iter(torch.randn(14, 4, 6).unbind())
     monkeypatch.setattr("reverie.learn.mocov2.views.strong", lambda *_: next(views_given))
     queue = [row.tolist() for row in net.queue]
@@ -75,7 +75,7 @@ def test_queue_labels_and_loss_are_those_of_a_slow_reference(monkeypatch):
             total -= likeness[0] - math.log(sum(math.exp(value) for value in likeness))
             right += max(likeness) == likeness[0]
         assert float(named["loss"].detach()) == pytest.approx(total / 4, rel=1e-5), step
-        assert float(named["right"]) == pytest.approx(right / 4)
+        assert float(named["accuracy"]) == pytest.approx(right / 4)
         queue = [*queue[4:], *keys.tolist()]
         start = int(net.oldest)
         found = torch.cat([net.queue[start:], net.queue[:start]])  # from the oldest on
@@ -90,7 +90,7 @@ def test_rows_are_unit_and_keys_carry_no_gradient(pictures):
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(8))
     assert queries.requires_grad
     assert not keys.requires_grad
-    assert all(not weight.requires_grad for weight in net.slow.parameters())
+    assert all(not weight.requires_grad for weight in net.key_encoder.parameters())
 
 
 def test_keys_are_the_slow_average_of_the_network(pictures, tmp_path):
@@ -101,7 +101,10 @@ def test_keys_are_the_slow_average_of_the_network(pictures, tmp_path):
         def after_step(self, net):
             super().after_step(net)
             seen.append(
-                [{name: value.clone() for name, value in part.named_parameters()} for part in (net.quick, net.slow)]
+                [
+                    {name: value.clone() for name, value in part.named_parameters()}
+                    for part in (net.query_encoder, net.key_encoder)
+                ]
             )
 
     learner = Watched(**vars(LEARNER))
@@ -121,7 +124,7 @@ def test_groups_have_their_own_statistics_and_keys_are_shuffled_between_them():
     torch.manual_seed(0)
     net = LEARNER.build().train()
     images = torch.rand(8, 3, 32, 32)
-    net.slow.load_state_dict(net.quick.state_dict())
+    net.key_encoder.load_state_dict(net.query_encoder.state_dict())
     state = {name: value.clone() for name, value in net.state_dict().items()}
     with torch.no_grad():
         torch.manual_seed(5)
@@ -129,10 +132,10 @@ def test_groups_have_their_own_statistics_and_keys_are_shuffled_between_them():
         torch.manual_seed(5)
         order = torch.randperm(8)
         net.load_state_dict(state)
-        expected = torch.cat([net.quick(images[:4]), net.quick(images[4:])])
+        expected = torch.cat([net.query_encoder(images[:4]), net.query_encoder(images[4:])])
         torch.testing.assert_close(queries, F.normalize(expected, dim=1))
         back = {int(place): row for row, place in enumerate(order)}
-        slow = torch.cat([net.slow(images[order[:4]]), net.slow(images[order[4:]])])
+        slow = torch.cat([net.key_encoder(images[order[:4]]), net.key_encoder(images[order[4:]])])
         torch.testing.assert_close(keys, F.normalize(torch.stack([slow[back[row]] for row in range(8)]), dim=1))
         assert not torch.allclose(queries, keys, atol=1e-3)  # the same images among others
 
@@ -144,7 +147,7 @@ def test_a_vit_has_no_groups(pictures):
     learner.check_batch(4)
     named = learner.losses(net, next(pictures(4, 1).iterate(0)))
     named["loss"].backward()
-    assert [name for name, weight in net.quick.named_parameters() if weight.grad is None] == []
+    assert [name for name, weight in net.query_encoder.named_parameters() if weight.grad is None] == []
 
 
 class Blocks:
@@ -167,12 +170,12 @@ def test_it_learns_and_its_weights_open_anywhere(pictures, tmp_path, monkeypatch
     rows = curve(tmp_path)
     if steps > 2:
         assert sum(row["loss"] for row in rows[-5:]) < sum(row["loss"] for row in rows[:5]) - 5 * 0.3
-        assert sum(row["right"] for row in rows[-5:]) > sum(row["right"] for row in rows[:5])
+        assert sum(row["accuracy"] for row in rows[-5:]) > sum(row["accuracy"] for row in rows[:5])
     learner.save(net, tmp_path / "weights")
     images = next(pictures(4, 1).iterate(90))["images"]
     with torch.no_grad():
         torch.testing.assert_close(
-            represent(load_backbone(tmp_path / "weights"), images), represent(net.quick.backbone, images)
+            represent(load_backbone(tmp_path / "weights"), images), represent(net.query_encoder.backbone, images)
         )
     assert AutoModel.from_pretrained(tmp_path / "weights").config.model_type == kind
 
@@ -213,7 +216,7 @@ def test_kill_9_and_go_on_equals_an_undisturbed_run(whole, tmp_path):
 
 
 def test_slips_are_named(pictures):
-    for fields in ({"momentum": 1.0}, {"temperature": 0.0}, {"least_area": 1.5}, {"queue": 0}, {"batchnorm_groups": 0}):
+    for fields in ({"momentum": 1.0}, {"temperature": 0.0}, {"min_area": 1.5}, {"queue": 0}, {"batchnorm_groups": 0}):
         with pytest.raises(InputError):
             dataclasses.replace(LEARNER, **fields)
     with pytest.raises(InputError, match="queue of 32 keys is not a multiple of a batch of 64 images"):

@@ -58,14 +58,14 @@ def test_it_nears_the_own_sentence_and_stops_where_it_is_told():
     images, texts = rows(300, 32, seed=1), rows(300, 32, seed=2)
     free = refine(images, texts, Refine(200, 5e-3, guard=False))
     cosines = [row["cosine"] for row in free.curve]
-    assert free.why == "all steps"
+    assert free.stop_reason == "all steps"
     assert len(cosines) == 201
     assert cosines[0] < 0.1 < 0.5 < cosines[-1]
     aimed = refine(images, texts, Refine(200, 5e-3, guard=False, target=0.3))
     assert 0.3 <= aimed.curve[-1]["cosine"] < 0.35
-    assert "target" in aimed.why
+    assert "target" in aimed.stop_reason
     guarded = refine(images, texts, Refine(200, 5e-3))
-    assert "guard" in guarded.why
+    assert "guard" in guarded.stop_reason
     assert guarded.curve[-1]["cosine"] == pytest.approx(nearest_other(texts), abs=0.05)
     torch.testing.assert_close(refine(images, texts, Refine(0)).rows, images)
 

@@ -11,7 +11,7 @@ from reverie.errors import InputError, ModelError
 from reverie.learn import views
 from reverie.learn.fit import Fit, fit
 from reverie.learn.supervised import Supervised
-from reverie.nets.backbones import build_backbone, load_backbone, represent, save_backbone
+from reverie.models.backbones import build_backbone, load_backbone, represent, save_backbone
 from tests.learn.conftest import WORDS
 
 CLASSES = tuple(WORDS)
@@ -32,7 +32,7 @@ def batchnorms(net):
 
 @pytest.mark.parametrize("backbone", ["resnet-tiny", "vit-tiny"])
 def test_it_learns_and_opens_as_a_backbone_and_as_a_classifier(pictures, tmp_path, backbone):
-    learner = dataclasses.replace(SMALL, backbone=backbone, least_area=0.5)
+    learner = dataclasses.replace(SMALL, backbone=backbone, min_area=0.5)
     net, rows = trained(learner, pictures(16, 1), tmp_path, 30)
     assert sum(row["loss"] for row in rows[-5:]) < 0.7 * sum(row["loss"] for row in rows[:5])
     learner.save(net, tmp_path / "weights")
@@ -75,7 +75,7 @@ def test_the_loss_is_cross_entropy_with_labels_joined_by_name(pictures, smoothin
             total -= target * (value - log_sum)
         right += order[max(range(len(order)), key=logit.__getitem__)] == name
     assert float(named["loss"].detach()) == pytest.approx(total / len(logits), rel=1e-5)
-    assert float(named["right"]) == pytest.approx(right / len(logits))
+    assert float(named["accuracy"]) == pytest.approx(right / len(logits))
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale(pictures, tmp_path):
@@ -127,8 +127,8 @@ def test_slips_are_named(pictures, tmp_path):
         Supervised(("cat",))
     with pytest.raises(InputError, match="differs only by case"):
         Supervised(("cat", "Cat"))
-    with pytest.raises(InputError, match="least_area 0"):
-        Supervised(CLASSES, least_area=0)
+    with pytest.raises(InputError, match="min_area 0"):
+        Supervised(CLASSES, min_area=0)
     with pytest.raises(InputError, match="label_smoothing 1"):
         Supervised(CLASSES, label_smoothing=1.0)
     batch = next(pictures(4, 1).iterate(0))

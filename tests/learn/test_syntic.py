@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit
 from reverie.learn.refine import Painted
-from reverie.learn.syntic import METHODS, CaptionRows, Shows, SynTIC
+from reverie.learn.syntic import METHODS, CaptionRows, DecoderInputConfig, SynTIC
 from reverie.learn.train_captioner import TrainCaptioner, shown_to_decoder, tag_numbers
-from reverie.models.support import Support
+from reverie.models.support_set import Support
 from reverie.nets.captioner import VISUAL, DecoderShape
-from reverie.stage import Place
+from reverie.stage import StepContext
 
 TEXTS = ["a red circle", "a large blue star on a white background", "two green rings", "a pink heart at the top"] * 4
 SHAPE = DecoderShape(32, 1, 2, 0.0, max_tokens=12, tag_heads=2)
@@ -110,14 +110,14 @@ def test_own_sentences_are_hidden_in_three_readings(tmp_path):
     known = rows(6, seed=3)
     groups = ["p", "p", "q", "q", None, None]
     support = Support([f"c{n}" for n in range(6)], TEXTS[:6], groups, known, "e", "e@0")
-    features, about, place = known.clone(), painted(groups), Place(tmp_path, "captioner")
-    how = Shows(temperature=0.001)
+    features, about, context = known.clone(), painted(groups), StepContext(tmp_path, "captioner")
+    how = DecoderInputConfig(temperature=0.001)
     cosines = (known @ known.T) / 0.001
     own = torch.eye(6, dtype=torch.bool)
     same = own.clone()
     same[0, 1] = same[1, 0] = same[2, 3] = same[3, 2] = True
     for reading, hidden in (("none", ~own & own), ("caption", own), ("same_image_group", same)):
-        found = shown_to_decoder(features, support, dataclasses.replace(how, exclude_self=reading), about, place)
+        found = shown_to_decoder(features, support, dataclasses.replace(how, exclude_self=reading), about, context)
         expected = cosines.masked_fill(hidden, -math.inf).softmax(1) @ known
         torch.testing.assert_close(found, F.normalize(expected, dim=1), atol=1e-4, rtol=0)
     assert len(list((tmp_path / "features").glob("*.safetensors"))) == 3
@@ -143,7 +143,7 @@ def test_tags_become_numbers_the_surest_first_and_strange_ones_are_passed_over()
 )
 def test_slips(how, said):
     def make():
-        shows = Shows(**how.pop("shows", {}))
+        shows = DecoderInputConfig(**how.pop("shows", {}))
         return TrainCaptioner(
             **({"support": "s", "refined": "r", "detector": "builtin:detector", "shows": shows} | how)
         )

@@ -20,7 +20,7 @@ from reverie.learn.text_to_image import SCHEDULER, Denoiser, TextToImage
 from reverie.learn.train_painter import Curriculum, LatentBatches, TrainPainter
 from reverie.models.painter import open_painter
 from reverie.nets.words import split_words, write_tokenizer
-from reverie.stage import Place
+from reverie.stage import StepContext
 from reverie.store import tables
 from reverie.store.pictures import as_png
 
@@ -63,9 +63,9 @@ def small(**changes: object) -> TrainPainter:
 
 def test_a_painter_trained_on_two_colours_paints_the_colour_asked_for(tmp_path: Path) -> None:
     photos(tmp_path, 16)
-    place = Place(tmp_path, "painter")
-    small(templates=("a {class} thing", "something {class}")).run(place)
-    painter = open_painter(str(place.weights()))
+    context = StepContext(tmp_path, "painter")
+    small(templates=("a {class} thing", "something {class}")).run(context)
+    painter = open_painter(str(context.weights()))
     assert painter.size_px == 16
     assert painter.words_unknown(["a red thing", "something green"]) == ["green"]
     embeddings = painter.encode(["a red thing", "something blue"])
@@ -84,7 +84,7 @@ def test_templates_need_labels(tmp_path: Path) -> None:
     tables.append_unit(other / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
     quick = Fit(steps=1)
     with pytest.raises(InputError, match="label"):
-        small(templates=("a {class}",), autoencoder_fit=quick).run(Place(other, "painter"))
+        small(templates=("a {class}",), autoencoder_fit=quick).run(StepContext(other, "painter"))
 
 
 def test_velocity_is_what_the_scheduler_inverts(tmp_path: Path) -> None:

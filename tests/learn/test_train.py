@@ -13,7 +13,7 @@ from reverie import pairs, stage
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, FitSpeed
 from reverie.learn.train import Train, TrainSpeed
-from reverie.stage import Place
+from reverie.stage import StepContext
 from reverie.store import tables
 
 SETTINGS = Fit(steps=4, lr=0.01, speed=FitSpeed(checkpoint_every_s=0.0))
@@ -38,7 +38,7 @@ class Brightness:
 
 
 @pytest.fixture
-def place(tmp_path):
+def context(tmp_path):
     rows = []
     for number in range(6):
         name = pairs.caption_id(0, "test", number)
@@ -57,28 +57,28 @@ def place(tmp_path):
                     "status": "ok",
                 }
             )
-    place = Place(tmp_path, "train", seed=5)
-    tables.append_unit(place.pairs, 0, pairs.table(rows, pairs.PAIRS))
-    return place
+    context = StepContext(tmp_path, "train", seed=5)
+    tables.append_unit(context.pairs, 0, pairs.table(rows, pairs.PAIRS))
+    return context
 
 
-def weights(place):
-    return torch.tensor(json.loads((place.weights() / "weights.json").read_text()))
+def weights(context):
+    return torch.tensor(json.loads((context.weights() / "weights.json").read_text()))
 
 
-def test_pairs_become_weights_and_the_rest_is_told(place):
+def test_pairs_become_weights_and_the_rest_is_told(context):
     events = []
-    told = replace(place, report=lambda kind, **facts: events.append((kind, facts)))
+    told = replace(context, report=lambda kind, **facts: events.append((kind, facts)))
     Train(Brightness(), SETTINGS, captions_per_batch=4).run(told)
-    assert weights(place).shape == (3, 3)
-    assert (place.checkpoints() / "curve.jsonl").read_text().count("\n") == 4
+    assert weights(context).shape == (3, 3)
+    assert (context.checkpoints() / "curve.jsonl").read_text().count("\n") == 4
     # How often progress is told depends on the clock.
     assert list(dict.fromkeys(kind for kind, _ in events)) == ["warning", "progress", "trained"]
     assert "1 captions have fewer than 2" in events[0][1]["text"]
     assert (events[-1][1]["captions"], events[-1][1]["steps"]) == (5, 4)
 
 
-def test_it_goes_on_when_saving_was_cut_off_and_stops_when_done(place, tmp_path):
+def test_it_goes_on_when_saving_was_cut_off_and_stops_when_done(context, tmp_path):
     class KilledError(Exception):
         pass
 
@@ -89,28 +89,28 @@ def test_it_goes_on_when_saving_was_cut_off_and_stops_when_done(place, tmp_path)
 
     Cut.__name__ = "Brightness"  # the same settings as the learner that finishes
     with pytest.raises(KilledError):
-        Train(Cut(), SETTINGS, captions_per_batch=4).run(place)
-    assert not place.weights().exists()
+        Train(Cut(), SETTINGS, captions_per_batch=4).run(context)
+    assert not context.weights().exists()
     job = Train(Brightness(), SETTINGS, captions_per_batch=4)
-    job.run(place)
-    found = weights(place)
-    other = replace(place, step="again")
+    job.run(context)
+    found = weights(context)
+    other = replace(context, step="again")
     job.run(other)
     torch.testing.assert_close(weights(other), found, rtol=0, atol=1e-6)
-    (place.weights() / "weights.json").write_text("[7]")
-    job.run(place)
-    assert weights(place).tolist() == [7]
+    (context.weights() / "weights.json").write_text("[7]")
+    job.run(context)
+    assert weights(context).tolist() == [7]
 
 
-def test_seeds_differ_between_trainings_on_the_same_pairs(place):
+def test_seeds_differ_between_trainings_on_the_same_pairs(context):
     for seed in (0, 1):
-        Train(Brightness(), SETTINGS, captions_per_batch=4, seed=seed).run(replace(place, step=f"train-{seed}"))
-    assert not torch.equal(weights(replace(place, step="train-0")), weights(replace(place, step="train-1")))
+        Train(Brightness(), SETTINGS, captions_per_batch=4, seed=seed).run(replace(context, step=f"train-{seed}"))
+    assert not torch.equal(weights(replace(context, step="train-0")), weights(replace(context, step="train-1")))
 
 
-def test_too_few_captions_are_one_clear_line(place):
+def test_too_few_captions_are_one_clear_line(context):
     with pytest.raises(InputError, match=r"5 captions with 2 or more images.* a batch wants 64"):
-        Train(Brightness(), SETTINGS).run(place)
+        Train(Brightness(), SETTINGS).run(context)
 
 
 def test_speed_is_no_part_of_the_fingerprint():
@@ -141,10 +141,10 @@ class Particular(Brightness):
         return net
 
 
-def test_a_learner_may_refuse_a_size_of_batch_or_labels(place):
+def test_a_learner_may_refuse_a_size_of_batch_or_labels(context):
     with pytest.raises(InputError, match="5 images are odd"):
         Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=5).check()
-    Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=4).run(place)
+    Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=4).run(context)
     row = {
         "pair_id": "z-000",
         "caption_id": "z",
@@ -154,15 +154,17 @@ def test_a_learner_may_refuse_a_size_of_batch_or_labels(place):
         "image": b"",
         "status": "ok",
     }
-    tables.append_unit(place.pairs, 1, pairs.table([row], pairs.PAIRS))
+    tables.append_unit(context.pairs, 1, pairs.table([row], pairs.PAIRS))
     with pytest.raises(InputError, match="labels"):
-        Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=4).run(replace(place, step="other"))
+        Train(Particular(images_per_caption=1), SETTINGS, captions_per_batch=4).run(replace(context, step="other"))
 
 
-def test_it_begins_from_the_weights_of_another_step(place):
-    Train(Brightness(), SETTINGS, captions_per_batch=4).run(place)
+def test_it_begins_from_the_weights_of_another_step(context):
+    Train(Brightness(), SETTINGS, captions_per_batch=4).run(context)
     still = replace(SETTINGS, steps=1, lr=1e-9)
-    Train(Particular(), still, captions_per_batch=4, start="train").run(replace(place, step="further", of=("train",)))
-    torch.testing.assert_close(weights(replace(place, step="further")), weights(place))
+    Train(Particular(), still, captions_per_batch=4, start="train").run(
+        replace(context, step="further", inputs=("train",))
+    )
+    torch.testing.assert_close(weights(replace(context, step="further")), weights(context))
     with pytest.raises(InputError, match="Brightness cannot begin from the weights"):
         Train(Brightness(), start="train")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
 from reverie.learn import views
-from reverie.nets.backbones import MEAN, STD
+from reverie.models.backbones import MEAN, STD
 
 
 def photo(size=48, seed=0):

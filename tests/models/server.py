@@ -14,7 +14,7 @@ class Server:
     """
 
     def __init__(self, script=()):
-        self.script, self.requests, self.keys, self.most_at_once = list(script), [], [], 0
+        self.script, self.requests, self.keys, self.max_at_once = list(script), [], [], 0
         self._lock, self._busy = threading.Lock(), 0
         outer = self
 
@@ -44,7 +44,7 @@ class Server:
             self.keys.append(http.headers["Authorization"])
             step = self.script.pop(0) if self.script else None
             self._busy += 1
-            self.most_at_once = max(self.most_at_once, self._busy)
+            self.max_at_once = max(self.max_at_once, self._busy)
         if step == "hang up":
             http.close_connection = True
             http.connection.close()

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from reverie.captions.llm import FromWriter
+from reverie.captions.llm import AskWriter
 from reverie.errors import MissingExtra, ModelError
 from reverie.models.encoder import open_encoder
 from reverie.models.names import locate
 from reverie.models.writer import open_writer
-from reverie.stage import Place
+from reverie.stage import StepContext
 from tests.captions.conftest import asked
 
 CLASSES = ("dog", "bicycle", "lighthouse", "teapot", "tractor", "banana", "violin", "bridge", "owl", "fire truck")
@@ -64,8 +64,8 @@ def test_captions_of_real_classes(tmp_path):
     writer = open_writer(str(file))
     assert writer.chats
     assert next(writer.net.parameters()).dtype == torch.float32
-    stage = FromWriter(str(file), CLASSES, temperature=0.7, max_tokens=32, max_tries=1)
-    rows = stage.worker(writer, Place(tmp_path, "captions", seed=1))(asked(0, 0, len(CLASSES))).to_pylist()
+    stage = AskWriter(str(file), CLASSES, temperature=0.7, max_tokens=32, max_tries=1)
+    rows = stage.worker(writer, StepContext(tmp_path, "captions", seed=1))(asked(0, 0, len(CLASSES))).to_pylist()
     for row in rows:
         print(row["label"], row["status"], row["reason"], row["text"], sep=" | ")
     assert sum(row["status"] == "ok" for row in rows) >= 7

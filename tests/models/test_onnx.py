@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-from reverie.cli import main
+from reverie.cli.main import main
 from reverie.errors import FolderInUse, InputError, MissingExtra, ModelError
 from reverie.models import onnx
 from reverie.models.classifier import Cache, Classifier, load_classifier, save_classifier

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from reverie.captions.llm import FromWriter
+from reverie.captions.llm import AskWriter
 from reverie.errors import ModelError, StoreError
 from reverie.models.writer import open_writer
-from reverie.stage import Place
+from reverie.stage import StepContext
 from tests.captions.conftest import asked
 from tests.models.server import Server
 
@@ -86,8 +86,8 @@ def test_parts_are_joined_and_half_characters_left_out(tmp_path):
 
 def test_a_thinking_server_gives_captions(tmp_path):
     with Server([(200, {}, content(f"<think>hmm {n}</think>\n\na photo of a {n}")) for n in ("cat", "dog")]) as server:
-        stage = FromWriter(f"openai:m@{server.url}", ("cat", "dog"), max_tries=1)
-        stage = stage.worker(open_writer(stage.writer, parallel=1), Place(tmp_path, "captions", seed=1))
+        stage = AskWriter(f"openai:m@{server.url}", ("cat", "dog"), max_tries=1)
+        stage = stage.worker(open_writer(stage.writer, parallel=1), StepContext(tmp_path, "captions", seed=1))
         rows = stage(asked(0, 0, 2)).to_pylist()
     assert [(row["text"], row["status"]) for row in rows] == [("a photo of a cat", "ok"), ("a photo of a dog", "ok")]
 

@@ -324,4 +324,4 @@ def test_requests_run_side_by_side():
     with Server() as server:
         ask(server, prompts=[f"cat {number}" for number in range(24)], seeds=range(24), parallel=3)
     assert len(server.requests) == 24
-    assert 1 <= server.most_at_once <= 3
+    assert 1 <= server.max_at_once <= 3

@@ -74,11 +74,11 @@ def test_asked_it_says_what_it_finds_likeliest_where_it_learns(tokenizer, beams,
     """Greedy decoding by the very forward pass of training, token by token, gives what ``say`` gives."""
     net, (feature, shown, tags) = make(tokenizer), seen()
     prompt = prompt_tokens(tokenizer, [["red circle"], [], ["blue star", "pink ring"]]) if prompted else None
-    said = net.say(feature, shown, tags, prompt, beams)
+    said = net.generate(feature, shown, tags, prompt, beams)
     for number in range(3):  # alone, without the padding of the others
         one = slice(number, number + 1)
         own = None if prompt is None else prompt[one][:, prompt[number] >= 0]
-        alone = net.say(feature[one], shown[one], tags[one], own, beams)
+        alone = net.generate(feature[one], shown[one], tags[one], own, beams)
         length = min(alone.shape[1], said.shape[1])
         assert said[number, :length].tolist() == alone[0, :length].tolist()
         if beams > 1:

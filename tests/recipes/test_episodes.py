@@ -9,18 +9,18 @@ import pytest
 from PIL import Image
 
 from reverie.errors import InputError
-from reverie.evaluate import results
 from reverie.evaluate.few_shot import _splits
 from reverie.evaluate.linear_probe import Arm, LinearProbe
-from reverie.nets.backbones import build_backbone, save_backbone
-from reverie.run.local import run
+from reverie.models.backbones import build_backbone, save_backbone
+from reverie.run.engine import run
 from reverie.run.plan import Plan, Step, call_recipe
 from reverie.smallworld.photos import labelled
+from reverie.store import results
 from reverie.store.pictures import as_png
 
 
 def episodes(of, eval_data, **flags) -> Plan:
-    return call_recipe("episodes", {"of": of, "eval_data": eval_data, **flags})
+    return call_recipe("episodes", {"inputs": of, "eval_data": eval_data, **flags})
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reverie.cli import main
+from reverie.cli.main import main
+from reverie.datasets.few_shot import shots_filter
 from reverie.errors import InputError
-from reverie.evaluate import results
-from reverie.images.guidance import FromShots
-from reverie.images.shots import shots_filter
+from reverie.images.real_guidance import FromShots
 from reverie.models.classifier import load_classifier
 from reverie.recipes.few_shot import SCALES
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.smallworld.photos import photo
-from reverie.store import tables
+from reverie.store import results, tables
 
 CLASSES = ("red circle", "blue star", "green cross", "pink ring")
 SMALL: dict[str, Any] = {
@@ -105,10 +104,10 @@ def test_it_is_whole_and_goes_on_to_nothing(
         with pytest.raises(SystemExit) as ended:
             main(["verify", str(folder)])
         assert ended.value.code == 0
-        assert "whole" in capsys.readouterr().out
+        assert "complete" in capsys.readouterr().out
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "mixed, guided, 2 shots" in page
-    assert "not whole" not in page
+    assert "not complete" not in page
 
 
 def test_one_guided_image_is_painted_again_alone(
@@ -153,7 +152,7 @@ def test_arms_share_shots_images_and_steps() -> None:
         assert stage.steps == 30 * -(-5 * 64 // 64)
     keeps = {stage.column: stage for name, stage in plan.items() if name.startswith("keep")}
     assert keeps["kept_filter_4_1"].by == "shot_margin_4_1"
-    assert (keeps["kept_filter_4_1"].above, keeps["kept_filter_4_1"].or_equal) == (0.0, True)
+    assert (keeps["kept_filter_4_1"].threshold, keeps["kept_filter_4_1"].or_equal) == (0.0, True)
     assert keeps["kept_filter_4_1"].also == f"clip_confidence > {1 / 64}"
     assert {stage.most for stage in keeps.values()} == {5}
     cache = plan["cache-model-1-0"]
@@ -178,8 +177,8 @@ def test_flags_reach_their_stages() -> None:
     starts = plan["paint"].starts
     assert [start.level for start in starts] == [0.9, 0.5] * 2
     assert plan["paint"].per_caption == 12
-    assert plan["keep-guided-2-3-1"].among == "copy >= 3 and copy < 6"
-    assert plan["keep-guided-2-3-1"].above == 0.0
+    assert plan["keep-guided-2-3-1"].candidates == "copy >= 3 and copy < 6"
+    assert plan["keep-guided-2-3-1"].threshold == 0.0
     assert plan["classifier"].on == "shots, then painted"
     assert plan["painted-then-shots-guided-at-0.5-1-3"].on == "painted, then shots"
     assert plan["painted-guided-at-0.9-1-3"].on == "painted"
@@ -206,7 +205,7 @@ def test_paper_is_as_published(tmp_path: Path) -> None:
     assert (paint.guidance, paint.starts) == (3.0, (None,))
     assert SCALES["paper"].num_shots == (1, 2, 4, 8, 16)
     assert "measure-1" not in stages, "there are no test photos"
-    assert plan.step("page").of
+    assert plan.step("page").inputs
 
 
 def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_path: Path) -> None:

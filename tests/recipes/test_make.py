@@ -5,7 +5,7 @@ import pytest
 
 from reverie.errors import InputError
 from reverie.recipes.options import clip_default, clip_for
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.store import tables
 
@@ -24,7 +24,7 @@ def test_without_clip_there_is_no_score() -> None:
 def test_duplicates_may_stay() -> None:
     plan = make(painter="owner/painter", duplicates=False)
     assert [step.name for step in plan.steps] == ["captions", "paint", "blank", "keep"]
-    assert plan.steps[-1].of == ("blank",)
+    assert plan.steps[-1].inputs == ("blank",)
     assert plan.steps[-1].stage.rule == "status = 'ok' and blank = false"  # type: ignore[attr-defined]
     plan = make(painter="owner/painter", duplicates=False, keep="width > 100")
     assert plan.steps[-1].stage.rule == "width > 100"  # type: ignore[attr-defined]
@@ -42,9 +42,9 @@ def test_sources(tmp_path: Path) -> None:
     assert make(captions=tmp_path / "captions.txt", **flags).num_captions == 2
     assert make(captions=tmp_path / "captions.txt", limit=1, **flags).num_captions == 1
     templates = make(classes=tmp_path / "classes.txt", per_class=3, **flags)
-    assert (templates.num_captions, type(templates.steps[0].stage).__name__) == (3, "FromTemplates")
+    assert (templates.num_captions, type(templates.steps[0].stage).__name__) == (3, "FillTemplates")
     asked = make(classes=tmp_path / "classes.txt", writer="owner/writer", per_class=30, **flags)
-    assert (asked.num_captions, type(asked.steps[0].stage).__name__) == (30, "FromWriter")
+    assert (asked.num_captions, type(asked.steps[0].stage).__name__) == (30, "AskWriter")
     assert make(per_class=1, **flags).num_captions == 64
     with pytest.raises(InputError, match=r"belongs? to a file"):
         make(text_column="text", **flags)
@@ -57,7 +57,7 @@ def test_sentences_of_a_word_to_sentence_model(tmp_path: Path) -> None:
     plan = make(
         classes=tmp_path / "classes.txt", words="owner/t5", synonyms=tmp_path / "also.json", per_class=30, **flags
     )
-    assert (plan.num_captions, type(plan.steps[0].stage).__name__) == (60, "FromWords")
+    assert (plan.num_captions, type(plan.steps[0].stage).__name__) == (60, "WordToSentence")
     plan = make(words="builtin:words", around="a photo of {caption}", per_class=2, **flags)
     assert (plan.num_captions, plan.steps[0].stage.context) == (128, "a photo of {caption}")
     with pytest.raises(InputError, match="give --writer or --words, not both"):

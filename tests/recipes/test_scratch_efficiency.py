@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from reverie.errors import InputError
-from reverie.evaluate import results
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
+from reverie.store import results
 
 SMALL: dict[str, Any] = {
     "painted_per_class": (1,), "real_per_class": (2,), "mixed_per_class": (1,), "per_caption": 1, "sampler_steps": 1,

@@ -73,7 +73,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "synonyms": root / "also.json", "domain": f"{root / 'domain.json'}:shapes", "eval_data": str(root / "photos"), "shots_from": str(root / "photos"),
         "words": "owner/t5", "writer": "owner/writer", "around": "seen: {caption}", "context": "a {class}", "scheduler": "euler", "text_column": "text",
         "label_column": "label", "captions_split": "train", "detector": "none", "levels": (0.5, 0.25), "painter": "owner/painter", "clip": "owner/clip", "backbone": "vit-tiny",
-        "store": root, "of": root, "real_store": root / "real", "images_from": root / "run", "limit": 30, "most": 2,
+        "store": root, "inputs": root, "real_store": root / "real", "images_from": root / "run", "limit": 30, "most": 2,
         "captions_per_batch": 16, "train_steps": 77, "warmup": 0.25, "downscale_px": (8,), "num_images": 320, "keep_best": 0.5, "sentences": 40,
         "trackers": ("wandb",), "per_batch": 2, "tag_heads": 2, "batch_size": 16,
     }  # fmt: skip
@@ -357,13 +357,13 @@ def test_a_users_recipe_may_be_a_function_with_keyword_arguments_or_have_setting
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.txt").write_text("a cat\na dog\na fox\n")
-    head = "from dataclasses import dataclass\nfrom pathlib import Path\nfrom reverie.captions.corpus import FromCorpus\nfrom reverie.run.plan import Plan, Step\n"
+    head = "from dataclasses import dataclass\nfrom pathlib import Path\nfrom reverie.captions.corpus import ReadCorpus\nfrom reverie.run.plan import Plan, Step\n"
     (tmp_path / "plain.py").write_text(
-        f"{head}def plain(limit: int = 2) -> Plan:\n    return Plan('plain', (Step('captions', FromCorpus(Path('words.txt'), limit=limit)),))\n"
+        f"{head}def plain(limit: int = 2) -> Plan:\n    return Plan('plain', (Step('captions', ReadCorpus(Path('words.txt'), limit=limit)),))\n"
     )
     (tmp_path / "typed.py").write_text(
         f"{head}@dataclass(frozen=True)\nclass Config:\n    limit: int = 2  # captions to take\n\n\ndef typed(config: Config) -> Plan:\n"
-        "    return Plan('typed', (Step('captions', FromCorpus(Path('words.txt'), limit=config.limit)),))\n"
+        "    return Plan('typed', (Step('captions', ReadCorpus(Path('words.txt'), limit=config.limit)),))\n"
     )
     for name in ("plain", "typed"):
         do("run", f"{name}.py", "--limit", "3", "--device", "cpu", "--out", name)

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from reverie.errors import InputError, ReverieError
-from reverie.evaluate.results import read
 from reverie.recipes.stablerep import SCALES
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
+from reverie.store.results import read
 
 ANY = {"painter": "owner/painter", "clip": "owner/clip"}  # Hub ids: nothing is looked up to make a plan
 
@@ -53,7 +53,7 @@ def test_duplicates_may_stay() -> None:
     usual, plan = stablerep(), stablerep(duplicates=False)
     assert {step.name for step in usual.steps} - {step.name for step in plan.steps} == {"hash", "duplicates"}
     keep = next(step for step in plan.steps if step.name == "keep")
-    assert keep.of == ("clip_score", "blank")
+    assert keep.inputs == ("clip_score", "blank")
     assert "duplicate_of" not in keep.stage.rule  # type: ignore[attr-defined]
 
 
@@ -149,7 +149,7 @@ def test_more_arms_differ_from_the_two_in_one_thing() -> None:
     ours, simclr = stage(plan, "stablerep-1"), stage(plan, "simclr-1")
     real = stage(plan, "simclr-on-real-photos-1")
     assert real.limit == round(64 * 2 * 5 * 0.9)
-    assert real == dataclasses.replace(simclr, store=Path("photos"), where=real.where, limit=real.limit, at_least=0)
+    assert real == dataclasses.replace(simclr, store=Path("photos"), where=real.where, limit=real.limit, min_images=0)
     assert stage(plan, "images-dealt-at-random-1") == dataclasses.replace(ours, group="random")
     crops = stage(plan, "crops-of-one-image-1").learner
     assert (crops.crops, crops.images_per_caption) == (ours.learner.images_per_caption, 1)

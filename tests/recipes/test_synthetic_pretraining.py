@@ -11,12 +11,11 @@ import torch
 
 from reverie import pairs
 from reverie.errors import InputError, ModelError
-from reverie.evaluate import results
-from reverie.nets.backbones import build_backbone, load_backbone, save_backbone
+from reverie.models.backbones import build_backbone, load_backbone, save_backbone
 from reverie.recipes.synthetic_pretraining import SCALES
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe, plan_again
-from reverie.store import tables
+from reverie.store import results, tables
 
 NAMES = "red circle\nblue square\ngreen star\npink ring\n"
 SMALL: dict[str, Any] = {
@@ -55,7 +54,7 @@ def test_the_whole_line_with_two_methods(names: Path, tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "MoCo v2 on painted images" in page
     assert "loss of transfer" in page
-    assert "not whole" not in page
+    assert "not complete" not in page
 
 
 def test_a_plan_is_made_again_from_its_folder(names: Path, tmp_path: Path) -> None:
@@ -115,7 +114,7 @@ def test_every_flag_reaches_its_stage(names: Path, tmp_path: Path) -> None:
         *(("untrained", seed, None, None, 3, False) for seed in (3, 4)),
     ]
     assert plan.seed == 8
-    assert set(plan.step("transfer").of) == {arm.weights for arm in transfer.arms if arm.weights}
+    assert set(plan.step("transfer").inputs) == {arm.weights for arm in transfer.arms if arm.weights}
 
 
 def test_real_photos_are_learned_from_beside_painted_ones(names: Path, tmp_path: Path) -> None:

@@ -20,22 +20,23 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reverie.captions.scenes import FromScenes
-from reverie.cli import main
+from reverie.cli.main import main
+from reverie.datasets.captioned import CaptionedImages, held_classes, load_captioned
 from reverie.errors import InputError, ReverieError
-from reverie.evaluate import caption_files, results
-from reverie.evaluate.captioned import Captioned, held_classes, load_captioned
+from reverie.evaluate import caption_files
 from reverie.evaluate.captioning import refuse_test_captions
 from reverie.models.captioner import load_captioner
 from reverie.models.encoder import open_encoder
-from reverie.models.support import Support, load_support
+from reverie.models.support_set import Support, load_support
 from reverie.report import captioning
 from reverie.report.facts import gather
 from reverie.report.page import write
 from reverie.report.thumbs import Thumbs
-from reverie.run.local import repaint, run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
-from reverie.stage import Place
-from reverie.store import tables
+from reverie.run.repaint import repaint
+from reverie.stage import StepContext
+from reverie.store import results, tables
 
 
 def syntic(scale: str = "tiny", **flags: Any) -> Plan:
@@ -105,11 +106,11 @@ def test_captions_are_coco_results_and_the_page_finds_photos_from_any_folder(
     monkeypatch.chdir(photos)
     usual: Any = syntic(**SMALL).step("measure").stage
     stage = dataclasses.replace(usual, arms=usual.arms[:2], photos="captions.json", images=Path())
-    stage.run(Place(folder, "measure"))
+    stage.run(StepContext(folder, "measure"))
     plan = json.loads((folder / "plan.json").read_text())
     for step in plan["steps"]:
         if step["name"] == "measure":
-            step["settings"] |= {"photos": "captions.json", "images": "."}
+            step["settings"] |= {"eval_data": "captions.json", "images": "."}
     (folder / "plan.json").write_text(json.dumps(plan | {"made_in": str(photos)}))
 
     values = {(row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")}
@@ -170,7 +171,7 @@ def test_the_page_shows_photos_captions_and_clouds(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     for text in ("Photos and what is said of them", "Where the features lie", "without projection", "CIDEr-D"):
         assert text in page
-    assert "not whole" not in page
+    assert "not complete" not in page
     clouds = json.loads((finished / "clouds.json").read_text())
     assert {"photos", "painted", "refined", "refined, projected", "sentences"} <= clouds.keys()
 
@@ -300,7 +301,7 @@ def test_sentences_without_held_classes_never_name_one(tmp_path: Path) -> None:
     rows = pa.table({"unit": [0] * 200, "position": list(range(200))})
 
     def named(**how: Any) -> int:
-        texts = FromScenes(200, known, **how).open(Place(tmp_path, "captions"))(rows)["text"].to_pylist()
+        texts = FromScenes(200, known, **how).open(StepContext(tmp_path, "captions"))(rows)["text"].to_pylist()
         return sum(bool(names_in(text, held)) for text in texts)
 
     assert named(without=held) == 0 < named()
@@ -311,11 +312,11 @@ def test_sentences_without_held_classes_never_name_one(tmp_path: Path) -> None:
 def test_sentences_about_scenes_depend_on_their_position_alone(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    place = Place(tmp_path, "captions")
+    context = StepContext(tmp_path, "captions")
 
     def texts(positions: list[int], **how: Any) -> list[str]:
         rows = pa.table({"unit": [0] * len(positions), "position": positions})
-        return FromScenes(100, **how).open(place)(rows)["text"].to_pylist()
+        return FromScenes(100, **how).open(context)(rows)["text"].to_pylist()
 
     assert texts([3, 5]) == [texts([3])[0], texts([5])[0]]
     assert all("heart" in text for text in texts(list(range(9)), classes=("red heart",)))
@@ -330,7 +331,7 @@ def support_of(*rows: tuple[str, str, str | None]) -> Support:
 
 
 def test_a_support_set_with_a_test_caption_is_refused_by_its_id() -> None:
-    photos = Captioned(["dir/7.jpg", "8.jpg"], [], [["A cat sits."], ["A dog runs.", "A dog."]])
+    photos = CaptionedImages(["dir/7.jpg", "8.jpg"], [], [["A cat sits."], ["A dog runs.", "A dog."]])
     assert refuse_test_captions(support_of(("a", "a bird", None), ("b", "a tree", "9.jpg")), photos) == 0
     with pytest.raises(InputError, match=r"support sentence b is about the test photo dir/7\.jpg"):
         refuse_test_captions(support_of(("a", "a bird", "9.jpg"), ("b", "anything", "dir/7.jpg")), photos)
@@ -349,7 +350,7 @@ def test_a_support_set_with_a_test_caption_is_refused_by_its_id() -> None:
 def test_one_photo_is_measured_as_far_as_one_can_be(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     stage: Any = syntic(**SMALL | {"eval_data": "smallworld:street:1"}).step("alignment").stage
-    stage.run(Place(tmp_path / "run", "alone", ("support", "refine")))
+    stage.run(StepContext(tmp_path / "run", "alone", ("support", "refine")))
     rows = [row for row in results.read(tmp_path / "run" / "results.jsonl") if row["step"] == "alone"]
     assert ("photos", "R@1") in {(row["name"], row["metric"]) for row in rows}
     assert "MMD" not in {row["metric"] for row in rows if row["name"] in ("photos", "painted")}
@@ -359,8 +360,10 @@ def test_a_warm_up_beyond_the_end_is_warned_of(finished: Path, tmp_path: Path) -
     shutil.copytree(finished, tmp_path / "run")
     stage: Any = syntic(**SMALL | {"warmup_steps": 100, "max_tokens": 3}).step("captioner").stage
     said: list[str] = []
-    place = Place(tmp_path / "run", "again", report=lambda kind, **facts: said.append(str(facts.get("text", ""))))
-    stage.run(place)
+    context = StepContext(
+        tmp_path / "run", "again", report=lambda kind, **facts: said.append(str(facts.get("text", "")))
+    )
+    stage.run(context)
     assert any("1 steps of training lie within the 100 of warm-up" in text for text in said)
     assert any("24 of 24 sentences are cut at 3 tokens" in text for text in said)
 
@@ -396,8 +399,8 @@ def test_a_file_of_several_splits_says_which_to_learn_from(tmp_path: Path) -> No
         ("a red circle\na blue star\n", {"lr": -1.0}, "must be above 0"),
         ("a red circle\na blue star\n", {"warmup_steps": -5}, "cannot be"),
         ("a red circle\na blue star\n", {"label_smoothing": 1.0}, "lies in"),
-        ("a red circle\na blue star\n", {"least_score": 2.0}, "is a cosine"),
-        ("a red circle\na blue star\n", {"most_support": -1}, "number of sentences"),
+        ("a red circle\na blue star\n", {"min_score": 2.0}, "is a cosine"),
+        ("a red circle\na blue star\n", {"max_support": -1}, "number of sentences"),
         ("a red circle\na blue star\n", {"refine_target": 5.0}, "is a cosine"),
         ("a red circle\na blue star\n", {"rivals": ("decap", "decap")}, "name each once"),
     ],
@@ -486,11 +489,11 @@ def test_with_sentences_of_ones_own_the_page_says_that_a_captioner_is_ready(tmp_
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "A captioner is ready; it was not measured, as no photos were given." in page
     assert "reverie caption" in page
-    assert "not whole" not in page
+    assert "not complete" not in page
 
 
 def test_a_drawn_support_set_is_what_captions_are_projected_on(tmp_path: Path) -> None:
-    flags = SMALL | {"most_support": 5, "rivals": (), "detector": "none"}
+    flags = SMALL | {"max_support": 5, "rivals": (), "detector": "none"}
     assert run(call_recipe("syntic", flags), tmp_path / "run")
     full, drawn = (load_support(tmp_path / "run" / "weights" / name) for name in ("support", "support-drawn"))
     assert (len(full), len(drawn)) == (24, 5)

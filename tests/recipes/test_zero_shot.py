@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reverie.cli import main
+from reverie.cli.main import main
 from reverie.errors import InputError
-from reverie.evaluate import results
 from reverie.models.classifier import load_classifier
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.smallworld.render import render
 from reverie.smallworld.scene import class_names, sample
+from reverie.store import results
 
 SMALL = {"per_class": 1, "per_caption": 1, "sampler_steps": 1, "epochs": 1, "seeds": (0, 1)}
 
@@ -45,7 +45,7 @@ def test_it_measures_zero_shot_and_tuned_beside_each_other(finished: Path) -> No
         assert np.trace(table) / 64 == pytest.approx(row["value"])
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "zero-shot" in page
-    assert "not whole" not in page
+    assert "not complete" not in page
 
 
 def test_the_classifier_answers_in_python_and_on_the_command_line(
@@ -95,10 +95,10 @@ def test_where_captions_come_from(tmp_path: Path) -> None:
         return type(zero_shot(**flags).step("captions").stage).__name__
 
     public = {"painter": "owner/painter", "clip": "owner/clip"}
-    assert kind() == "FromWords"
-    assert kind(writer="builtin:writer") == kind(**public) == "FromWriter"
-    assert kind(templates=template) == kind(classes=listed) == kind(classes=listed, **public) == "FromTemplates"
-    assert kind(classes=listed, words="owner/t5", **public) == "FromWords"
+    assert kind() == "WordToSentence"
+    assert kind(writer="builtin:writer") == kind(**public) == "AskWriter"
+    assert kind(templates=template) == kind(classes=listed) == kind(classes=listed, **public) == "FillTemplates"
+    assert kind(classes=listed, words="owner/t5", **public) == "WordToSentence"
     with pytest.raises(InputError, match="knows the classes of the small world only"):
         zero_shot(classes=listed, words="builtin:words")
 
@@ -140,12 +140,12 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
 def test_without_photos_a_finished_run_says_that_its_classifier_is_ready(tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
     classes.write_text("red circle\nblue star\n")
-    arguments = SMALL | {"seeds": (0,), "classes": classes, "above": 0.0}
+    arguments = SMALL | {"seeds": (0,), "classes": classes, "threshold": 0.0}
     assert run(call_recipe("zero_shot", arguments), tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "is ready; it was not measured" in page
     assert "reverie predict" in page
-    assert "not whole" not in page
+    assert "not complete" not in page
 
 
 def test_a_context_without_a_hole_ends_in_the_class() -> None:

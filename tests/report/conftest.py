@@ -11,31 +11,31 @@ import pytest
 from PIL import Image
 
 from reverie import pairs
-from reverie.evaluate import results
 from reverie.evaluate.linear_probe import Arm, LinearProbe
 from reverie.report.page import WritePage
 from reverie.run.plan import Plan, Step
-from reverie.store import tables
+from reverie.stage import Job, SourceStage, UnitStage
+from reverie.store import results, tables
 
 EVIL = '<script>alert("1")</script> & <img src=x onerror=alert(2)>'
 
 
 @dataclass(frozen=True)
-class Write:
+class Write(SourceStage):
     writes: ClassVar[str] = "captions"
     count: int = 6
     note: str = EVIL
 
 
 @dataclass(frozen=True)
-class Paint:
+class Paint(UnitStage):
     writes: ClassVar[str] = "pairs"
     per_caption: int = 3
     guidance: float = 2.0
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(UnitStage):
     writes: ClassVar[str] = "columns"
     model: str = "builtin:clip"
 
@@ -51,7 +51,7 @@ class SimCLR:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Job):
     learner: Any
 
 

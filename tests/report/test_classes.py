@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 
 from reverie import pairs
-from reverie.evaluate import results
 from reverie.filters.per_class import KeepPerClass
 from reverie.report import classes as by_class
-from reverie.report import facts as tell
+from reverie.report.facts import gather
 from reverie.report.page import WritePage, write
 from reverie.run.plan import Plan, Step
-from reverie.store import tables
+from reverie.stage import Job, UnitStage
+from reverie.store import results, tables
 
 from .conftest import EVIL, Paint, Write, picture
 from .test_page import read
@@ -26,18 +26,18 @@ LONG = "a very long class name that goes on and on as those of ImageNet do, for 
 
 
 @dataclass(frozen=True)
-class TuneClassifier:
+class TuneClassifier(Job):
     on: str = "painted"
     shots: Path | None = None
 
 
 @dataclass(frozen=True)
-class MeasureClassifiers:
+class MeasureClassifiers(Job):
     photos: str = "photos"
 
 
 @dataclass(frozen=True)
-class NearestShot:
+class NearestShot(UnitStage):
     writes: ClassVar[str] = "columns"
 
 
@@ -127,7 +127,7 @@ def four(tmp_path):
 
 
 def test_counts_of_each_class(four):
-    found = by_class.gather(tell.gather(four))
+    found = by_class.gather(gather(four))
     assert [item.name for item in found.classes] == list(class_names(4))
     assert [(item.captions, item.refused, item.images, item.unusable) for item in found.classes] == [
         (1, 1, 4, 0),
@@ -142,7 +142,7 @@ def test_counts_of_each_class(four):
 
 
 def test_accuracy_with_and_without_is_the_mean_over_seeds(four):
-    found = by_class.gather(tell.gather(four))
+    found = by_class.gather(gather(four))
     assert found.arms == ("tuned on painted images", "zero-shot")
     assert [item.right["tuned on painted images"] for item in found.classes] == pytest.approx([0.6, 0.2, 0.6, 0.2])
     assert [round(change, 9) for _, change in found.changed] == [0.2, 0.2, -0.2, -0.2]
@@ -177,7 +177,7 @@ def test_the_page_tells_it(four):
 
 
 def test_zero_shot_is_compared_with_every_seed(four):
-    (found,) = tell.gather(four).measured
+    (found,) = gather(four).measured
     (compared,) = found.comparisons
     assert compared.over_seeds.num_seeds == 3
     assert compared.over_photos.mean == pytest.approx(compared.over_seeds.mean)
@@ -221,7 +221,7 @@ def test_other_selections_do_not_count(four):
     line = {"time": 3.0, "kind": "selected", "step": "keep-none", "per_class": {"thing number 0": {"passed": 99}}}
     with (four / "events.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
-    assert by_class.gather(tell.gather(four)).classes[2].passed == 2
+    assert by_class.gather(gather(four)).classes[2].passed == 2
 
 
 def test_examples_are_spread_from_sure_to_unsure(tmp_path):
@@ -257,7 +257,7 @@ def test_nearest_shots_first_the_most_alike(tmp_path, where):
     columns["nearest_shot_similarity"] = pa.array(alike, pa.float32())
     tables.append_unit(run / "columns" / "nearest.lance", 0, pa.table(columns))
     tables.add_columns(run / "pairs.lance", run / "columns" / "nearest.lance")
-    found = by_class.nearest_shots(tell.gather(run), 5)
+    found = by_class.nearest_shots(gather(run), 5)
     order = np.argsort(-alike)[:5]
     assert [row["pair_id"] for row in found.pairs] == [keys[n] for n in order]
     assert found.num == 80
@@ -288,7 +288,7 @@ def test_of_several_painted_sets_the_one_that_is_learnt_from_counts(tmp_path):
     told = {name: {"made": 2, "passed": 1, "kept": 1} for name in class_names(4)}
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write(json.dumps({"time": 9.0, "kind": "selected", "step": "keep-guided", "per_class": told}) + "\n")
-    found = by_class.gather(tell.gather(tmp_path))
+    found = by_class.gather(gather(tmp_path))
     assert found.column == "kept_guided"
     assert [(item.images, item.judged, item.passed, item.kept) for item in found.classes] == [(4, 2, 1, 1)] * 4
     chosen = by_class.examples(tmp_path / "pairs.lance", "kept_guided", class_names(4), 3)

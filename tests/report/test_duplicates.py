@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from reverie import pairs
-from reverie.cli import main
+from reverie.cli.main import main
 from reverie.errors import InputError
 from reverie.filters.duplicates import Duplicates, ImageHash, find_duplicates, same_pictures
 from reverie.report import duplicates
@@ -57,7 +57,7 @@ def test_conflicts_come_first_and_name_the_files(imported):
     assert (found.num_images, found.num_copies) == (10, 3)
     (conflict,) = found.conflicts
     assert [found.origins[row["caption_id"]] for row in conflict.rows] == [f"{EVIL}/9.png", "cat/0.png", "owl/0.png"]
-    assert duplicates.sentence(found) == "3 of 10 images repeat another one; 1 picture stands under two labels or more."
+    assert duplicates.headline(found) == "3 of 10 images repeat another one; 1 picture stands under two labels or more."
 
 
 def test_exact_copies_alone(imported):
@@ -83,8 +83,8 @@ def test_again_after_more_was_imported(imported, tmp_path):
 def test_killed_on_the_way_it_goes_on(imported, monkeypatch):
     looked, hashed = [], ImageHash.open
 
-    def fails_at_the_second(self, place):
-        worker = hashed(self, place)
+    def fails_at_the_second(self, context):
+        worker = hashed(self, context)
 
         def look(rows):
             looked.append(set(rows["unit"].to_pylist()))

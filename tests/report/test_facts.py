@@ -5,15 +5,15 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from reverie.evaluate import results
-from reverie.report import facts as tell
+from reverie.report.facts import called, columns, duration, gather, guessing, headline, main_metric
 from reverie.report.terminal import table
+from reverie.store import results
 
 from .conftest import add_shapes, make_plan, write_results
 
 
 def test_counts_add_up_and_name_their_reasons(run_folder):
-    captions, images, kept = tell.gather(run_folder).counts
+    captions, images, kept = gather(run_folder).counts
     assert (captions.made, captions.ok, captions.dropped, captions.failed, captions.planned) == (7, 6, 1, 0, 6)
     assert (images.made, images.ok, images.dropped, images.failed, images.planned) == (18, 16, 1, 1, 18)
     assert (kept.made, kept.ok, kept.dropped) == (images.ok, 12, 4)
@@ -28,7 +28,7 @@ def test_unknown_words_are_one_line_with_a_count_and_five_of_them(tmp_path):
     lines += [{"kind": "words", "model": "tiny", "words": words[at : at + 100]} for at in range(0, 1200, 100)]
     lines += [{"kind": "warning", "text": "another"}, {"kind": "words", "model": "small", "words": ["zebra"]}]
     (tmp_path / "events.jsonl").write_text("\n".join(json.dumps({"time": 0} | line) for line in lines))
-    assert tell.gather(tmp_path).warnings == (
+    assert gather(tmp_path).warnings == (
         "tiny has no token for these 1,200 words and cannot paint them: word0, word1, word2, word3, word4, ...",
         "another",
         "small has no token for this word and cannot paint it: zebra",
@@ -42,14 +42,14 @@ def test_time_is_summed_over_sessions_and_ends_with_done(tmp_path):
     own = {"step": "paint"}
     lines = [json.dumps({"time": at, "kind": kind} | (own if kind != "run" else {})) for at, kind in events]
     (tmp_path / "events.jsonl").write_text("\n".join(lines))
-    steps = {step.name: step for step in tell.gather(tmp_path).steps}
+    steps = {step.name: step for step in gather(tmp_path).steps}
     assert steps["paint"].seconds == 50.0
     assert steps["captions"].seconds is None
     assert "page" not in steps
 
 
 def test_interval_over_seeds_is_the_t_interval(run_folder):
-    (found,) = tell.gather(run_folder).measured
+    (found,) = gather(run_folder).measured
     arm = found.arms[0]
     values = list(arm.values["top1"].values())
     low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
@@ -58,7 +58,7 @@ def test_interval_over_seeds_is_the_t_interval(run_folder):
 
 
 def test_raw_pixels_are_compared_with_every_seed(run_folder):
-    (found,) = tell.gather(run_folder).measured
+    (found,) = gather(run_folder).measured
     assert [(item.first, item.second) for item in found.comparisons] == [
         ("StableRep", "SimCLR"),
         ("StableRep", "untrained"),
@@ -74,8 +74,8 @@ def test_other_metrics_are_shown_as_they_are(tmp_path):
     make_plan(num_seeds=1).settle(tmp_path)
     record = {"name": "painter", "metric": "frechet", "value": 12.345, "split": "test", "seed": 0, "step": "quality"}
     results.append(tmp_path / "results.jsonl", record | {"fingerprint": "f", "versions": {}})
-    facts = tell.gather(tmp_path)
-    assert tell.sentence(facts) == "painter: frechet 12.35."
+    facts = gather(tmp_path)
+    assert headline(facts) == "painter: frechet 12.35."
     assert facts.measured[0].comparisons == ()
 
 
@@ -83,7 +83,7 @@ def test_what_could_not_be_measured_is_no_zero(tmp_path):
     make_plan(num_seeds=1).settle(tmp_path)
     record = {"name": "painter", "metric": "top1", "value": None, "split": "test", "seed": 0, "step": "quality"}
     results.append(tmp_path / "results.jsonl", record | {"fingerprint": "f", "versions": {}})
-    assert tell.gather(tmp_path).measured == ()
+    assert gather(tmp_path).measured == ()
 
 
 def test_terminal_table_has_every_arm_and_the_verdict(tmp_path):
@@ -101,28 +101,28 @@ def test_terminal_table_has_every_arm_and_the_verdict(tmp_path):
     [(0.04, "0.0 s"), (42, "42 s"), (60, "1 min"), (185, "3 min 5 s"), (7800, "2 h 10 min"), (59.96, "1 min")],
 )
 def test_durations_as_people_say_them(seconds, text):
-    assert tell.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_the_headline_is_shape_where_photos_have_shapes(run_folder):
-    before = tell.gather(run_folder)
-    assert tell.main_metric(before.measured[0]) == "top1"
-    assert "1.6% by guessing" in tell.sentence(before)
+    before = gather(run_folder)
+    assert main_metric(before.measured[0]) == "top1"
+    assert "1.6% by guessing" in headline(before)
     add_shapes(run_folder, gains={"SimCLR": -0.1})
-    facts = tell.gather(run_folder)
+    facts = gather(run_folder)
     (found,) = facts.measured
     ours, theirs = (arm.mean("top1_shape") for arm in found.arms[:2])
-    said = tell.sentence(facts)
+    said = headline(facts)
     assert said.startswith(
         f"A linear classifier on StableRep features tells the shape in {ours:.1%} of 400 unseen photos"
     )
     assert said.endswith("and 12.5% by guessing.")
     assert found.comparisons[0].over_seeds.mean == pytest.approx(ours - theirs)
     assert found.comparisons[0].over_photos.mean == pytest.approx(ours - theirs)
-    assert tell.columns(found) == ["top1_shape", "top1", "top1_colour", "knn_top1"]
-    assert tell.called("top1", found) == "linear probe, class"
-    assert tell.called("top1") == "linear probe, top-1"
-    assert tell.guessing(found, "top1") == 1 / 64
+    assert columns(found) == ["top1_shape", "top1", "top1_colour", "knn_top1"]
+    assert called("top1", found) == "linear probe, class"
+    assert called("top1") == "linear probe, top-1"
+    assert guessing(found, "top1") == 1 / 64
     console = Console(width=120, file=io.StringIO())
     console.print(table(run_folder))
     text = console.file.getvalue()
@@ -135,8 +135,8 @@ def test_arms_that_were_measured_before_there_were_shapes_are_no_slip(run_folder
     old = [record for record in results.read(run_folder / "results.jsonl") if record["name"] == "StableRep"]
     add_shapes(run_folder)
     results.append(run_folder / "results.jsonl", *old)
-    facts = tell.gather(run_folder)
-    assert tell.sentence(facts).startswith("A linear classifier on SimCLR features tells the shape in")
+    facts = gather(run_folder)
+    assert headline(facts).startswith("A linear classifier on SimCLR features tells the shape in")
     assert [item.first for item in facts.measured[0].comparisons] == ["SimCLR", "SimCLR"]
 
 
@@ -147,5 +147,5 @@ def test_a_fine_tuned_classifier_names_the_right_shape(tmp_path):
     numbers = {"accuracy": (0.25, 64), "accuracy_shape": (0.5, 8), "accuracy_colour": (0.75, 8)}
     records = [shared | {"metric": name, "value": value, "num_classes": num} for name, (value, num) in numbers.items()]
     results.append(tmp_path / "results.jsonl", *records)
-    said = tell.sentence(tell.gather(tmp_path))
+    said = headline(gather(tmp_path))
     assert said == "The classifier painted names the right shape in 50.0% of 64 unseen photos; 12.5% by guessing."

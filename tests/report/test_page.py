@@ -8,7 +8,7 @@ from reverie import pairs
 from reverie.errors import InputError, StoreError
 from reverie.report import thumbs
 from reverie.report.page import WritePage, write
-from reverie.stage import Place
+from reverie.stage import StepContext
 from reverie.store import tables
 
 from .conftest import EVIL, add_shapes, make_plan, write_curves, write_events, write_results, write_tables
@@ -60,7 +60,7 @@ def test_a_finished_run_tells_everything(run_folder):
         "run seed 7",
     ):
         assert wanted in seen.text, wanted
-    assert "This run is not whole" not in seen.text
+    assert "This run is not complete" not in seen.text
     assert "page" not in {text.strip() for text in seen.texts}  # the step that writes the page is no news
     pictures = [attrs for tag, attrs in seen.tags if tag == "img"]
     assert len(pictures) == 6 * 3 - 1 + 5  # the grid less the failed one, and those not kept that have a picture
@@ -103,7 +103,7 @@ def test_it_asks_nothing_of_any_other_file(run_folder):
 
 def test_two_writings_are_equal(run_folder):
     first = write(run_folder).read_bytes()
-    WritePage().run(Place(run_folder, "page"))
+    WritePage().run(StepContext(run_folder, "page"))
     assert (run_folder / "report.html").read_bytes() == first
 
 
@@ -120,7 +120,7 @@ def test_a_run_cut_short_says_what_is_missing(tmp_path, stage):
     write(tmp_path)
     seen = read(tmp_path)
     assert "Nothing is measured yet" in seen.text
-    assert "This run is not whole" in seen.text
+    assert "This run is not complete" in seen.text
     assert "step probe has not begun" in seen.text
     assert ("there are no images yet" in seen.text) == (stage < 2)
     assert ("No training yet." in seen.text) == (stage < 3)

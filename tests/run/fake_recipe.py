@@ -17,7 +17,7 @@ from PIL import Image
 from reverie import pairs, seeds
 from reverie.errors import InputError
 from reverie.run.plan import Plan, Step
-from reverie.stage import Place, Worker
+from reverie.stage import Job, SourceStage, StepContext, UnitStage, Worker
 
 
 @dataclass(frozen=True)
@@ -26,26 +26,26 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Sentences:
+class Sentences(SourceStage):
     """ "a sentence about N" for each position; some drafts are dropped, some positions can fail."""
 
     writes: ClassVar[Literal["captions"]] = "captions"
     count: int = 10
     fail_file: str = ""  # positions listed in this JSON file fail
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         fail = set(json.loads(Path(self.fail_file).read_text())["captions"]) if self.fail_file else set()
 
         def write(rows: pa.Table) -> pa.Table:
             made = []
             for row in rows.to_pylist():
-                name = pairs.caption_id(place.seed, "fake", row["position"])
-                base = {"unit": row["unit"], "source": "corpus", "seed": seeds.derive(place.seed, row["position"])}
+                name = pairs.caption_id(context.seed, "fake", row["position"])
+                base = {"unit": row["unit"], "source": "corpus", "seed": seeds.derive(context.seed, row["position"])}
                 if row["position"] % 7 == 3:
                     made.append(
                         base
                         | {
-                            "caption_id": pairs.caption_id(place.seed, "draft", row["position"]),
+                            "caption_id": pairs.caption_id(context.seed, "draft", row["position"]),
                             "status": pairs.DROPPED,
                             "reason": "a draft",
                         }
@@ -62,7 +62,7 @@ class Sentences:
 
 
 @dataclass(frozen=True)
-class PaintNoise:
+class PaintNoise(UnitStage):
     """Pictures of 8x8 noise, from nothing but the seed."""
 
     writes: ClassVar[Literal["pairs"]] = "pairs"
@@ -71,7 +71,7 @@ class PaintNoise:
     fail_file: str = ""  # texts listed in this JSON file fail in copy 0; "user error" ends the run
     speed: Speed = field(default_factory=Speed)
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         fail = json.loads(Path(self.fail_file).read_text())["texts"] if self.fail_file else []
 
         def paint(rows: pa.Table) -> pa.Table:
@@ -81,7 +81,7 @@ class PaintNoise:
                 if row["text"] in fail and "user error" in fail:
                     raise InputError("the fake painter was told to refuse this caption; tell it otherwise")
                 for copy in range(self.per_caption):
-                    seed = seeds.image_seed(place.seed, row["caption_id"], copy)
+                    seed = seeds.image_seed(context.seed, row["caption_id"], copy)
                     bad = copy == 0 and row["text"] in fail
                     made.append(
                         {
@@ -110,14 +110,14 @@ def _png(seed: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class Brightness:
+class Brightness(UnitStage):
     """The mean of the pixels, as a column."""
 
     writes: ClassVar[Literal["columns"]] = "columns"
     reads: ClassVar[tuple[str, ...]] = ("image",)
     scale: float = 1.0
 
-    def open(self, place: Place) -> Worker:
+    def open(self, context: StepContext) -> Worker:
         def look(rows: pa.Table) -> pa.Table:
             means = [
                 float(np.asarray(Image.open(io.BytesIO(data))).mean()) * self.scale
@@ -129,17 +129,17 @@ class Brightness:
 
 
 @dataclass(frozen=True)
-class CountPairs:
+class CountPairs(Job):
     """A job: one number."""
 
     where: str = "status = 'ok' and brightness > 0"
 
-    def run(self, place: Place) -> None:
+    def run(self, context: StepContext) -> None:
         from reverie.store import tables
 
-        place.report("progress", done=1, total=1)
-        number = tables.count(place.pairs, where=self.where)
-        (place.folder / f"{place.step}.txt").write_text(str(number))
+        context.report("progress", done=1, total=1)
+        number = tables.count(context.pairs, where=self.where)
+        (context.folder / f"{context.step}.txt").write_text(str(number))
 
 
 def fake_recipe(
@@ -159,9 +159,9 @@ def fake_recipe(
     """
     steps = (
         Step("captions", Sentences(count, fail_file)),
-        Step("paint", PaintNoise(per_caption, guidance, fail_file, Speed(pause_s)), of=("captions",)),
-        Step("brightness", Brightness(), of=("paint",)),
-        Step("count", CountPairs(), of=("paint", "brightness")),
+        Step("paint", PaintNoise(per_caption, guidance, fail_file, Speed(pause_s)), inputs=("captions",)),
+        Step("brightness", Brightness(), inputs=("paint",)),
+        Step("count", CountPairs(), inputs=("paint", "brightness")),
     )
     return Plan("fake_recipe", steps, seed=seed, unit_size=unit_size)
 

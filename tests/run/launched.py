@@ -16,9 +16,9 @@ def launched() -> Plan:
     learner = StableRep("resnet-tiny", image_size=32, images_per_caption=2, head_hidden=8, head_out=8)
     steps = (
         Step("captions", Sentences(12)),
-        Step("paint", PaintNoise(3), of=("captions",)),
-        Step("first", Train(learner, Fit(3, lr=0.01), 4, size_px=32), of=("paint",)),
-        Step("second", Train(learner, Fit(2, lr=0.01), 4, size_px=32, seed=1), of=("paint",)),
-        Step("count", CountPairs("status = 'ok'"), of=("second",)),
+        Step("paint", PaintNoise(3), inputs=("captions",)),
+        Step("first", Train(learner, Fit(3, lr=0.01), 4, size_px=32), inputs=("paint",)),
+        Step("second", Train(learner, Fit(2, lr=0.01), 4, size_px=32, seed=1), inputs=("paint",)),
+        Step("count", CountPairs("status = 'ok'"), inputs=("second",)),
     )
     return Plan("launched", steps, file=str(Path(__file__)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reverie.errors import FolderInUse, InputError
-from reverie.run.folder import alone, claim, units_held, write_whole
+from reverie.run.folder import alone, claim, units_held
 
 HOLD = """
 import sys
@@ -37,13 +37,6 @@ def test_claim_refuses_what_is_not_ours(tmp_path: Path) -> None:
         claim(tmp_path / "thesis.tex")
     with pytest.raises((FolderInUse, InputError)):
         claim(tmp_path / "thesis.tex" / "run")
-
-
-def test_write_whole_leaves_one_file(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.json", "1")
-    write_whole(tmp_path / "a.json", "2")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert (tmp_path / "a.json").read_text() == "2"
 
 
 def test_two_processes_share_a_folder_but_no_unit(tmp_path: Path) -> None:

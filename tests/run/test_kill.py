@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from reverie.evaluate import results
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import call_recipe
-from reverie.store import tables
+from reverie.store import results, tables
 from tests.run.conftest import FAKE
 
 COUNT, UNIT, PAUSE_S = 60, 3, 0.02

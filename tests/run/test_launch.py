@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reverie.run.local import run
+from reverie.run.engine import run
 from reverie.run.plan import call_recipe
 from reverie.store import tables
 

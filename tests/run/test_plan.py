@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from reverie.captions.templates import FromTemplates
+from reverie.captions.templates import FillTemplates
 from reverie.errors import InputError, SettingsChanged, UnknownName
 from reverie.learn.classifier_tuning import ClassifierTuning
-from reverie.learn.tune import TuneClassifier
+from reverie.learn.tune_classifier import TuneClassifier
 from reverie.run.plan import Plan, Step, call_recipe, find_recipe, known_recipes, plan_again, read_plan
 from tests.run.fake_recipe import Brightness, PaintNoise, Sentences, Speed, changed, fake_recipe
 
@@ -114,7 +114,7 @@ def test_damaged_plan_is_said(tmp_path: Path) -> None:
     [
         ((Step("paint", PaintNoise()),), "must be a source"),
         ((Step("a", Sentences()), Step("a", PaintNoise())), "called 'a'"),
-        ((Step("a", Sentences()), Step("b", PaintNoise(), of=("c",))), "not an earlier step"),
+        ((Step("a", Sentences()), Step("b", PaintNoise(), inputs=("c",))), "not an earlier step"),
         ((Step("a", Sentences()), Step("b", PaintNoise()), Step("c", PaintNoise())), "one table of pairs"),
         ((Step("a", Sentences()), Step("b", Brightness())), "no earlier step makes pairs"),
         ((Step("a/b", Sentences()),), "names files"),
@@ -179,7 +179,7 @@ def test_an_edited_file_is_another_setting(tmp_path: Path) -> None:
     words.write_text("cat\ndog\n")
 
     def plan() -> Plan:
-        return Plan(recipe="mine", steps=(Step("captions", FromTemplates(words)),))
+        return Plan(recipe="mine", steps=(Step("captions", FillTemplates(words)),))
 
     plan().settle(tmp_path)
     plan().settle(tmp_path)  # the same file is no change

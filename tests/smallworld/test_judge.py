@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from reverie.builtin.check import check_judge
 from reverie.errors import InputError
-from reverie.smallworld.check import check_judge
 from reverie.smallworld.describe import describe
 from reverie.smallworld.judge import Facts, agrees, facts, judge, read
 from reverie.smallworld.render import render

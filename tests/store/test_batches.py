@@ -222,14 +222,14 @@ def test_images_alone_and_images_dealt_at_random(path):
 
 
 def test_learners_with_other_m_see_the_same_images(tmp_path):
-    """The third caption has one image only; with at_least=2 nobody sees it."""
+    """The third caption has one image only; with min_images=2 nobody sees it."""
     path = tmp_path / "pairs.lance"
     rows = pairs_of(captions_of(0, 4), 2).to_pylist()
     rows[5] |= {"status": "failed", "reason": "black"}
     tables.append_unit(path, 0, pairs.table(rows, pairs.PAIRS))
 
-    def seen(images, group, at_least):
-        batches = CaptionBatches(path, 3, images, seed=0, size_px=8, group=group, at_least=at_least)
+    def seen(images, group, min_images):
+        batches = CaptionBatches(path, 3, images, seed=0, size_px=8, group=group, min_images=min_images)
         return {name for batch in first(batches, 30) for name in batch["pair_id"]}, batches.left_out
 
     both, left_out = seen(2, "caption", 2)

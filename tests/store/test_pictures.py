@@ -69,8 +69,8 @@ def test_broken_and_huge(data, message, recwarn):
 def test_a_jpeg_may_be_decoded_smaller_but_not_too_small():
     data = picture(1, 640, 400, "JPEG")
     for size in (400, 201, 200, 150, 99, 50, 8):
-        assert min(open_picture(data, "x", at_least_px=size).size) >= size
-    assert open_picture(data, "x", at_least_px=90).size == (160, 100)
+        assert min(open_picture(data, "x", min_px=size).size) >= size
+    assert open_picture(data, "x", min_px=90).size == (160, 100)
 
 
 def turned(form: str, orientation: int) -> tuple[bytes, Image.Image]:
@@ -91,7 +91,7 @@ def turned(form: str, orientation: int) -> tuple[bytes, Image.Image]:
 def test_a_picture_comes_upright(form, orientation):
     data, upright = turned(form, orientation)
     for size in (None, 8):
-        found = open_picture(data, "x", at_least_px=size)
+        found = open_picture(data, "x", min_px=size)
         assert found.width * 2 == found.height * 3
         corners = [found.getpixel((x, y)) for y in (2, found.height - 3) for x in (2, found.width - 3)]
         assert [red > blue for red, _, blue in corners] == [True, False, False, False]

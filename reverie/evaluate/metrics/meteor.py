@@ -32,7 +32,7 @@ EXACT, STEM, SYNONYM = range(3)
 #: Paths that the search for an alignment keeps at each word.
 BEAM = 40
 #: Most pairs of words that an alignment may have to choose from.
-MOST_PAIRS = 1_000_000
+MAX_PAIRS = 1_000_000
 
 # Words that say little, and count 1 - DELTA instead of DELTA: METEOR's list for English.
 FUNCTION_WORDS = words_of(
@@ -200,7 +200,7 @@ def _options(candidate: Sequence[str], reference: Sequence[str]) -> list[list[Ma
             found = {place for name in key(word) for place in places.get(name, ())}
             pairs += len(found)
             own += [(place, kind) for place in sorted(found) if kind == EXACT or candidate[place] != word]
-        if pairs > MOST_PAIRS:
+        if pairs > MAX_PAIRS:
             raise InputError(
                 f"METEOR cannot align a caption of {len(candidate):,} words with a reference of {len(reference):,}: too many "
                 "of them are alike; shorten them, or leave METEOR out"

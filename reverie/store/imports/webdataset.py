@@ -77,7 +77,7 @@ def is_shard(path: Path) -> bool:
 
 
 def read_webdataset(path: Path, reading: Reading) -> Iterator[Entry]:
-    """All shards of a folder or a pattern, or one. Raises InputError for a shard that is not whole."""
+    """All shards of a folder or a pattern, or one. Raises InputError for a shard that is not complete."""
     if path.is_dir():
         found = sorted(item for item in path.iterdir() if not item.is_dir())
         shards = [item for item in found if is_shard(item)]

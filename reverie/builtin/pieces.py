@@ -1,0 +1,66 @@
+"""Trained models as a few small files, to bring them from the machine that trained them: folders to pieces and back.
+
+python -m reverie.builtin.pieces runs/builtin/out reverie/models/builtin
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import tyro
+
+from reverie.errors import InputError
+from reverie.store.files import atomic_file
+
+PIECE = 15 * 2**20  # bytes
+MOST = 8  # pieces in a folder, of all models together
+
+
+def pack(model: Path, out: Path, name: str) -> None:
+    """Write a model folder as ``out/NAME.zip.0`` and so on, in place of its former pieces.
+
+    Raises: InputError if there would be too many pieces.
+    """
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for file in sorted(item for item in model.rglob("*") if item.is_file()):
+            entry = zipfile.ZipInfo(file.relative_to(model).as_posix())  # without the time: equal models, equal bytes
+            archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    whole = data.getvalue()
+    pieces = [whole[start : start + PIECE] for start in range(0, len(whole), PIECE)]
+    out.mkdir(parents=True, exist_ok=True)
+    old = sorted(out.glob(f"{name}.zip.*"))
+    others = len(list(out.glob("*.zip.*"))) - len(old)
+    if others + len(pieces) > MOST:
+        raise InputError(f"{name} is {len(whole) / 2**20:.0f} MiB: with what is in {out}, more than {MOST} pieces")
+    for index, piece in enumerate(pieces):
+        with atomic_file(out / f"{name}.zip.{index}") as temporary:
+            temporary.write_bytes(piece)
+    for file in old:
+        if int(file.suffix[1:]) >= len(pieces):
+            file.unlink()
+
+
+def unpack(pieces: Path, models: Path) -> None:
+    """Every model in a folder of pieces to ``models/NAME``; files of that name are replaced.
+
+    Raises: InputError if there are no pieces, or some are missing or torn.
+    """
+    names = sorted({file.name.rpartition(".zip.")[0] for file in pieces.glob("*.zip.*")})
+    if not names:
+        raise InputError(f"{pieces} holds no pieces of models (NAME.zip.0, ...)")
+    for name in names:
+        files = sorted(pieces.glob(f"{name}.zip.*"), key=lambda file: int(file.suffix[1:]))
+        try:
+            archive = zipfile.ZipFile(io.BytesIO(b"".join(file.read_bytes() for file in files)))
+            archive.extractall(models / name)
+        except zipfile.BadZipFile as error:
+            raise InputError(
+                f"the pieces of {name} in {pieces} are not complete ({error}); fetch all of them again"
+            ) from error
+
+
+if __name__ == "__main__":
+    tyro.cli(unpack)

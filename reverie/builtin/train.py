@@ -1,0 +1,536 @@
+"""Makes models/builtin: every builtin model, from rendered scenes, with the project's own learners.
+
+    make builtin                                    everything that is not finished yet
+    python -m reverie.builtin.train --only clip  one model
+    python -m reverie.builtin.train --only painter --further 5000    the painter that ships, trained on
+    accelerate launch --cpu --num_processes 2 -m reverie.builtin.train --only painter    by two processes
+    python -m reverie.builtin.train --device cuda --minutes 8    what a GPU makes of it in that time, in WORK/out
+
+Killed at any moment it goes on where it stopped: finished parts have a folder of their own under ``--work``, the part
+in hand has a checkpoint. What ships is written last, in half precision, with a ``training.json`` beside the weights
+that keeps the settings, the time it took and the curve.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import tyro
+from accelerate import PartialState
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from torch import nn
+
+from reverie import seeds, stage
+from reverie.builtin import pieces, pool
+from reverie.errors import InputError, ReverieError
+from reverie.learn.autoencoder import Autoencoder, Decoder, encode
+from reverie.learn.clip import CLIP
+from reverie.learn.detection import Detection
+from reverie.learn.fit import Batches, Fit, FitSpeed, Learner, fit
+from reverie.learn.language import LanguageModel, WordToSentenceModel
+from reverie.learn.stablerep import TextTower
+from reverie.learn.text_to_image import TextToImage
+from reverie.learn.train_painter import Curriculum, LatentBatches
+from reverie.models.names import BUILTIN, locate
+from reverie.models.pretrained import load_model, load_pipeline, load_tensors
+from reverie.nets.words import split_words, write_tokenizer
+from reverie.smallworld.describe import Style, vocabulary
+from reverie.smallworld.scene import class_names
+from reverie.store.files import atomic_file, atomic_folder
+
+Part = Literal["pool", "autoencoder", "decoder", "clip", "painter", "painter-alt", "writer", "words", "detector"]
+PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer", "words", "detector")
+IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
+SHARED: tuple[Part, ...] = ("decoder", "painter", "painter-alt")  # what several processes train together
+SHARE_OF_TIME = {"painter": 6.0, "painter-alt": 6.0}  # of what is trained in minutes; 1 for all others
+SEED = 0
+CAPTIONS: tuple[Style, ...] = (
+    "short",
+    "long",
+    "human",
+    "human",
+)  # what painter and clip read; alt-text would teach them noise
+LONGEST = 40  # tokens, with start and end; the longest caption has 37 words
+SPEED = FitSpeed(checkpoint_every_s=60, log_every=20)
+
+AUTOENCODER = Autoencoder(channels=(16, 32, 64), latent_channels=4)
+AUTOENCODER_FIT = Fit(steps=6000, lr=1e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.95), clip=1.0)
+# At three times the rate the vision tower had not got past colours after 1,100 steps.
+CLIP_FIT = Fit(steps=8000, lr=3e-4, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.98), clip=1.0)
+WRITER_FIT = Fit(steps=1500, lr=3e-3, warmup_steps=50, weight_decay=0.01, clip=1.0)
+WORDS_FIT = Fit(steps=3000, lr=2e-3, warmup_steps=100, weight_decay=0.01, clip=1.0)
+DETECTOR_FIT = Fit(steps=3200, lr=2e-3, warmup_steps=150, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, speed=SPEED)
+DECODER_FIT = Fit(
+    steps=4000, lr=5e-4, warmup_steps=100, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
+)
+PAINTER_FIT = Fit(
+    steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
+)
+FURTHER_LR = 5e-4  # half the rate to go on with: less of what is there is lost
+CHANNELS, ATTENTION = (64, 128, 128), (False, True, True)  # of the painter's U-Net, finest first
+
+# What the painter learns from: so many studio scenes, of so many things (None: as they come), drawn from this seed.
+PAINTED: dict[str, tuple[float, int | None, int]] = {
+    "one": (0.75, 1, 5),
+    "two": (0.75, 2, 6),
+    "studio": (1.0, None, 1),
+}
+# Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
+SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
+FURTHER_SHARES = {0: (0.7, 0.15, 0.15), 600_000: (0.4, 0.4, 0.2)}
+BATCH = {"cpu": 32, "cuda": 512}  # images a step, of each process
+GPU_LR = 2.0  # times the rate, for the larger batches there
+
+RENDERING = 0.2  # share of the minutes, at most
+MARGIN, MARGIN_S = 0.08, 10.0  # of the minutes and of seconds that starting, saving and stopping may take
+UNENDING = 10**6  # steps, where minutes end a training
+EARLY_S = 60.0  # between two times that what is not finished is written out
+
+
+@dataclass
+class Work:
+    """Where a training works, on what, and until when."""
+
+    folder: Path
+    num_scenes: int = 40_000
+    further: int = 0
+    device: str = "cpu"
+    batch: int = 0
+    out: Path | None = None
+    ends: float | None = None  # on the clock of time.monotonic
+    parts: tuple[str, ...] = ()  # that are trained
+    rank: int = 0
+    processes: int = 1
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """The first process goes through alone, then all others."""
+        with PartialState(cpu=self.device == "cpu").main_process_first():
+            yield
+
+    def minutes(self, name: str, part: str) -> float | None:
+        """For one part of those that are left; the same when it is resumed."""
+        if self.ends is None:
+            return None
+        file = self.folder / name / "minutes.json"
+        if not file.exists():
+            left = self.parts[self.parts.index(part) :]
+            share = SHARE_OF_TIME.get(part, 1.0) / sum(SHARE_OF_TIME.get(other, 1.0) for other in left)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(max(0.01, (self.ends - time.monotonic()) * share / 60)), encoding="utf-8")
+        return _read(file, 0.0)
+
+    def fit(self, settings: Fit, steps: int = 0) -> Fit:
+        """Settings of a learner of pictures on this device."""
+        cuda = self.device != "cpu"
+        # Older processors count in bf16 too, but slowly.
+        quick = cuda or torch.cpu.get_capabilities().get("avx512_bf16", False)
+        settings = dataclasses.replace(settings, precision="bf16" if quick else "fp32")
+        settings = dataclasses.replace(settings, lr=settings.lr * (GPU_LR if cuda else 1.0))
+        return dataclasses.replace(settings, steps=steps) if steps else settings
+
+    def batch_size(self) -> int:
+        """Images a step, of each process."""
+        return self.batch or BATCH["cpu" if self.device == "cpu" else "cuda"]
+
+
+def main(
+    work: Path = Path("runs/builtin"),
+    only: tuple[Part, ...] = (),
+    num_scenes: int = 40_000,
+    further: int = 0,
+    device: str = "cpu",
+    minutes: float | None = None,
+    batch: int = 0,
+    out: Path | None = None,
+    alt_from_nothing: bool = False,
+) -> None:
+    """Train the builtin models.
+
+    Args:
+        work: where renders, checkpoints and unfinished parts live.
+        only: the parts to make; parts they need must be finished or named too. All but decoder and painter-alt when left
+            out; with --minutes decoder and painter.
+        num_scenes: studio renders to learn from.
+        further: steps to train the shipped painter on for, with the schedule begun again, or its decoder; 0 trains a painter
+            from nothing. A shipped painter that is smaller is widened.
+        device: cpu, cuda or cuda:N.
+        minutes: for everything, renders and loading included; the rates are annealed by then whatever the speed.
+        batch: images a step of the painter, of each process; 0 is 32 on a CPU and 512 on a GPU.
+        out: folder for what is made, as a few files of 15 MiB at most (see pieces.py), in place of the package; WORK/out with
+            --minutes. It is first written a minute after a training began.
+        alt_from_nothing: painter-alt does not begin from the painter's weights.
+    """
+    if minutes is not None and minutes <= 0:
+        raise InputError(f"minutes {minutes} must be above 0")
+    if batch < 0 or further < 0 or num_scenes < pool.CHUNK:
+        raise InputError(f"batch {batch} and further {further} cannot be below 0, nor num_scenes below {pool.CHUNK}")
+    chosen = only or (IN_MINUTES if minutes else PARTS)
+    # In this order, whatever the order they are named in: later parts learn from earlier ones.
+    parts: tuple[Part, ...] = tuple(part for part in get_args(Part) if part in chosen)
+    seconds = None if minutes is None else 60 * minutes * (1 - MARGIN) - MARGIN_S
+    run = Work(
+        work,
+        num_scenes,
+        further,
+        device,
+        batch,
+        out or (work / "out" if minutes else None),
+        None if seconds is None else time.monotonic() + seconds,
+        tuple(part for part in parts if part != "pool"),
+        int(os.environ.get("RANK", 0)),
+        int(os.environ.get("WORLD_SIZE", 1)),
+    )
+    if run.processes > 1:
+        if alone := [part for part in parts if part not in SHARED]:
+            raise InputError(f"{', '.join(alone)}: one process trains it; several train only {', '.join(SHARED)}")
+        if device == "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // run.processes))
+    words = split_words(vocabulary())
+    with run.first():
+        if not run.rank:
+            write_tokenizer(work / "tokenizer", words, LONGEST)
+            write_tokenizer(work / "writer-tokenizer", words, LONGEST, end=False)
+    if "pool" in parts:
+        _make_pool(run, "studio", num_scenes, None, 1)
+        pool.make(work / "street", num_scenes // 8, "street", CAPTIONS, 2, _say, workers=os.cpu_count() or 1)
+    if "autoencoder" in parts:
+        batches = pool.Pool.open([work / "studio"], 8, SEED)
+        train(run, "autoencoder", AUTOENCODER, AUTOENCODER_FIT, batches)
+    if set(parts) & set(SHARED):
+        with run.first():
+            _make_painted(run)
+    if "decoder" in parts:
+        decoder(run)
+    if "clip" in parts:
+        clip(run)
+    if "painter" in parts:
+        painter(run)
+    if "painter-alt" in parts:
+        painter_alt(run, alt_from_nothing)
+    if "writer" in parts:
+        writer(run)
+    if "words" in parts:
+        sentences(run)
+    if "detector" in parts:
+        detector(run)
+
+
+def decoder(run: Work) -> None:
+    """A sharper decoder for the painter's autoencoder, whose latents stay as they are."""
+    base = _trained(run, "autoencoder", BUILTIN / "painter" / "vae")
+    folders = [run.folder / name for name in PAINTED]
+    batches = pool.Pool.open(folders, max(8, run.batch_size() // 4), seeds.derive("decoder", SEED, run.rank))
+    with run.first():
+        minutes = run.minutes("decoder", "decoder")
+    settings = dataclasses.replace(run.fit(DECODER_FIT, run.further), minutes=minutes)
+
+    def ship(weights: Path) -> None:
+        if _encoder(weights) == _encoder(
+            BUILTIN / "painter" / "vae"
+        ):  # else it ships with a painter of its own latents
+            _ship(run, weights, _copy_half, "painter", "vae")
+
+    train(run, "decoder", Decoder(str(base)), settings, batches, ship=ship)
+
+
+def painter(run: Work) -> None:
+    """builtin:painter, from the finished autoencoder or that of the painter that ships."""
+    _paint(
+        run,
+        "painter",
+        start="builtin:painter" if run.further else "",
+        shares=FURTHER_SHARES if run.further else SHARES,
+        styles=None,
+    )
+
+
+def painter_alt(run: Work, from_nothing: bool = False) -> None:
+    """builtin:painter-alt: the same network under web alt-text, for methods that begin from such a one."""
+    start = "" if from_nothing else str(_trained(run, "painter", Path("builtin:painter")))
+    _paint(run, "painter-alt", start, SHARES if from_nothing else FURTHER_SHARES, ("alt",))
+
+
+def _paint(
+    run: Work,
+    part: Literal["painter", "painter-alt"],
+    start: str,
+    shares: dict[int, tuple[float, float, float]],
+    styles: tuple[Style, ...] | None,
+) -> None:
+    """A painter, from nothing or from ``start``, under captions of other styles than the pools'."""
+    name = f"{part}-further" if run.further else part
+    shipped = BUILTIN / "painter" / "vae"
+    vae = shipped if start == "builtin:painter" else _trained(run, "autoencoder", shipped)
+    refined = _trained(run, "decoder", vae)
+    if _encoder(refined) == _encoder(vae):
+        vae = refined
+    learner = TextToImage(
+        str(vae),
+        str(run.folder / "tokenizer"),
+        channels=CHANNELS,
+        attention=ATTENTION,
+        text_time=True,
+        shift=2.0,
+        text_encoder=str(_trained(run, "clip", Path("builtin:clip"))),  # it knows the words: binding comes sooner
+        start=start,
+        widened=True,
+    )
+    sets = []
+    for pooled, (_, things, seed) in PAINTED.items():
+        with run.first():
+            latents = _latents(run, pooled, vae)
+        folder = run.folder / pooled
+        texts = pool.captions(folder, styles, seed, things) if styles else pool.Pool.open([folder], 1, 0).captions
+        sets.append(LatentBatches(latents, _token_ids(learner, texts), 0, 0))
+    learner = dataclasses.replace(learner, latent_size=sets[0].latents.shape[-1])
+    batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
+    with run.first():
+        minutes = run.minutes(name, part)
+    settings = dataclasses.replace(run.fit(PAINTER_FIT, run.further), minutes=minutes)
+    if start and not _smaller(start):
+        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+    log = (BUILTIN / "painter" if start.startswith("builtin:") else Path(start)) / "training.json"
+    before = [json.loads(log.read_text(encoding="utf-8"))] if start and log.exists() else []
+
+    def ship(weights: Path) -> None:
+        pipe = load_pipeline(locate(str(weights)), torch.float16)
+        _ship(run, weights, lambda _, target: pipe.save_pretrained(target), part)
+
+    train(run, name, learner, settings, batches, before, ship)
+    if run.further and not run.rank and run.out is None:
+        shutil.rmtree(run.folder / name)  # so that the same command trains on from here
+
+
+def _make_painted(run: Work) -> None:
+    """Renders for the painter; where time is short, fewer of each kind."""
+    begun = time.monotonic()
+    for done, (name, (share, things, seed)) in enumerate(PAINTED.items(), start=1):
+        until = None if run.ends is None else begun + RENDERING * (run.ends - begun) * done / len(PAINTED)
+        _make_pool(run, name, int(run.num_scenes * share), things, seed, until)
+
+
+def _make_pool(run: Work, name: str, num: int, things: int | None, seed: int, until: float | None = None) -> None:
+    tell = functools.partial(_say, pool=name)
+    workers = os.cpu_count() or 1
+    pool.make(run.folder / name, num, "studio", CAPTIONS, seed, tell, things=things, workers=workers, until=until)
+
+
+def _trained(run: Work, part: str, otherwise: Path) -> Path:
+    """What was trained here, or else what ships."""
+    weights = run.folder / part / "weights"
+    return weights if weights.exists() else otherwise
+
+
+def _smaller(start: str) -> bool:
+    """Whether a painter to begin from has another U-Net than is asked for."""
+    folder = BUILTIN / "painter" if start.startswith("builtin:") else Path(start)
+    config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    return (tuple(config["block_out_channels"]), config["addition_embed_type"]) != (CHANNELS, "text")
+
+
+def _encoder(folder: Path) -> str:
+    """A name for the encoder of an autoencoder, by its weights in half precision."""
+    digest = hashlib.blake2b(digest_size=6)
+    for name, value in sorted(load_tensors(folder / "diffusion_pytorch_model.safetensors").items()):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(value.half().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _token_ids(learner: TextToImage, captions: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Token ids (scenes, captions of each, tokens), as small as they can be kept."""
+    distinct = list(dict.fromkeys(text for texts in captions for text in texts))
+    known = torch.cat(
+        [learner.tokens(distinct[first : first + 5000]).short() for first in range(0, len(distinct), 5000)]
+    )
+    places = {text: place for place, text in enumerate(distinct)}
+    return known[torch.tensor([[places[text] for text in texts] for texts in captions])]
+
+
+def clip(run: Work) -> None:
+    """builtin:clip, from studio and street renders."""
+    work = run.folder
+    text = TextTower(str(work / "tokenizer"), width=128, layers=2, heads=4, context=LONGEST, out=128)
+    learner = CLIP(64, patch_size=8, width=128, layers=3, heads=4, text=text, augmentation="none")
+    train(run, "clip", learner, CLIP_FIT, pool.Pool.open([work / "studio", work / "street"], 64, SEED, alike=16))
+    _ship(run, work / "clip" / "weights", _copy_half, "clip")
+
+
+def writer(run: Work) -> None:
+    """builtin:writer, from captions of scenes with one thing."""
+    learner = LanguageModel(str(run.folder / "writer-tokenizer"), width=96, layers=3, heads=4, context=LONGEST)
+    train(run, "writer", learner, WRITER_FIT, pool.Sentences(64, SEED))
+    _ship(run, run.folder / "writer" / "weights", _copy_half, "writer")
+
+
+def sentences(run: Work) -> None:
+    """builtin:words, from class names and captions of scenes with one thing or two."""
+    learner = WordToSentenceModel(
+        str(run.folder / "tokenizer"), width=96, layers=2, heads=4, dropout=0.0, context=LONGEST
+    )
+    train(run, "words", learner, WORDS_FIT, pool.ClassSentences(64, SEED))
+    _ship(run, run.folder / "words" / "weights", _copy_half, "words")
+
+
+def detector(run: Work) -> None:
+    """builtin:detector, from renders of its own: half of them by each camera, with names and boxes."""
+    folders = [run.folder / "boxed-studio", run.folder / "boxed-street"]
+    workers = os.cpu_count() or 1
+    pool.make_boxed(folders[0], run.num_scenes // 4, "studio", 3, _say, workers=workers)
+    pool.make_boxed(folders[1], run.num_scenes // 4, "street", 4, _say, workers=workers)
+    train(run, "detector", Detection(class_names()), DETECTOR_FIT, pool.Boxed.open(folders, 32, SEED))
+    _ship(run, run.folder / "detector" / "weights", _copy_half, "detector")
+
+
+def train(
+    run: Work,
+    name: str,
+    learner: Learner,
+    settings: Fit,
+    batches: Batches,
+    before: Sequence[Any] = (),
+    ship: Callable[[Path], None] | None = None,
+) -> None:
+    """One model into ``run.folder/name/weights``, if it is not there yet.
+
+    Args:
+        before: the logs of the trainings it goes on from.
+        ship: brings finished weights where they go; with ``run.out`` also those of a training that is not over.
+    """
+    folder = run.folder / name
+    if settings.minutes is None and run.ends is not None:
+        settings = dataclasses.replace(settings, minutes=run.minutes(name, name))
+    if settings.minutes is not None:
+        settings = dataclasses.replace(settings, steps=UNENDING)
+    if (folder / "weights").exists():
+        if ship and not run.rank:
+            ship(folder / "weights")
+        return
+    since = time.monotonic()
+    said = 0.0
+    seconds_before = _read(folder / "seconds.json", 0.0)
+
+    def say(kind: str, **facts: Any) -> None:
+        nonlocal said
+        if kind == "progress" and time.monotonic() - said < 20 and facts["done"] != facts["total"]:
+            return
+        said = time.monotonic()
+        (folder / "seconds.json").write_text(json.dumps(seconds_before + time.monotonic() - since), encoding="utf-8")
+        _say(kind, model=folder.name, **facts)
+
+    written = since
+
+    def watch(_: int, net: nn.Module) -> None:
+        nonlocal written
+        if time.monotonic() - written < EARLY_S or ship is None or run.out is None or run.rank:
+            return
+        early = folder / "early"
+        shutil.rmtree(early, ignore_errors=True)
+        learner.save(copy.deepcopy(net).cpu(), early)
+        ship(early)
+        written = time.monotonic()
+
+    net, losses = fit(
+        learner, batches, settings, folder, seed=SEED, device=run.device, report=say, watch=watch if run.out else None
+    )
+    if run.rank:
+        return
+    with atomic_folder(folder / "weights") as temporary:
+        learner.save(net, temporary)
+        rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+        log = {
+            "learner": stage.settings(learner),
+            "fit": stage.settings(settings),
+            "batches": {
+                key: getattr(batches, key) for key in ("batch", "shares", "processes") if hasattr(batches, key)
+            },
+            "seed": SEED,
+            "steps": rows[-1]["step"],
+            "seconds": round(_read(folder / "seconds.json", 0.0)),
+            "device": run.device,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "last": losses,
+            "curve": rows[:: max(1, len(rows) // 60)],
+            "before": list(before),
+        }
+        (temporary / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+    if ship:
+        ship(folder / "weights")
+
+
+def _latents(run: Work, name: str, autoencoder: Path) -> torch.Tensor:
+    """Latents of a pool, in half precision, encoded once."""
+    file = run.folder / f"latents-{name}-{_encoder(autoencoder)}.safetensors"
+    opened = pool.Pool.open([run.folder / name], 1, 0)
+    if not file.exists() or len(_only_tensor(file)) != len(opened.captions):
+        vae = load_model(AutoencoderKL, locate(str(autoencoder)), run.device)
+        vae = vae.to(memory_format=torch.channels_last)
+        parts: list[torch.Tensor] = []
+        for index, chunk in enumerate(opened.images):
+            pictures = np.array_split(np.array(chunk), 10)
+            parts.extend(encode(vae, torch.from_numpy(some).to(run.device)).half().cpu() for some in pictures)
+            _say("progress", latents=name, done=index + 1, total=len(opened.images))
+        with atomic_file(file) as partial:
+            save_file({"latents": torch.cat(parts).contiguous()}, partial)
+    return _only_tensor(file)
+
+
+def _only_tensor(file: Path) -> torch.Tensor:
+    latents: torch.Tensor = load_tensors(file)["latents"]
+    return latents
+
+
+def _copy_half(source: Path, target: Path) -> None:
+    """A model folder with its weights in half precision."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    for file in target.rglob("*.safetensors"):
+        halved = {
+            name: value.half() if value.is_floating_point() else value for name, value in load_tensors(file).items()
+        }
+        save_file(halved, file, metadata={"format": "pt"})
+
+
+def _ship(run: Work, weights: Path, save: Callable[[Path, Path], object], name: str, component: str = "") -> None:
+    """Into the package, or with ``run.out`` to pieces there; ``component`` of a model alone replaces that in it."""
+    target = (run.folder / "shipped" if run.out else BUILTIN) / name / component
+    with atomic_folder(target, replace=True) as temporary:
+        save(weights, temporary)
+        if (weights / "training.json").exists():
+            shutil.copy(weights / "training.json", temporary)
+    if run.out:
+        pieces.pack(run.folder / "shipped" / name, run.out, name)
+    _say("shipped", model=name, megabytes=round(sum(f.stat().st_size for f in target.rglob("*")) / 1e6, 1))
+
+
+def _read(path: Path, default: float) -> float:
+    return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else default
+
+
+def _say(kind: str, **facts: object) -> None:
+    print(time.strftime("%H:%M:%S"), kind, *(f"{key}={value}" for key, value in facts.items()), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except ReverieError as error:
+        raise SystemExit(f"error: {error}") from error

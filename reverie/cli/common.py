@@ -1,0 +1,43 @@
+"""What several commands share: tables on the terminal, counts that grow, the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from reverie.errors import InputError
+
+Folder = Annotated[Path, tyro.conf.Positional]
+
+
+def find_device(wanted: str) -> str:
+    """The device to work on. Raises InputError for one that is not there."""
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["cpu", *(["cuda"] if found else []), *(f"cuda:{number}" for number in range(found))]
+    if wanted and wanted not in there:
+        raise InputError(f"there is no device {wanted!r} here; use one of: {', '.join(there)}")
+    return wanted or ("cuda" if found else "cpu")
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[..., None]]:
+    """Show a count that grows, where somebody watches."""
+    with Console(stderr=True).status(what) as line:
+        yield lambda done, total=None: line.update(f"{what} {done:,}" + (f" of {total:,}" if total else ""))
+
+
+def command_of(name: str, function: Callable[..., int | None]) -> Callable[[list[str]], int]:
+    return lambda words: tyro.cli(function, prog=f"reverie {name}", args=words) or 0
+
+
+def open_console() -> Console:
+    """Tables are cut to the terminal, never to the 80 columns that rich assumes of a pipe. ``:cat:`` in a label is no emoji."""
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=160, emoji=False)

@@ -1,0 +1,162 @@
+"""Commands that bring images and captions in, look for those that are there twice, and take them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from reverie.cli.common import Folder, counting, open_console
+from reverie.errors import FolderInUse, InputError, ReverieError
+
+
+def import_(
+    source: Folder,
+    out: Path,
+    kind: Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
+    | None = None,
+    name: str | None = None,
+    text_column: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    images: Path | None = None,
+    split: str | None = None,
+    template: str = "a photo of a {class}.",
+    captions_per_image: int | None = None,
+) -> None:
+    """Captions and real images of others -> captions.lance and pairs.lance. Run it again to go on.
+
+    Example: reverie import photos/ --out real
+
+    It ends with a count of all that was there: taken, dropped, failed, and not taken, with the reasons.
+
+    Args:
+        source: an image folder with class folders or a metadata file, COCO captions (also .gz), CSV, TSV, JSONL, text, parquet, WebDataset
+            tars, or a Hugging Face dataset folder.
+        out: folder for the tables; new, empty, or of earlier imports: a source that was stopped goes on, and one with
+            another name comes after those there.
+        kind: what the source is; guessed from its name and content when left out.
+        name: of the source, part of every id; the kind when left out. Sources of one folder need different names.
+        text_column: where captions are; usual names are tried when left out.
+        image_column: where images are; likewise. In WebDataset an ending, such as left.jpg.
+        label_column: where class names are; likewise.
+        images: folder that file names in the source are relative to.
+        split: part of a source that has several: a folder train or test, a split of a Karpathy file or a Hugging Face folder.
+        template: caption made from a class name, {class} for the name, where there is no caption.
+        captions_per_image: use only the first so many captions of an image.
+    """
+    from reverie.run.folder import claim_tables
+    from reverie.store.imports import import_into
+
+    given: dict[str, Any] = {
+        "text_column": text_column,
+        "image_column": image_column,
+        "label_column": label_column,
+        "images": images,
+    }
+    given |= {"split": split, "captions_per_image": captions_per_image, "template": template}
+    reading = {key: value for key, value in given.items() if value is not None}
+    is_new = not out.exists()
+    claim_tables(out)
+    try:
+        with counting("imported") as progress:
+            account = import_into(source, out, kind, name=name, progress=progress, **reading)
+    except FolderInUse:
+        raise
+    except ReverieError:
+        if is_new and not {path.name for path in out.iterdir()} - {".lock"}:  # nothing was read: nothing is left behind
+            (out / ".lock").unlink(missing_ok=True)
+            out.rmdir()
+        raise
+    counts = account.counts
+    captions, ok = counts["captions"], counts.get("images ok")
+    said = f"{out}: {captions:,} caption{'s' * (captions != 1)}"
+    said += f" ({counts['dropped captions']:,} dropped)" * (counts["dropped captions"] > 0)
+    if ok is not None:
+        said += f", {ok:,} image{'s' * (ok != 1)} ok"
+        said += "".join(
+            f", {counts[f'images {why}']:,} {why}" for why in ("dropped", "failed") if counts[f"images {why}"]
+        )
+    print(f"{said}\n{account}")
+
+
+def export(
+    folder: Folder,
+    to: Literal["webdataset", "parquet", "coco", "folder", "onnx"],
+    out: Path,
+    where: str = "status = 'ok'",
+) -> None:
+    """The pairs of a run or an import -> files that other tools read; or its classifier -> an ONNX file.
+
+    Example: reverie export runs/demo --to webdataset --out shards --where "kept and clip_score > 0.3"
+
+    Args:
+        folder: a run folder, or one that reverie import made; for onnx a run folder, or one of its weights folders.
+        to: WebDataset tars, parquet with an Image feature, COCO JSON with images, or an image folder; or ONNX.
+        out: a new or empty folder; for onnx a new file.
+        where: which pairs, in SQL over their columns.
+    """
+    if to == "onnx":
+        if where != "status = 'ok'":
+            raise InputError("--where chooses pairs; an ONNX file holds a classifier and no pairs")
+        _export_classifier(folder, out)
+        return
+    from reverie.store import exports, tables
+
+    write = {
+        "webdataset": exports.to_webdataset,
+        "parquet": exports.to_parquet,
+        "coco": exports.to_coco,
+        "folder": exports.to_folder,
+    }[to]
+    with counting("exported") as progress:
+        counts = write(folder / "pairs.lance", out, where=where, progress=progress)
+    print(f"{out}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
+    pairs = folder / "pairs.lance"
+    if "kept" in tables.column_names(pairs) and (
+        lost := tables.count(pairs, f"{tables.whole_filter(where)} and kept = false")
+    ):
+        print(f'{lost:,} of these were not kept by the selection; leave them out with: --where "{where} and kept"')
+
+
+def duplicates(folder: Folder, max_distance: int = 4, exact: bool = False) -> None:
+    """Pictures that are there more than once, exactly or nearly: a table of those under two labels, and duplicates.html.
+
+    Example: reverie duplicates photos
+
+    Every copy gets the key of the picture that it repeats in the column duplicate_of, so that --where "duplicate_of is null"
+    leaves copies out of an export.
+
+    Args:
+        folder: an import or a run; nobody may be at work in it.
+        max_distance: bits of 64 that the hashes of near copies may differ in.
+        exact: only those that are equal to the last pixel.
+    """
+    from reverie.filters.duplicates import Duplicates, find_duplicates
+    from reverie.report.duplicates import gather, headline, table, write
+    from reverie.store.locks import all_units_held
+
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
+    with all_units_held(folder), counting("units looked at:") as progress:
+        find_duplicates(
+            folder,
+            Duplicates(max_distance, near=not exact),
+            lambda kind, **facts: progress(facts["done"], facts["total"]) if kind == "progress" else None,
+        )
+    page, found = write(folder), gather(folder)
+    if found.conflicts:
+        open_console().print(table(found))
+    print(f"{headline(found)}\n{page.resolve()}")
+
+
+def _export_classifier(folder: Path, out: Path) -> None:
+    from reverie.models.classifier import load_classifier
+    from reverie.models.onnx import about, export_onnx
+
+    classifier = load_classifier(folder)
+    difference = export_onnx(classifier, out)
+    said = about(classifier)
+    print(
+        f"{out}: {len(classifier.classes):,} classes; pixels uint8 (batch, {said['side']}, {said['side']}, 3) -> logits, "
+        f"probabilities; differs from torch by {difference:.1g} at most on random pictures"
+    )

@@ -1,0 +1,329 @@
+"""Commands that ask a model about images, or measure what models said."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Column, Table
+
+from reverie.errors import InputError, UnknownName
+from reverie.ranges import check_at_least
+from reverie.report.plain import plain
+
+if typing.TYPE_CHECKING:
+    from PIL.Image import Image
+
+from reverie.cli.common import Folder, command_of, find_device, open_console
+
+
+def predict(
+    classifier: Folder,
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    json: bool = False,
+    device: str = "",
+    batch: int = 64,
+) -> None:
+    """What a tuned classifier says of photos: label and confidence.
+
+    Example: reverie predict runs/zero_shot photo.jpg holidays/
+
+    Args:
+        classifier: a run folder of zero_shot or few_shot, or one of its weights folders.
+        photos: image files, and folders that are searched for them.
+        json: one JSON line a photo, with the probabilities of all classes, in place of a table.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        batch: photos through the network at once.
+    """
+    import json as as_json
+
+    from reverie.models.classifier import load_classifier
+
+    files = _photo_files(photos)
+    opened = load_classifier(classifier, find_device(device), batch)
+    table = Table("photo", "label", Column("confidence", justify="right"), box=None, header_style="bold")
+    with _shown_at_the_end(table):
+        for pictures in _opened_photos(files, batch):
+            for path, answer in zip(pictures, opened(pictures.values()), strict=True):
+                if json:
+                    chances = dict(
+                        zip(opened.classes, (round(value, 6) for value in answer.probabilities), strict=True)
+                    )
+                    line = {"photo": str(path), "label": answer.label, "confidence": round(answer.confidence, 6)}
+                    print(as_json.dumps(line | {"probabilities": chances}, ensure_ascii=False))
+                else:
+                    table.add_row(plain(path), plain(answer.label), f"{answer.confidence:.1%}")
+
+
+def caption(
+    captioner: Folder,
+    photos: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    beams: int = 1,
+    tags: bool = False,
+    nearest: int = 0,
+    support: Path | None = None,
+    json: bool = False,
+    device: str = "",
+    batch: int = 64,
+) -> None:
+    """What a trained captioner says of photos.
+
+    Example: reverie caption runs/syntic photo.jpg holidays/ --tags --nearest 5
+
+    Args:
+        captioner: a run folder of syntic, or one of its weights folders.
+        photos: image files, and folders that are searched for them.
+        beams: 1 takes the likeliest word each time; more search that many sentences at once.
+        tags: show also the names of things that it was given.
+        nearest: show also so many sentences of the support set, the nearest first, with their cosine.
+        support: sentences in whose terms photos are said in place of its own: a file, read as a corpus is, or a support folder; nothing is trained.
+        json: one JSON line a photo in place of a table.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        batch: photos through the networks at once.
+    """
+    import json as as_json
+
+    from reverie.learn.make_support_set import support_of_file
+    from reverie.models.captioner import load_captioner
+    from reverie.models.support_set import ABOUT
+
+    if beams < 1 or nearest < 0:
+        raise InputError("beams are 1 or more, and nearest 0 or more")
+    files = _photo_files(photos)
+    is_file = support is not None and not (support / ABOUT).is_file()
+    handed = support_of_file(support) if support is not None and is_file else support
+    opened = load_captioner(captioner, find_device(device), batch, handed)
+    table = Table(
+        *["photo", "caption", *["tags"] * tags, *["nearest sentences"] * bool(nearest)], box=None, header_style="bold"
+    )
+    with _shown_at_the_end(table):
+        for pictures in _opened_photos(files, batch):
+            for path, told in zip(pictures, opened(list(pictures.values()), beams, nearest), strict=True):
+                if json:
+                    close = [{"text": text, "cosine": round(cosine, 4)} for text, cosine in told.nearest]
+                    line = {"photo": str(path), "caption": told.text, "tags": list(told.tags), "nearest": close}
+                    print(as_json.dumps(line, ensure_ascii=False))
+                    continue
+                near = "\n".join(f"{cosine:.2f}  {text}" for text, cosine in told.nearest)
+                cells = [str(path), told.text, *[", ".join(told.tags)] * tags, *[near] * bool(nearest)]
+                table.add_row(*map(plain, cells))
+
+
+def _photo_files(photos: tuple[Path, ...]) -> list[Path]:
+    """The image files that are named, or lie in folders that are. Raises InputError if there is none."""
+    from reverie.store.pictures import picture_files
+
+    if files := picture_files(photos):
+        return files
+    raise InputError("name at least one photo, or a folder with some")
+
+
+def _opened_photos(files: list[Path], batch: int) -> Iterator[dict[Path, Image]]:
+    """Those that can be read, some at a time; after the last, an InputError that names those that cannot."""
+    from reverie.errors import BrokenImage
+    from reverie.store.pictures import read_picture
+
+    if batch < 1:
+        raise InputError(f"a batch of {batch} photos cannot be; give 1 or more")
+    broken: list[str] = []
+    for start in range(0, len(files), batch):
+        pictures = {}
+        for path in files[start : start + batch]:
+            try:
+                pictures[path] = read_picture(path)
+            except BrokenImage as error:
+                broken.append(str(error))
+        yield pictures
+    if broken:
+        raise InputError(f"{len(broken)} of {len(files)} photos cannot be read: {'; '.join(broken[:3])}")
+
+
+@contextmanager
+def _shown_at_the_end(table: Table) -> Iterator[None]:
+    """Print what the table has by then, also where an error ends it."""
+    try:
+        yield
+    finally:
+        if table.row_count:
+            open_console().print(table)
+
+
+def evaluate(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: reverie evaluate KIND ...\n\nKinds: {', '.join(EVALUATIONS)}")
+        print("\nExample:\n  reverie evaluate captions results.json captions_val2017.json")
+        print("  reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/")
+        return 0 if words else 2
+    if words[0] not in EVALUATIONS:
+        raise UnknownName("kind of evaluation", words[0], EVALUATIONS)
+    return EVALUATIONS[words[0]](words[1:])
+
+
+def evaluate_captions(
+    results: Folder,
+    references: Folder,
+    metrics: tuple[Literal["bleu", "rouge_l", "cider_d", "cider", "meteor", "meteor_java", "spice"], ...] = (
+        "bleu",
+        "rouge_l",
+        "cider_d",
+        "cider",
+        "meteor",
+    ),
+    json: bool = False,
+) -> None:
+    """How close captions are to those that people wrote, by the metrics of the COCO toolkit; most of them need no Java.
+
+    Example: reverie evaluate captions results.json captions_val2017.json.gz
+
+    Numbers are times 100, as papers print them. The photos of the results are scored. CIDEr-D is what the COCO toolkit and
+    most papers call CIDEr.
+
+    Args:
+        results: COCO results, a list of {"image_id", "caption"}; also .gz.
+        references: COCO captions, {"images", "annotations"}; also .gz.
+        metrics: which ones; cider is the one without clipping and length penalty, meteor the one without paraphrases.
+            meteor_java and spice run Java programs: pip install 'reverie[java-metrics]'.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.caption_files import measure, read
+
+    captioned = read(results, references)
+    with Console(stderr=True).status("measuring"):
+        scores = measure(captioned, metrics)
+    told = {name: round(100 * found.corpus, 4) for name, found in scores.items()}
+    if json:
+        counts = {"photos": len(captioned.ids), "references": captioned.num_references}
+        counts |= dict(zip(("captions_without_words", "references_without_words"), captioned.wordless, strict=True))
+        print(as_json.dumps(counts | {"photos_without_result": captioned.num_without, "times_100": told}))
+        return
+    table = Table("metric", Column("times 100", justify="right"), box=None, header_style="bold")
+    for name, value in told.items():
+        table.add_row(name, f"{value:.1f}")
+    open_console().print(table)
+    print(f"{len(captioned.ids):,} photos, {captioned.num_references:,} references")
+    if captioned.num_without:
+        print(f"{captioned.num_without:,} more photos have references and no result; they are not scored")
+    if any(captioned.wordless):
+        empty, bare = captioned.wordless
+        print(f"{empty:,} captions and {bare:,} references hold no word; they are scored as they are")
+
+
+def evaluate_transfer(
+    encoder: Annotated[str, tyro.conf.Positional],
+    photos: Annotated[tuple[str, ...], tyro.conf.Positional],
+    max_train: int = 0,
+    max_test: int = 0,
+    neighbours: int = 20,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "",
+    json: bool = False,
+) -> None:
+    """How much a linear classifier and nearest neighbours get out of the frozen features of any encoder, on any labelled photos.
+
+    Example: reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/
+
+    Strengths of the linear classifier are chosen on a fifth of train; test is read once. Photos are prepared as the encoder's own
+    image processor says. In the mean all sets of photos weigh the same.
+
+    Args:
+        encoder: a vision model or the vision tower of a CLIP: weights of a run, a folder, a Hub id, or builtin:clip; pixels for
+            the photos themselves, which an encoder should be better than.
+        photos: folders with train and test, each a parquet file, a table of pairs, or one folder of pictures for each class.
+        max_train: train photos to draw where there are more; 0 is all.
+        max_test: test photos to draw where there are more; 0 is all.
+        neighbours: that vote.
+        seed: of what is drawn and held out.
+        batch: photos through the network at once.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.transfer import Transferred, called, features_of, means, transfer
+
+    if not photos:
+        raise InputError("name photos to measure on: folders with train and test")
+    device = find_device(device)
+    features, name = features_of(encoder, device, batch)
+    rows: list[Transferred] = []
+    table = Table(
+        "photos", *(Column(head, justify="right") for head in ("classes", "train", "test", "linear probe", "nearest")),
+        box=None, header_style="bold",
+    )  # fmt: skip
+    with Console(stderr=True).status("measuring") as line:
+        for row in transfer(
+            features, photos, max_train=max_train, max_test=max_test, neighbours=neighbours, seed=seed, batch_size=batch,
+            device=device, progress=lambda what, done, total: line.update(f"{what}: {done:,} of {total:,}"),
+        ):  # fmt: skip
+            rows.append(row)
+            numbers = f"{row.num_classes:,}", f"{row.num_train:,}", f"{row.num_test:,}"
+            table.add_row(called(row.photos), *numbers, f"{row.linear:.1%}", f"{row.knn:.1%}")
+    mean = means(rows)
+    if json:
+        print(as_json.dumps({"encoder": name, "photos": [dataclasses.asdict(row) for row in rows], "mean": mean}))
+        return
+    if len(rows) > 1:
+        table.add_row("mean", "", "", "", f"{mean['linear']:.1%}", f"{mean['knn']:.1%}", style="bold")
+    open_console().print(table)
+    print(f"top-1 on test photos, of the features of {name}")
+
+
+def models(
+    what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
+) -> int:
+    """The models that come with the package, or (check) how well they do what the small world needs of them.
+
+    Example: reverie models check --num 100
+
+    Args:
+        what: list them, or measure them; exit code 1 if a gate is missed.
+        num: fresh captions to measure on.
+        seed: of those captions.
+    """
+    if what == "check":
+        check_at_least(1, num=num)
+        from reverie.builtin import check
+
+        with Console(stderr=True).status("measuring") as line:
+            rows = check.check(
+                seed=seed,
+                num=num,
+                progress=lambda what, done, total: line.update(
+                    f"measuring {what}" + f": {done:,} of {total:,} images" * (total > 1)
+                ),
+            )
+        open_console().print(check.table(rows))
+        return 1 if any(row.passed is False for row in rows) else 0
+    from reverie.models.names import builtin_folder, builtin_names
+
+    table = Table("name", "size", "licence", "what it is", box=None, header_style="bold")
+    for name in builtin_names():
+        size = sum(path.stat().st_size for path in builtin_folder(name).rglob("*.safetensors"))
+        table.add_row(f"builtin:{name}", f"{size / 1e6:.1f} MB", "Apache-2.0", BUILTIN_IS.get(name, ""))
+    open_console().print(table)
+    return 0
+
+
+BUILTIN_IS = {
+    "painter": "text-to-image, 64x64 (StableDiffusionPipeline), trained on the small world",
+    "clip": "image-text encoder (CLIPModel), trained on the small world",
+    "writer": "captions from a class name (causal LM), trained on small-world captions",
+    "words": "many sentences from a class name (T5), trained on small-world captions",
+    "detector": "named objects with boxes (RT-DETR), trained on small-world renders",
+}
+
+
+# Kinds of `reverie evaluate`.
+EVALUATIONS: dict[str, Callable[[list[str]], int]] = {
+    "captions": command_of("evaluate captions", evaluate_captions),
+    "transfer": command_of("evaluate transfer", evaluate_transfer),
+}

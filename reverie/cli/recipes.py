@@ -1,0 +1,299 @@
+"""Commands that run a plan: ``run``, ``make``, ``demo`` and ``claims``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import shlex
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from reverie.errors import InputError
+from reverie.ranges import check_numbers
+
+if typing.TYPE_CHECKING:
+    from reverie.run.plan import Plan
+    from reverie.settings import Resolved
+    from reverie.studies import Study
+from reverie.cli.common import find_device, open_console
+
+HOURS = 3.0  # of ``reverie claims --decide``, where nobody says
+
+
+def run_recipe(words: list[str]) -> int:
+    from reverie.run.plan import known_recipes
+
+    if not words or words[0] in ("-h", "--help"):
+        print(
+            f"usage: reverie run RECIPE [flags]\n\nRecipes: {', '.join(known_recipes())}, or your own file RECIPE.py with one"
+        )
+        print("function annotated '-> Plan'; its keyword arguments are the flags.\n\nExample:")
+        print("  reverie run stablerep --scale tiny --guidance 3 --out runs/guidance3")
+        print("  reverie run my_recipe.py --help")
+        return 0 if words else 2
+    return _recipe("run", words[0], words[1:])
+
+
+def make(words: list[str]) -> int:
+    return _recipe("make", "make", words)
+
+
+def demo(words: list[str]) -> int:
+    return _recipe("demo", "stablerep", words, out=Path("runs/demo"))
+
+
+def claims(words: list[str]) -> int:
+    from reverie.run.plan import find_study, known_studies
+
+    if not words or words[0] in ("-h", "--help"):
+        print(
+            f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}"
+        )
+        print("\nExample:\n  reverie claims stablerep --scale tiny --num-seeds 3 --out runs/claims-stablerep")
+        print("  reverie claims stablerep --scale small --decide --max-hours 12 --out runs/claims-small")
+        return 0 if words else 2
+    name = words[0]
+
+    usual = Path("runs") / f"claims-{name}"
+
+    def work(
+        out: Path = usual,
+        device: str = "",
+        decide: bool = False,
+        max_hours: float = HOURS,
+        max_seeds: int | None = None,
+    ) -> None:
+        """Flags that every study has.
+
+        Args:
+            out: folder for the runs and the page; the same command with the same folder goes on where it stopped.
+            device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
+            decide: seeds added until every claim is decided; intervals are wider in return, see docs/claims.md.
+            max_hours: with --decide, hours of this call, at any scale; the first look is made in any case, and no seeds are added that would not
+                fit. Work of earlier calls does not count.
+            max_seeds: with --decide, the most seeds there may be; it belongs to the folder and cannot change later. 12 when absent.
+        """
+
+    find = find_study(name)
+    found, flags = _settings(find, work, f"reverie claims {name}", words[1:], usual, f"claims/{name}/")
+    if not flags["decide"] and (flags["max_hours"] != HOURS or flags["max_seeds"] is not None):
+        raise InputError("--max-hours and --max-seeds say how far --decide may go; give it as well, or leave them out")
+    if flags["max_hours"] < 0:
+        raise InputError(f"--max-hours {flags['max_hours']:g}: give a number of hours")
+    if flags["decide"] and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("--decide works in one process, because several would not stop at the same time")
+    out, device, first = flags["out"], find_device(flags["device"]), found.config.num_seeds
+    from reverie.report.claims import foreseen, summary, table, write
+    from reverie.run.folder import claim
+    from reverie.settings import change, flat
+    from reverie.studies.conduct import Decide, conduct
+
+    @functools.cache
+    def make(seeds: int) -> Study:
+        config = change(found.config, num_seeds=seeds)
+        study: Study = find(config)
+        how: dict[str, Any] = {"arguments": flat(config), "given": tuple(sorted({*found.given, "num_seeds"}))}
+        return dataclasses.replace(
+            study, runs={run: dataclasses.replace(plan, **how) for run, plan in study.runs.items()}
+        )
+
+    claim(out, ours=tuple(make(first).runs))
+    console = open_console()
+    done = conduct(
+        make, out, first, device, Decide(flags["max_seeds"], flags["max_hours"]) if flags["decide"] else None,
+        say=lambda text: print(text, file=sys.stderr),
+        foresee=lambda judged, seeds: console.print(foreseen(judged, seeds)), after=tell_failed,
+    )  # fmt: skip
+    console.print(table(done.judged))
+    print(summary(done.judged, done.looks, done.study.once))
+    again = shlex.join(["reverie", "claims", *words])
+    about = {run: done.study.words.get(run, "") for run in done.study.runs}
+    print(write(out, name, done.study.about, again, done.judged, about, done.looks).resolve())
+    return 0
+
+
+def _recipe(command: str, name: str, words: list[str], out: Path | None = None) -> int:
+    from reverie.run.plan import call_recipe, config_type, find_recipe, plan_with
+
+    usual = out or Path("runs") / Path(name).stem
+
+    def work(out: Path = usual, device: str = "", part: str = "1/1", until: str | None = None) -> None:
+        """Flags that every recipe has.
+
+        Args:
+            out: run folder; the same command with the same folder goes on where it stopped.
+            device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
+            part: k/n for the k-th of n slices of the units, one number of a job array.
+            until: last step to do; all when absent.
+        """
+
+    prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
+    recipe = find_recipe(name)
+    if config_type(recipe) is None:
+        arguments, flags = tyro.cli(_joined(recipe, work), prog=prog, args=words)
+        for flag, value in arguments.items():
+            check_numbers(value, flag)
+        plan = call_recipe(name, arguments)
+    else:
+        found, flags = _settings(recipe, work, prog, words, usual, name)
+        plan = plan_with(name, found)
+    return _work(plan, flags["out"], find_device(flags["device"]), _part(flags["part"]), flags["until"])
+
+
+def _settings(
+    recipe: Callable[..., Any], work: Callable[..., None], prog: str, words: list[str], out: Path, name: str
+) -> tuple[Resolved, dict[str, Any]]:
+    """The settings of a recipe or study and the flags that every run has, read from the command line.
+
+    If the folder holds a run of the same recipe and scale, what was a default then is the default now.
+
+    Args:
+        out: the usual folder.
+        name: of the recipe, its file, or what the names of all runs of a study begin with.
+    """
+    from reverie.run.plan import default_settings, settings_of
+    from reverie.settings import flat, resolved
+
+    scale = _said_early(words, "scale")
+    default = default_settings(recipe, scale)
+    known = None
+    if not {"-h", "--help"} & set(words) and (begun := _begun(Path(_said_early(words, "out") or out), name)):
+        known = settings_of(begun, recipe)
+        if getattr(known.config, "scale", None) != getattr(default, "scale", None):
+            known = None  # the run will refuse, and show what differs
+    flags: dict[str, Any] = {}
+
+    def ask(base: Any) -> Any:
+        config, more = tyro.cli(
+            _with_settings(recipe, base, work), prog=prog, args=words, config=(tyro.conf.OmitArgPrefixes,)
+        )
+        flags.update(more)
+        for flag, value in flat(config).items():
+            check_numbers(value, flag)
+        return config
+
+    return resolved(default, ask, known), flags
+
+
+def _begun(folder: Path, name: str) -> Path | None:
+    """The folder of a run of this recipe that goes on there; for a study one of its runs. None where nothing was begun."""
+    from reverie.run.plan import read_plan
+
+    for path in (folder / "plan.json", *sorted(folder.glob("*/plan.json"))):
+        if path.exists():
+            record = read_plan(path.parent)
+            of = str(record.get("file") or record["recipe"])
+            if of == (str(Path(name).resolve()) if name.endswith(".py") else name) or (
+                name.endswith("/") and of.startswith(name)
+            ):
+                return path.parent
+        if not name.endswith("/"):
+            return None
+    return None
+
+
+def _said_early(words: list[str], flag: str) -> str | None:
+    """What follows a flag on the command line, before anything else is read; None where it is left out."""
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == f"--{flag}":
+            return value if equals else next(iter(words[place + 1 :]), None)
+    return None
+
+
+def _with_settings(
+    recipe: Callable[..., Any], default: Any, work: Callable[..., None]
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """A function of a recipe's settings and the parameters of ``work``, for tyro to read; called, it gives them back apart."""
+    from reverie.run.plan import config_type
+    from reverie.settings import names
+
+    kind, general = config_type(recipe), inspect.signature(work).parameters
+    assert kind is not None
+    if clash := sorted(set(names(kind)) & general.keys()):
+        raise InputError(f"the recipe has parameters that every run has: {', '.join(clash)}; rename them")
+
+    def both(**values: Any) -> tuple[Any, dict[str, Any]]:
+        return values.pop("config"), values
+
+    own = inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if default is None else default
+    )
+    keyword = [own, *(item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in general.values())]
+    both.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    both.__annotations__ = {"config": Annotated[kind, tyro.conf.arg(name="")]} | _hints(work)
+    text, flags = inspect.getdoc(recipe) or "", (inspect.getdoc(work) or "").partition("Args:\n")[2]
+    both.__doc__ = f"{text.partition('Args:')[0].rstrip()}\n\nArgs:\n{flags}"
+    return both
+
+
+def _joined(
+    recipe: Callable[..., Plan], work: Callable[..., None]
+) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
+    """A function with the parameters of both, for tyro to read; called, it gives them back apart."""
+    own, general = inspect.signature(recipe).parameters, inspect.signature(work).parameters
+    if clash := sorted(own.keys() & general.keys()):
+        raise InputError(f"the recipe has parameters that every run has: {', '.join(clash)}; rename them")
+    if loose := [name for name, item in own.items() if item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD)]:
+        raise InputError(f"a recipe names its parameters one by one, so that they can be flags; not *{loose[0]}")
+
+    def both(**values: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {key: values[key] for key in own}, {key: values[key] for key in general}
+
+    keyword = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in (*own.values(), *general.values())]
+    both.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    both.__annotations__ = _hints(recipe) | _hints(work)
+    text, flags = inspect.getdoc(recipe) or "", (inspect.getdoc(work) or "").partition("Args:\n")[2]
+    both.__doc__ = f"{text}\n{flags}" if "Args:" in text else f"{text}\n\nArgs:\n{flags}"
+    return both
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(function, include_extras=True)
+    hints.pop("return", None)
+    return hints
+
+
+def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str | None) -> int:
+    from reverie.run.engine import run
+
+    complete = run(plan, out, device, part, until)
+    tell_failed(out)
+    if (out / "results.jsonl").exists():
+        from reverie.report.terminal import table
+
+        open_console().print(table(out))
+    page = out / "report.html"
+    if complete and page.exists():
+        print(page.resolve())
+    else:
+        print(f"{out}: {'done' if complete else 'not complete yet'}; see: reverie status {shlex.quote(str(out))}")
+    return 0
+
+
+def tell_failed(out: Path) -> None:
+    """One line about rows that failed, which the page would only say in the end."""
+    from reverie.store import tables
+
+    failed = {
+        what: tables.count(path, "status = 'failed'")
+        for what, path in (("captions", out / "captions.lance"), ("images", out / "pairs.lance"))
+        if tables.exists(path)
+    }
+    if any(failed.values()):
+        said = " and ".join(f"{number:,} {what}" for what, number in failed.items() if number)
+        print(f"{said} failed; make them again with: reverie retry {shlex.quote(str(out))}")
+
+
+def _part(text: str) -> tuple[int, int]:
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise InputError(f"--part {text}: give k/n with k from 1 to n, for example --part 1/16")
+    return int(k), int(n)

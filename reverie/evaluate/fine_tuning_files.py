@@ -1,0 +1,101 @@
+"""What fine-tuning keeps of an arm: what it was made of, its best weights, its numbers, and its network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_model
+from torch import nn
+
+from reverie.errors import ModelError, StoreError
+from reverie.learn.supervised import Supervised
+from reverie.models.pretrained import load_into, tensors_about
+from reverie.store import results
+from reverie.store.files import atomic_file, atomic_folder
+from reverie.store.json_files import read_json
+
+MARK = "arm.json"  # what an arm was made of, and its numbers once it is measured
+
+
+BEST = "best.safetensors"
+
+
+class ArmMark:
+    """The file that says what an arm was made of, and its numbers once they are measured."""
+
+    def __init__(self, file: Path, made_of: str) -> None:
+        self.file, self.made_of = file, made_of
+
+    def records(self) -> list[dict[str, Any]] | None:
+        """The numbers of a finished arm that was made of the same."""
+        found = self._read()
+        records: list[dict[str, Any]] | None = found.get("records")
+        return records if found.get("made_of") == self.made_of else None
+
+    def begin(self) -> None:
+        """Take away what another arm of this name left; what this one left is gone on with."""
+        if self._read().get("made_of") != self.made_of:
+            shutil.rmtree(self.file.parent, ignore_errors=True)
+        self._write({"made_of": self.made_of})
+
+    def end(self, records: list[dict[str, Any]]) -> None:
+        """Keep the numbers."""
+        self._write({"made_of": self.made_of, "records": records})
+
+    def _read(self) -> dict[str, Any]:
+        if not self.file.exists():
+            return {}
+        shape = {"made_of?": object, "records?": [results.RECORD]}
+        return dict(read_json(self.file, shape, StoreError, "delete it, then run the same command again"))
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.file) as partial:
+            partial.write_text(json.dumps(facts), encoding="utf-8")
+
+
+class BestWeights:
+    """Keeps the weights that were best on the held-out images, in a file, so that a kill loses nothing."""
+
+    def __init__(self, folder: Path, every: int, steps: int, writes: bool) -> None:
+        self.file, self.every, self.steps, self.writes = folder / BEST, every, steps, writes
+
+    def look(self, step: int, net: nn.Module, measure: Callable[[], float]) -> None:
+        """Measure at every so many steps and at the last, and keep the weights if they are better than all before."""
+        if not self.writes or (step % self.every and step != self.steps):
+            return
+        accuracy, known = measure(), self._known()
+        if known is None or accuracy > known[1]:
+            with atomic_file(self.file) as partial:
+                save_model(net, str(partial), {"step": str(step), "accuracy": repr(accuracy)})
+
+    def restore(self, net: nn.Module) -> dict[str, float]:
+        """Fill the net with the best weights. Returns the step they are of, and how often they were right."""
+        load_into(net, self.file)
+        known = self._known()
+        assert known is not None
+        return {"best_step": known[0], "held_out_accuracy": known[1]}
+
+    def _known(self) -> tuple[int, float] | None:
+        if not self.file.exists():
+            return None
+        about = tensors_about(self.file)
+        try:
+            return int(about["step"]), float(about["accuracy"])
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"{self.file} is damaged; delete it, then run the same command again") from error
+
+
+def put_weights(weights: Path, net: nn.Module, learner: Supervised) -> None:
+    with atomic_folder(weights, replace=True) as temporary:
+        learner.save(net, temporary)
+
+
+def tidy(folder: Path) -> None:
+    """Take away what a finished arm needs no more."""
+    shutil.rmtree(folder / "latest", ignore_errors=True)
+    (folder / BEST).unlink(missing_ok=True)

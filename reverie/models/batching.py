@@ -1,0 +1,39 @@
+"""Batches that shrink when the device's memory is full."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass
+class AdaptiveBatcher:
+    """Calls a function on pieces of a list; halves the piece on out-of-memory and remembers the size that fitted."""
+
+    size: int
+
+    def __call__(self, function: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Results in order, one a piece. Raises what ``function`` raises; out-of-memory only for a single item."""
+        start = 0
+        while start < len(items):
+            piece = items[start : start + self.size]
+            try:
+                result = function(piece)
+            except RuntimeError as error:
+                if len(piece) == 1 or not should_reduce_batch_size(error):
+                    raise
+            else:
+                yield result
+                start += len(piece)
+                continue
+            # Outside of the handler, so that the traceback no longer holds the tensors that filled the memory.
+            self.size = len(piece) // 2
+            gc.collect()
+            clear_device_cache()

@@ -1,0 +1,371 @@
+"""The one door for what others saved: weights, settings, tokenizers, whole pipelines. Or one line that says why not.
+
+    every weight is read       a key that is missing or of another shape is an error, in every part of a model
+    no code of a model runs    trust_remote_code is off wherever it exists, and nobody is asked about it
+    no pickle is opened        weights are safetensors (or GGUF, for writers)
+    no long wait for nothing   where the Hub cannot be reached, its cache is looked at alone
+
+Nothing else in the package calls ``from_pretrained`` or reads safetensors; a test holds that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import io
+import os
+import re
+import socket
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import transformers
+from accelerate.utils.memory import should_reduce_batch_size
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import load_model as fill_model
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from reverie.errors import MissingExtra, ModelError, ReverieError
+from reverie.models.names import HUB_ID, Located, check_tensors, check_weights, locate, read_index
+
+CONNECT_S = 2.0  # for a first answer of the Hub; HF_HUB_ETAG_TIMEOUT, where it is set, goes before it
+SHOWN = 300  # characters of a library's message
+
+
+def load_model(
+    loader: Any, place: Located, device: str = "cpu", dtype: torch.dtype = torch.float32, *, part: str = "", **options: Any
+) -> Any:  # fmt: skip
+    """A network in evaluation mode, with every weight read from safetensors: none is left at its random start.
+
+    Args:
+        loader: a class with ``from_pretrained``, such as ``transformers.AutoModel`` or a model of diffusers.
+        dtype: of the computation; half-precision files are widened, so that scores do not depend on how they were stored.
+        part: sub-folder of a pipeline.
+    Raises: ModelError when the model cannot be found, read, or lacks weights.
+    """
+    _know_our_own()
+    logging.disable_progress_bar()  # hundreds of lines in a log file, and a unit's own progress is shown elsewhere
+    what = f"{place.name}/{part}" if part else place.name
+    if place.gguf:
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtra("a GGUF file", "gguf")
+        unpacked = transformers.GgufConfig(dequantize=True)
+        options |= {"gguf_file": place.gguf, "quantization_config": unpacked}
+    else:
+        options |= {"use_safetensors": True}
+    # What unpacks GGUF draws a bar of its own, which no setting takes away.
+    with readable(place, loader, part), contextlib.redirect_stderr(io.StringIO() if place.gguf else sys.stderr):
+        net, found = loader.from_pretrained(
+            place.path_or_id, dtype=dtype, output_loading_info=True, **_where(place, part), **_trust(loader), **options
+        )
+    _check_loaded(net, found, what)
+    return net.to(device).eval().requires_grad_(False)
+
+
+def load_component(loader: Any, place: Located, *, part: str = "", **options: Any) -> Any:
+    """A configuration, tokenizer, processor or scheduler. Raises ModelError."""
+    if place.gguf:
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtra("a GGUF file", "gguf")
+        options |= {"gguf_file": place.gguf}
+    with readable(place, loader, part):
+        return loader.from_pretrained(place.path_or_id, **_where(place, part), **_trust(loader), **options)
+
+
+def load_config(place: Located) -> Any:
+    """The configuration of a transformers model. Raises ModelError."""
+    _know_our_own()
+    return load_component(transformers.AutoConfig, place)
+
+
+@functools.cache
+def _know_our_own() -> None:
+    """Models that transformers does not have are known to it once they are imported, which their parts must have been before."""
+
+
+def load_tokenizer(place: Located, *, part: str = "") -> Any:
+    """A tokenizer that has a vocabulary: transformers makes an empty one where the files are missing. Raises ModelError."""
+    tokenizer = load_component(transformers.AutoTokenizer, place, part=part)
+    with readable(place, transformers.AutoTokenizer, part):
+        empty = tokenizer.vocab_size <= len(tokenizer.all_special_ids)
+    if empty:
+        raise ModelError(
+            f"{place.name} comes without a tokenizer; put tokenizer.json and tokenizer_config.json beside its weights"
+        )
+    return tokenizer
+
+
+def load_image_processor(place: Located) -> Any:
+    """What prepares pictures for a model, with PIL. Raises ModelError."""
+    return load_component(transformers.AutoImageProcessor, place, backend="pil")
+
+
+def load_pipeline(place: Located, dtype: torch.dtype = torch.float32) -> Any:
+    """A text-to-image pipeline of diffusers, every network of it with all its weights. Raises ModelError."""
+    import diffusers
+
+    diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()  # cut texts are counted by the painter, not printed by each batch
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # image processors of parts that are not used
+    unchecked = {"safety_checker": None}
+    if place.kind == "hub":
+        with readable(place, diffusers.DiffusionPipeline):
+            folder = diffusers.DiffusionPipeline.download(
+                place.path_or_id, use_safetensors=True, **_where(place), **_trust(diffusers.DiffusionPipeline), **unchecked
+            )  # fmt: skip
+        place = dataclasses.replace(place, path_or_id=str(folder))
+    folder = Path(place.path_or_id)
+    parts = _parts(folder, place.name)
+    # A safety checker would turn pictures black without a word; what is kept is decided by filters.
+    nets = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+    for name, loader in parts.items():
+        if name != "safety_checker" and isinstance(loader, type) and issubclass(loader, nn.Module):
+            check_weights(folder / name)
+            local = dataclasses.replace(place, kind="folder")
+            nets[name] = load_model(loader, local, dtype=dtype, part=name)
+    with readable(place, diffusers.AutoPipelineForText2Image):
+        return diffusers.AutoPipelineForText2Image.from_pretrained(folder, use_safetensors=True, dtype=dtype, **nets)
+
+
+def load_tensors(file: Path | str) -> dict[str, Tensor]:
+    """What a safetensors file holds. Raises ModelError for one that is not there, cut, or damaged otherwise."""
+    check_tensors(Path(file))
+    try:
+        return dict(load_file(file))
+    except Exception as error:
+        raise ModelError(f"{file} is damaged ({first_line(error)}); make it again") from error
+
+
+def load_into(net: nn.Module, file: Path) -> None:
+    """Fill a network from a checkpoint. Raises ModelError for one that is cut, damaged otherwise, or of another network."""
+    check_tensors(file)
+    try:
+        fill_model(net, str(file))
+    except Exception as error:
+        raise ModelError(
+            f"{file} is damaged ({first_line(error)}); delete it, then run the same command again"
+        ) from error
+
+
+def tensors_about(file: Path) -> dict[str, str]:
+    """The notes in a safetensors file. Raises ModelError."""
+    check_tensors(file)
+    with safe_open(str(file), "pt") as opened:
+        return dict(opened.metadata() or {})
+
+
+def fetched(what: str, name: str | Path) -> Path:
+    """A folder as it is, or the folder that the Hub's repository of this name is downloaded to, pickles left out.
+
+    Raises: ModelError for what is neither, and where the Hub refuses or cannot be reached and nothing is cached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not HUB_ID.fullmatch(str(name)):
+        raise ModelError(f"{name} is no {what}; give a folder that is there, or a Hub id OWNER/NAME")
+    import huggingface_hub
+
+    pickles = ["*.bin", "*.pt", "*.pth", "*.ckpt"]
+    try:
+        folder = huggingface_hub.snapshot_download(
+            str(name), ignore_patterns=pickles, local_files_only=not hub_answers()
+        )
+    except Exception as error:  # of network, Hub and cache, which have no class in common
+        raise ModelError(f"cannot fetch the {what} {name} from the Hub: {first_line(error)}") from error
+    return Path(folder)
+
+
+def check_model(name: str) -> None:
+    """That a transformers model can be found, by a look at its config alone, before hours of work for it. Raises ModelError, UnknownName."""
+    load_config(locate(name))
+
+
+def feature_dim(name: str) -> int | None:
+    """Length of the features of a two-tower model, as far as its config says so. Raises ModelError, UnknownName."""
+    config = load_config(locate(name))
+    towers = [config, getattr(config, "vision_config", None), getattr(config, "text_config", None)]
+    found = [getattr(tower, key, None) for key in ("projection_dim", "hidden_size") for tower in towers]
+    return next((int(dim) for dim in found if dim), None)
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, as a part of one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"no entry {text}"
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+@contextmanager
+def readable(place: Located, loader: Any, part: str = "") -> Iterator[None]:
+    """Whatever a library raises while it reads a model means that the model cannot be read. Raises ModelError."""
+    what = f"{place.name}/{part}" if part else place.name
+    try:
+        yield
+    except ReverieError:
+        raise
+    except Exception as error:
+        said = first_line(error)
+        if "trust_remote_code" in said or "custom code" in said:
+            raise ModelError(
+                f"{what} wants to run code of its own, which is never done; use a model of a class that "
+                f"{loader.__module__.split('.')[0]} has itself"
+            ) from error
+        if place.kind == "hub" and not hub_answers():
+            raise ModelError(
+                f"{what} is not in the local cache, and {_endpoint().hostname} cannot be reached (or HF_HUB_OFFLINE is "
+                "set); check the name and the network, or give a folder"
+            ) from error
+        raise ModelError(f"cannot load {what} with {loader.__name__}: {said}") from error
+
+
+@contextmanager
+def usable(revision: str, what: str, batched: bool = True) -> Iterator[None]:
+    """A model that opens may still not fit its own settings. Raises ModelError for it.
+
+    Args: batched: whether a batch that fills the memory is halved inside the block, and not by who calls it.
+    """
+    try:
+        yield
+    except (ReverieError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or (should_reduce_batch_size(error) and not batched):
+            raise
+        raise ModelError(
+            f"{revision} cannot {what}, its files do not fit each other: {type(error).__name__}, {first_line(error)}"
+        ) from error
+
+
+def hub_answers() -> bool:
+    """Whether the Hub may be asked: not if it is off by HF_HUB_OFFLINE, or if no connection can be made in a moment.
+
+    Without this look its client tries for half a minute, file by file.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    return _connects(*_first_hop())
+
+
+def _first_hop() -> tuple[str, int]:
+    """Who is spoken to first: the Hub, or the proxy on the way there."""
+    url = _endpoint()
+    host = url.hostname or ""
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if proxy and not urllib.request.proxy_bypass(host):
+        url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        return url.hostname or "", url.port or {"https": 443, "http": 80}.get(url.scheme, 1080)
+    return host, url.port or {"https": 443}.get(url.scheme, 80)
+
+
+def _endpoint() -> Any:
+    from huggingface_hub import constants
+
+    return urlsplit(constants.ENDPOINT)
+
+
+@functools.cache
+def _connects(host: str, port: int) -> bool:
+    """Looked at once a process. In a thread, as the look-up of a name knows no time limit."""
+    limit = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", CONNECT_S))
+    answered: list[bool] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=limit).close()
+            answered.append(True)
+        except (OSError, ValueError, OverflowError):
+            answered.append(False)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(limit)
+    return answered == [True]
+
+
+def _where(place: Located, part: str = "") -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that say where to look."""
+    where: dict[str, Any] = {"subfolder": part} if part else {}
+    if place.kind != "hub" or not hub_answers():
+        where["local_files_only"] = True
+    return where
+
+
+def _trust(loader: Any) -> dict[str, bool]:
+    """Never. Schedulers and models of diffusers have no code of their own to run and do not know the word."""
+    told = loader.__module__.startswith("transformers") or hasattr(loader, "download")
+    return {"trust_remote_code": False} if told else {}
+
+
+def _check_loaded(net: Any, found: Any, what: str) -> None:
+    lost = [str(key) for key in sorted(found["missing_keys"])]
+    lost += [str(item[0] if isinstance(item, tuple) else item) for item in found["mismatched_keys"]]
+    # What stays on the meta device was in no file either.
+    lost += [name for name, weight in net.named_parameters() if weight.is_meta and name not in lost]
+    if lost:
+        shown = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
+        raise ModelError(f"{what} lacks {len(lost)} of its weights ({shown}); it is not a whole {type(net).__name__}")
+    if wrong := [str(item) for item in found.get("error_msgs") or ()]:
+        raise ModelError(f"cannot load {what}: {' '.join(wrong[0].split())[:SHOWN]}")
+
+
+def _parts(folder: Path, name: str) -> dict[str, Any]:
+    """The class of every part that the index of a pipeline names. Raises ModelError for one that only its own code could make."""
+    import diffusers
+    from diffusers.pipelines import pipeline_loading_utils as known
+
+    index = read_index(folder)
+    family = index.get("_class_name")
+    if not isinstance(family, str) or not hasattr(diffusers, family):
+        raise ModelError(
+            f"{name} is a pipeline of a class that diffusers does not have ({_brief(family)}), and code of a model is never run"
+        )
+    found: dict[str, Any] = {}
+    for part, value in index.items():
+        if part.startswith("_") or not isinstance(value, list):
+            continue
+        library, kind = value
+        if library is None or kind is None:
+            continue
+        own = re.fullmatch(r"\w+", part) and (folder / part / f"{library}.py").exists()
+        module = None
+        if not own and library in ("diffusers", "transformers"):
+            module = importlib.import_module(library)
+        elif not own:
+            module = getattr(diffusers.pipelines, str(library), None)
+        renamed = getattr(known, "_maybe_remap_transformers_class", lambda _: None)(kind)
+        loader = getattr(module, kind, None) or (renamed and getattr(module, renamed, None))
+        if loader is None and part != "safety_checker":
+            raise ModelError(
+                f"{name}/{part} is {_brief(library)}.{_brief(kind)}, which neither diffusers nor transformers has, and code of a "
+                "model is never run"
+            )
+        found[part] = loader
+    return found
+
+
+def _brief(value: object) -> str:
+    text = str(value) if isinstance(value, str) else repr(value)
+    return text[:60]
+
+
+def load_tokenizer_of(name: str) -> Any:
+    """The tokenizer of a builtin model, a Hub id, or a folder, which may hold nothing else. Raises ModelError, UnknownName."""
+    path = Path(name).expanduser()
+    return load_tokenizer(Located("folder", str(path), None, path.name) if path.is_dir() else locate(name))

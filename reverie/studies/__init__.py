@@ -1,0 +1,62 @@
+"""One file a recipe: the runs that put a paper's claims to the test, and the claims themselves.
+
+A study builds on the parts of its recipe: settings, arms, and the functions that make steps of them.
+
+``reverie claims RECIPE`` makes the runs, each an ordinary run folder beside the others, and judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from reverie.errors import InputError
+from reverie.evaluate.claims import Claim
+from reverie.run.plan import Plan
+from reverie.settings import flat
+from reverie.stage import Job
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs by name, and claims about their arms, which are written run/step/name."""
+
+    about: str  # one paragraph for the page: what was done, on what
+    runs: Mapping[str, Plan]
+    claims: tuple[Claim, ...]
+    words: Mapping[str, str] = field(default_factory=dict)  # what each run is, for the page
+
+    def __post_init__(self) -> None:
+        steps = {f"{run}/{step.name}" for run, plan in self.runs.items() for step in plan.steps}
+        for claim in self.claims:
+            for arm, _ in claim.terms:
+                if arm.rpartition("/")[0] not in steps:
+                    raise InputError(f"claim {claim.name!r} names {arm!r}, and the study has no such run and step")
+
+    @property
+    def once(self) -> frozenset[str]:
+        """Names of claims about what does not depend on how many seeds there are, such as a gradient at the start."""
+        grown = {
+            f"{run}/{step.name}"
+            for run, plan in self.runs.items()
+            for step in plan.steps
+            if isinstance(step.stage, Job) and step.stage.grows
+        }
+        return frozenset(
+            claim.name
+            for claim in self.claims
+            if not any(arm.rpartition("/")[0] in grown for arm, _ in claim.terms if arm not in claim.fixed)
+        )
+
+
+def named(study: str, config: Any, runs: Mapping[str, Plan]) -> dict[str, Plan]:
+    """The runs as recipes that can be called again, with the settings of the study."""
+    return {name: replace(plan, recipe=f"claims/{study}/{name}", arguments=flat(config)) for name, plan in runs.items()}
+
+
+def seeds_of(number: int) -> tuple[int, ...]:
+    """0, 1, 2 ... Raises InputError below 1."""
+    if number < 1:
+        raise InputError(f"--num-seeds {number} must be 1 or more; from 3 on there are intervals and verdicts")
+    return tuple(range(number))

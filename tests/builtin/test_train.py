@@ -1,0 +1,147 @@
+"""From nothing to a painter that diffusers opens, at a size that takes seconds."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from reverie.builtin import pieces, train
+from reverie.errors import InputError
+from reverie.models.names import BUILTIN
+from reverie.models.painter import open_painter
+from tests.builtin.tiny_train import SETTINGS, make_tiny
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    make_tiny(monkeypatch.setattr)
+    monkeypatch.setattr(train, "BUILTIN", BUILTIN)
+
+
+def curve(folder):
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+def test_decoder_painter_and_alt_come_out_as_pieces_that_paint(tmp_path):
+    shipped = {file: file.stat().st_mtime_ns for file in BUILTIN.rglob("*")}
+    train.main(tmp_path, ("painter-alt", "painter", "decoder"), out=tmp_path / "out", **SETTINGS)
+    assert {file: file.stat().st_mtime_ns for file in BUILTIN.rglob("*")} == shipped
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["painter-alt.zip.0", "painter.zip.0"]
+    pieces.unpack(tmp_path / "out", tmp_path / "models")
+    for name in ("painter", "painter-alt"):
+        painter = open_painter(str(tmp_path / "models" / name))
+        assert painter.pipe.unet.config.block_out_channels == [8, 16, 16]
+        assert painter.pipe.unet.config.addition_embed_type == "text"
+        images = painter.paint(painter.encode(["a red circle"]), [1], steps=2)
+        assert images.shape == (1, 64, 64, 3)
+        log = json.loads((tmp_path / "models" / name / "training.json").read_text())
+        assert (log["steps"], log["learner"]["text_time"]) == (3, True)
+    assert log["before"][0]["steps"] == 3  # of the painter that it began from
+    # The encoder is that of the package, so that latents mean the same; the decoder has learnt.
+    old = AutoencoderKL.from_pretrained(BUILTIN / "painter" / "vae").state_dict()
+    new = AutoencoderKL.from_pretrained(tmp_path / "models" / "painter" / "vae").state_dict()
+    same = {name.split(".")[0] for name in old if torch.equal(old[name].half(), new[name].half())}
+    changed = {name.split(".")[0] for name in old if not torch.equal(old[name].half(), new[name].half())}
+    assert {"encoder", "quant_conv"} <= same - changed
+    assert changed <= {"decoder", "post_quant_conv"}
+    assert "decoder" in changed
+
+
+def test_minutes_end_it_with_a_rate_of_zero(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "MARGIN_S", 0.0)
+    train.main(tmp_path, ("painter",), minutes=0.05, **SETTINGS)
+    rows = curve(tmp_path / "painter")
+    assert rows[-1]["lr"] == 0.0
+    pieces.unpack(tmp_path / "out", tmp_path / "models")
+    StableDiffusionPipeline.from_pretrained(tmp_path / "models" / "painter")
+    train.main(tmp_path, ("painter",), minutes=0.05, **SETTINGS)  # there already
+    assert curve(tmp_path / "painter") == rows
+
+
+def test_what_is_not_finished_is_written_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Curriculum, "iterate", stopped_after(2, train.Curriculum.iterate))
+    with pytest.raises(ConnectionError):
+        train.main(tmp_path, ("painter",), out=tmp_path / "out", **SETTINGS)
+    assert not (tmp_path / "painter" / "weights").exists()
+    pieces.unpack(tmp_path / "out", tmp_path / "models")
+    StableDiffusionPipeline.from_pretrained(tmp_path / "models" / "painter")
+
+
+def stopped_after(count, iterate):
+    def some(batches, start):
+        for position, batch in enumerate(iterate(batches, start)):
+            if position == count:
+                raise ConnectionError("gone")
+            yield batch
+
+    return some
+
+
+def test_further_begins_at_the_package_and_widens_what_is_smaller(tmp_path, monkeypatch):
+    fine, middle, coarse = StableDiffusionPipeline.from_pretrained(BUILTIN / "painter").unet.config.block_out_channels
+    monkeypatch.setattr(train, "CHANNELS", (2 * fine, middle, coarse))
+    train.main(tmp_path, ("painter",), further=1, out=tmp_path / "out", **SETTINGS)
+    log = json.loads((tmp_path / "painter-further" / "weights" / "training.json").read_text())
+    assert len(log["before"]) == 1
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "painter-further" / "weights")
+    assert pipe.unet.config.block_out_channels == [2 * fine, middle, coarse]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_painter(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "tests.builtin.tiny_train", str(tmp_path), "decoder", "painter"]
+    processes = [
+        subprocess.Popen(
+            words,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            text=True,
+            stderr=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=400)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert [row["step"] for row in curve(tmp_path / "painter")] == [3]
+    log = json.loads((tmp_path / "painter" / "weights" / "training.json").read_text())
+    assert log["batches"]["processes"] == 2
+    pieces.unpack(tmp_path / "out", tmp_path / "models")
+    StableDiffusionPipeline.from_pretrained(tmp_path / "models" / "painter")
+
+
+def test_slips_are_named(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="minutes 0 must be above 0"):
+        train.main(tmp_path, minutes=0)
+    with pytest.raises(InputError, match="num_scenes below 12"):
+        train.main(tmp_path, num_scenes=3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="clip: one process trains it"):
+        train.main(tmp_path, ("clip", "painter"))
+
+
+def test_the_same_encoder_has_the_same_name_in_half_precision(tmp_path):
+    vae = AutoencoderKL.from_pretrained(BUILTIN / "painter" / "vae")
+    vae.save_pretrained(tmp_path / "full")
+    assert train._encoder(tmp_path / "full") == train._encoder(BUILTIN / "painter" / "vae")
+    vae.encoder.conv_in.weight.data += 0.1
+    vae.save_pretrained(tmp_path / "other")
+    assert train._encoder(tmp_path / "other") != train._encoder(tmp_path / "full")
+
+
+def test_bf16_is_for_what_is_quick_in_it(tmp_path, monkeypatch):
+    for quick, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(train.torch.cpu, "get_capabilities", lambda quick=quick: {"avx512_bf16": quick})
+        assert train.Work(tmp_path).fit(train.PAINTER_FIT).precision == precision
+    gpu = train.Work(tmp_path, device="cuda")
+    assert gpu.fit(train.PAINTER_FIT, 7).precision == "bf16"
+    assert gpu.fit(train.PAINTER_FIT, 7).steps == 7
+    assert np.isclose(gpu.fit(train.PAINTER_FIT).lr, 2 * train.PAINTER_FIT.lr)

@@ -1,0 +1,25 @@
+"""The training of the painter at a size that takes seconds: ``python -m tests.builtin.tiny_train WORK PART...``."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from reverie.builtin import pool, train
+
+SETTINGS = {"num_scenes": 16, "batch": 4}
+
+
+def make_tiny(setattr=setattr):
+    """Change what the package is set to; give ``monkeypatch.setattr`` to have it changed back."""
+    setattr(pool, "CHUNK", 12)
+    setattr(train, "CHANNELS", (8, 16, 16))
+    setattr(train, "PAINTER_FIT", dataclasses.replace(train.PAINTER_FIT, steps=3))
+    setattr(train, "DECODER_FIT", dataclasses.replace(train.DECODER_FIT, steps=2))
+    setattr(train, "SHARES", {0: (0.5, 0.25, 0.25)})
+    setattr(train, "EARLY_S", 0.0)
+
+
+if __name__ == "__main__":
+    make_tiny()
+    work = Path(sys.argv[1])
+    train.main(work, tuple(sys.argv[2:]), out=work / "out", **SETTINGS)

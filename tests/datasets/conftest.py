@@ -1,0 +1,3 @@
+from tests.evaluate.conftest import photo_folder
+
+__all__ = ["photo_folder"]  # a fixture

@@ -1,0 +1,50 @@
+import errno
+import os
+
+import pytest
+
+from reverie.errors import StoreFull
+from reverie.store.files import atomic_file, atomic_folder
+
+
+def test_a_file_is_the_old_one_until_the_new_one_is_complete(tmp_path):
+    path = tmp_path / "numbers.json"
+    for text in ("old", "new"):
+        with atomic_file(path) as partial:
+            partial.write_text(text)
+            assert not path.exists() if text == "old" else path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "numbers.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="killed"), atomic_file(path) as partial:  # noqa: PT012
+        partial.write_text("half")
+        raise RuntimeError("killed")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    with pytest.raises(StoreFull, match="no space left to write"), atomic_file(tmp_path / "numbers.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(PermissionError), atomic_file(tmp_path / "numbers.json"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_a_folder_has_its_name_when_it_is_complete(tmp_path):
+    path = tmp_path / "some" / "weights"
+    (tmp_path / "some" / "weights.tmp" / "left-by-a-kill").mkdir(parents=True)
+    with atomic_folder(path) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "a").write_text("1")
+        assert not path.exists()
+    assert [item.name for item in path.iterdir()] == ["a"]
+    with atomic_folder(path, replace=True) as folder:
+        (folder / "b").write_text("2")
+    assert [item.name for item in path.iterdir()] == ["b"]
+    with pytest.raises(OSError), atomic_folder(path) as folder:  # noqa: PT011 - not empty, in any words
+        (folder / "c").write_text("3")
+    assert [item.name for item in path.iterdir()] == ["b"]

@@ -1,0 +1,91 @@
+"""Studies name arms that their runs have; the whole way is slow and runs at its smallest."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reverie.cli.main import main
+from reverie.errors import InputError, UnknownName
+from reverie.evaluate.alignment import MeasureAlignment
+from reverie.run.plan import call_recipe, default_settings, find_study, known_studies
+from reverie.settings import resolve
+from reverie.studies import Study
+from reverie.studies.conduct import can_grow
+from reverie.studies.syntic_simulation import SimulateSynTIC
+
+
+def study_of(name, scale="tiny", **flags) -> Study:
+    make = find_study(name)
+    return make(resolve(default_settings(make, scale), flags))
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+@pytest.mark.parametrize("name", known_studies())
+def test_every_claim_is_about_arms_that_are_measured(name, scale):
+    study = study_of(name, scale=scale, num_seeds=2)
+    measured = set()
+    for run, plan in study.runs.items():
+        for step in plan.steps:
+            measured |= {f"{run}/{step.name}/{arm.name}" for arm in getattr(step.stage, "arms", ())}
+            if isinstance(step.stage, MeasureAlignment):
+                clouds = ["refined", "refined, projected", *(cloud for _, cloud in step.stage.more)]
+                measured |= {f"{run}/{step.name}/{cloud}" for cloud in clouds}
+            if isinstance(
+                step.stage, SimulateSynTIC
+            ):  # test_simulated.py runs it, and holds the names against these claims
+                simulated = f"{run}/{step.name}/"
+                measured |= {arm for claim in study.claims for arm, _ in claim.terms if arm.startswith(simulated)}
+    named = {arm for claim in study.claims for arm, _ in claim.terms if claim.metric != "gradient"}
+    assert named <= measured
+    assert len({claim.name for claim in study.claims}) == len(study.claims)
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_a_run_of_a_study_is_a_recipe_that_can_be_called_again(name):
+    study = study_of(name, num_seeds=1)
+    for run, plan in study.runs.items():
+        again = call_recipe(f"claims/{name}/{run}", {"num_seeds": 1})
+        assert again.recipe == plan.recipe == f"claims/{name}/{run}"
+        assert again.fingerprints() == plan.fingerprints()
+        assert again.arguments == plan.arguments
+
+
+@pytest.mark.parametrize(("name", "metric"), [("stablerep", "top1_shape"), ("synthetic_pretraining", "accuracy_shape")])
+def test_encoders_are_judged_by_the_shape(name, metric):
+    study = study_of(name, num_seeds=2)
+    assert {claim.metric for claim in study.claims} == {metric}
+    assert "shape" in study.about
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_a_study_with_more_seeds_goes_on_where_it_ended(name):
+    grows = can_grow(lambda seeds: study_of(name, scale="small", num_seeds=seeds), 3, 5)
+    assert grows == (name != "few_shot")  # which paints from the shots of all seeds in one table
+    # Of what the seeds do not touch, more of them say nothing new.
+    of_rows = {"syntic": {"C3a", "C3b", "C3c", "C4a"}, "zero_shot": {"13c", "13d"}}
+    assert study_of(name, num_seeds=3).once == of_rows.get(name, set())
+
+
+def test_slips():
+    with pytest.raises(InputError, match="--num-seeds 0"):
+        study_of("stablerep", num_seeds=0)
+    with pytest.raises(UnknownName, match="stablrep"):
+        find_study("stablrep")
+    with pytest.raises(UnknownName, match="no-such"):
+        call_recipe("claims/stablerep/no-such", {})
+
+
+@pytest.mark.slow
+def test_zero_shot_claims_from_the_command_line(tmp_path, capsys):
+    words = ["claims", "zero_shot", "--num-seeds", "1", "--per-class", "2", "--out", str(tmp_path / "study")]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 0
+    record = json.loads((tmp_path / "study" / "claims.json").read_text())
+    judged = {item["claim"]["name"]: item for item in record["claims"]}
+    assert all(item["mean"] is not None for item in judged.values())
+    assert judged["13c"]["verdict"] == judged["13d"]["verdict"] == "holds"  # three draws, whatever the seeds
+    assert judged["1a"]["verdict"] == "inconclusive"  # of one seed
+    assert "report.html" in capsys.readouterr().out
