@@ -99,7 +99,7 @@ def examples() -> str:
 
 def commands() -> str:
     """What ``--help`` says of every command and recipe."""
-    from reverie.cli import COMMANDS, USAGE
+    from reverie.cli.main import COMMANDS, USAGE
     from reverie.run.plan import known_recipes
 
     lines = ["# Commands", "", "What `--help` says of each command and recipe.", "", "```text", USAGE, "```", ""]
@@ -112,7 +112,7 @@ def commands() -> str:
 
 def help_of(words: list[str]) -> str:
     """The help of one command, without colours."""
-    from reverie.cli import main
+    from reverie.cli.main import main
 
     said = io.StringIO()
     before = os.environ.get("COLUMNS")

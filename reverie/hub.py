@@ -104,7 +104,7 @@ def models_used(run: Path, step: str | None = None) -> list[str]:
     wanted = {step} if step is not None else {item["name"] for item in steps}
     for item in reversed(steps):
         if item["name"] in wanted:
-            wanted.update(item["of"])
+            wanted.update(item["inputs"])
             found.update(_named(item["settings"]))
     for name, column in MADE_WITH.items():
         if tables.exists(run / name) and column in tables.column_names(run / name):

@@ -67,7 +67,7 @@ def test_the_names_in_the_table_of_homes_are_those_of_all():
 
 def test_run_is_called_and_is_a_package_all_the_same(done):
     assert reverie.run.engine is local
-    assert [(step.name, step.whole) for step in done.status()] == [("captions", True), ("paint", True)]
+    assert [(step.name, step.complete) for step in done.status()] == [("captions", True), ("paint", True)]
     assert done.is_complete
     assert reverie.run(PLAN, str(done.folder), device="cpu") == reverie.open_run(done.folder) == done
     assert done.page.read_text(encoding="utf-8").startswith("<!doctype html>")

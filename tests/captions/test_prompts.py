@@ -5,7 +5,7 @@ import pytest
 from reverie.captions.llm import AskWriter, tidy
 from reverie.captions.prompts import EXAMPLES, Prompt, default_prompt, read_prompt
 from reverie.errors import InputError, UnknownName
-from reverie.recipes.make import make
+from reverie.run.plan import call_recipe
 from tests.captions.conftest import asked
 
 
@@ -87,11 +87,12 @@ def test_the_flags_of_make(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\n")
     (tmp_path / "prompt.txt").write_text("a {class}")
     chosen = {"prompt": tmp_path / "prompt.txt", "temperature": 0.5, "max_words": 9}
-    stage = make(classes=tmp_path / "classes.txt", writer="some/model", **chosen).step("captions").stage
+    plan = call_recipe("make", {"classes": tmp_path / "classes.txt", "writer": "some/model", **chosen})
+    stage = plan.step("captions").stage
     assert (stage.prompt, stage.temperature, stage.max_words) == tuple(chosen.values())
     for name, value in chosen.items():
         with pytest.raises(InputError, match=f"--{name.replace('_', '-')} says how a language model is asked"):
-            make(classes=tmp_path / "classes.txt", **{name: value})
+            call_recipe("make", {"classes": tmp_path / "classes.txt", name: value})
 
 
 def test_the_default_prompts_name_the_class_last():

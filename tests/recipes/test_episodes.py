@@ -20,7 +20,7 @@ from reverie.store.pictures import as_png
 
 
 def episodes(of, eval_data, **flags) -> Plan:
-    return call_recipe("episodes", {"inputs": of, "eval_data": eval_data, **flags})
+    return call_recipe("episodes", {"of": of, "eval_data": eval_data, **flags})
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from reverie import cli
+from reverie.cli import main as cli
+from reverie.cli import recipes as recipe_commands
 from reverie.errors import InputError, SettingsChanged, UnknownName
 from reverie.recipes import options, stablerep
 from reverie.run.plan import (
@@ -73,7 +74,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "synonyms": root / "also.json", "domain": f"{root / 'domain.json'}:shapes", "eval_data": str(root / "photos"), "shots_from": str(root / "photos"),
         "words": "owner/t5", "writer": "owner/writer", "around": "seen: {caption}", "context": "a {class}", "scheduler": "euler", "text_column": "text",
         "label_column": "label", "captions_split": "train", "detector": "none", "levels": (0.5, 0.25), "painter": "owner/painter", "clip": "owner/clip", "backbone": "vit-tiny",
-        "store": root, "inputs": root, "real_store": root / "real", "images_from": root / "run", "limit": 30, "most": 2,
+        "store": root, "of": root, "real_store": root / "real", "images_from": root / "run", "limit": 30, "most": 2,
         "captions_per_batch": 16, "train_steps": 77, "warmup": 0.25, "downscale_px": (8,), "num_images": 320, "keep_best": 0.5, "sentences": 40,
         "trackers": ("wandb",), "per_batch": 2, "tag_heads": 2, "batch_size": 16,
     }  # fmt: skip
@@ -119,7 +120,7 @@ def words_for(name: str, value: Any) -> list[str]:
 def read(name: str, words: list[str], out: str = "no-such-folder") -> Any:
     def work() -> None: ...
 
-    return cli._settings(KINDS[name], work, "reverie", words, Path(out), name)[0]
+    return recipe_commands._settings(KINDS[name], work, "reverie", words, Path(out), name)[0]
 
 
 def default(name: str, scale: str, files: dict[str, Any]) -> Any:

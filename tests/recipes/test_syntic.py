@@ -110,7 +110,7 @@ def test_captions_are_coco_results_and_the_page_finds_photos_from_any_folder(
     plan = json.loads((folder / "plan.json").read_text())
     for step in plan["steps"]:
         if step["name"] == "measure":
-            step["settings"] |= {"eval_data": "captions.json", "images": "."}
+            step["settings"] |= {"photos": "captions.json", "images": "."}
     (folder / "plan.json").write_text(json.dumps(plan | {"made_in": str(photos)}))
 
     values = {(row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")}

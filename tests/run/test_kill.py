@@ -18,7 +18,7 @@ from reverie.run.plan import call_recipe
 from reverie.store import results, tables
 from tests.run.conftest import FAKE
 
-COUNT, UNIT, PAUSE_S = 60, 3, 0.02
+COUNT, UNIT, PAUSE_S = 240, 3, 0.02  # so much that ten kills do not outlast it on a fast machine
 KILLS = 10
 TABLES = ("captions", "pairs", "columns/brightness")
 
