@@ -1,7 +1,7 @@
 """Makes models/builtin: every builtin model, from rendered scenes, with the project's own learners.
 
     make builtin                                    everything that is not finished yet
-    python -m reverie.builtin.train --only clip  one model
+    python -m reverie.builtin.train --only clip     one model
     python -m reverie.builtin.train --only painter --further 5000    the painter that ships, trained on
     accelerate launch --cpu --num_processes 2 -m reverie.builtin.train --only painter    by two processes
     python -m reverie.builtin.train --device cuda --minutes 8    what a GPU makes of it in that time, in WORK/out

@@ -33,7 +33,7 @@ class ReadCorpus(SourceStage):
 
     writes: ClassVar[Literal["captions"]] = "captions"
 
-    path: Path  # .txt .csv .tsv .jsonl .parquet, COCO .json (most also .gz), or a data set folder: see store/imports.py
+    path: Path  # .txt .csv .tsv .jsonl .parquet, COCO .json (most also .gz), or a data set folder: see store/imports/
     text_column: str | None = None  # None takes caption, text, ...; a number in a CSV or TSV without header
     label_column: str | None = None  # class names; None takes label, class, ... if there is one
     split: str | None = None  # of a data set that has several

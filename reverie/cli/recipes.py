@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from reverie.cli.common import find_device, open_console
 from reverie.errors import InputError
 from reverie.ranges import check_numbers
 
@@ -22,7 +23,6 @@ if typing.TYPE_CHECKING:
     from reverie.run.plan import Plan
     from reverie.settings import Resolved
     from reverie.studies import Study
-from reverie.cli.common import find_device, open_console
 
 HOURS = 3.0  # of ``reverie claims --decide``, where nobody says
 

@@ -1,8 +1,8 @@
 """Photos with sentences that people said of them, from a source written as one word or a pair of paths.
 
-    smallworld:street:400             400 photos of the small world by its street camera
-    smallworld:street:400:HELD        only those whose first thing is of one of these classes: "held" or "known", see below
-    captions.json with --eval-images DIR COCO captions (images and annotations, also .gz), or a Karpathy split
+    smallworld:street:400                   400 photos of the small world by its street camera
+    smallworld:street:400:HELD              only those whose first thing is of one of these classes: "held" or "known", see below
+    captions.json with --eval-images DIR    COCO captions (images and annotations, also .gz), or a Karpathy split
 
 Sixteen of the 64 classes of the small world, two of each colour and of each shape, are ``held``: a corpus that is ``FromScenes``
 ``without`` them has all their words, but never together.

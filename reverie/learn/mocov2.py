@@ -1,6 +1,7 @@
 """MoCo v2: a view of an image is told from all images of the last thousands by its likeness to another view of it.
 
-The other views go through a slow copy of the network, and what it said of earlier images is kept in a queue.
+The other views go through a slow copy of the network, the key encoder, and what it said of earlier images is kept in
+a queue.
 
 Source: He et al., arXiv:1911.05722, and Chen et al., arXiv:2003.04297 (head, blur, temperature). Differs: see
 ``MoCoV2.batchnorm_groups``.
@@ -40,7 +41,7 @@ class MoCoV2:
     backbone: str = "resnet-50"
     image_size: int = 224  # side of a view, pixels
     queue: int = 65_536  # keys kept; a multiple of the joined batch of all processes
-    momentum: float = 0.999  # of the slow copy; short trainings need less
+    momentum: float = 0.999  # of the key encoder; short trainings need less
     temperature: float = 0.2
     head_out: int = 128
     min_area: float = 0.2  # of a crop, as a share of the image
@@ -54,7 +55,7 @@ class MoCoV2:
             raise InputError("queue, head_out and batchnorm_groups must be at least 1")
 
     def build(self) -> nn.Module:
-        """Backbone and head, their slow copy, and a queue of random directions. Raises ModelError, InputError."""
+        """Backbone and head (the query encoder), the key encoder, and a queue of random directions. Raises ModelError, InputError."""
         return _Net(self)
 
     def check_batch(self, images: int) -> None:
@@ -83,14 +84,14 @@ class MoCoV2:
 
     @torch.no_grad()
     def after_step(self, net: nn.Module) -> None:
-        """Move the slow copy a little towards the network."""
+        """Move the key encoder a little towards the query encoder."""
         assert isinstance(net, _Net)
         torch._foreach_lerp_(
             list(net.key_encoder.parameters()), list(net.query_encoder.parameters()), 1 - self.momentum
         )
 
     def save(self, net: nn.Module, folder: Path) -> None:
-        """The backbone of the queries; head, slow copy and queue are not kept."""
+        """The backbone of the query encoder; head, key encoder and queue are not kept."""
         assert isinstance(net, _Net)
         save_backbone(net.query_encoder.backbone, folder)
 
@@ -118,7 +119,7 @@ class _Encoder(nn.Module):
 
 
 class _Net(nn.Module):
-    """All that a checkpoint must hold: network, slow copy, queue, and where in the queue the oldest key is."""
+    """All that a checkpoint must hold: query encoder, key encoder, queue, and where in the queue the oldest key is."""
 
     queue: Tensor  # (size, head_out), unit rows
     oldest: Tensor  # int64 scalar

@@ -64,7 +64,7 @@ class Refined(NamedTuple):
 
     rows: Tensor  # unit rows (n, d)
     steps: int  # passes that were done
-    stop_reason: str  # it stopped: all steps, the target, or the guard
+    stop_reason: str  # all steps, the target, or the guard
     curve: list[dict[str, float]]  # for each pass, from 0: step, cosine (mean, to the own sentence), loss (not of 0)
 
 

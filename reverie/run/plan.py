@@ -5,7 +5,7 @@
     recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null): all settings, resolved
     given                     names of the settings that were given by hand (null: nobody said); the others were defaults at the time
     seed, unit_size, num_captions, num_units
-    steps                     [{name, of, kind: captions | pairs | columns | job, per_caption, settings, fingerprint}]
+    steps                     [{name, inputs, kind: captions | pairs | columns | job, per_caption, settings, fingerprint}]
     versions, made            library versions, and when (UTC)
 
 A step's fingerprint covers its own settings and those of every step it reads, so that it names a result.

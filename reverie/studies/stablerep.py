@@ -1,6 +1,6 @@
 """Claims of StableRep (arXiv:2306.00984) about images of one caption, their number, guidance, text and resolution.
 
-ClaimResult by how often a linear classifier tells the shape in street photos: shape is what augmentation leaves, and raw pixels
+Judged by how often a linear classifier tells the shape in street photos: shape is what augmentation leaves, and raw pixels
 lack. Numbers are those of docs/recipes/stablerep.md. The paper's fifth and sixth claims need a generator that was trained on far more
 than it is asked for, and are not here.
 """

@@ -1,7 +1,7 @@
 """Claims of arXiv:2210.07574 about pre-training on painted images and fine-tuning on photos.
 
-ClaimResult by shape: how often the class that a fine-tuned network names has the shape of the photo. Numbers are those of docs/recipes/synthetic_pretraining.md. Amounts are images at equal steps: what differs is how often each
-is seen.
+Judged by shape: how often the class that a fine-tuned network names has the shape of the photo. Numbers are those of
+docs/recipes/synthetic_pretraining.md. Amounts are images at equal steps: what differs is how often each is seen.
 """
 
 from __future__ import annotations

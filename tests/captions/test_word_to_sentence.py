@@ -18,7 +18,7 @@ from reverie.store import tables
 from tests.captions.conftest import asked, units_of
 from tests.models import tiny
 
-RUN_SEED = 7  # of the fixture ``place``
+RUN_SEED = 7  # of the fixture ``context``
 
 
 class Numbered:

@@ -111,7 +111,7 @@ def test_steps_in_place_of_epochs(context: StepContext) -> None:
 
 
 def test_selections_that_are_encoded_together_give_the_same_head(context: StepContext) -> None:
-    """``among`` changes which images the encoder runs over, not what is learnt."""
+    """``candidates`` changes which images the encoder runs over, not what is learnt."""
     apart, together = StepContext(context.folder, "apart"), StepContext(context.folder, "together")
     some = QUICK | {"where": "label != 'blue star' or pair_id > '8'"}
     with_all = some | {"candidates": "status = 'ok'"}

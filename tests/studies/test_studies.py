@@ -32,9 +32,8 @@ def test_every_claim_is_about_arms_that_are_measured(name, scale):
             if isinstance(step.stage, MeasureAlignment):
                 clouds = ["refined", "refined, projected", *(cloud for _, cloud in step.stage.more)]
                 measured |= {f"{run}/{step.name}/{cloud}" for cloud in clouds}
-            if isinstance(
-                step.stage, SimulateSynTIC
-            ):  # test_simulated.py runs it, and holds the names against these claims
+            # test_syntic_simulation.py runs it, and holds the names against these claims.
+            if isinstance(step.stage, SimulateSynTIC):
                 simulated = f"{run}/{step.name}/"
                 measured |= {arm for claim in study.claims for arm, _ in claim.terms if arm.startswith(simulated)}
     named = {arm for claim in study.claims for arm, _ in claim.terms if claim.metric != "gradient"}

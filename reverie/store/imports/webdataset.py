@@ -245,9 +245,8 @@ def _from_parts(position: int, parts: dict[str, bytes | str], reading: Reading, 
                 facts = json.loads(content)
             except (ValueError, RecursionError) as error:
                 return _Unusable(f".json is not JSON: {nested(error)}")
-            if isinstance(
-                facts, dict
-            ):  # what it says of an image is no image: names in an archive never reach the disk
+            # What it says of an image is no image: names in an archive never reach the disk.
+            if isinstance(facts, dict):
                 row = {**{key: value for key, value in facts.items() if key != "image"}, **row}
         else:
             try:
