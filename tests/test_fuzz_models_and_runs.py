@@ -218,7 +218,7 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "epochs": 1,
         "width": 32,
         "tag_heads": 2,
-        "photos": "smallworld:street:2",
+        "eval_data": "smallworld:street:2",
     }
     assert run(call_recipe("syntic", small | {"rivals": ()}), folder)
     return folder
@@ -240,7 +240,7 @@ def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sampler_steps": 1,
         "epochs": 1,
         "seeds": (0, 1),
-        "photos": "smallworld:street:1:64",
+        "eval_data": "smallworld:street:1:64",
     }
     assert run(call_recipe("zero_shot", small), folder)
     for file in folder.rglob("*.safetensors"):

@@ -239,9 +239,8 @@ def test_rows_of_lines_are_all_there(tmp_path: Path) -> None:
                 found = list(imports.entries(tmp_path / name, imports.guess_kind(tmp_path / name)))
             except ReverieError:
                 continue
-            lines = len(
-                data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
-            )
+            text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+            lines = len(text.removesuffix("\n").split("\n")) if text else 0
             rows = {str(item.position).partition("/")[0] for item in found if isinstance(item, imports.Sample)}
             assert len(rows) + sum(isinstance(item, imports.NotTaken) for item in found) == lines, (name, seed)
 

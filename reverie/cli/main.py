@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> None:
     try:
         sys.exit(_dispatch(words))
     except ReverieError as error:
-        print(f"reverie: {error}".replace("\n", " "), file=sys.stderr)
+        print(" ".join(f"reverie: {error}".splitlines()), file=sys.stderr)  # a name may hold any line break of Unicode
         sys.exit(2)
     except KeyboardInterrupt:
         again = shlex.join(["reverie", *words])

@@ -36,7 +36,7 @@ from reverie import seeds, stage
 from reverie.errors import InputError, MissingExtra, SettingsChanged, TrainingError
 from reverie.models.pretrained import load_into, load_tensors
 from reverie.stage import ignore_events
-from reverie.store.files import atomic_file
+from reverie.store.files import atomic_file, flush_to_disk
 from reverie.store.json_files import misfit, read_json, read_line
 
 Batch = dict[str, Any]
@@ -424,11 +424,11 @@ def _save(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, ema: n
     )
     (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
     for path in (*new.iterdir(), new):
-        _flush_to_disk(path)
+        flush_to_disk(path)
     if latest.exists():
         latest.rename(previous)
     new.rename(latest)
-    _flush_to_disk(folder)
+    flush_to_disk(folder)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -437,14 +437,6 @@ def _finish_swap(folder: Path) -> None:
     latest, previous = folder / "latest", folder / "previous"
     if previous.exists() and not latest.exists():
         previous.rename(latest)
-
-
-def _flush_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 STATE = {"settings": {...: object}, "scaler": ({...: object}, None), "step": int, "losses": {...: float}}

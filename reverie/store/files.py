@@ -22,7 +22,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         try:
             yield partial
-            _flush_to_disk(partial)
+            flush_to_disk(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -48,7 +48,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary.rename(path)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would outlast the machine."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -90,11 +90,18 @@ def test_clip_scores_and_zero_shot_heads_are_made_with_it(trained, tmp_path):
 def test_zero_shot_and_syntic_run_on_it(trained, tmp_path):
     name = str(trained[2] / "dual_encoder")
     flags = {"clip": name, "sampler_steps": 1}
-    classes = {"per_class": 2, "photos": "smallworld:street:64:64"}
+    classes = {"per_class": 2, "eval_data": "smallworld:street:64:64"}
     assert run(call_recipe("zero_shot", flags | classes), tmp_path / "classes")
     values = {row["name"]: row["value"] for row in results.read(tmp_path / "classes" / "results.jsonl")}
     assert 0 <= values["zero-shot"] <= 1
-    small = {"sentences": 24, "epochs": 1, "width": 32, "tag_heads": 2, "photos": "smallworld:street:4", "parts": False}
+    small = {
+        "sentences": 24,
+        "epochs": 1,
+        "width": 32,
+        "tag_heads": 2,
+        "eval_data": "smallworld:street:4",
+        "parts": False,
+    }
     assert run(call_recipe("syntic", flags | small), tmp_path / "captions")
     picture = Image.new("RGB", (64, 64), "red")
     assert len(load_captioner(tmp_path / "captions")([picture])) == 1
