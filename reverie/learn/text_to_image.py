@@ -13,6 +13,7 @@ times shifted towards noise, arXiv:2403.03206 (section 5.3.2), but by a constant
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -228,18 +229,20 @@ class TextToImage:
             pipe.register_modules(vae=self._vae().cpu())
             pipe.save_pretrained(folder)
             pipe.register_modules(vae=None)
-            return
-        assert isinstance(net, Denoiser)
-        StableDiffusionPipeline(
-            vae=self._vae().cpu(),
-            text_encoder=net.text_encoder.cpu(),
-            tokenizer=self._tokenizer(),
-            unet=net.unet.cpu(),
-            scheduler=start_of(self.start).scheduler if self.start else _schedule(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(folder)
+        else:
+            assert isinstance(net, Denoiser)
+            StableDiffusionPipeline(
+                vae=self._vae().cpu(),
+                text_encoder=net.text_encoder.cpu(),
+                tokenizer=self._tokenizer(),
+                unet=net.unet.cpu(),
+                scheduler=copy.deepcopy(start_of(self.start).scheduler) if self.start else _schedule(),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            ).save_pretrained(folder)
+        if self.start:  # pipelines change settings of a scheduler that they are handed
+            start_of(self.start).scheduler.save_pretrained(folder / "scheduler")
 
     def open_autoencoder(self, device: str) -> AutoencoderKL:
         """What makes latents of pictures."""

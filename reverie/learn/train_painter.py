@@ -137,7 +137,7 @@ class PairCaptions:
         (column,) = self.columns
         if lacking := tables.count(store, f"({where}) and {column} is null"):
             what = "templates need a class for every pair" if self.templates else "every pair needs a caption"
-            raise InputError(f"{what}, and {store} has {lacking:,} pairs without a {column}")
+            raise InputError(f"{what}, and {store} has {lacking:,} without a {column}")
 
 
 @dataclass(frozen=True)
