@@ -141,4 +141,5 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     latents: Tensor = vae.encode(to_signed(images)).latent_dist.mean
     if shift := vae.config.get("shift_factor"):
         latents = latents - shift
-    return latents * vae.config.scaling_factor
+    scaled: Tensor = latents * vae.config.scaling_factor
+    return scaled

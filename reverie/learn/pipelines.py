@@ -229,7 +229,8 @@ class PipelineDenoiser(nn.Module):
 
     def train(self, mode: bool = True) -> PipelineDenoiser:
         """As of any module, but parts that do not learn stay as they are in painting."""
-        return train_chosen(self, super().train, mode)
+        denoiser: PipelineDenoiser = train_chosen(self, super().train, mode)
+        return denoiser
 
     def forward(self, noisy: Tensor, times: Tensor, texts: Sequence[str]) -> Tensor:
         """What the network predicts (B, c, h, w) of noisy latents at times (B,) under texts."""

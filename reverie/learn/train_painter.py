@@ -8,6 +8,7 @@ captions. Result: a pipeline folder of diffusers, to be named as ``painter`` in 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import reduce
 from torch import Tensor
 
 from reverie import seeds
@@ -191,7 +193,7 @@ class TrainPainter(Job):
         captions.check(store, self.where)
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         learner = self._further() if self.start else self._from_scratch(context, store, captions)
-        cut, total = self._count_cut(learner, store, captions) if rank == 0 else (0, 0)
+        cut, total = self._count_cut(learner, store, captions, (rank, world), context.device)
         if cut:
             text = f"{cut:,} of {total:,} captions are longer than {learner.text_limit} tokens and are cut there"
             context.report("warning", text=text)
@@ -259,17 +261,22 @@ class TrainPainter(Job):
             caption_drop=self.caption_drop,
         )
 
-    def _count_cut(self, learner: TextToImage, store: Path, captions: PairCaptions) -> tuple[int, int]:
-        """How many captions are longer than the text encoder takes, and how many there are."""
+    def _count_cut(
+        self, learner: TextToImage, store: Path, captions: PairCaptions, share: tuple[int, int], device: str
+    ) -> tuple[int, int]:
+        """How many captions are longer than the text encoder takes, and how many there are; shared by the processes."""
         cut = total = 0
         known: dict[str, bool] = {}  # of captions that come often, as templates do
-        for texts in _texts(store, self.where, captions):
+        for texts in itertools.islice(_texts(store, self.where, captions), share[0], None, share[1]):
             new = list(dict.fromkeys(text for text in texts if text not in known))
             long = dict(zip(new, learner.too_long(new) if new else [], strict=True))
             cut += sum(known[text] if text in known else long[text] for text in texts)
             total += len(texts)
             if self.templates:
                 known |= long
+        if share[1] > 1:
+            counts = torch.tensor([cut, total], device=PartialState(cpu=device == "cpu").device)
+            cut, total = reduce(counts, "sum").tolist()
         return cut, total
 
 

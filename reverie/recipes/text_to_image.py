@@ -5,7 +5,7 @@
 
     reverie import photos.parquet --template "a photo of a {class}" --out runs/photos
     reverie run text_to_image --store runs/photos --templates templates.txt --out runs/painter
-    reverie run text_to_image --store runs/photos --start OWNER/PIPELINE --parts both --lr 1e-5 --text-lr 1e-6 --out runs/tuned
+    reverie run text_to_image --store runs/photos --start OWNER/PIPELINE --train-parts both --lr 1e-5 --text-lr 1e-6 --out runs/tuned
 
 The result, ``runs/painter/weights/painter``, is a diffusers folder: name it as --painter in other recipes.
 """
@@ -22,6 +22,8 @@ from reverie.recipes.options import Precision
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
+FURTHER_LR = 1e-5  # of networks that have learnt already
+
 
 @dataclass(frozen=True)
 class TextToImageConfig:
@@ -30,11 +32,12 @@ class TextToImageConfig:
     store: Path  # folder with the photos to learn from, made by reverie import
     # file of sentences with {class} in them, one a line, to write captions with; the stored captions when absent
     templates: Path | None = None
-    # text-to-image pipeline to train on: builtin:painter, a folder, or a Hub id; a painter from scratch when absent
+    # folder or Hub id of weights to begin from; a text-to-image pipeline of diffusers, or builtin:painter, which is trained on;
+    # a painter from scratch when absent
     start: str | None = None
-    # what of --start learns: its U-Net (or transformer), its text encoders, or both
-    parts: Literal["unet", "text", "both"] = "both"
-    paint_px: int | None = None  # side of painted images in pixels; 32, or what --start was made for, when absent
+    # what of a pipeline learns: its U-Net (or transformer), its text encoders, or both
+    train_parts: Literal["unet", "text", "both"] = "both"
+    paint_px: int | None = None  # side of painted images in pixels; what --start was made for, or 32, when absent
     # channels of the autoencoder, one number a resolution, finest first; each but the first halves the side
     autoencoder_channels: tuple[int, ...] = (32, 64, 64)
     autoencoder_steps: int = 3000  # optimiser steps of the autoencoder
@@ -42,7 +45,7 @@ class TextToImageConfig:
     channels: tuple[int, ...] = (64, 96)  # channels of the U-Net, one number a resolution, finest first
     train_steps: int = 5000  # optimiser steps of training, the same in every arm
     batch_size: int = 32  # examples in a step of training
-    lr: float | None = None  # peak learning rate; 1e-3 from scratch and 1e-5 with --start when absent
+    lr: float = 1e-3  # peak learning rate; 1e-5 with --start, unless another is given
     text_lr: float | None = None  # peak learning rate of the text encoders; that of --lr when absent
     caption_drop: float = 0.1  # share of captions that are replaced by the empty one, for guidance
     precision: Precision = "fp32"  # number format of training
@@ -63,28 +66,30 @@ class TextToImageConfig:
             raise InputError(f"--caption-drop {self.caption_drop}: give a share from 0 to 1")
         usual = {item.name: item.default for item in fields(self)}
         if self.start:
-            idle = ("autoencoder_channels", "autoencoder_steps", "autoencoder_batch", "channels")
+            idle: tuple[str, ...] = ("autoencoder_channels", "autoencoder_steps", "autoencoder_batch", "channels")
             why = "belongs to a painter from scratch; --start brings its own networks"
         else:
-            idle, why = ("parts",), "says what of a --start learns; a painter from scratch learns as a whole"
+            idle, why = ("train_parts",), "says what of a --start learns; a painter from scratch learns as a whole"
         if given := [name for name in idle if getattr(self, name) != usual[name]]:
             raise InputError(f"--{given[0].replace('_', '-')} {why}")
-        if self.text_lr is not None and self.parts == "unet":
-            raise InputError("--text-lr says how fast the text encoders learn, which they do not with --parts unet")
-        if self.lr is not None and self.text_lr is not None and self.parts == "text":
-            raise InputError("with --parts text nothing learns but the text encoders: give --lr or --text-lr, not both")
+        if self.text_lr is not None and self.train_parts == "unet":
+            raise InputError(
+                "--text-lr says how fast the text encoders learn, which they do not with --train-parts unet"
+            )
         for name, rate in (("lr", self.lr), ("text-lr", self.text_lr)):
             if rate is not None and not rate > 0:
                 raise InputError(f"--{name} {rate}: give a number above 0")
 
+    def following(self, default: TextToImageConfig | None) -> dict[str, object]:
+        """Defaults that follow from other settings: what has learnt already must not be shaken as much as what has not."""
+        return {"lr": FURTHER_LR if self.start else TextToImageConfig.lr}
+
     @property
     def rates(self) -> tuple[float, float]:
         """Peak learning rate of what learns, and that of the text encoders as a multiple of it."""
-        usual = 1e-5 if self.start else 1e-3
-        if self.parts == "text":
-            return self.text_lr or self.lr or usual, 1.0
-        lr = self.lr or usual
-        return lr, 1.0 if self.text_lr is None else self.text_lr / lr
+        if self.train_parts == "text":
+            return self.text_lr or self.lr, 1.0
+        return self.lr, 1.0 if self.text_lr is None else self.text_lr / self.lr
 
 
 def text_to_image(config: TextToImageConfig) -> Plan:
@@ -121,7 +126,7 @@ def text_to_image(config: TextToImageConfig) -> Plan:
         ),
         batch=config.batch_size,
         start=config.start or "",
-        parts=config.parts,
+        parts=config.train_parts,
         text_rate=text_rate,
         caption_drop=config.caption_drop,
     )
