@@ -111,6 +111,7 @@ class TextToImage:
             raise InputError(
                 f"{self.start} is a {start.family}: it is trained as a whole, with nothing put in its place"
             )
+        self._longest()  # opens the tokenizers
 
     @property
     def rates(self) -> dict[str, float]:
