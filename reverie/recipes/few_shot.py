@@ -251,7 +251,7 @@ def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]
     """The painted images that one number of shots and seed learns from, a kind for each strategy and level."""
     from reverie.images.real_guidance import FromShots
 
-    threshold = config.select.threshold
+    threshold = config.select.confidence
     chance = float(
         np.float32(1 / about.num_classes if threshold is None else threshold)
     )  # confidences are stored as float32

@@ -263,14 +263,14 @@ class Selection:
     """Which painted images of a class are kept, by an encoder's confidence."""
 
     # confidence that an image must exceed to pass; chance = 1 / number of classes
-    above: float | Literal["chance"] = "chance"
+    threshold: float | Literal["chance"] = "chance"
     most: int | None = None  # images kept of each class (K); all that pass when absent
     choose: Literal["random", "top"] = "random"  # which K of more images that pass
 
     @property
-    def threshold(self) -> float | None:
-        """As stages say it: None is chance."""
-        return None if self.above == "chance" else self.above
+    def confidence(self) -> float | None:
+        """The threshold as stages say it: None is chance."""
+        return None if self.threshold == "chance" else self.threshold
 
 
 @dataclass(frozen=True)

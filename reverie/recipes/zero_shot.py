@@ -137,7 +137,7 @@ class Task:
         from reverie.filters.per_class import KeepPerClass
 
         return KeepPerClass(
-            self.names, USABLE, threshold=select.threshold, most=select.most, choose=select.choose, fill=fill
+            self.names, USABLE, threshold=select.confidence, most=select.most, choose=select.choose, fill=fill
         )
 
     def tune(self, learn: ClassifierLearning, clip: str) -> TuneClassifier:
