@@ -1,6 +1,6 @@
-"""What a stage is: a frozen dataclass whose fields are its options, its fingerprint and its row in the report.
+"""The contract of a stage: a frozen dataclass whose fields are its options and make its fingerprint.
 
-Two shapes, told apart by what they derive from:
+There are two kinds, by base class:
 
     UnitStage   rows of unit n in, rows of unit n out; the engine owns resume, order and commits
     Job         one long piece of work with its own checkpoints (training, measuring, a page)

@@ -1,4 +1,4 @@
-"""A painter of one's own, from photos with classes or captions: the "controlled" setting of Synth².
+"""A text-to-image model trained from scratch on photos with classes or captions: the "controlled" setting of Synth².
 
     Synth², arXiv:2403.07750, section 4.1: a generator trained on the very pairs that a model could have been trained on
     shows what synthetic data is worth without the gigabytes behind a public one.
@@ -35,7 +35,7 @@ class TextToImageConfig:
     train_steps: int = 5000  # optimiser steps of training, the same in every arm
     batch_size: int = 32  # examples in a step of training
     lr: float = 1e-3  # peak learning rate
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 def text_to_image(config: TextToImageConfig) -> Plan:

@@ -1,6 +1,6 @@
-"""Doors out: pairs of a table -> files that other tools read.
+"""Exports: pairs of a table -> files that other tools read.
 
-Every export is built in a hidden folder beside its target and gets its name when it is whole. Pairs come unit by unit, sorted
+Every export is built in a folder beside its target and gets its name when it is complete. Pairs come unit by unit, sorted
 by id within a unit, so equal pairs give equal files whoever made them in whatever order.
 """
 

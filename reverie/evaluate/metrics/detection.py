@@ -1,4 +1,4 @@
-"""Boxes against boxes. Pure functions on arrays; a box is x0, y0, x1, y1."""
+"""Precision and recall of detected boxes against true ones. Pure functions on arrays; a box is x0, y0, x1, y1."""
 
 from __future__ import annotations
 
