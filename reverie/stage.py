@@ -177,7 +177,7 @@ def with_defaults(recorded: Any, stage: object) -> Any:
 
 def settings_now(recorded: Any, stage: object) -> Any:
     """What ``settings`` recorded of a stage, with the default of every field that it did not have then."""
-    return _without_speed(with_defaults(recorded, stage))
+    return decisive(with_defaults(recorded, stage))
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
