@@ -55,7 +55,7 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
     usual = recipe.SCALES[config.scale]
     shared = {
         "per_class": config.per_class, "keep_best": 1.0, "seeds": seeds_of(config.num_seeds), "train_steps": config.train_steps,
-        "eval_data": config.eval_data, "seed": config.seed,
+        "eval_data": config.eval_data, "seed": config.seed, "one_image": (),
     }  # fmt: skip
     few, copies = usual.paint.per_caption, max(usual.paint.per_caption, *IMAGES)
     main = resolve(usual, shared | {"per_caption": copies, "text_tower": True, "controls": True})
