@@ -88,10 +88,8 @@ class StableRepConfig:
     # search for images that repeat another one, to leave them out; there is no column duplicate_of without it
     duplicates: bool = True
     keep_best: float = 0.95  # share of the images that are kept, by CLIP score
-    arms: tuple[Kind, ...] = (
-        "stablerep",
-        "simclr",
-    )  # methods that learn from the images beside each other; mae needs a ViT
+    # methods that learn from the images beside each other; mae needs a ViT for a backbone
+    arms: tuple[Kind, ...] = ("stablerep", "simclr")
     # methods that learn from one image of each caption (l = 1), as was published of all three; others from all that are kept
     one_image: tuple[Alone, ...] = ("simclr",)
     per_batch: int = 3  # images of a caption in a batch (m)
