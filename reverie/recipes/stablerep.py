@@ -168,11 +168,13 @@ class StableRepConfig:
         if self.real_store and set(self.arms) <= {"stablerep"}:
             raise InputError("--real-store trains SimCLR, CLIP or MAE on photos too; name one of them with --arms")
         if self.images_from:
-            usual = SCALES[self.scale]
-            given, there = flat(self.text) | flat(self.paint), flat(usual.text) | flat(usual.paint)
-            if silent := [name.replace("_", "-") for name, value in given.items() if value != there[name]]:
+            # What makes images: all of it is the other run's.
+            names = [*flat(self.text), *flat(self.paint), "clip", "duplicates", "keep_best", "unit_size"]
+            given, usual = flat(self), flat(SCALES[self.scale])
+            if silent := next((name for name in names if given[name] != usual[name]), None):
                 raise InputError(
-                    f"--{silent[0]} is about captions and painting, and with --images-from nothing is painted; leave one out"
+                    f"--{silent.replace('_', '-')} is about how images are made and chosen, and with --images-from those of "
+                    "another run are taken as they are; leave one out"
                 )
 
 

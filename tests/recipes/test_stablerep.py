@@ -267,8 +267,9 @@ def test_captions_may_be_sentences_of_class_names() -> None:
         ({"contrast_temperature": 0.0}, "--contrast-temperature"),
         ({"probe_epochs": 0}, "--probe-epochs 0"),
         ({"images_from": Path("nowhere")}, "nowhere holds no pairs.lance"),
-        ({"images_from": Path("nowhere"), "guidance": 4.0}, "--guidance is about captions and painting"),
-        ({"images_from": Path("nowhere"), "words": "builtin:words"}, "--words is about captions and painting"),
+        ({"images_from": Path("nowhere"), "guidance": 4.0}, "--guidance is about how images are made"),
+        ({"images_from": Path("nowhere"), "words": "builtin:words"}, "--words is about how images are made"),
+        ({"images_from": Path("nowhere"), "keep_best": 0.5}, "--keep-best is about how images are made"),
     ],
 )
 def test_more_slips_are_told_before_any_work(flags: dict[str, Any], said: str) -> None:
