@@ -22,6 +22,7 @@ from reverie.run import engine as local
 from reverie.run.plan import Plan, call_recipe, find_recipe, read_plan
 from reverie.run.status import StepStatus, status
 from reverie.store import exports, results, tables
+from reverie.store.results import Result
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,12 +80,16 @@ def open_run(folder: str | Path) -> Run:
     return found
 
 
-class Records(list[dict[str, Any]]):
-    """A list of measured numbers, one dictionary each; what is in one stands in ``store/results.py``."""
+class Records(list[Result]):
+    """A list of measured numbers; what is in one stands in ``store/results.py``."""
+
+    def select(self, **wanted: object) -> Records:
+        """Those with these fields, factors or details: ``results.select(arm="guided", metric="top1", shots=4)``."""
+        return Records(results.select(self, **wanted))
 
     def to_pandas(self) -> Any:
-        """A data frame with a row for each record. Raises MissingExtra."""
-        return _pandas().DataFrame(list(self))
+        """A data frame with a row for each record; factors are columns ``factors.NAME``. Raises MissingExtra."""
+        return _pandas().json_normalize([record.as_dict() for record in self])
 
 
 @dataclass(frozen=True)

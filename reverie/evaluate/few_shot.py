@@ -14,15 +14,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie import seeds
+from reverie.arms import Arm
 from reverie.errors import InputError
-from reverie.evaluate.linear_probe import Arm, ProbeSpeed, describe_arm
-from reverie.stage import Job, StepContext
+from reverie.evaluate.linear_probe import ProbeSpeed, check_arms, describe_arm
+from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FewShotEpisodes(Job):
-    """Weights of several learning steps -> ``episodes_top1``: mean accuracy over the same episodes for every arm.
+    """Weights of several learning steps -> ``top1``: mean accuracy over the same episodes for every arm.
 
     A record also holds the standard deviation over episodes and half of the 95 % interval of the mean. ``untrained`` and
     ``pixels`` are as in ``linear_probe.py``.
     """
+
+    role: ClassVar[Role] = "measure"
 
     arms: tuple[Arm, ...]
     photos: str = "smallworld:street:4000:1000"  # see datasets/labelled.py
@@ -53,6 +56,7 @@ class FewShotEpisodes(Job):
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
     def __post_init__(self) -> None:
+        check_arms(self.arms)
         if self.ways < 2 or min(self.shots, self.queries, self.episodes) < 1:
             raise InputError("an episode needs 2 classes or more, and shots, queries and episodes must be at least 1")
 
@@ -73,7 +77,7 @@ class FewShotEpisodes(Job):
 
         train, test, split = _splits(self.photos)
         for done, arm in enumerate(self.arms):
-            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            context.report("progress", done=done, total=len(self.arms), arm=arm.label, seed=arm.seed)
             began = time.monotonic()
             describe = describe_arm(arm, self.arms, context, self.pixels_px)
             support, questions = (
@@ -92,29 +96,20 @@ class FewShotEpisodes(Job):
                 seed=self.seed,
             )
             mean, half = interval(right)
-            record = {
-                "name": arm.name,
-                "metric": "episodes_top1",
-                "value": mean,
+            record = results.about(
+                context, self, arm, "episodes", split, photos=self.photos, num_test=len(test), num_classes=self.ways,
+            )  # fmt: skip
+            details = {
                 "interval": half,
                 "deviation": float(right.std(ddof=1)) if len(right) > 1 else None,
-                "split": split,
-                "seed": arm.seed,
-                "step": context.step,
-                "weights": arm.weights,
-                "photos": self.photos,
                 "ways": self.ways,
                 "shots": self.shots,
                 "queries": self.queries,
                 "episodes": self.episodes,
-                "num_test": len(test),
-                "num_classes": self.ways,  # that an answer is one of
                 "num_features": support.shape[1],
                 "seconds": round(time.monotonic() - began, 3),
-                "fingerprint": results.step_fingerprint(context, self),
-                "versions": results.versions(),
             }
-            results.append(context.results, record)
+            results.append(context.results, record(metric="top1", value=mean, details=details))
         context.report("progress", done=len(self.arms), total=len(self.arms))
 
 

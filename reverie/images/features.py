@@ -16,7 +16,7 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.errors import InputError
 from reverie.images.pixels import PaintPixels
-from reverie.stage import StepContext, UnitStage, Worker
+from reverie.stage import Role, StepContext, UnitStage, Worker
 from reverie.store.pictures import decoded
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class FeatureSpeed:
 class PaintFeatures(UnitStage):
     """``PaintPixels`` with columns beside it: embedding, clip_score (cosine to the caption), tags and tag_scores."""
 
+    role: ClassVar[Role] = "paint"
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
 
     paint: PaintPixels = field(default_factory=PaintPixels)

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reverie.arms import Arm
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError, ReverieError
 from reverie.ranges import check_at_least
 from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, clip_for, usable_of
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
-
-if TYPE_CHECKING:
-    from reverie.evaluate.fine_tuning import Arm
 
 
 @dataclass(frozen=True)
@@ -120,16 +118,22 @@ SCALES = {
 
 def arms(config: ScratchConfig = TINY) -> tuple[Arm, ...]:
     """What is trained beside what, with every seed."""
-    from reverie.evaluate.fine_tuning import Arm
-
     found: list[Arm] = []
     real, mixed = sorted({*config.real_per_class, *config.mixed_per_class}), sorted(config.mixed_per_class)
     most = config.most
     for number in config.seeds:
-        found += [Arm(f"{n} painted a class", number, real=0, painted=n) for n in sorted(config.painted_per_class)]
-        found += [Arm(f"{n} real a class", number, real=n) for n in real]
-        found += [Arm(f"{n} real and {most} painted a class", number, real=n, painted=most) for n in mixed]
+        found += [_arm(number, painted=n) for n in sorted(config.painted_per_class)]
+        found += [_arm(number, real=n) for n in real]
+        found += [_arm(number, real=n, painted=most) for n in mixed]
     return tuple(found)
+
+
+def _arm(seed: int, *, real: int = 0, painted: int = 0) -> Arm:
+    """Training on so many images of each class."""
+    amounts = {"real": real, "painted": painted}
+    some = {kind: number for kind, number in amounts.items() if number}
+    label = f"{' and '.join(f'{number} {kind}' for kind, number in some.items())} a class"
+    return Arm("-".join(f"{kind}-{number}" for kind, number in some.items()), label, seed, factors=amounts)
 
 
 def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | None = None) -> Plan:

@@ -14,12 +14,12 @@ from all that are kept.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from reverie.arms import Arm, Factor, pixels, seeds_together, untrained
 from reverie.errors import InputError
 from reverie.ranges import check_at_least
 from reverie.recipes.options import (
@@ -251,8 +251,8 @@ def pool(config: StableRepConfig) -> Pool:
     return Pool(captions * usable / painted, usable, where, config.images_from)
 
 
-def arms(config: StableRepConfig = TINY) -> dict[str, Train]:
-    """What is trained beside what, by name, under the first seed."""
+def arms(config: StableRepConfig = TINY) -> dict[Arm, Train]:
+    """What is trained beside what, under the first seed."""
     from reverie.learn.clip import CLIP
     from reverie.learn.fit import Fit, FitSpeed
     from reverie.learn.mae import MAE
@@ -306,17 +306,35 @@ def arms(config: StableRepConfig = TINY) -> dict[str, Train]:
     masked = replace(fit, lr=config.mae_lr, weight_decay=0.05, betas=(0.9, 0.95))  # of arXiv:2111.06377
     found["mae"] = alone("mae", MAE(**vars(config.decoder), **shape), views, fit=masked)
 
-    named = {LABELS[kind]: found[kind] for kind in config.arms}
+    named = {_arm(kind, found[kind]): found[kind] for kind in config.arms}
+    of_ours: dict[str, Factor] = {"learner": "stablerep", "images": "painted"}
     if text.text_tower:
-        named["StableRep+"] = replace(ours, learner=replace(learner, text_tower=True, text=tower))
+        with_text = Arm("stablerep-plus", "StableRep+", factors=of_ours | {"text_tower": True})
+        named[with_text] = replace(ours, learner=replace(learner, text_tower=True, text=tower))
     if config.controls:
-        named["images dealt at random"] = replace(ours, group="random")
-        named["crops of one image"] = replace(ours, learner=replace(learner, images_per_caption=1, crops=m * k))
+        dealt = Arm("images-dealt-at-random", "images dealt at random", factors=of_ours | {"group": "random"})
+        crops = Arm("crops-of-one-image", "crops of one image", factors=of_ours | {"crops": m * k})
+        named[dealt] = replace(ours, group="random")
+        named[crops] = replace(ours, learner=replace(learner, images_per_caption=1, crops=m * k))
     if config.real_store:
         for kind in config.arms:
             if kind != "stablerep":
-                named[f"{LABELS[kind]} on real photos"] = _on_photos(kind, found[kind], there, config.real_store)
+                real = Arm(
+                    f"{kind}-on-real-photos",
+                    f"{LABELS[kind]} on real photos",
+                    factors={"learner": kind, "images": "real"},
+                )
+                named[real] = _on_photos(kind, found[kind], there, config.real_store)
     return named
+
+
+def _arm(kind: Kind, train: Train) -> Arm:
+    """What pages call a method; of one that was published with one image of each caption and sees more, they say so."""
+    factors: dict[str, Factor] = {"learner": kind, "images": "painted"}
+    if train.max_images:
+        factors["l"] = train.max_images
+    several = kind != "stablerep" and not train.max_images
+    return Arm(kind, f"{LABELS[kind]}, all images" if several else LABELS[kind], factors=factors)
 
 
 def _on_photos(kind: Kind, train: Train, there: Pool, store: Path) -> Train:
@@ -341,7 +359,7 @@ def _on_photos(kind: Kind, train: Train, there: Pool, store: Path) -> Train:
     )
 
 
-def stablerep(config: StableRepConfig = TINY, arms_: Mapping[str, Train] | None = None) -> Plan:
+def stablerep(config: StableRepConfig = TINY, arms_: Mapping[Arm, Train] | None = None) -> Plan:
     """Captions -> images -> StableRep, SimCLR, CLIP and MAE on them -> linear probe on real photos -> a page.
 
     Example: reverie run stablerep --scale tiny --guidance 3 --out runs/guidance3
@@ -353,9 +371,8 @@ def stablerep(config: StableRepConfig = TINY, arms_: Mapping[str, Train] | None 
 
     made = () if config.images_from else painted(config)
     config.check()
-    arms_ = arms(config) if arms_ is None else arms_
-    training = trained(config, arms_)
-    measure = Step("probe", probe(config, arms_), inputs=tuple(training))
+    training = trained(config, arms(config) if arms_ is None else arms_)
+    measure = Step("probe", probe(config, training), inputs=tuple(step.name for step in training.values()))
     return Plan(
         recipe="stablerep",
         seed=config.seed,
@@ -390,26 +407,22 @@ def painted(config: StableRepConfig) -> tuple[Step, ...]:
     )
 
 
-def trained(config: StableRepConfig, arms_: Mapping[str, Train]) -> dict[str, Step]:
-    """The steps that train these arms once with each seed, by name."""
+def trained(config: StableRepConfig, arms_: Mapping[Arm, Train]) -> dict[Arm, Step]:
+    """The steps that train these arms, each arm once with each seed."""
     inputs = () if config.images_from else ("keep",)
     return {
-        slug(name, number): Step(slug(name, number), replace(train, seed=number), inputs=inputs)
+        arm.under(number): Step(arm.under(number).key, replace(train, seed=number), inputs=inputs)
         for number in config.seeds
-        for name, train in arms_.items()
+        for arm, train in arms_.items()
     }
 
 
-def probe(config: StableRepConfig, arms_: Mapping[str, Train]) -> LinearProbe:
+def probe(config: StableRepConfig, training: Iterable[Arm]) -> LinearProbe:
     """The stage that measures what these arms have learned, beside untrained networks and raw pixels."""
-    from reverie.evaluate.linear_probe import Arm, LinearProbe
+    from reverie.evaluate.linear_probe import LinearProbe
 
     assert config.eval_data is not None
-    probed = (
-        *(Arm(name, number, slug(name, number)) for name in arms_ for number in config.seeds),
-        *(Arm("untrained", number) for number in config.seeds),
-        Arm("pixels"),
-    )
+    probed = (*seeds_together(training), *untrained(config.seeds), pixels())
     net = config.net
     crop_px = net.view_px if net.view_px >= 128 else net.image_px  # small networks resize the whole photo themselves
     own = config.probing
@@ -423,8 +436,3 @@ def probe(config: StableRepConfig, arms_: Mapping[str, Train]) -> LinearProbe:
         augment=own.probe_augment,
         epochs=own.probe_epochs,
     )
-
-
-def slug(arm: str, number: int) -> str:
-    """Name of the step that trains an arm under a seed."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{arm.lower().replace('+', ' plus')} {number}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.arms import Arm, Factor, untrained
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError, ReverieError
 from reverie.recipes.options import (
@@ -32,7 +33,7 @@ from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
 if TYPE_CHECKING:
-    from reverie.evaluate.fine_tuning import Arm, FineTune
+    from reverie.evaluate.fine_tuning import FineTune
     from reverie.learn.mae import MAE
     from reverie.learn.mocov2 import MoCoV2
     from reverie.learn.supervised import Supervised
@@ -164,8 +165,8 @@ SCALES = {
 }
 
 
-def arms(config: PretrainingConfig = TINY) -> dict[str, Train]:
-    """What is pre-trained beside what, by name, under the first seed."""
+def arms(config: PretrainingConfig = TINY) -> dict[Arm, Train]:
+    """What is pre-trained beside what, under the first seed."""
     from reverie.learn.fit import Fit
     from reverie.learn.train import Train
 
@@ -179,7 +180,7 @@ def arms(config: PretrainingConfig = TINY) -> dict[str, Train]:
         precision=config.precision,
     )
     names = names_of(config) or read_classes(_class_names())
-    found: dict[str, Train] = {}
+    found: dict[Arm, Train] = {}
     for method in config.methods:
         painted = Train(
             learner(method, names, config),
@@ -190,18 +191,25 @@ def arms(config: PretrainingConfig = TINY) -> dict[str, Train]:
             group="image",
             limit=config.num_images,
         )
-        found[f"{SAID[method]} on painted images"] = painted
+        of_method = {"method": method}
+        arm = Arm(
+            f"{method}-on-painted-images",
+            f"{SAID[method]} on painted images",
+            factors=of_method | {"images": "painted"},
+        )
+        found[arm] = painted
         if config.real_store:
             usable = "status = 'ok' and image is not null" + " and label is not null" * (method == "supervised")
             labelled = method == "supervised"
             on_photos = learner(method, _labels(config.real_store), config) if labelled else painted.learner
-            found[f"{SAID[method]} on real photos"] = replace(
-                painted, learner=on_photos, store=config.real_store, where=usable
+            real = Arm(
+                f"{method}-on-real-photos", f"{SAID[method]} on real photos", factors=of_method | {"images": "real"}
             )
+            found[real] = replace(painted, learner=on_photos, store=config.real_store, where=usable)
     return found
 
 
-def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, Train] | None = None) -> Plan:
+def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[Arm, Train] | None = None) -> Plan:
     """Class names -> captions -> images -> a pre-trained backbone -> fine-tuning on photos, beside an untrained one -> a page.
 
     Example: reverie run synthetic_pretraining --methods supervised mocov2 --out runs/pretraining
@@ -209,26 +217,26 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, 
     Args:
         arms_: what is pre-trained, in place of ``arms(config)``.
     """
-    from reverie.evaluate.fine_tuning import Arm
     from reverie.report.page import WritePage
 
     made = painted(config)
-    arms_ = arms(config) if arms_ is None else arms_
     training = {
-        f"{slug(name)}-{number}": (Step(f"{slug(name)}-{number}", replace(train, seed=number), inputs=("keep",)), name)
+        arm.under(number): Step(arm.under(number).key, replace(train, seed=number), inputs=("keep",))
         for number in config.seeds
-        for name, train in arms_.items()
+        for arm, train in (arms(config) if arms_ is None else arms_).items()
     }
-    steps = [*made, *(step for step, _ in training.values())]
-    last = tuple(training)
+    steps = [*made, *training.values()]
+    last = tuple(step.name for step in training.values())
     if config.eval_data:
-        how: dict[str, Any] = {"real": config.transfer.transfer_shots}
+        how: dict[str, Factor] = {"real": config.transfer.transfer_shots}
         kept = how | {"frozen_batchnorm": config.transfer.frozen_batchnorm}
-        tuned = [Arm(name, step.stage.seed, step.name, **kept) for step, name in training.values()]  # type: ignore[union-attr]
+        tuned = [replace(arm, factors={**arm.factors, **kept}) for arm in training]
         begin = _start(config)
         if begin is not None:
-            tuned += [Arm("where it began", number, model=begin, **kept) for number in config.seeds]
-        tuned += [Arm("untrained", number, **how) for number in config.seeds]
+            tuned += [
+                Arm("start", "where it began", number, factors=kept | {"start": begin}) for number in config.seeds
+            ]
+        tuned += untrained(config.seeds, how)
         steps.append(Step("transfer", transfer(config, tuple(tuned)), inputs=last))
         last = ("transfer",)
     return Plan(
@@ -324,11 +332,6 @@ def learner(method: Method, classes: tuple[str, ...] | Path, config: Pretraining
     if method == "mocov2":
         return MoCoV2(queue=own.queue, momentum=own.momentum, batchnorm_groups=own.batchnorm_groups, **shape)
     return MAE(**vars(config.decoder), **shape)
-
-
-def slug(name: str) -> str:
-    """Name of the step that trains an arm, without its seed."""
-    return name.lower().replace(" ", "-")
 
 
 def _labels(store: Path) -> tuple[str, ...]:

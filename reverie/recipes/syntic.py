@@ -12,11 +12,12 @@ docs/recipes/syntic.md for which is which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.arms import Arm
 from reverie.errors import InputError
 from reverie.recipes.options import BUILTIN, PUBLIC_PAINTER, CaptionFile, Painting, Scale, clip_for
 from reverie.run.plan import Plan, Step
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from reverie.captions.corpus import ReadCorpus
     from reverie.captions.scenes import FromScenes
     from reverie.evaluate.alignment import MeasureAlignment
-    from reverie.evaluate.captioning import Asked, MeasureCaptions
+    from reverie.evaluate.captioning import MeasureCaptions
     from reverie.learn.refine import Refine
     from reverie.learn.syntic import DecoderInputConfig
     from reverie.learn.train_captioner import TrainCaptioner
 
 MAIN = "captioner"  # the arm that reverie caption asks: SynTIC with the first seed
 Rival = Literal["capdec", "close", "decap", "viecap"]
+RIVALS: Mapping[Rival, str] = {"capdec": "CapDec", "close": "CLOSE", "decap": "DeCap", "viecap": "ViECap"}
 
 
 @dataclass(frozen=True)
@@ -232,27 +234,32 @@ def learning(config: SynticConfig, shows: DecoderInputConfig) -> TrainCaptioner:
     )  # fmt: skip
 
 
-def arms(config: SynticConfig = TINY) -> dict[str, TrainCaptioner]:
-    """What is trained beside what, by name, under the first seed."""
+def arms(config: SynticConfig = TINY) -> dict[Arm, TrainCaptioner]:
+    """What is trained beside what, under the first seed."""
     from reverie.learn.syntic import METHODS
 
     shows = shown(config)
-    found: dict[str, DecoderInputConfig] = {"SynTIC": shows}
+    found: dict[Arm, DecoderInputConfig] = {Arm("syntic", "SynTIC", factors={"method": "syntic"}): shows}
     if config.parts:
         found |= {
-            "without refinement": replace(shows, of="painted"),
-            "without projection": replace(shows, learns_projected=False, asked_projected=False),
-            "without tags": replace(shows, tags="none"),
-            "painted features": METHODS["painted"],
-            "text features": METHODS["text"],
+            _without("refinement"): replace(shows, of="painted"),
+            _without("projection"): replace(shows, learns_projected=False, asked_projected=False),
         }
-        if config.tags.finder is None:
-            del found["without tags"]
-    found |= {name: METHODS[name] for name in config.rivals}
-    return {name: learning(config, each) for name, each in found.items()}
+        if config.tags.finder is not None:
+            found[_without("tags")] = replace(shows, tags="none")
+        found |= {
+            Arm(f"{kind}-features", f"{kind} features", factors={"method": kind}): METHODS[kind]
+            for kind in ("painted", "text")
+        }
+    found |= {Arm(name, RIVALS[name], factors={"method": name}): METHODS[name] for name in config.rivals}
+    return {arm: learning(config, each) for arm, each in found.items()}
 
 
-def syntic(config: SynticConfig = TINY, arms_: Mapping[str, TrainCaptioner] | None = None) -> Plan:
+def _without(part: str) -> Arm:
+    return Arm(f"without-{part}", f"without {part}", factors={"method": "syntic", "without": part})
+
+
+def syntic(config: SynticConfig = TINY, arms_: Mapping[Arm, TrainCaptioner] | None = None) -> Plan:
     """Sentences -> painted images -> features, refined and projected -> a captioner for photos, beside others -> a page.
 
     Example: reverie run syntic --captions sentences.txt --out runs/mine
@@ -263,11 +270,11 @@ def syntic(config: SynticConfig = TINY, arms_: Mapping[str, TrainCaptioner] | No
     from reverie.report.page import WritePage
 
     made = painted(config)
-    training, asked = trained(config, arms(config) if arms_ is None else arms_)
-    steps = [*made, *training]
-    last: tuple[str, ...] = tuple(item.weights for item in asked)
+    training = trained(config, arms(config) if arms_ is None else arms_)
+    steps = [*made, *training.values()]
+    last = tuple(step.name for step in training.values())
     if config.eval_data:
-        steps.append(Step("measure", measure(config, asked), inputs=last))
+        steps.append(Step("measure", measure(config, training), inputs=last))
         steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support[1:])))
         last = ("measure", "alignment")
     return Plan(
@@ -341,21 +348,18 @@ def source(config: SynticConfig) -> ReadCorpus | FromScenes:
     return first
 
 
-def trained(config: SynticConfig, arms_: Mapping[str, TrainCaptioner]) -> tuple[list[Step], list[Asked]]:
-    """The steps that train these arms once with each seed, and what is then asked of them."""
-    from reverie.evaluate.captioning import Asked
-
+def trained(config: SynticConfig, arms_: Mapping[Arm, TrainCaptioner]) -> dict[Arm, Step]:
+    """The steps that train these arms, each arm once with each seed."""
     of = ("paint", "support", "refine", *config.support[1:])
-    steps, asked = [], []
-    for name, train in arms_.items():
+    found = {}
+    for arm, train in arms_.items():
         for place, number in enumerate(config.seeds):
-            step = slug(name, number) if name != "SynTIC" or place else MAIN
-            steps.append(Step(step, replace(train, seed=number), inputs=of))
-            asked.append(Asked(name, step, number))
-    return steps, asked
+            asked = arm.under(number, MAIN if arm.id == "syntic" and not place else None)
+            found[asked] = Step(asked.step or MAIN, replace(train, seed=number), inputs=of)
+    return found
 
 
-def measure(config: SynticConfig, asked: list[Asked]) -> MeasureCaptions:
+def measure(config: SynticConfig, asked: Iterable[Arm]) -> MeasureCaptions:
     """The stage that scores the captions of photos."""
     from reverie.evaluate.captioning import MeasureCaptions
 
@@ -389,11 +393,6 @@ def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
         texts=config.texts,
         **more,
     )
-
-
-def slug(name: str, number: int) -> str:
-    """The name of the step that trains an arm with a seed."""
-    return f"{name.lower().replace(',', '').replace(' ', '-')}-{number}"
 
 
 def _refuse_strangers(painter: str, corpus: ReadCorpus) -> None:

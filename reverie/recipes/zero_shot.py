@@ -10,11 +10,13 @@ The defaults of ``paper`` are the published ones where the paper or its code say
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.arms import Arm
+from reverie.arms import zero_shot as zero_shot_arm
 from reverie.captions.classes import read_classes
 from reverie.captions.domains import Domain, read_domain
 from reverie.errors import InputError
@@ -43,11 +45,12 @@ if TYPE_CHECKING:
     from reverie.learn.train import Train
     from reverie.learn.tune_classifier import TuneClassifier
 
-    Arm = TuneClassifier | Train
+    Tuning = TuneClassifier | Train
 
 WHOLE_LR, WHOLE_BATCH = 1e-4, 64  # of tuning end to end
 USABLE = "status = 'ok' and blank = false"
 WORDS = "builtin:words"
+MAIN = "classifier"  # id of the arm whose first seed reverie predict asks, and the step that trains it
 
 
 @dataclass(frozen=True)
@@ -184,14 +187,15 @@ def check(config: Any) -> str:
     return str(config.clip)
 
 
-def arms(config: ZeroShotConfig = TINY) -> dict[str, Arm]:
-    """What is tuned beside what, by name, under the first seed."""
+def arms(config: ZeroShotConfig = TINY) -> dict[Arm, Tuning]:
+    """What is tuned beside what, under the first seed."""
     about, clip = task(config.text), check(config)
     tune = about.tune(config.learn, clip)
-    found: dict[str, Arm] = {"tuned on painted images": tune}
+    found: dict[Arm, Tuning] = {Arm(MAIN, "tuned on painted images", factors={"tuned": "head"}): tune}
     if config.end_to_end_steps:
         images = about.captions(config.text).count * config.paint.per_caption
-        found["tuned end to end"] = end_to_end(config, config.end_to_end_steps, min(WHOLE_BATCH, max(1, images // 4)))
+        whole = Arm("end-to-end", "tuned end to end", factors={"tuned": "encoder"})
+        found[whole] = end_to_end(config, config.end_to_end_steps, min(WHOLE_BATCH, max(1, images // 4)))
     return found
 
 
@@ -214,7 +218,7 @@ def end_to_end(config: ZeroShotConfig, steps: int, batch: int = WHOLE_BATCH) -> 
     )
 
 
-def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[str, Arm] | None = None) -> Plan:
+def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[Arm, Tuning] | None = None) -> Plan:
     """Class names -> captions -> images -> CLIP filter -> a tuned classifier, beside zero-shot CLIP -> a page.
 
     Example: reverie run zero_shot --classes classes.txt --eval-data photos/ --out runs/mine
@@ -226,10 +230,11 @@ def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[str, Arm] | None = N
 
     made = painted(config)
     tuned = trained(config, arms(config) if arms_ is None else arms_)
-    steps = [*made, zero_shot_step(config), *(step for step, _ in tuned.values())]
+    names = tuple(step.name for step in tuned.values())
+    steps = [*made, zero_shot_step(config), *tuned.values()]
     if config.eval_data:
-        steps.append(Step("measure", measure(config, tuned, config.eval_data), inputs=("zero-shot", *tuned)))
-    page = Step("page", WritePage(), inputs=("measure",) if config.eval_data else tuple(tuned))
+        steps.append(Step("measure", measure(config, tuned, config.eval_data), inputs=("zero-shot", *names)))
+    page = Step("page", WritePage(), inputs=("measure",) if config.eval_data else names)
     return Plan(
         recipe="zero_shot",
         seed=config.seed,
@@ -267,31 +272,18 @@ def zero_shot_step(config: ZeroShotConfig) -> Step:
     )
 
 
-def trained(config: ZeroShotConfig, arms_: Mapping[str, Arm]) -> dict[str, tuple[Step, str]]:
-    """The steps that tune these arms once with each seed, by name, and what each arm is called."""
+def trained(config: ZeroShotConfig, arms_: Mapping[Arm, Tuning]) -> dict[Arm, Step]:
+    """The steps that tune these arms, each arm once with each seed."""
     found = {}
-    for name, stage in arms_.items():
+    for arm, stage in arms_.items():
         for place, number in enumerate(config.seeds):
-            step = step_name(name, number, first=place == 0)
-            found[step] = (Step(step, replace(stage, seed=number), inputs=("keep",)), name)
+            tuned = arm.under(number, MAIN if arm.id == MAIN and not place else None)
+            found[tuned] = Step(tuned.step or MAIN, replace(stage, seed=number), inputs=("keep",))
     return found
 
 
-def step_name(arm: str, number: int, first: bool = False) -> str:
-    """Name of the step that tunes an arm under a seed. The first classifier is the one that reverie predict asks."""
-    if arm == "tuned on painted images":
-        return "classifier" if first else f"classifier-{number}"
-    slug = (
-        "end-to-end" if arm == "tuned end to end" else arm.lower().replace("+", "-").replace(",", "").replace(" ", "-")
-    )
-    return f"{slug}-{number}"
-
-
-def measure(config: ZeroShotConfig, tuned: Mapping[str, tuple[Step, str]], photos: str) -> MeasureClassifiers:
+def measure(config: ZeroShotConfig, tuned: Iterable[Arm], photos: str) -> MeasureClassifiers:
     """The stage that measures these and the zero-shot classifier, which has no seed as nothing in it is random."""
-    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+    from reverie.evaluate.classifiers import MeasureClassifiers
 
-    ours = tuple(Tuned(name, step.name, step.stage.seed) for step, name in tuned.values())  # type: ignore[union-attr]
-    return MeasureClassifiers(
-        (*ours, Tuned("zero-shot", "zero-shot")), task(config.text).names, photos, config.eval_split
-    )
+    return MeasureClassifiers((*tuned, zero_shot_arm()), task(config.text).names, photos, config.eval_split)

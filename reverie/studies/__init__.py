@@ -20,7 +20,7 @@ from reverie.stage import Job
 
 @dataclass(frozen=True)
 class Study:
-    """Runs by name, and claims about their arms, which are written run/step/name."""
+    """Runs by name, and claims about their arms, which are written run/step/id."""
 
     about: str  # one paragraph for the page: what was done, on what
     runs: Mapping[str, Plan]

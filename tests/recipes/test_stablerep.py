@@ -79,8 +79,18 @@ def test_every_flag_reaches_its_stage() -> None:
 
 
 def test_arms_are_probed_beside_untrained_and_pixels() -> None:
-    arms = [(arm.name, arm.weights) for arm in stage(stablerep(seeds=(0,), **ANY), "probe").arms]
-    assert arms == [("StableRep", "stablerep-0"), ("SimCLR", "simclr-0"), ("untrained", None), ("pixels", None)]
+    arms = [(arm.id, arm.label, arm.step) for arm in stage(stablerep(seeds=(0,), **ANY), "probe").arms]
+    assert arms == [
+        ("stablerep", "StableRep", "stablerep-0"),
+        ("simclr", "SimCLR", "simclr-0"),
+        ("untrained", "untrained network", None),
+        ("pixels", "raw pixels", None),
+    ]
+
+
+def test_the_seeds_of_an_arm_stand_together() -> None:
+    arms = [(arm.id, arm.seed) for arm in stage(stablerep(seeds=(3, 4), **ANY), "probe").arms]
+    assert arms[:4] == [("stablerep", 3), ("stablerep", 4), ("simclr", 3), ("simclr", 4)]
 
 
 @pytest.mark.parametrize("flags", [{"per_batch": 1}, {"per_batch": 3, "captions_per_batch": 5}])
@@ -201,6 +211,12 @@ def test_one_image_of_a_caption_is_for_those_that_are_told() -> None:
         plan = stablerep(**everyone, one_image=one_image, **ANY)
         found = {name: stage(plan, f"{name}-0").max_images for name in everyone["arms"]}
         assert found == {name: int(name in one_image) for name in found}
+        labels = {arm.id: arm.label for arm in stage(plan, "probe").arms}
+        assert labels["simclr"] == ("SimCLR" if "simclr" in one_image else "SimCLR, all images")
+        assert labels["mae"] == ("MAE" if "mae" in one_image else "MAE, all images")
+        assert labels["stablerep"] == "StableRep"
+        factors = {arm.id: arm.factors.get("l") for arm in stage(plan, "probe").arms}
+        assert [name for name, number in factors.items() if number == 1] == list(one_image)
     assert SCALES["tiny"].one_image == ("simclr",)
     assert SCALES["paper"].one_image == ("simclr", "clip", "mae")
 
@@ -208,7 +224,7 @@ def test_one_image_of_a_caption_is_for_those_that_are_told() -> None:
 def test_methods_are_chosen_and_probed() -> None:
     plan = stablerep(arms=("clip",), seeds=(0,), **ANY)
     assert [step.name for step in plan.steps if step.name.endswith("-0")] == ["clip-0"]
-    assert [arm.name for arm in stage(plan, "probe").arms] == ["CLIP", "untrained", "pixels"]
+    assert [arm.id for arm in stage(plan, "probe").arms] == ["clip", "untrained", "pixels"]
     mae = stage(
         stablerep(arms=("mae",), per_batch=2, captions_per_batch=24, mae_lr=0.5, decoder_layers=3, **ANY), "mae-0"
     )
@@ -300,8 +316,8 @@ def test_the_whole_line_with_the_builtin_models(tmp_path: Path) -> None:
     plan = dataclasses.replace(plan, unit_size=6)
     assert run(plan, tmp_path / "a run") is True
     learn_again(tmp_path)
-    found = {(record["name"], record["metric"]) for record in read(tmp_path / "a run" / "results.jsonl")}
-    assert {(name, "top1") for name in ("StableRep", "SimCLR", "untrained", "pixels")} <= found
+    found = {(record.arm, record.metric) for record in read(tmp_path / "a run" / "results.jsonl")}
+    assert {(name, "top1") for name in ("stablerep", "simclr", "untrained", "pixels")} <= found
     page = (tmp_path / "a run" / "report.html").read_text(encoding="utf-8")
     assert "StableRep" in page
     assert "red circle" in page
@@ -317,8 +333,8 @@ def learn_again(folder: Path) -> None:
     assert stage(again, "clip-0").where == "kept"
     assert run(again, folder / "again") is True
     assert not (folder / "again" / "pairs.lance").exists()
-    found = {record["name"] for record in read(folder / "again" / "results.jsonl") if record["metric"] == "top1"}
-    assert found == {"CLIP", "MAE", "untrained", "pixels"}
+    found = {record.arm for record in read(folder / "again" / "results.jsonl") if record.metric == "top1"}
+    assert found == {"clip", "mae", "untrained", "pixels"}
     weights = folder / "again" / "weights"
     assert open_encoder(str(weights / "clip-0" / "dual_encoder")).texts(["a red circle"]).shape == (1, 128)
     assert open_backbone(str(weights / "mae-0")).features(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 128)

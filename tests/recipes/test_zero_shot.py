@@ -34,15 +34,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_measures_zero_shot_and_tuned_beside_each_other(finished: Path) -> None:
-    rows = [row for row in results.read(finished / "results.jsonl") if row["metric"] == "accuracy"]
-    tuned = "tuned on painted images"
-    whole = "tuned end to end"
-    named = sorted((row["name"], row["seed"]) for row in rows)
-    assert named == [(whole, 0), (whole, 1), (tuned, 0), (tuned, 1), ("zero-shot", 0)]
+    rows = results.select(results.read(finished / "results.jsonl"), metric="top1")
+    named = sorted((row.arm, row.seed) for row in rows)
+    assert named == [("classifier", 0), ("classifier", 1), ("end-to-end", 0), ("end-to-end", 1), ("zero-shot", 0)]
+    assert {row.label for row in results.select(rows, tuned="encoder")} == {"tuned end to end"}
     for row in rows:
-        table = np.array(row["confusion"])
-        assert table.sum() == row["num_test"] == 64
-        assert np.trace(table) / 64 == pytest.approx(row["value"])
+        table = np.array(row.confusion)
+        assert table.sum() == row.num_test == 64
+        assert np.trace(table) / 64 == pytest.approx(row.value)
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "zero-shot" in page
     assert "not complete" not in page
