@@ -39,7 +39,7 @@ class StableRepStudy:
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str = "smallworld:street:1280:6400"
     # methods that StableRep is held against besides SimCLR; each is one more arm for every seed, and one more claim
-    rivals: tuple[Literal["clip"], ...] = ()
+    against: tuple[Literal["clip"], ...] = ()
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
 
@@ -69,7 +69,7 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
             "per_caption": copies,
             "text_tower": True,
             "controls": True,
-            "arms": ("stablerep", "simclr", *config.rivals),
+            "arms": ("stablerep", "simclr", *config.against),
         },
     )
     strong = resolve(usual, shared | {"guidance": STRONG})
@@ -79,7 +79,7 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
         f"({copies} for m = {max(IMAGES)}); a small ResNet, {config.train_steps} steps of {main.views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
     )
     words = {"guidance-2": "all arms but those of claim 4", "guidance-8": "the same captions, painted with guidance 8"}
-    return Study(about, named("stablerep", config, runs), _claims(main.per_batch, config.rivals), words)
+    return Study(about, named("stablerep", config, runs), _claims(main.per_batch, config.against), words)
 
 
 def arms(config: recipe.StableRepConfig, few: int) -> tuple[dict[Arm, Train], dict[Arm, Train]]:

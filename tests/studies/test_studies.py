@@ -43,7 +43,7 @@ def test_every_claim_is_about_arms_that_are_measured(name, scale):
 
 def test_stablerep_is_held_against_clip_where_that_is_asked_for():
     """One more arm a seed, one more claim, and the usual study as it was."""
-    usual, more = study_of("stablerep", num_seeds=2), study_of("stablerep", num_seeds=2, rivals=("clip",))
+    usual, more = study_of("stablerep", num_seeds=2), study_of("stablerep", num_seeds=2, against=("clip",))
     steps = [{step.name for step in study.runs["guidance-2"].steps} for study in (usual, more)]
     assert steps[1] - steps[0] == {"clip-0", "clip-1"}
     assert usual.runs["guidance-8"].fingerprints() == more.runs["guidance-8"].fingerprints()
