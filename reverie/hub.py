@@ -1,4 +1,4 @@
-"""Weights and data sets to the Hub, with a card that says what they are made of.
+"""Uploads of weights and data sets to the Hub, with a card that says what they were made from.
 
 A card (README.md) names the recipe, its settings, the numbers that were measured, and every model that had a part in it with its
 licence: what is made with a model may be bound by the licence of that model, which nobody can see from the weights.

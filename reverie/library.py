@@ -22,6 +22,7 @@ from reverie.run import engine as local
 from reverie.run.plan import Plan, call_recipe, find_recipe, read_plan
 from reverie.run.status import StepStatus, status
 from reverie.store import exports, results, tables
+from reverie.store.files import BESIDE
 from reverie.store.results import Result
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ class Run:
         """Folder of the finished weights of a step. Raises InputError if there are none."""
         found = self.folder / "weights" / step
         if not found.is_dir():
-            there = sorted(path.name for path in found.parent.glob("*") if path.is_dir() and path.suffix != ".tmp")
+            there = sorted(path.name for path in found.parent.glob("*") if path.is_dir() and path.suffix not in BESIDE)
             raise InputError(f"{self.folder} has no weights of {step!r}; it has {', '.join(there) or 'none yet'}")
         return found
 

@@ -1,6 +1,6 @@
-"""What a stage is: a frozen dataclass whose fields are its options, its fingerprint and its row in the report.
+"""The contract of a stage: a frozen dataclass whose fields are its options and make its fingerprint.
 
-Two shapes, told apart by what they derive from:
+There are two kinds, by base class:
 
     UnitStage   rows of unit n in, rows of unit n out; the engine owns resume, order and commits
     Job         one long piece of work with its own checkpoints (training, measuring, a page)
@@ -173,6 +173,11 @@ def with_defaults(recorded: Any, stage: object) -> Any:
         elif item.default_factory is not dataclasses.MISSING:
             known[item.name] = _plain(item.default_factory())
     return known
+
+
+def settings_now(recorded: Any, stage: object) -> Any:
+    """What ``settings`` recorded of a stage, with the default of every field that it did not have then."""
+    return decisive(with_defaults(recorded, stage))
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:

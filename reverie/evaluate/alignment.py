@@ -1,7 +1,8 @@
-"""Where features of photos, painted images and sentences lie: what SynTIC's stages are for, measured.
+"""How far apart the features of photos, painted images and sentences lie, before and after each stage of SynTIC.
 
-Source: arXiv:2312.08865 asks for the gaps to close; which numbers say so is ours: distance of centroids, cosine of pairs,
-retrieval of the own sentence, and the discrepancy (MMD) of what the decoder learns from and what it is asked about.
+Source: arXiv:2312.08865 wants these gaps closed but does not measure them. The metrics are ours: distance of the centroids, cosine of each
+image and its sentence, retrieval of that sentence, and the discrepancy (MMD) between what the decoder learns from and what it is asked
+about.
 """
 
 from __future__ import annotations

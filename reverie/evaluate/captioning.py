@@ -1,6 +1,6 @@
-"""How good captioners are on photos that people described: the job that asks several of them about the same photos.
+"""How good captioners are: the job that has several of them caption the same photos and scores the captions against those of people.
 
-Every arm answers twice, with the likeliest word each time and with a beam, because published numbers mix the two.
+Every arm captions the photos twice, by greedy decoding and by beam search, because published numbers mix the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How often tuned classifiers are right on real or street photos: the job that asks several of them about the same ones.
+"""Accuracy of tuned classifiers: the job that asks several of them about the same photos.
 
 Imports torch only when it runs, so that a recipe can name it at no cost.
 """

@@ -1,4 +1,4 @@
-"""How many real photos painted ones are worth, when a network is trained from scratch.
+"""How many real photos a number of painted images is worth, when a network is trained from scratch on either.
 
 Source: arXiv:2210.07574, section 2.8 and table 4: 50,000 painted images do for CIFAR-100 about what 9,500 photos do.
 """

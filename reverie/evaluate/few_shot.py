@@ -1,9 +1,9 @@
 """Few-shot episodes on frozen features: new classes from a few photos each, by the nearest prototype.
 
 An episode draws classes, photos of each from the train split to learn from, and photos of each from the test split to ask
-about; a source without a test split is cut in halves, always the same. The mean of the photos to learn from is taken off
-all features, which are then made unit length; a class is the mean of its photos, and a question goes to the nearest class
-in Euclidean distance.
+about; a source without a test split is cut in halves, always the same. The mean of the photos to learn from is
+subtracted from all features, which are then scaled to unit length. The prototype of a class is the mean of its photos, and a photo is given
+the class whose prototype is nearest in Euclidean distance.
 
 Source: arXiv:2306.00984 (5 classes, 5 photos); the episodes are those of El Banani et al., arXiv:2302.12248, whose public code
 draws 5,000 with 6 questions a class. StableRep does not confirm that its episodes are the same.

@@ -1,11 +1,11 @@
-"""What weights are worth as a start: each arm trains a classifier on labelled images for a fixed number of steps, and is tested.
+"""Fine-tuning as a measure of pre-trained weights: each arm trains a classifier on labelled images for a fixed number of steps, and is tested.
 
-The same job trains from scratch on painted images, real photos, or both: see also ``data_equivalence.py``. Its images come from
-``fine_tuning_images.py``; what it keeps on the way is in ``fine_tuning_files.py``.
+The same job trains from scratch, on painted images, real photos, or both: see also ``data_equivalence.py``. The images are loaded by
+``fine_tuning_images.py``, and the files that an arm leaves are written by ``fine_tuning_files.py``.
 
-Source: arXiv:2210.07574, sections 2.8 and 4 of the method (transfer by fine-tuning; scratch efficiency). Differs: the number
-that counts is that of the last step; what is best on a held-out part of the training images comes second; test photos are
-never looked at to choose. The authors' code keeps the epoch that is best on the test photos.
+Source: arXiv:2210.07574, sections 2.8 and 4 of the method (transfer by fine-tuning; scratch efficiency). Differs: the main
+result is that of the last step; that of the step that was best on held-out training images comes second. Test photos never choose a step,
+while the authors' code keeps the epoch that is best on them.
 """
 
 from __future__ import annotations

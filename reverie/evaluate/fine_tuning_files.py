@@ -1,4 +1,4 @@
-"""What fine-tuning keeps of an arm: what it was made of, its best weights, its numbers, and its network."""
+"""The files that fine-tuning keeps for an arm: a fingerprint of its inputs, its best weights, its results, and its network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images that the arms of fine-tuning learn from, real and painted, and batches of them."""
+"""The images that arms are fine-tuned on, real and painted, and batches of them."""
 
 from __future__ import annotations
 

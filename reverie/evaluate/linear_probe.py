@@ -1,4 +1,4 @@
-"""How much a linear classifier gets out of frozen features: the job that probes several arms on the same photos.
+"""Linear probing: the job that trains a linear classifier on the frozen features of several arms, on the same photos.
 
 Imports torch only when it runs, so that a recipe can name it at no cost.
 """

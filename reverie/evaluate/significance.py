@@ -1,4 +1,4 @@
-"""Is one arm better than another, and how sure can one be? Paired, because seeds or photos are shared.
+"""Paired differences between two arms, with intervals over seeds or over photos, which both arms share.
 
 A claim "a beats b" holds when the interval of the paired difference lies above 0, fails when it lies below, and is
 inconclusive otherwise, or when too few seeds were run to say.

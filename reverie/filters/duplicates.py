@@ -1,4 +1,4 @@
-"""The same picture again: exactly, or nearly.
+"""Duplicate images, exact and near.
 
 Two steps. ``ImageHash`` looks at each image once and writes three small columns; ``Duplicates`` compares those of all images
 at once and says of which earlier image a picture is the copy. ``find_duplicates`` takes both for tables that no plan made,

@@ -1,4 +1,4 @@
-"""Choose which pairs to learn from, without copying or deleting any."""
+"""Selection by a rule: mark the pairs to learn from, without copying or deleting any."""
 
 from __future__ import annotations
 

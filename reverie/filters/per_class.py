@@ -1,4 +1,4 @@
-"""Which images of each class to learn from: those that the encoder finds likelier than chance, and no more than K.
+"""Selection per class: keep the images that the encoder finds likelier than chance, and at most K of them.
 
 Source: arXiv:2210.07574 and its filter script (section 2.3 of the method). The paper's text removes the unlikely images
 and keeps the rest (``most=None`` here); the script keeps exactly K = 800, drawn at random from those that pass, and

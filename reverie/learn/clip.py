@@ -1,5 +1,5 @@
-"""CLIP: an image and its caption against all others of the batch. Trains a transformers ``CLIPModel`` from nothing, or
-any vision backbone and a text tower beside it.
+"""CLIP: contrastive learning of images and captions. Trains a transformers ``CLIPModel`` from nothing, or any vision
+backbone with a text tower beside it.
 
 Source: arXiv:2103.00020. Differs: the logit scale is kept between 1 and 100, as in StableRep's text tower.
 """

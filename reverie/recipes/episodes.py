@@ -1,4 +1,4 @@
-"""What the networks of a finished run know of other classes: few-shot episodes on photos that none of them saw.
+"""Few-shot episodes with the networks of a finished run, on photos of classes that none of them was trained on.
 
     Tian et al., StableRep, NeurIPS 2023, arXiv:2306.00984, table 4; episodes as in El Banani et al., arXiv:2302.12248
 
@@ -33,7 +33,7 @@ class EpisodesConfig:
     num_shots: tuple[int, ...] = (1, 5)
     queries: int = 6  # photos of each class that an episode asks about
     episodes: int = 2000  # episodes, the same for all networks
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 def episodes(config: EpisodesConfig) -> Plan:

@@ -1,4 +1,4 @@
-"""A classifier from class names and a few photos of each: painted images join the photos, and may begin at them.
+"""A classifier from class names and a few photos of each class, trained together on these photos and on painted images.
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
 
@@ -68,7 +68,7 @@ MAIN = "classifier"  # the arm that reverie predict asks: of most shots, the fir
 class FewShotConfig:
     """Settings of a classifier from class names and a few photos."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     text: ClassifierCaptions = ClassifierCaptions(words=WORDS, per_class=4)
     # photos that shots are taken of: a folder with a folder of pictures for each class, or with train (and test), or
     # smallworld:CAMERA:TRAIN:TEST
@@ -86,8 +86,9 @@ class FewShotConfig:
     # noise levels sqrt(abar) in [0, 1] that shots are painted over from, 1 = copies, an arm for each; by-shots = 0.708
     # for 1 shot to 0.973 for 16
     levels: tuple[float, ...] | Literal["by-shots"] = "by-shots"
-    guided_filter: bool = True  # choice of guided images by confidence as well; else K of them at random
-    # cosine by which an image must be nearer to a shot of its own class than to any other, to pass filter
+    guided_filter: bool = True  # choice of guided images by confidence, as of the others; else K of them at random
+    # margin of the strategy filter: how much nearer (in cosine) an image must be to a shot of its own class than to
+    # any other
     margin: float = 0.0
     alpha: float = 1.0  # weight of the shots in the cache model
     beta: float = 5.5  # sharpness of the cache model: how fast a shot's vote falls with distance
@@ -96,9 +97,9 @@ class FewShotConfig:
     select: Selection = Selection(most=3)
     learn: ClassifierLearning = ClassifierLearning(lr=1e-3)
     real_batch: int = 32  # shots in a step of tuning a classifier
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: FewShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes; test photos lie with those that shots are taken of."""
@@ -251,7 +252,7 @@ def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]
     """The painted images that one number of shots and seed learns from, a kind for each strategy and level."""
     from reverie.images.real_guidance import FromShots
 
-    threshold = config.select.threshold
+    threshold = config.select.confidence
     chance = float(
         np.float32(1 / about.num_classes if threshold is None else threshold)
     )  # confidences are stored as float32

@@ -1,4 +1,4 @@
-"""What painted images are worth in real photos: a small network trained from scratch on so many of either, and on both.
+"""How many real photos painted images are worth: a small network trained from scratch on different numbers of either, and on both.
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574, table 4
 
@@ -28,7 +28,7 @@ from reverie.settings import flat
 class ScratchConfig:
     """Settings of networks from scratch on painted images and on photos."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
     paint: Painting = Painting(per_caption=2)
@@ -44,9 +44,9 @@ class ScratchConfig:
     real_share: float = 0.5
     net: Network = Network(train_steps=150, lr=3e-3)
     batch_size: int = 64  # examples in a step of training
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; as many images of each caption as the largest arm needs."""

@@ -54,7 +54,7 @@ REAL = "status = 'ok' and image is not null"
 class Text:
     """The text tower of CLIP and StableRep+."""
 
-    text_tower: bool = False  # an arm of StableRep+ too, which also learns which caption its images were painted from
+    text_tower: bool = False  # one more arm, StableRep+, which also learns which caption its images were painted from
     text_tokenizer: str = "builtin:clip"  # tokenizer of the text tower: a name or folder of which no weights are read
     text_width: int = 128  # width of the text tower
     text_layers: int = 2  # layers of the text tower
@@ -67,7 +67,7 @@ class Text:
 class Probing:
     """How the linear probe is fitted."""
 
-    # how the linear probe is fitted: logistic regression to the end, or ten rates of SGD as published
+    # classifier of the linear probe: logistic regression, or SGD as published
     protocol: Literal["logistic", "sgd"] = "logistic"
     probe_batch_norm: bool = False  # batch norm before the classifier of the linear probe, for --protocol sgd
     # random crops and flips of the train photos, new in every epoch of the linear probe, for --protocol sgd
@@ -79,7 +79,7 @@ class Probing:
 class StableRepConfig:
     """Settings of StableRep and of the arms beside it."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     text: CaptionSource = CaptionSource(per_class=2)
     paint: Painting = Painting()
     # folder of another run, whose painted images are used; they are painted when absent
@@ -98,24 +98,25 @@ class StableRepConfig:
     contrast_temperature: float = 0.1  # temperature of the contrastive loss of StableRep and SimCLR
     net: Network = Network()
     head_hidden: int = 512  # hidden width of the projection head
-    head_out: int = 128  # width of what the projection head gives
+    head_out: int = 128  # output width of the projection head
     decoder: MaskedDecoder = MaskedDecoder()
     mae_lr: float = 1e-3  # peak learning rate of MAE
     precision: Precision = "fp32"  # number format of training
     trackers: tuple[str, ...] = ()  # experiment trackers: tensorboard, wandb, or another that accelerate knows
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str | None = "smallworld:street:1280:640"
     probing: Probing = Probing()
     # store of real photos, made by reverie import, to train on as many of as there are painted images
     real_store: Path | None = None
     towers: Text = Text()
-    # sides that StableRep sees some images (5 %) made small to, as photos of low resolution are
+    # sides in pixels that 5 % of StableRep's images are scaled down to and up again, so that it sees photos of low
+    # resolution
     downscale_px: tuple[int, ...] = ()
-    # two arms that must not do well too: images dealt to captions at random, and crops of one image
+    # two more arms that must do worse than StableRep: images dealt to captions at random, and crops of one image
     controls: bool = False
     unit_size: int = 16  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: StableRepConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter, nothing left out without one; a rate and a commit by what is in them."""

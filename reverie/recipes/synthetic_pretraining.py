@@ -47,10 +47,10 @@ SAID: Mapping[Method, str] = {"supervised": "supervised", "mocov2": "MoCo v2", "
 class Learners:
     """What the methods of pre-training have of their own."""
 
-    min_area: float = 0.8  # least share of an image that a view for supervised learning shows, in [0, 1]
+    min_area: float = 0.8  # smallest share of an image that a view for supervised learning shows, in [0, 1]
     queue: int = 512  # keys in the queue of MoCo v2
     momentum: float = 0.99  # momentum of MoCo v2's key encoder
-    batchnorm_groups: int = 4  # parts of a batch with BatchNorm statistics of their own, for MoCo v2
+    batchnorm_groups: int = 4  # number of parts of a batch that have BatchNorm statistics of their own, for MoCo v2
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,17 @@ class Transfer:
 class PretrainingConfig:
     """Settings of pre-training on painted images."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
-    # file of further names, none of them among the classes: as many images, of a wider label space
+    # file of class names beside those of --classes, for as many images of more classes
     more_classes: Path | None = None
     paint: Painting = Painting(per_caption=2)
     num_images: int = 640  # images to paint, of all classes together
     # methods of pre-training on the same images: by labels, or without them by mocov2 and mae
     methods: tuple[Method, ...] = ("supervised",)
     net: Network = Network(train_steps=300, lr=3e-3)
-    # folder or Hub id of weights of this backbone to begin from, which are also fine-tuned alone
+    # folder or Hub id of weights to begin from; of this backbone, and fine-tuned as they are as well, as one more arm
     start: str | None = None
     batch_size: int = 64  # examples in a step of training
     precision: Precision = "fp32"  # number format of training
@@ -90,9 +90,9 @@ class PretrainingConfig:
     # absent
     eval_data: str | None = "smallworld:street:640:640"
     transfer: Transfer = Transfer()
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: PretrainingConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; where captions are few, more images are painted of each."""

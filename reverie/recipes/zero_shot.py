@@ -1,4 +1,5 @@
-"""A classifier from class names alone: paint the classes, keep what an encoder believes, tune its text classifier on that.
+"""A classifier from class names alone: paint images of the classes, keep those that CLIP recognises, and tune CLIP's zero-shot classifier on
+them.
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
 
@@ -57,22 +58,22 @@ MAIN = "classifier"  # id of the arm whose first seed reverie predict asks, and 
 class ZeroShotConfig:
     """Settings of a classifier from class names alone."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     text: ClassifierCaptions = ClassifierCaptions(words=WORDS)
     paint: Painting = Painting(per_caption=2)
     clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also teaches, and is tuned
     select: Selection = Selection()
-    fill: bool = True  # the surest images of those that do not pass, where fewer than K of a class do
+    fill: bool = True  # the surest of the other images, to fill up classes where fewer than K pass
     learn: ClassifierLearning = ClassifierLearning()
-    end_to_end_steps: int = 0  # steps of tuning the whole encoder as well, as the contrast; 0 = none
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    end_to_end_steps: int = 0  # optimiser steps of one more arm, which tunes the whole encoder; 0 = no such arm
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
     # absent
     eval_data: str | None = "smallworld:street:1:960"
     # part of the photos to measure on; settings are chosen on train, so that test is read once
     eval_split: Literal["train", "test"] = "test"
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: ZeroShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes."""
@@ -137,7 +138,7 @@ class Task:
         from reverie.filters.per_class import KeepPerClass
 
         return KeepPerClass(
-            self.names, USABLE, threshold=select.threshold, most=select.most, choose=select.choose, fill=fill
+            self.names, USABLE, threshold=select.confidence, most=select.most, choose=select.choose, fill=fill
         )
 
     def tune(self, learn: ClassifierLearning, clip: str) -> TuneClassifier:

@@ -1,6 +1,6 @@
 """What a run with a classifier knows of each class: captions, images, what the filter let pass, and how often it is right.
 
-Reads files only. Everything is counted in arrays, so that a thousand classes with a thousand images each are no matter.
+Reads files only. Everything is counted in arrays, so a thousand classes with a thousand images each are no problem.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a recipe returns: named steps, each a stage and the names of the steps it reads.
+"""The plan that a recipe returns: named steps, each with a stage and the names of the steps that it reads.
 
 ``plan.json`` in the run folder is the resolved plan, written whole before any work:
 

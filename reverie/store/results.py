@@ -1,4 +1,4 @@
-"""Measured numbers as JSON lines: one a line, replaced by what measures the same again, never there twice."""
+"""Results as JSON lines, one number a line; measuring again replaces the old lines."""
 
 from __future__ import annotations
 

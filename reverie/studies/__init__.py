@@ -1,4 +1,4 @@
-"""One file a recipe: the runs that put a paper's claims to the test, and the claims themselves.
+"""Studies: the runs that test a paper's claims, and the claims themselves. One file a recipe.
 
 A study builds on the parts of its recipe: settings, arms, and the functions that make steps of them.
 

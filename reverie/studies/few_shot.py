@@ -22,10 +22,10 @@ LEVELS = (1.0, 0.853, 0.708, 0.0)  # sqrt(abar): copies; the paper's for four sh
 class FewShotStudy:
     """Settings of a study of few-shot classifiers."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 4  # captions for each class, where they are written from class names
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 TINY = FewShotStudy()

@@ -29,8 +29,8 @@ RUN, TRANSFER, TRANSFER_VIT = "backbones", "transfer", "transfer-vit"
 class PretrainingStudy:
     """Settings of a study of pre-training on painted images."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     num_images: int = 640  # images to paint, of all classes together
     pretrain_shots: int = 10  # photos of each class to pre-train on
     train_steps: int = 200  # optimiser steps of training, the same in every arm
@@ -38,7 +38,7 @@ class PretrainingStudy:
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train
     # photos
     eval_data: str = "smallworld:street:640:6400"
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 TINY = PretrainingStudy()

@@ -26,15 +26,15 @@ THIRDS = 3
 class SynticStudy:
     """Settings of a study of SynTIC."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet; to simulate features of, those of the small world
     # when absent
     captions: Path | None = None
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     epochs: int = 6  # passes over the examples of training
     simulated: bool = False  # the simulated features alone, in a minute
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 TINY = SynticStudy()

@@ -1,4 +1,4 @@
-"""SynTIC's mechanism without any network: features drawn from Gaussians that share content and differ in everything else.
+"""SynTIC on simulated features, without any network: Gaussian features of sentences, photos and painted images that share their content.
 
 Source: arXiv:2312.08865 for the method; the simulator is ours. Every sentence has a content, its words weighted by how rare they are, in
 a random subspace. Features of sentences, photos and painted images are this content plus an offset of their own kind, plus

@@ -41,10 +41,10 @@ FEW, MANY = 2, 10  # images of a class to train from scratch on: five times as m
 class ZeroShotStudy:
     """Settings of a study of classifiers from class names alone."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 8  # captions for each class, where they are written from class names
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 TINY = ZeroShotStudy()

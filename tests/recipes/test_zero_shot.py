@@ -139,7 +139,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
 def test_without_photos_a_finished_run_says_that_its_classifier_is_ready(tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
     classes.write_text("red circle\nblue star\n")
-    arguments = SMALL | {"seeds": (0,), "classes": classes, "above": 0.0}
+    arguments = SMALL | {"seeds": (0,), "classes": classes, "threshold": 0.0}
     assert run(call_recipe("zero_shot", arguments), tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "is ready; it was not measured" in page
