@@ -69,6 +69,11 @@ class LabelledImages:
         squares = [_square(self.images[place], size_px, resize_px or size_px, self.name(place)) for place in places]
         return np.stack(squares).transpose(0, 3, 1, 2)
 
+    def picture(self, place: int) -> Image.Image:
+        """One photo, upright and of its own size, in RGB. Raises: BrokenImage naming it."""
+        item = self.images[place]
+        return open_picture(item, self.name(place)) if isinstance(item, bytes) else Image.fromarray(item)
+
     def name(self, place: int) -> str:
         """What a photo is called in messages."""
         return self.files[place] if self.files else f"photo {place}"

@@ -297,6 +297,25 @@ class Network:
             )
 
 
+@dataclass(frozen=True)
+class MaskedDecoder:
+    """What draws the patches that MAE hides, and is not kept."""
+
+    decoder_width: int = 64  # width of MAE's decoder
+    decoder_layers: int = 2  # layers of MAE's decoder
+    decoder_heads: int = 4  # attention heads of MAE's decoder
+
+
+def usable_of(images: Path) -> str:
+    """Which images of another run are used: those that it kept, if it chose. Raises InputError if it is not there."""
+    from reverie.store import tables
+
+    path = images / "pairs.lance"
+    if not path.exists():
+        raise InputError(f"{images} holds no pairs.lance; give the folder of a run that painted images")
+    return "kept" if "kept" in tables.column_names(path) else "status = 'ok'"
+
+
 def refuse_twins(flag: str, values: Sequence[object]) -> None:
     """Raises InputError for a flag of several values that has none, or one twice."""
     if not values:

@@ -19,7 +19,7 @@ from reverie.arms import Arm
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError, ReverieError
 from reverie.ranges import check_at_least
-from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, clip_for
+from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, clip_for, usable_of
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -158,7 +158,7 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
         config.eval_data,
         painted=config.images_from,
         classes=config.names,
-        where=_usable(config.images_from) if config.images_from else "kept",
+        where=usable_of(config.images_from) if config.images_from else "kept",
         backbone=net.backbone,
         image_size=net.view_px,
         size_px=net.image_px,
@@ -200,13 +200,3 @@ def _making(config: ScratchConfig) -> list[Step]:
         Step("blank", Blank(), inputs=("paint",)),
         Step("keep", Keep("status = 'ok' and blank = false"), inputs=("paint", "blank")),
     ]
-
-
-def _usable(images: Path) -> str:
-    """Which images of another run are used: those that it kept, if it chose. Raises InputError if it is not there."""
-    from reverie.store import tables
-
-    path = images / "pairs.lance"
-    if not path.exists():
-        raise InputError(f"{images} holds no pairs.lance; give the folder of a run that painted images")
-    return "kept" if "kept" in tables.column_names(path) else "status = 'ok'"

@@ -22,6 +22,7 @@ from reverie.errors import InputError, ReverieError
 from reverie.recipes.options import (
     PUBLIC_PAINTER,
     ClassCaptions,
+    MaskedDecoder,
     Network,
     Painting,
     Precision,
@@ -50,9 +51,6 @@ class Learners:
     queue: int = 512  # keys in the queue of MoCo v2
     momentum: float = 0.99  # momentum of MoCo v2's key encoder
     batchnorm_groups: int = 4  # number of parts of a batch that have BatchNorm statistics of their own, for MoCo v2
-    decoder_width: int = 64  # width of MAE's decoder
-    decoder_layers: int = 2  # layers of MAE's decoder
-    decoder_heads: int = 4  # attention heads of MAE's decoder
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ class PretrainingConfig:
     batch_size: int = 64  # examples in a step of training
     precision: Precision = "fp32"  # number format of training
     learners: Learners = Learners()
+    decoder: MaskedDecoder = MaskedDecoder()
     # store of real photos, made by reverie import, to train on as many of as there are painted images
     real_store: Path | None = None
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
@@ -157,7 +156,8 @@ SCALES = {
         ),
         net=Network("resnet-50", 224, 256, train_steps=117_000, warmup=0.05),
         batch_size=1024,
-        learners=Learners(0.08, 65_536, 0.999, 8, 512, 8, 16),
+        learners=Learners(0.08, 65_536, 0.999, 8),
+        decoder=MaskedDecoder(512, 8, 16),
         eval_data=None,
         transfer=Transfer(transfer_steps=20_000, transfer_batch=256, transfer_lr=3e-4),
         unit_size=100,
@@ -331,9 +331,7 @@ def learner(method: Method, classes: tuple[str, ...] | Path, config: Pretraining
         return Supervised(classes, min_area=own.min_area, **shape)
     if method == "mocov2":
         return MoCoV2(queue=own.queue, momentum=own.momentum, batchnorm_groups=own.batchnorm_groups, **shape)
-    return MAE(
-        decoder_width=own.decoder_width, decoder_layers=own.decoder_layers, decoder_heads=own.decoder_heads, **shape
-    )
+    return MAE(**vars(config.decoder), **shape)
 
 
 def _labels(store: Path) -> tuple[str, ...]:

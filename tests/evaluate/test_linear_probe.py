@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
+from reverie import seeds
 from reverie.arms import Arm, pixels, untrained
 from reverie.datasets.labelled import attributes, load_photos
 from reverie.errors import InputError, ModelError
-from reverie.evaluate.features import extract, of_encoder, of_pixels, of_untrained, of_weights
+from reverie.evaluate.features import crop_box, extract, extract_crops, of_encoder, of_pixels, of_untrained, of_weights
 from reverie.evaluate.heads import logistic_heads
-from reverie.evaluate.linear_probe import LinearProbe
+from reverie.evaluate.linear_probe import LinearProbe, ProbeSpeed
 from reverie.evaluate.significance import unpack
 from reverie.models.backbones import build_backbone, save_backbone
 from reverie.smallworld.scene import class_names
@@ -194,6 +196,99 @@ def test_sgd_protocol_chooses_a_rate(context, photo_folder):
     (record, _) = results.read(context.results)
     assert record.details["chosen"] in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
     assert record.value > 0.9
+
+
+def test_random_crops_are_a_probe_of_their_own(context, photo_folder):
+    """The same crops whatever the batch and the threads; nearest neighbours see whole photos."""
+    told = []
+    context = dataclasses.replace(context, report=lambda kind, **facts: told.append((facts["done"], facts["total"])))
+    options = {"size_px": 16, "pixels_px": 4, "protocol": "sgd", "epochs": 6, "neighbours": 5}
+    arms = (Arm("mine", "mine", 0, "learn-0"), pixels())
+    job = LinearProbe(arms, str(photo_folder), **options, batch_norm=True, augment=True)
+
+    def found_by(job):
+        context.results.unlink(missing_ok=True)
+        job.run(context)
+        return {(r.arm, r.metric): r for r in results.read(context.results)}
+
+    def numbers(found):
+        return {key: (r.value, r.details["held_out_top1"], r.correct) for key, r in found.items()}
+
+    first = found_by(job)
+    assert told == [*((number, 12) for number in (0, *range(6), 6, *range(6, 12))), (12, 12)]
+    assert first["pixels", "top1"].value > 0.8  # the classes are colours, which any crop shows
+    assert first["pixels", "top1"].details["augment"] is first["pixels", "top1"].details["batch_norm"] is True
+    assert numbers(found_by(dataclasses.replace(job, speed=ProbeSpeed(batch_size=7, threads=3)))) == numbers(first)
+    plain = found_by(dataclasses.replace(job, augment=False))
+    assert plain["mine", "knn_top1"].value == first["mine", "knn_top1"].value
+    assert "augment" not in plain["mine", "top1"].details
+
+
+def test_what_is_asked_is_trained_on_the_crops_of_every_epoch():
+    """The class, its shape and its colour alike, each crop made once; crops that say nothing teach nothing, whatever photos say."""
+    colours = torch.nn.functional.one_hot(torch.from_numpy(TARGETS["colour"].of_class), 8).float()
+    x, labels = hand_made(lambda labels, draw: colours[labels], 5, 0)
+    test = hand_made(lambda labels, draw: colours[labels], 2, 1)
+    job = LinearProbe((pixels(),), protocol="sgd", epochs=4, neighbours=0)
+    seen = []
+
+    def crops(epoch, rows=x):
+        seen.append(epoch)
+        return rows
+
+    def found_with(rows):
+        found = job.measure(x, labels, lambda: test, 64, TARGETS, crops=lambda epoch: crops(epoch, rows))
+        return {record["metric"]: record["value"] for record in found}
+
+    found = found_with(x)
+    assert seen == [0, 1, 2, 3]
+    assert found["top1_colour"] == 1.0
+    assert found["top1_shape"] == pytest.approx(1 / 8)
+    assert found_with(torch.zeros_like(x))["top1_colour"] < 0.5
+
+
+def test_a_crop_is_cut_from_the_photo_itself(photo_folder):
+    photos = load_photos(photo_folder, "train")
+    seen = []
+
+    def describe(pixels):
+        seen.append(pixels)
+        return torch.zeros(len(pixels), 1)
+
+    for epoch in (0, 1, 0):
+        extract_crops(describe, photos, 8, (0, epoch), 60)
+    assert np.array_equal(seen[0], seen[2])
+    assert not np.array_equal(seen[0], seen[1])
+    mirrored = 0
+    for place in range(60):
+        luck = np.random.default_rng(seeds.derive("probe crop", 0, 0, place))
+        picture = photos.picture(place)
+        square = np.asarray(picture.resize((8, 8), Image.Resampling.BILINEAR, box=crop_box(*picture.size, luck)))
+        found = seen[0][place].transpose(1, 2, 0)
+        turned = np.array_equal(found, square[:, ::-1])
+        assert turned or np.array_equal(found, square)
+        mirrored += turned
+    assert 15 < mirrored < 45
+
+
+def test_crops_have_the_areas_and_shapes_of_the_paper():
+    luck = np.random.default_rng(0)
+    boxes = np.array([crop_box(300, 200, luck) for _ in range(4000)])
+    wide, tall = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2] <= 300).all() and (boxes[:, 3] <= 200).all()  # noqa: PT018
+    share = wide * tall / 60_000
+    assert 0.078 < share.min() < 0.1 and 0.85 < share.max() <= 1.0  # noqa: PT018
+    assert 0.745 < (wide / tall).min() < 0.77 and 1.3 < (wide / tall).max() < 1.345  # noqa: PT018
+    # In a strip no crop of these shapes fits that is large enough, so it is the largest in the middle.
+    assert {crop_box(1000, 10, luck) for _ in range(50)} == {(493, 0, 506, 10)}
+
+
+def test_batch_norm_and_crops_belong_to_sgd(photo_folder):
+    for option in ({"batch_norm": True}, {"augment": True}):
+        with pytest.raises(InputError, match="belong to the protocol sgd"):
+            LinearProbe((pixels(),), str(photo_folder), size_px=16, **option)
+    with pytest.raises(InputError, match="1 epoch or more"):
+        LinearProbe((pixels(),), str(photo_folder), size_px=16, epochs=0)
 
 
 def test_arms_need_weights_or_a_known_name(context, photo_folder):

@@ -41,6 +41,19 @@ def test_every_claim_is_about_arms_that_are_measured(name, scale):
     assert len({claim.name for claim in study.claims}) == len(study.claims)
 
 
+def test_stablerep_is_held_against_clip_where_that_is_asked_for():
+    """One more arm a seed, one more claim, and the usual study as it was."""
+    usual, more = study_of("stablerep", num_seeds=2), study_of("stablerep", num_seeds=2, against=("clip",))
+    steps = [{step.name for step in study.runs["guidance-2"].steps} for study in (usual, more)]
+    assert steps[1] - steps[0] == {"clip-0", "clip-1"}
+    assert usual.runs["guidance-8"].fingerprints() == more.runs["guidance-8"].fingerprints()
+    ours, clip = (more.runs["guidance-2"].step(name).stage for name in ("stablerep-0", "clip-0"))
+    assert (ours.where, ours.min_images, ours.max_images) == (clip.where, clip.min_images, clip.max_images)
+    (claim,) = [claim for claim in more.claims if claim not in usual.claims]
+    assert claim.name == "1b"
+    assert dict(claim.terms) == {"guidance-2/probe/stablerep": 1.0, "guidance-2/probe/clip": -1.0}
+
+
 @pytest.mark.parametrize("name", known_studies())
 def test_a_run_of_a_study_is_a_recipe_that_can_be_called_again(name):
     study = study_of(name, num_seeds=1)
