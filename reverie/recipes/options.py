@@ -33,6 +33,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 BUILTIN = "builtin:"
 SMALL_WORLD = "smallworld:"
 PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+PUBLIC_DETECTOR = "PekingU/rtdetr_r50vd"  # all of it is in transformers; DETR's own checkpoints want timm
 TEMPLATES = (
     "a photo of a {class}",
     "a picture of a {class}",
