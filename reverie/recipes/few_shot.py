@@ -78,6 +78,9 @@ class FewShotConfig:
     # noise levels sqrt(abar) in [0, 1] that shots are painted over from, 1 = copies, an arm for each; by-shots = 0.708
     # for 1 shot to 0.973 for 16
     levels: tuple[float, ...] | Literal["by-shots"] = "by-shots"
+    # denoising steps of an image begun at a shot: a number, published = 50, 40, 35, 20, 15 for 1, 2, 4, 8, 16 shots, share =
+    # as many hundredths of --sampler-steps
+    guided_steps: int | Literal["published", "share"] = "share"
     guided_filter: bool = True  # choice of guided images by confidence as well; else K of them at random
     # cosine by which an image must be nearer to a shot of its own class than to any other, to pass filter
     margin: float = 0.0
@@ -124,6 +127,7 @@ SCALES = {
         shots_from=None,
         eval_data=None,
         num_shots=(1, 2, 4, 8, 16),
+        guided_steps="published",
         paint=Painting(PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50),
         clip="openai/clip-vit-base-patch16",
         select=Selection(most=800),
@@ -268,7 +272,7 @@ def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]
                 found.append(
                     _Painted(
                         "guided" if level is None else f"guided at {level:g}",
-                        FromShots(each.taken, each.shots, level),
+                        FromShots(each.taken, each.shots, level, config.guided_steps),
                         each.step("keep-guided") + mark,
                         f"kept_guided_{each.margin}{mark.replace('-', '_')}",
                         rule,
@@ -315,6 +319,8 @@ def _refuse_slips(config: FewShotConfig) -> None:
         raise InputError(f"--num-shots {min(config.num_shots)}: at least 1; the zero-shot arm is always there")
     if config.levels != "by-shots" and "guided" not in config.strategies:
         raise InputError("--levels are noise levels of guided images; add guided to --strategies")
+    if isinstance(config.guided_steps, int) and "guided" not in config.strategies:
+        raise InputError("--guided-steps are those of guided images; add guided to --strategies")
     if config.shots_from is None:
         raise InputError("name the photos that shots are taken of: --shots-from FOLDER")
     if config.select.most is None:

@@ -183,7 +183,7 @@ class Painting:
     painter: str = "builtin:painter"
     per_caption: int = 4  # images painted of each caption (l)
     guidance: float = 2.0  # classifier-free guidance w in eps_u + w (eps_c - eps_u); 1 = none
-    sampler_steps: int = 10  # denoising steps of an image; images begun at a photo take a part of them
+    sampler_steps: int = 10  # denoising steps of an image from noise
     scheduler: str | None = "ddim"  # sampler: ddim, dpm-solver++, euler, ...; the painter's own when absent
     paint_px: int | None = None  # side of painted images in pixels; what the painter was made for when absent
     store_px: int | None = None  # side of stored images in pixels; as painted when absent
