@@ -13,6 +13,7 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.captions.checks import check
 from reverie.captions.classes import read_classes, read_list
+from reverie.captions.domains import CAPTION, check_context, in_context
 from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
 from reverie.stage import SourceStage, StepContext, Worker
@@ -27,6 +28,10 @@ class FillTemplates(SourceStage):
     classes: tuple[str, ...] | Path  # names, or a file with one a line or a JSON list
     templates: tuple[str, ...] | Path = ("a photo of a {class}.",)  # each holds {class}
     per_class: int = 1  # captions wanted of each class; at most one for each template
+    context: str = CAPTION  # how a sentence is said in the domain: "a centered satellite photo of {caption}"
+
+    def __post_init__(self) -> None:
+        check_context(self.context)
 
     @property
     def count(self) -> int:
@@ -49,7 +54,7 @@ class FillTemplates(SourceStage):
                 turn, number = divmod(position, len(classes))
                 # Shifted by the class, so that a short run does not use one template for all.
                 template = templates[(turn + number) % len(templates)]
-                text, reason = check(template.replace(CLASS_SLOT, classes[number]))
+                text, reason = check(in_context(template.replace(CLASS_SLOT, classes[number]), self.context))
                 rows.append(
                     {
                         "caption_id": pairs.caption_id(context.seed, "template", position),

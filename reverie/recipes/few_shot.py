@@ -35,9 +35,11 @@ from reverie.recipes.options import (
     Painting,
     Scale,
     Selection,
+    amount,
+    captions_of,
     refuse_twins,
 )
-from reverie.recipes.zero_shot import WORDS, Task, check, own_classes, task, words_of
+from reverie.recipes.zero_shot import WORDS, Task, check, copies_of, own_classes, task, words_of
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -99,10 +101,14 @@ class FewShotConfig:
         """The small world's sentences and photos are of its own classes; test photos lie with those that shots are taken of."""
         own = own_classes(self.text)
         taken = None if own and self.shots_from == usual.shots_from else self.shots_from
-        return words_of(self.text, self.paint, usual.text) | {
-            "shots_from": None if own else usual.shots_from,
-            "eval_data": _test_photos(taken) if taken else None,
-        }
+        return (
+            words_of(self.text, self.paint, usual.text)
+            | copies_of(self.text, self.paint, usual.text, usual.paint)
+            | {
+                "shots_from": None if own else usual.shots_from,
+                "eval_data": _test_photos(taken) if taken else None,
+            }
+        )
 
 
 TINY = FewShotConfig()
@@ -186,7 +192,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     about, clip = task(config.text), check(config)
     assert config.shots_from is not None
     assert config.select.most is not None
-    names, copies = about.names, config.paint.per_caption
+    names, copies, captions = about.names, config.paint.per_caption, about.captions(config.text)
     keep, tune = about.keep(config.select), about.tune(config.learn, clip)
     rounds = [_Round(count, number) for count in sorted(config.num_shots, reverse=True) for number in config.seeds]
     sets = {each: _painted(each, config, about) for each in rounds}
@@ -207,7 +213,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
         one.keep: replace(keep, candidates=blocks[one.start], column=one.column, **dict(one.rule)) for one in painted
     }
     steps = [
-        Step("captions", about.captions(config.text)),
+        Step("captions", captions),
         *(Step(name, stage) for name, stage in taken.items()),
         Step("paint", paint, inputs=("captions", *taken)),
         Step("blank", Blank(), inputs=("paint",)),
@@ -245,7 +251,18 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     )
     # About as many images a commit, however many starts; but each start should fill a batch.
     unit_size = max(-(-FULL // copies), config.unit_size // len(starts))
-    return Plan(recipe="few_shot", seed=config.seed, unit_size=unit_size, arguments=flat(config), steps=tuple(steps))
+    note = (
+        f"{len(starts)} set{'s' * (len(starts) > 1)} of {amount(captions, about.num_classes, copies)}; of each set "
+        f"{config.select.fate(captions_of(captions, about.num_classes) * copies)}"
+    )
+    return Plan(
+        recipe="few_shot",
+        seed=config.seed,
+        unit_size=unit_size,
+        arguments=flat(config),
+        steps=tuple(steps),
+        notes=(note,),
+    )
 
 
 def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]:

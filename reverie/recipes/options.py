@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reverie.images.pixels import PaintPixels
     from reverie.images.real_guidance import FromShots
     from reverie.learn.classifier_tuning import ClassifierTuning
+    from reverie.stage import Job, UnitStage
 
 Scale = Literal["tiny", "small", "paper"]
 SmallScale = Literal["tiny", "small"]
@@ -85,7 +86,7 @@ class ClassCaptions:
     # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
     words: str | None = None
     synonyms: Path | None = None  # JSON file of class name to words that name the class too, for --words
-    # phrase around a sentence of --words, with {caption} in it; the sentence alone when absent
+    # phrase around a sentence that is written from a class name, with {caption} in it; the sentence alone when absent
     around: str | None = None
     # file of what the writer is asked: a text with {class} in it, or JSON with prompt, glosses and examples; what suits the
     # kind of model when absent
@@ -111,13 +112,15 @@ class ClassCaptions:
         classes: tuple[str, ...] | Path | None = None,
         synonyms: Mapping[str, tuple[str, ...]] | None = None,
         around: str | None = None,
+        templates: tuple[str, ...] = TEMPLATES,
     ) -> FillTemplates | WordToSentence | AskWriter:
         """The stage that writes them: a model where one is named, else templates, or the builtin writer for the small world.
 
         Args:
             classes: names or a file of them, in place of ``classes``.
             synonyms: for sentences of ``words``, where no file of them is named.
-            around: likewise.
+            around: for sentences of a model or a file, where none is given.
+            templates: in place of a file, where no model is named either.
         """
         from reverie.captions.llm import AskWriter
         from reverie.captions.templates import FillTemplates
@@ -128,8 +131,8 @@ class ClassCaptions:
         named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
         if len(given := [flag for flag, value in named if value]) > 1:
             raise InputError(f"give {' or '.join(given)}, not both")
-        if not self.words and (self.synonyms or self.around):
-            raise InputError("--synonyms and --around belong to the sentences of --words")
+        if self.synonyms and not self.words:
+            raise InputError("--synonyms belong to the sentences of --words")
         if self.words == "builtin:words" and own and (others := set(read_classes(own)) - set(class_names())):
             raise InputError(
                 f"builtin:words knows the classes of the small world only, not {sorted(others)[0]!r}; name a public "
@@ -138,16 +141,27 @@ class ClassCaptions:
         if self.words or self.templates or (own and not self.writer):
             self.refuse_asked()
         stage: FillTemplates | WordToSentence | AskWriter
+        context = self.around or around or CAPTION
         if self.words:
-            also = self.synonyms or synonyms
-            stage = WordToSentence(own or class_names(), per_class, self.words, also, self.around or around or CAPTION)
-        elif self.templates or (own and not self.writer):
-            stage = FillTemplates(own or class_names(), self.templates or TEMPLATES, per_class)
+            stage = WordToSentence(own or class_names(), per_class, self.words, self.synonyms or synonyms, context)
+        elif self.templates:
+            stage = FillTemplates(own or class_names(), self.templates, per_class, context)
+        elif own and not self.writer:
+            stage = FillTemplates(own, templates, per_class, self.around or CAPTION)
         else:
-            stage = AskWriter(self.writer or "builtin:writer", own or class_names(), per_class, **self.asked)
+            writer = self.writer or "builtin:writer"
+            stage = AskWriter(writer, own or class_names(), per_class, context=context, **self.asked)
         if stage.count < 1:  # reads the files: what is wrong with them is said before any work
             raise InputError(f"{own} gives no captions")
         return stage
+
+    def refuse_few(self, scale: Scale) -> None:
+        """Raises InputError at ``paper``, where nobody says what writes hundreds of captions of a class."""
+        if scale == "paper" and not (self.words or self.writer or self.templates):
+            raise InputError(
+                "--scale paper paints each class from hundreds of captions: name a model that writes them, with --words or "
+                "--writer, or a file of sentences, with --templates"
+            )
 
 
 @dataclass(frozen=True)
@@ -168,7 +182,7 @@ class CaptionSource:
         if stage is None:
             return own.stage(self.per_class)
         if own.synonyms or own.around:
-            raise InputError("--synonyms and --around belong to the sentences of --words")
+            raise InputError("--synonyms and --around belong to captions that are written from class names")
         own.refuse_asked()
         if stage.count < 1:
             raise InputError(f"{self.file.captions} gives no captions")
@@ -273,6 +287,16 @@ class Selection:
         """As stages say it: None is chance."""
         return None if self.above == "chance" else self.above
 
+    def fate(self, made: int, fill: bool = True) -> str:
+        """How many of so many images of a class the choice can drop, in words."""
+        if self.most is None:
+            return f"the filter drops those that are no surer than {self.above}"
+        if not fill:
+            return f"the filter keeps {min(made, self.most):,} of them at most and can drop all"
+        if made <= self.most:
+            return f"the filter can drop none of them, as --most keeps {self.most:,} of each class"
+        return f"the filter keeps {self.most:,} and drops {made - self.most:,}"
+
 
 @dataclass(frozen=True)
 class Network:
@@ -293,6 +317,31 @@ class Network:
             raise InputError(
                 f"views of --view-px {self.view_px} cannot be cut from images of --image-px {self.image_px}"
             )
+
+
+def copies(count: int, wanted: int, usual: int) -> int:
+    """Images of each of ``count`` captions, for ``wanted`` in all: more than usual where templates make few captions."""
+    return max(usual, -(-wanted // max(1, count)))
+
+
+def captions_of(source: UnitStage | Job, num_classes: int) -> int:
+    """Captions of each class that a source gives."""
+    return int(getattr(source, "count", 0)) // num_classes
+
+
+def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str:
+    """What is painted of each class, in words. A few templates for all images are what the paper calls basic."""
+    from reverie.captions.templates import FillTemplates
+
+    each = captions_of(captions, num_classes)
+    few = isinstance(captions, FillTemplates) and each < captions.per_class
+    wrote = (
+        f"basic, from {each:,} template{'s' * (each != 1)}" if few else f"{each:,} caption{'s' * (each != 1)} of each"
+    )
+    return (
+        f"{each * per_caption:,} images of each of {num_classes:,} classes ({wrote}, {per_caption:,} "
+        f"image{'s' * (per_caption != 1)} of a caption)"
+    )
 
 
 def refuse_twins(flag: str, values: Sequence[object]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError, ReverieError
 from reverie.ranges import check_at_least
-from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, clip_for
+from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, amount, clip_for
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -147,6 +147,10 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
 
     config.check()
     making = _making(config) if config.images_from is None else []
+    notes: tuple[str, ...] = ()
+    if making:
+        said = amount(making[0].stage, len(config.names), config.paint.per_caption)
+        notes = (f"{said}; only blank ones are dropped",)
     net = config.net
     assert config.eval_data is not None
     training = FineTune(
@@ -175,6 +179,7 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
             Step("worth", RealImageEquivalent("scratch"), inputs=("scratch",)),
             Step("page", WritePage(), inputs=("worth",)),
         ),
+        notes=notes,
     )
 
 

@@ -25,6 +25,7 @@ from reverie.recipes.options import (
     Painting,
     Precision,
     Scale,
+    amount,
     clip_for,
 )
 from reverie.run.plan import Plan, Step
@@ -116,6 +117,7 @@ class PretrainingConfig:
             raise InputError(
                 "--scale paper needs --classes FILE, and --eval-data FOLDER with train and test to fine-tune on"
             )
+        self.text.refuse_few(self.scale)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise InputError("--methods wants one or several of supervised, mocov2 and mae, none of them twice")
         if min(self.num_images, self.paint.per_caption, self.batch_size) < 1 or not self.seeds:
@@ -213,6 +215,8 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, 
     from reverie.report.page import WritePage
 
     made = painted(config)
+    names = names_of(config) or read_classes(_class_names())
+    note = f"{amount(made[0].stage, len(names), config.paint.per_caption)}; only blank ones are dropped"
     arms_ = arms(config) if arms_ is None else arms_
     training = {
         f"{slug(name)}-{number}": (Step(f"{slug(name)}-{number}", replace(train, seed=number), inputs=("keep",)), name)
@@ -237,6 +241,7 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, 
         unit_size=config.unit_size,
         arguments=flat(config),
         steps=(*steps, Step("page", WritePage(), inputs=last)),
+        notes=(note,),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from reverie.captions.domains import CAPTION
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import scratch_efficiency as scratch
 from reverie.recipes import zero_shot as recipe
@@ -55,7 +56,7 @@ def zero_shot(config: ZeroShotStudy = TINY) -> Study:
     """
     numbers, names = seeds_of(config.num_seeds), class_names()
     shared = {
-        "context": CONTEXT, "per_class": config.per_class, "eval_data": f"smallworld:street:1:{PHOTOS}", "seeds": numbers,
+        "context": CONTEXT, "around": CAPTION, "per_class": config.per_class, "eval_data": f"smallworld:street:1:{PHOTOS}", "seeds": numbers,
         "seed": config.seed,
     }  # fmt: skip
     usual = recipe.SCALES[config.scale]

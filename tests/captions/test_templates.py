@@ -41,6 +41,20 @@ def test_files(tmp_path, context):
     assert stage.count == 4
 
 
+def test_a_context_is_put_around_what_does_not_say_it_already(context):
+    own = ("{class} in winter", "a satellite photo of {class}.", "a satellite photo of a {class}, a type of land")
+    stage = FillTemplates(("forest",), own, per_class=3, context="a satellite photo of {caption}, a type of land")
+    (unit,) = units_of(stage, context, unit_size=3)
+    assert sorted(unit["text"].to_pylist()) == [
+        "a satellite photo of a forest, a type of land",
+        "a satellite photo of forest in winter, a type of land",
+        "a satellite photo of forest, a type of land",
+    ]
+    assert set(unit["prompt"].to_pylist()) == set(own)
+    with pytest.raises(InputError, match=r"must hold \{caption\} once"):
+        FillTemplates(("forest",), context="a satellite photo")
+
+
 @pytest.mark.parametrize(
     ("templates", "message"),
     [((), "no templates"), (("a cat",), r"has no \{class\}"), (("a {class}", "a {class}"), "given twice")],

@@ -83,6 +83,8 @@ def test_from_a_shot_there_are_as_many_steps_as_published_and_the_rest_of_the_no
     )
     noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     ddim = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **noise)
+    firsts = [int((ddim.alphas_cumprod - level**2).abs().argmin()) for level in LEVELS.values()]
+    assert [round(50 * (first + 1) / 1000) for first in firsts] == [18, 13, 11, 5, 3]
     for kind, off in (("DDIMScheduler", 2), ("DPMSolverMultistepScheduler", 0)):
         scheduler = getattr(diffusers, kind).from_config(ddim.config)
         for shots, steps in published.items():

@@ -142,9 +142,7 @@ def test_arms_share_shots_images_and_steps() -> None:
     assert plan["shots-0"].seed != plan["shots-1"].seed
     starts = plan["paint"].starts
     assert starts[0] is None
-    assert set(starts[1:]) == {
-        FromShots(f"shots-{seed}", count, steps="share") for count in (1, 4) for seed in (0, 1)
-    }
+    assert set(starts[1:]) == {FromShots(f"shots-{seed}", count, steps="share") for count in (1, 4) for seed in (0, 1)}
     assert plan["paint"].per_caption == len(starts) == 5
     tuned = {name: stage for name, stage in plan.items() if name.startswith(("mixed", "shots-alone", "classifier"))}
     assert len(tuned) == 4 * 4

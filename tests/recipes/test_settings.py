@@ -40,7 +40,7 @@ FOLLOWS = {  # setting -> defaults that follow from it
     "painter": {"clip", "keep_best", "words", "scheduler"},
     "clip": {"keep_best"},
     "classes": {"eval_data", "shots_from", "words", "per_class", "per_caption"},
-    "domain": {"eval_data", "shots_from", "words"},
+    "domain": {"eval_data", "shots_from", "words", "per_caption"},
     "more_classes": {"eval_data", "per_class", "per_caption"},
     "captions": {"eval_data", "sentences"},
     "writer": {"words", "per_caption"},
