@@ -27,7 +27,8 @@ class FillTemplates(SourceStage):
 
     classes: tuple[str, ...] | Path  # names, or a file with one a line or a JSON list
     templates: tuple[str, ...] | Path = ("a photo of a {class}.",)  # each holds {class}
-    per_class: int = 1  # captions wanted of each class; at most one for each template
+    per_class: int = 1  # captions wanted of each class; at most one for each template, unless these repeat
+    repeat: bool = False  # use templates again where they are fewer than the captions wanted: more images of each
     context: str = CAPTION  # how a sentence is said in the domain: "a centered satellite photo of {caption}"
 
     def __post_init__(self) -> None:
@@ -36,12 +37,17 @@ class FillTemplates(SourceStage):
     @property
     def count(self) -> int:
         """Captions that will be made: per_class for each class, or as many as there are templates."""
-        return len(self._classes) * min(self.per_class, len(self._templates))
+        return len(self._classes) * (self.per_class if self.repeat else min(self.per_class, self.num_templates))
+
+    @property
+    def num_templates(self) -> int:
+        """How many there are."""
+        return len(self._templates)
 
     def open(self, context: StepContext) -> Worker:
         """Read and check the lists. Raises InputError."""
         classes, templates = self._classes, self._templates
-        if self.per_class > len(templates):
+        if self.per_class > len(templates) and not self.repeat:
             context.report(
                 "warning",
                 text=f"{self.per_class} captions for each class were asked, but {len(templates)} templates make only "

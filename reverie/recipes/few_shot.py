@@ -39,7 +39,7 @@ from reverie.recipes.options import (
     captions_of,
     refuse_twins,
 )
-from reverie.recipes.zero_shot import WORDS, Task, check, copies_of, own_classes, task, words_of
+from reverie.recipes.zero_shot import WORDS, Task, check, own_classes, task, words_of
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -101,14 +101,10 @@ class FewShotConfig:
         """The small world's sentences and photos are of its own classes; test photos lie with those that shots are taken of."""
         own = own_classes(self.text)
         taken = None if own and self.shots_from == usual.shots_from else self.shots_from
-        return (
-            words_of(self.text, self.paint, usual.text)
-            | copies_of(self.text, self.paint, usual.text, usual.paint)
-            | {
-                "shots_from": None if own else usual.shots_from,
-                "eval_data": _test_photos(taken) if taken else None,
-            }
-        )
+        return words_of(self.text, self.paint, usual.text) | {
+            "shots_from": None if own else usual.shots_from,
+            "eval_data": _test_photos(taken) if taken else None,
+        }
 
 
 TINY = FewShotConfig()

@@ -113,6 +113,7 @@ class ClassCaptions:
         synonyms: Mapping[str, tuple[str, ...]] | None = None,
         around: str | None = None,
         templates: tuple[str, ...] = TEMPLATES,
+        repeat: bool = False,
     ) -> FillTemplates | WordToSentence | AskWriter:
         """The stage that writes them: a model where one is named, else templates, or the builtin writer for the small world.
 
@@ -121,6 +122,7 @@ class ClassCaptions:
             synonyms: for sentences of ``words``, where no file of them is named.
             around: for sentences of a model or a file, where none is given.
             templates: in place of a file, where no model is named either.
+            repeat: use templates again where they are fewer than the captions wanted.
         """
         from reverie.captions.llm import AskWriter
         from reverie.captions.templates import FillTemplates
@@ -145,9 +147,9 @@ class ClassCaptions:
         if self.words:
             stage = WordToSentence(own or class_names(), per_class, self.words, self.synonyms or synonyms, context)
         elif self.templates:
-            stage = FillTemplates(own or class_names(), self.templates, per_class, context)
+            stage = FillTemplates(own or class_names(), self.templates, per_class, repeat, context)
         elif own and not self.writer:
-            stage = FillTemplates(own, templates, per_class, self.around or CAPTION)
+            stage = FillTemplates(own, templates, per_class, repeat, self.around or CAPTION)
         else:
             writer = self.writer or "builtin:writer"
             stage = AskWriter(writer, own or class_names(), per_class, context=context, **self.asked)
@@ -319,11 +321,6 @@ class Network:
             )
 
 
-def copies(count: int, wanted: int, usual: int) -> int:
-    """Images of each of ``count`` captions, for ``wanted`` in all: more than usual where templates make few captions."""
-    return max(usual, -(-wanted // max(1, count)))
-
-
 def captions_of(source: UnitStage | Job, num_classes: int) -> int:
     """Captions of each class that a source gives."""
     return int(getattr(source, "count", 0)) // num_classes
@@ -334,14 +331,13 @@ def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str
     from reverie.captions.templates import FillTemplates
 
     each = captions_of(captions, num_classes)
-    few = isinstance(captions, FillTemplates) and each < captions.per_class
-    wrote = (
-        f"basic, from {each:,} template{'s' * (each != 1)}" if few else f"{each:,} caption{'s' * (each != 1)} of each"
-    )
-    return (
-        f"{each * per_caption:,} images of each of {num_classes:,} classes ({wrote}, {per_caption:,} "
-        f"image{'s' * (per_caption != 1)} of a caption)"
-    )
+    images = each * per_caption
+    wrote = f"{each:,} caption{'s' * (each != 1)} of each, {per_caption:,} image{'s' * (per_caption != 1)} of a caption"
+    if isinstance(captions, FillTemplates) and captions.num_templates < captions.per_class:
+        few = captions.num_templates
+        about = "about " * (each % few > 0)
+        wrote = f"basic, {few:,} template{'s' * (few > 1)} of each, {about}{images / few:,.0f} images of a template"
+    return f"{images:,} image{'s' * (images != 1)} of each of {num_classes:,} classes ({wrote})"
 
 
 def refuse_twins(flag: str, values: Sequence[object]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reverie.captions.classes import read_classes
-from reverie.errors import InputError, ReverieError
+from reverie.errors import InputError
 from reverie.ranges import check_at_least
 from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, amount, clip_for
 from reverie.run.plan import Plan, Step
@@ -51,17 +51,15 @@ class ScratchConfig:
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
-        """The small world's photos are of its own classes; as many images of each caption as the largest arm needs."""
-        return self._amounts(usual.paint.per_caption) | {"eval_data": None if self.text.classes else usual.eval_data}
+        """The small world's photos are of its own classes; as many captions as the largest arm needs."""
+        return {"per_class": self._per_class()} | {"eval_data": None if self.text.classes else usual.eval_data}
 
-    def _amounts(self, usual: int) -> dict[str, Any]:
-        """Captions of each class, and images of each: more than usual where templates make too few. Slips are told later."""
+    def _per_class(self) -> int:
+        """Captions of each class. Slips are told later."""
         try:
-            per_class = -(-self.most // self.paint.per_caption)
-            first = self.text.stage(per_class, self.names if self.text.classes else None)
-        except (ReverieError, ArithmeticError, ValueError):
-            return {"per_class": self.per_class, "per_caption": usual}
-        return {"per_class": per_class, "per_caption": -(-self.most * len(self.names) // first.count)}
+            return -(-self.most // self.paint.per_caption)
+        except (ArithmeticError, ValueError):
+            return self.per_class
 
     @property
     def most(self) -> int:
@@ -190,7 +188,7 @@ def _making(config: ScratchConfig) -> list[Step]:
 
     clip_for(config.paint.painter, None)
     copies, most, names = config.paint.per_caption, config.most, config.names
-    first = config.text.stage(config.per_class, names if config.text.classes else None)
+    first = config.text.stage(config.per_class, names if config.text.classes else None, repeat=True)
     if first.count * copies < most * len(names):
         raise InputError(
             f"{first.count} captions of --per-caption {copies} make fewer than {most} images of each of {len(names)} classes"

@@ -96,20 +96,17 @@ class PretrainingConfig:
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
     def following(self, usual: PretrainingConfig) -> dict[str, Any]:
-        """The small world's photos are of its own classes; where captions are few, more images are painted of each."""
+        """The small world's photos are of its own classes; as many captions as the images need."""
         own = self.text.classes or self.more_classes
-        return self._amounts(usual.paint.per_caption) | {"eval_data": None if own else usual.eval_data}
+        return {"per_class": self._per_class(), "eval_data": None if own else usual.eval_data}
 
-    def _amounts(self, usual: int) -> dict[str, Any]:
-        """Captions of each class, and images of each: more than usual where templates make too few. Slips are told later."""
+    def _per_class(self) -> int:
+        """Captions of each class. Slips are told later."""
         try:
             names = names_of(self) or read_classes(_class_names())
-            per_class = -(-self.num_images // (len(names) * self.paint.per_caption))
-            there = self.text.stage(per_class, names_of(self)).count
+            return -(-self.num_images // (len(names) * self.paint.per_caption))
         except (ReverieError, ZeroDivisionError):
-            return {"per_class": self.per_class, "per_caption": usual}
-        few = there * usual < self.num_images
-        return {"per_class": per_class, "per_caption": -(-self.num_images // there) if few else usual}
+            return self.per_class
 
     def check(self) -> None:
         """Raises InputError for settings that do not go together."""
@@ -252,11 +249,11 @@ def painted(config: PretrainingConfig) -> tuple[Step, ...]:
 
     config.check()
     copies = config.paint.per_caption
-    first = config.text.stage(config.per_class, names_of(config))
+    first = config.text.stage(config.per_class, names_of(config), repeat=True)
     if first.count * copies < config.num_images:
         raise InputError(
             f"{first.count} captions of --per-caption {copies} make fewer than --num-images {config.num_images}; "
-            "give more templates, a writer, or more images a caption"
+            "give more captions of each class or more images of a caption, or leave --per-class out"
         )
     return (
         Step("captions", first),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.captions.classes import read_classes
 from reverie.captions.domains import CAPTION, Domain, context_of, read_domain
-from reverie.errors import InputError, ReverieError
+from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
 from reverie.recipes.options import (
     BUILTIN,
@@ -31,7 +31,6 @@ from reverie.recipes.options import (
     amount,
     captions_of,
     clip_for,
-    copies,
 )
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
@@ -77,11 +76,9 @@ class ZeroShotConfig:
 
     def following(self, usual: ZeroShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes."""
-        return (
-            words_of(self.text, self.paint, usual.text)
-            | copies_of(self.text, self.paint, usual.text, usual.paint)
-            | {"eval_data": None if own_classes(self.text) else usual.eval_data}
-        )
+        return words_of(self.text, self.paint, usual.text) | {
+            "eval_data": None if own_classes(self.text) else usual.eval_data
+        }
 
 
 TINY = ZeroShotConfig()
@@ -128,7 +125,7 @@ class Task:
     def captions(self, text: ClassifierCaptions) -> FillTemplates | WordToSentence | AskWriter:
         """The stage that writes them, said as the task says its classes."""
         said = self.said if text.context is not None or text.domain else TEMPLATES
-        return text.stage(text.per_class, self.own, self.record.synonyms, self.around, said)
+        return text.stage(text.per_class, self.own, self.record.synonyms, self.around, said, repeat=True)
 
     def confidence(self, clip: str) -> ClipConfidence:
         """The stage that says how sure an encoder is of each image's class."""
@@ -184,20 +181,6 @@ def words_of(text: ClassifierCaptions, paint: Painting, usual: ClassifierCaption
     """The usual word-to-sentence model, where it knows the classes and nothing else is to write captions."""
     other = text.writer or text.templates or own_classes(text) or not paint.is_builtin
     return {"words": None if other and usual.words == WORDS else usual.words}
-
-
-def copies_of(
-    text: ClassifierCaptions, paint: Painting, usual: ClassifierCaptions, usual_paint: Painting
-) -> dict[str, Any]:
-    """Images of each caption: so many that templates, which are few, give as many images as sentences would. Slips are told later."""
-    words = words_of(text, paint, usual)["words"] if text.words == usual.words else text.words
-    try:
-        about = task(text)
-        count = about.captions(replace(text, words=words)).count
-        wanted = text.per_class * about.num_classes * usual_paint.per_caption
-    except ReverieError:
-        return {"per_caption": usual_paint.per_caption}
-    return {"per_caption": copies(count, wanted, usual_paint.per_caption)}
 
 
 def check(config: Any) -> str:

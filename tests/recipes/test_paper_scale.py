@@ -96,7 +96,9 @@ def test_whatever_writes_the_captions_there_are_as_many_images(name: str, given:
             "templates" in flags and (flags["templates"] != "many.txt" or "pretraining" in name)
         )
     if name != "synthetic_pretraining":  # which asks for a number of images, and refuses to make fewer
-        assert images(at_paper(name, given, templates=given["folder"] / "one.txt", per_caption=3)) < published, "as told"
+        assert images(at_paper(name, given, templates=given["folder"] / "one.txt", per_caption=3)) < published, (
+            "as told"
+        )
 
 
 @pytest.mark.parametrize("name", FROM_NAMES)
@@ -127,7 +129,9 @@ def test_it_is_said_how_many_images_a_class_will_have_and_how_many_the_filter_ca
         "1,200"
     )
     basic = note("zero_shot", templates=given["folder"] / "eight.txt")
-    assert basic.startswith("2,000 images of each of 10 classes (basic, from 8 templates, 250 images of a caption);")
+    assert basic.startswith(
+        "2,000 images of each of 10 classes (basic, 8 templates of each, 250 images of a template);"
+    )
     few = note("zero_shot", words="owner/t5", per_class=8)
     assert few.startswith("80 images of each")
     assert few.endswith("the filter can drop none of them, as --most keeps 800 of each class")
@@ -145,5 +149,5 @@ def test_at_small_too_templates_give_as_many_images_as_sentences(given: dict[str
     flags = {"scale": "small", "classes": given["classes"], "painter": "owner/painter", "clip": "owner/clip"}
     plan = call_recipe("zero_shot", flags)
     assert images(plan) == 50 * 4 * NUM_CLASSES
-    assert "basic, from 8 templates" in plan.notes[0]
+    assert "basic, 8 templates of each, about 25 images of a template" in plan.notes[0]
     assert json.dumps(plan.record()["notes"]) == json.dumps(list(plan.notes))

@@ -45,6 +45,7 @@ def test_it_measures_zero_shot_and_tuned_beside_each_other(finished: Path) -> No
         assert np.trace(table) / 64 == pytest.approx(row["value"])
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "zero-shot" in page
+    assert "Planned: 1 image of each of 64 classes (1 caption of each, 1 image of a caption); the filter drops" in page
     assert "not complete" not in page
 
 
