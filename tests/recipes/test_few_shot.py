@@ -194,9 +194,8 @@ def test_flags_reach_their_stages() -> None:
 def test_paper_is_as_published(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("forest\nriver\n")
     (tmp_path / "photos" / "forest").mkdir(parents=True)
-    plan = few_shot(
-        "paper", classes=tmp_path / "classes.txt", shots_from=str(tmp_path / "photos"), strategies=("filter",)
-    )
+    flags = {"classes": tmp_path / "classes.txt", "shots_from": str(tmp_path / "photos"), "words": "owner/t5"}
+    plan = few_shot("paper", **flags, strategies=("filter",))
     stages = steps_of(plan)
     tune, paint = stages["classifier"], stages["paint"]
     assert (tune.lr, tune.weight_decay, tune.clip, tune.batch, tune.real_batch) == (1e-3, 0.1, 1.0, 512, 32)
