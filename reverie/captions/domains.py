@@ -1,4 +1,4 @@
-"""How a data set calls its classes and what its sentences are said in: one JSON record a data set.
+"""What is known of a data set's classes: names, prompt templates, a context for captions, synonyms. One JSON record a data set.
 
     {"EuroSAT": {"classes": ["forest", "river"],
                  "templates": ["a centered satellite photo of {}."],

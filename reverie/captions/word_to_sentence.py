@@ -3,7 +3,8 @@
     class -> draw 0, 1, 2, ... (one seed each) -> those that name the class and were not said before -> in their context
 
 Source: arXiv:2210.07574, language enhancement (a T5 tuned on CommonGen, 250 sentences sampled for 200 distinct ones).
-Theirs stops where too few differ; here more are drawn, and what is then missing is failed with a reason.
+Differs: the paper's script stops where too few sentences differ; here more are drawn, and those that are still missing become failed rows
+with a reason.
 """
 
 from __future__ import annotations

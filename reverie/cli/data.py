@@ -1,4 +1,4 @@
-"""Commands that bring images and captions in, look for those that are there twice, and take them out."""
+"""Commands that import images and captions, find duplicates, and export pairs."""
 
 from __future__ import annotations
 

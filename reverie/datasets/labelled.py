@@ -1,4 +1,4 @@
-"""Labelled photos to measure on, from a source written as one word.
+"""Labelled photos to measure on. A source is written as one word.
 
     smallworld:street:4000:1000    4,000 train and 1,000 test photos of the small world, by its street camera
     a folder                       with train and test, each ``.parquet`` (columns image and label), ``.lance`` (a table

@@ -1,4 +1,4 @@
-"""Photos -> one row of numbers each, by a trained or untrained network, an encoder, or the pixels themselves."""
+"""Features of photos, one row each: from a trained or untrained network, an encoder, or the pixels themselves."""
 
 from __future__ import annotations
 

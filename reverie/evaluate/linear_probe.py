@@ -1,4 +1,4 @@
-"""How much a linear classifier gets out of frozen features: the job that probes several arms on the same photos.
+"""Linear probing: the job that trains a linear classifier on the frozen features of several arms, on the same photos.
 
 Imports torch only when it runs, so that a recipe can name it at no cost.
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from reverie.arms import PIXELS, UNTRAINED, Arm
 from reverie.errors import InputError
-from reverie.stage import Job, StepContext, fingerprint
+from reverie.stage import Job, Role, StepContext, fingerprint
 from reverie.store import results
 
 if TYPE_CHECKING:
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
     from reverie.datasets.labelled import Attribute
     from reverie.evaluate.features import FeatureExtractor
     from reverie.evaluate.heads import OpenTest
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One thing to probe, under one seed: weights of a learning step, or ``untrained`` or ``pixels``."""
-
-    name: str  # what the page calls it; arms of one name are its seeds
-    seed: int = 0  # the seed it was trained with; for ``untrained``, that its weights are drawn with
-    weights: str | None = None  # the learning step, or a folder elsewhere; None only for ``untrained`` and ``pixels``
-
-    def __post_init__(self) -> None:
-        if self.weights is None and self.name not in ("untrained", "pixels"):
-            raise InputError(f"arm {self.name!r} names no weights; only 'untrained' and 'pixels' do without")
 
 
 @dataclass(frozen=True)
@@ -53,6 +41,7 @@ class LinearProbe(Job):
     ``top1`` and ``knn_top1`` are of the class, ``top1_shape`` and ``knn_top1_shape`` of its shape, and so on. ``untrained`` is the network of the first arm with weights, drawn anew; ``pixels`` are the photos made small.
     """
 
+    role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Arm, ...]
@@ -68,6 +57,7 @@ class LinearProbe(Job):
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
     def __post_init__(self) -> None:
+        check_arms(self.arms)
         if 0 < self.resize_px < self.size_px:
             raise InputError(f"squares of {self.size_px} pixels cannot be cut from photos resized to {self.resize_px}")
 
@@ -97,31 +87,29 @@ class LinearProbe(Job):
             return rows.to(context.device), torch.from_numpy(photos.labels).to(context.device)
 
         before = {
-            (record["name"], record["seed"], record["metric"]): (record.get("arm_fingerprint"), record.get("inputs"))
-            for record in results.read(context.results)
-            if record["step"] == context.step
+            (record.arm, record.seed, record.metric): (record.arm_fingerprint, record.details.get("inputs"))
+            for record in results.select(results.read(context.results), step=context.step)
         }
-        wanted = ["top1", *(f"top1_{name}" for name in targets)]  # an older version asked for the class alone
+        wanted = ["top1", *(f"top1_{name}" for name in targets)]
         for done, arm in enumerate(self.arms):
-            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            context.report("progress", done=done, total=len(self.arms), arm=arm.label, seed=arm.seed)
             inputs = self._inputs(arm, context)
-            ours = results.arm_fingerprint(context, dataclasses.replace(self, arms=(arm,)), (arm.weights,))
-            if all(before.get((arm.name, arm.seed, metric)) == (ours, inputs) for metric in wanted):
+            ours = results.arm_fingerprint(context, dataclasses.replace(self, arms=(arm,)), (arm.step,))
+            if all(before.get((arm.id, arm.seed, metric)) == (ours, inputs) for metric in wanted):
                 continue
             began = time.monotonic()
             describe = describe_arm(arm, self.arms, context, self.pixels_px)
             x, labels = rows_of(describe, train)
             open_test = functools.cache(functools.partial(lambda describe: rows_of(describe, open_photos()), describe))
             numbers = self.measure(x, labels, open_test, len(train.classes), targets)
-            about = {
-                "num_train": len(train),
-                "num_test": len(open_test()[1]),
-                "num_features": x.shape[1],
-                "inputs": inputs,
-                "arm_fingerprint": ours,
-                "seconds": round(time.monotonic() - began, 3),
-            }
-            self._write(context, arm, numbers, about)
+            record = results.about(
+                context, self, arm, "linear-probe", photos=self.photos, num_train=len(train), num_test=len(open_test()[1]),
+                arm_fingerprint=ours,
+            )  # fmt: skip
+            more: dict[str, object] = {"classifier": self.protocol, "num_features": x.shape[1], "inputs": inputs}
+            more["seconds"] = round(time.monotonic() - began, 3)
+            found = [record(**number | {"details": number["details"] | more}) for number in numbers]
+            results.append(context.results, *found)
         context.report("progress", done=len(self.arms), total=len(self.arms))
 
     def measure(
@@ -132,7 +120,7 @@ class LinearProbe(Job):
         num_classes: int,
         targets: Mapping[str, Attribute],
     ) -> list[dict[str, Any]]:
-        """The numbers of one arm: metric, value, and how the classifier behind it was chosen.
+        """The numbers of one arm, as parts of records: metric, value, and how the classifier behind it was chosen.
 
         Args:
             x, labels, open_test, num_classes: as in ``heads.probe``.
@@ -179,8 +167,13 @@ class LinearProbe(Job):
         if self.neighbours:
             near = knn(x, labels, open_test()[0], num_classes, k=self.neighbours)
             values[f"knn_top1{ending}"] = top1(near.cpu().numpy(), found.labels)
-        about = {"num_classes": num_classes, "chosen": found.chosen, "held_out_top1": max(found.held_out)}
-        numbers = [{"metric": metric, "value": value, **about} for metric, value in values.items()]
+        about = {
+            "num_classes": num_classes,
+            "details": {"chosen": found.chosen, "held_out_top1": max(found.held_out)},
+        }
+        numbers: list[dict[str, Any]] = [
+            {"metric": metric, "value": value, **about} for metric, value in values.items()
+        ]
         # Which test photos were right, one bit each: two arms can then be compared photo by photo.
         numbers[0]["correct"] = np.packbits(found.predicted == found.labels).tobytes().hex()
         return numbers
@@ -194,22 +187,12 @@ class LinearProbe(Job):
             {"photos": [*map(_as_it_is, photos)], "weights": _as_it_is(_weights(arm, self.arms, context))}
         )
 
-    def _write(
-        self, context: StepContext, arm: Arm, numbers: Sequence[Mapping[str, Any]], about: Mapping[str, object]
-    ) -> None:
-        shared = {
-            "name": arm.name,
-            "split": "test",
-            "seed": arm.seed,
-            "step": context.step,
-            "weights": arm.weights,
-            "photos": self.photos,
-            "protocol": self.protocol,
-            **about,
-            "fingerprint": results.step_fingerprint(context, self),
-            "versions": results.versions(),
-        }
-        results.append(context.results, *({**shared, **number} for number in numbers))
+
+def check_arms(arms: Sequence[Arm]) -> None:
+    """Raises InputError for an arm without weights that is neither ``untrained`` nor ``pixels``."""
+    for arm in arms:
+        if arm.step is None and arm.id not in (UNTRAINED, PIXELS):
+            raise InputError(f"arm {arm.id!r} names no step; only {UNTRAINED!r} and {PIXELS!r} do without")
 
 
 def describe_arm(arm: Arm, arms: Sequence[Arm], context: StepContext, pixels_px: int) -> FeatureExtractor:
@@ -219,16 +202,16 @@ def describe_arm(arm: Arm, arms: Sequence[Arm], context: StepContext, pixels_px:
     weights = _weights(arm, arms, context)
     if weights is None:
         return features.of_pixels(pixels_px)
-    if arm.weights:
+    if arm.step:
         return features.of_weights(weights, context.device)
     return features.of_untrained(weights, arm.seed, context.device)
 
 
 def _weights(arm: Arm, arms: Sequence[Arm], context: StepContext) -> Path | None:
     """Weights of an arm, or those whose network ``untrained`` takes; None for ``pixels``."""
-    if arm.name == "pixels":
+    if arm.id == PIXELS:
         return None
-    trained = arm.weights or next((other.weights for other in arms if other.weights), None)
+    trained = arm.step or next((other.step for other in arms if other.step), None)
     if trained is None:
         raise InputError("arm 'untrained' takes its network from another arm's weights, and no arm has any")
     return context.weights(trained)

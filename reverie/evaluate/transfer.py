@@ -1,4 +1,4 @@
-"""What the features of any encoder are worth on several sets of labelled photos: what ``reverie evaluate transfer`` does."""
+"""Linear probe and nearest neighbours of any encoder on several sets of labelled photos: ``reverie evaluate transfer``."""
 
 from __future__ import annotations
 

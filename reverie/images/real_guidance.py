@@ -1,4 +1,4 @@
-"""Real guidance: which photo an image begins at, and how far that photo is noised before it is painted over.
+"""Real guidance: which photo an image is painted from, and how much noise is added to the photo first.
 
 Source: arXiv:2210.07574 and its code (section 2.7 of the method). The code noises pixels of 64 to a step of GLIDE's own
 schedule; here the latent of any painter is noised to the same sqrt(abar), and painted over in as many steps. There the shots

@@ -1,4 +1,4 @@
-"""CLIP: an image and its caption against all others of the batch. Trains a transformers ``CLIPModel`` from nothing.
+"""CLIP: contrastive learning of images and captions. Trains a transformers ``CLIPModel`` from nothing.
 
 Source: arXiv:2103.00020. Differs: the logit scale is kept between 1 and 100, as in StableRep's text tower.
 """

@@ -1,4 +1,4 @@
-"""StableRep: images of one caption are each other's positives. With a text tower: StableRep+.
+"""StableRep: all images painted from one caption are each other's positives. With a text tower it is StableRep+.
 
 Source: arXiv:2306.00984 and its code.
 """

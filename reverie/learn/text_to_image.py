@@ -18,7 +18,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,15 @@ class Denoiser(nn.Module):
             words = self.text_encoder(token_ids).last_hidden_state
         predicted: Tensor = self.unet(noisy, times, words).sample
         return predicted
+
+
+class Shown(NamedTuple):
+    """What a denoiser is called with, and what it should predict."""
+
+    noisy: Tensor  # (n, c, h, w)
+    times: Tensor  # (n,)
+    told: Any  # token ids (n, tokens), or texts for pipelines that tokenize themselves; some of them empty
+    target: Tensor  # (n, c, h, w)
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,11 @@ class TextToImage:
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Squared error of what the network predicts (see learn/noising.py), at one random time an image."""
+        noisy, times, told, target = self.shown(batch)
+        return {"loss": F.mse_loss(net(noisy, times, told), target)}
+
+    def shown(self, batch: dict[str, Any]) -> Shown:
+        """A batch as the network is shown it, at one random time an image, and what it should predict."""
         latents = (
             batch["latents"] if "latents" in batch else encode(self._vae().to(batch["images"].device), batch["images"])
         )
@@ -185,7 +199,7 @@ class TextToImage:
             told = ["" if drop else text for text, drop in zip(batch["text"], dropped.tolist(), strict=True)]
             if not (self.start and start_of(self.start).driver.predict):
                 told = self.tokens(told).to(latents.device)
-        return {"loss": F.mse_loss(net(noisy, times, told), target)}
+        return Shown(noisy, times, told, target)
 
     def _draws(self, batch: dict[str, Any], latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise like the latents, n even numbers in [0, 1), and which n captions are dropped."""

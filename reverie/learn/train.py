@@ -1,4 +1,4 @@
-"""The one job that joins the store, a learner and the loop."""
+"""The training job: reads batches from the store and trains any learner with the one training loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samplers that begin in the middle: at a noised picture, where a plain run begins at noise.
+"""Samplers that start from a noised picture instead of pure noise (image-to-image), at a given noise level.
 
 What must match between samplers is the noise level: x = sqrt(abar) x_0 + sqrt(1 - abar) eps, wherever in its own steps a
 sampler puts this abar. So a start is named by sqrt(abar); how many steps it takes from there is another matter.

@@ -1,6 +1,6 @@
-"""Any diffusers text-to-image pipeline behind two verbs: encode a text once, paint it as often as wanted.
+"""Any text-to-image pipeline of diffusers, behind two methods: ``encode`` a text once, ``paint`` it as often as wanted.
 
-It paints from noise, or from a noised picture (models/noise_levels.py), which the autoencoder of the pipeline makes a latent.
+It paints from noise, or from a noised picture (models/noise_levels.py), which the pipeline's autoencoder encodes first.
 
 Guidance is eps_u + w (eps_c - eps_u) (StableRep, arXiv:2306.00984, section 2); w = 1 means none, and costs one pass of
 the network instead of two. Flux models distilled for guidance ("dev") take w as an input instead and need no second pass.

@@ -85,11 +85,11 @@ class ClassCaptions:
     templates: Path | None = None  # file of sentences with {class} in them, one a line, to write captions with
     # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
     words: str | None = None
-    synonyms: Path | None = None  # JSON file of class name to words that name the class too, for --words
-    # phrase around a sentence that is written from a class name, with {caption} in it; the sentence alone when absent
+    synonyms: Path | None = None  # JSON file that gives for a class name the words that name the class too, for --words
+    # phrase that each sentence written from a class name is put into, with {caption} in it; the sentence alone when absent
     around: str | None = None
-    # file of what the writer is asked: a text with {class} in it, or JSON with prompt, glosses and examples; what suits the
-    # kind of model when absent
+    # file with the prompt for the writer: a text with {class} in it, or JSON with prompt, glosses and examples; one
+    # that suits the kind of model when absent
     prompt: Path | None = None
     temperature: float = 1.0  # temperature of the writer's sampling; 0 takes the likeliest words
     max_words: int = 60  # longest caption of the writer, in words
@@ -239,10 +239,10 @@ class ClassifierCaptions(ClassCaptions):
     """Class names, how a task says them, and the captions that are written from them."""
 
     per_class: int = 8  # captions for each class, where they are written from class names
-    # sentence that the task says a class in, {class} or else its end for the name; the templates of --domain, or "a
-    # photo of a {class}.", when absent
+    # sentence that says the class of a photo in this task, with {class} in it (added at the end where it is missing),
+    # such as "a satellite photo of {class}"; the templates of --domain, or "a photo of a {class}.", when absent
     context: str | None = None
-    # record of class names, templates, synonyms and phrase, as FILE.json:DATASET; other flags go before it
+    # record of class names, templates, synonyms and phrase, as FILE.json:DATASET; flags that say the same come first
     domain: str | None = None
 
 
@@ -254,9 +254,11 @@ class ClassifierLearning:
     teacher_temperature: float = 2.0  # temperature of the teacher's soft targets
     # weights that weight decay pulls the classifier towards: zero as published, or its text rows
     decay_to: Literal["zero", "start"] = "zero"
-    hard_pseudo_labels: bool = False  # the teacher's first choice in place of its distribution
+    # the teacher's likeliest class as soft target (a hard pseudo-label), in place of its distribution
+    hard_pseudo_labels: bool = False
     label_smoothing: float = 0.0  # label smoothing of the cross-entropy, in [0, 1)
-    # side that painted images are first made small to, where photos are of low resolution; 0 = as they are
+    # side in pixels that painted images are scaled down to before they are encoded, where photos are of low
+    # resolution; 0 = full size
     shrink_px: int = 0
     epochs: int = 30  # passes over the examples of training
     tune_batch: int = 64  # painted images in a step of tuning a classifier
@@ -280,19 +282,20 @@ class Selection:
     """Which painted images of a class are kept, by an encoder's confidence."""
 
     # confidence that an image must exceed to pass; chance = 1 / number of classes
-    above: float | Literal["chance"] = "chance"
+    threshold: float | Literal["chance"] = "chance"
     most: int | None = None  # images kept of each class (K); all that pass when absent
-    choose: Literal["random", "top"] = "random"  # which K of more images that pass
+    # which K images of a class are kept where more pass: any at random, or those of the highest confidence
+    choose: Literal["random", "top"] = "random"
 
     @property
-    def threshold(self) -> float | None:
-        """As stages say it: None is chance."""
-        return None if self.above == "chance" else self.above
+    def confidence(self) -> float | None:
+        """The threshold as stages say it: None is chance."""
+        return None if self.threshold == "chance" else self.threshold
 
     def fate(self, made: int, fill: bool = True) -> str:
         """How many of so many images of a class the choice can drop, in words."""
         if self.most is None:
-            return f"the filter drops those that are no surer than {self.above}"
+            return f"the filter drops those that are no surer than {self.threshold}"
         if not fill:
             return f"the filter keeps {min(made, self.most):,} of them at most and can drop all"
         if made <= self.most:
@@ -307,7 +310,7 @@ class Network:
     # resnet-tiny, resnet-50, vit-tiny, vit-s16, vit-b16, or a transformers vision model by name
     backbone: str = "resnet-tiny"
     view_px: int = 32  # side of a training view in pixels
-    image_px: int = 64  # side in pixels that images and photos are brought to before views are cut
+    image_px: int = 64  # side in pixels that images and photos are resized to before views are cropped from them
     train_steps: int = 200  # optimiser steps of training, the same in every arm
     lr: float = 1e-3  # peak learning rate
     warmup: float = 0.1  # share of the training steps in which the learning rate rises

@@ -1,4 +1,4 @@
-"""What painted images are worth in real photos: a small network trained from scratch on so many of either, and on both.
+"""How many real photos painted images are worth: a small network trained from scratch on different numbers of either, and on both.
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574, table 4
 
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reverie.arms import Arm
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.ranges import check_at_least
@@ -22,15 +23,12 @@ from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
-if TYPE_CHECKING:
-    from reverie.evaluate.fine_tuning import Arm
-
 
 @dataclass(frozen=True)
 class ScratchConfig:
     """Settings of networks from scratch on painted images and on photos."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
     paint: Painting = Painting(per_caption=2)
@@ -46,9 +44,9 @@ class ScratchConfig:
     real_share: float = 0.5
     net: Network = Network(train_steps=150, lr=3e-3)
     batch_size: int = 64  # examples in a step of training
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; as many captions as the largest arm needs."""
@@ -118,16 +116,22 @@ SCALES = {
 
 def arms(config: ScratchConfig = TINY) -> tuple[Arm, ...]:
     """What is trained beside what, with every seed."""
-    from reverie.evaluate.fine_tuning import Arm
-
     found: list[Arm] = []
     real, mixed = sorted({*config.real_per_class, *config.mixed_per_class}), sorted(config.mixed_per_class)
     most = config.most
     for number in config.seeds:
-        found += [Arm(f"{n} painted a class", number, real=0, painted=n) for n in sorted(config.painted_per_class)]
-        found += [Arm(f"{n} real a class", number, real=n) for n in real]
-        found += [Arm(f"{n} real and {most} painted a class", number, real=n, painted=most) for n in mixed]
+        found += [_arm(number, painted=n) for n in sorted(config.painted_per_class)]
+        found += [_arm(number, real=n) for n in real]
+        found += [_arm(number, real=n, painted=most) for n in mixed]
     return tuple(found)
+
+
+def _arm(seed: int, *, real: int = 0, painted: int = 0) -> Arm:
+    """Training on so many images of each class."""
+    amounts = {"real": real, "painted": painted}
+    some = {kind: number for kind, number in amounts.items() if number}
+    label = f"{' and '.join(f'{number} {kind}' for kind, number in some.items())} a class"
+    return Arm("-".join(f"{kind}-{number}" for kind, number in some.items()), label, seed, factors=amounts)
 
 
 def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | None = None) -> Plan:

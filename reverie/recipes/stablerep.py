@@ -12,12 +12,12 @@ images x 2 crops for SimCLR. They are compared by steps and views, never by epoc
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.arms import Arm, Factor, pixels, seeds_together, untrained
 from reverie.errors import InputError
 from reverie.ranges import check_at_least
 from reverie.recipes.options import (
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class Text:
     """The text tower of StableRep+."""
 
-    text_tower: bool = False  # an arm of StableRep+ too, which also learns which caption its images were painted from
+    text_tower: bool = False  # one more arm, StableRep+, which also learns which caption its images were painted from
     text_tokenizer: str = "builtin:clip"  # tokenizer of the text tower: a name or folder of which no weights are read
     text_width: int = 128  # width of the text tower
     text_layers: int = 2  # layers of the text tower
@@ -56,7 +56,7 @@ class Text:
 class StableRepConfig:
     """Settings of StableRep and of the arms beside it."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     text: CaptionSource = CaptionSource(per_class=2)
     paint: Painting = Painting()
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
@@ -67,22 +67,24 @@ class StableRepConfig:
     captions_per_batch: int = 32  # captions in a StableRep batch (n); SimCLR gets m n / 2 images with two crops
     net: Network = Network()
     head_hidden: int = 512  # hidden width of the projection head
-    head_out: int = 128  # width of what the projection head gives
+    head_out: int = 128  # output width of the projection head
     precision: Precision = "fp32"  # number format of training
     trackers: tuple[str, ...] = ()  # experiment trackers: tensorboard, wandb, or another that accelerate knows
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str | None = "smallworld:street:1280:640"
-    probe: Literal["logistic", "sgd"] = "logistic"  # how the linear probe is fitted: to the end, or by SGD as published
+    # classifier of the linear probe: logistic regression, or SGD as published
+    probe: Literal["logistic", "sgd"] = "logistic"
     # store of real photos, made by reverie import, to train on as many of as there are painted images
     real_store: Path | None = None
     towers: Text = Text()
-    # sides that StableRep sees some images (5 %) made small to, as photos of low resolution are
+    # sides in pixels that 5 % of StableRep's images are scaled down to and up again, so that it sees photos of low
+    # resolution
     downscale_px: tuple[int, ...] = ()
-    # two arms that must not do well too: images dealt to captions at random, and crops of one image
+    # two more arms that must do worse than StableRep: images dealt to captions at random, and crops of one image
     controls: bool = False
     unit_size: int = 16  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: StableRepConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter, nothing left out without one; a rate and a commit by what is in them."""
@@ -161,8 +163,8 @@ SCALES = {
 }
 
 
-def arms(config: StableRepConfig = TINY) -> dict[str, Train]:
-    """What is trained beside what, by name, under the first seed."""
+def arms(config: StableRepConfig = TINY) -> dict[Arm, Train]:
+    """What is trained beside what, under the first seed."""
     from reverie.learn.fit import Fit, FitSpeed
     from reverie.learn.simclr import SimCLR
     from reverie.learn.stablerep import StableRep, TextTower
@@ -188,17 +190,25 @@ def arms(config: StableRepConfig = TINY) -> dict[str, Train]:
     # One image a caption, so that none is the negative of another of its caption, while there are captions enough.
     alone: Literal["caption", "image"] = "caption" if there * config.keep_best >= m * n // 2 else "image"
     simclr = Train(SimCLR(**shape), fit, m * n // 2, size_px=net.image_px, where="kept", min_images=m, group=alone)
-    found = {"StableRep": ours, "SimCLR": simclr}
+    of_ours: dict[str, Factor] = {"learner": "stablerep", "images": "painted"}
+    found = {
+        Arm("stablerep", "StableRep", factors=of_ours): ours,
+        Arm("simclr", "SimCLR", factors={"learner": "simclr", "images": "painted"}): simclr,
+    }
     if text.text_tower:
         tower = TextTower(
             text.text_tokenizer, text.text_width, text.text_layers, text.text_heads, text.text_context, text.text_out
         )
-        found["StableRep+"] = replace(ours, learner=replace(learner, text_tower=True, text=tower))
+        with_text = Arm("stablerep-plus", "StableRep+", factors=of_ours | {"text_tower": True})
+        found[with_text] = replace(ours, learner=replace(learner, text_tower=True, text=tower))
     if config.controls:
-        found["images dealt at random"] = replace(ours, group="random")
-        found["crops of one image"] = replace(ours, learner=replace(learner, images_per_caption=1, crops=m))
+        dealt = Arm("images-dealt-at-random", "images dealt at random", factors=of_ours | {"group": "random"})
+        crops = Arm("crops-of-one-image", "crops of one image", factors=of_ours | {"crops": m})
+        found[dealt] = replace(ours, group="random")
+        found[crops] = replace(ours, learner=replace(learner, images_per_caption=1, crops=m))
     if config.real_store:
-        found["SimCLR on real photos"] = replace(
+        real = Arm("simclr-on-real-photos", "SimCLR on real photos", factors={"learner": "simclr", "images": "real"})
+        found[real] = replace(
             simclr,
             where="status = 'ok' and image is not null",
             min_images=0,
@@ -208,7 +218,7 @@ def arms(config: StableRepConfig = TINY) -> dict[str, Train]:
     return found
 
 
-def stablerep(config: StableRepConfig = TINY, arms_: Mapping[str, Train] | None = None) -> Plan:
+def stablerep(config: StableRepConfig = TINY, arms_: Mapping[Arm, Train] | None = None) -> Plan:
     """Captions -> images -> StableRep and SimCLR on the same images -> linear probe on real photos -> a page.
 
     Example: reverie run stablerep --scale tiny --guidance 3 --out runs/guidance3
@@ -219,9 +229,8 @@ def stablerep(config: StableRepConfig = TINY, arms_: Mapping[str, Train] | None 
     from reverie.report.page import WritePage
 
     made = painted(config)
-    arms_ = arms(config) if arms_ is None else arms_
-    training = trained(config, arms_)
-    measure = Step("probe", probe(config, arms_), inputs=tuple(training))
+    training = trained(config, arms(config) if arms_ is None else arms_)
+    measure = Step("probe", probe(config, training), inputs=tuple(step.name for step in training.values()))
     return Plan(
         recipe="stablerep",
         seed=config.seed,
@@ -258,30 +267,21 @@ def painted(config: StableRepConfig) -> tuple[Step, ...]:
     )
 
 
-def trained(config: StableRepConfig, arms_: Mapping[str, Train]) -> dict[str, Step]:
-    """The steps that train these arms once with each seed, by name."""
+def trained(config: StableRepConfig, arms_: Mapping[Arm, Train]) -> dict[Arm, Step]:
+    """The steps that train these arms, each arm once with each seed."""
     return {
-        slug(name, number): Step(slug(name, number), replace(train, seed=number), inputs=("keep",))
+        arm.under(number): Step(arm.under(number).key, replace(train, seed=number), inputs=("keep",))
         for number in config.seeds
-        for name, train in arms_.items()
+        for arm, train in arms_.items()
     }
 
 
-def probe(config: StableRepConfig, arms_: Mapping[str, Train]) -> LinearProbe:
+def probe(config: StableRepConfig, training: Iterable[Arm]) -> LinearProbe:
     """The stage that measures what these arms have learned, beside untrained networks and raw pixels."""
-    from reverie.evaluate.linear_probe import Arm, LinearProbe
+    from reverie.evaluate.linear_probe import LinearProbe
 
     assert config.eval_data is not None
-    probed = (
-        *(Arm(name, number, slug(name, number)) for name in arms_ for number in config.seeds),
-        *(Arm("untrained", number) for number in config.seeds),
-        Arm("pixels"),
-    )
+    probed = (*seeds_together(training), *untrained(config.seeds), pixels())
     net = config.net
     crop_px = net.view_px if net.view_px >= 128 else net.image_px  # small networks resize the whole photo themselves
     return LinearProbe(probed, config.eval_data, crop_px, net.image_px, protocol=config.probe)
-
-
-def slug(arm: str, number: int) -> str:
-    """Name of the step that trains an arm under a seed."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{arm.lower().replace('+', ' plus')} {number}")

@@ -1,4 +1,4 @@
-"""Run a plan in this process: what is left is a set difference of unit numbers, whoever did the rest.
+"""Runs a plan in this process: does the units of each step that are not done yet, by whichever process.
 
 Unit stages go in order, each over all its units; one thread commits finished units while the next is made. Jobs run once,
 when everything before them is complete, and then leave ``done/<step>.json``.

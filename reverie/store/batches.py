@@ -1,4 +1,4 @@
-"""Store -> training batches: n captions with m of their images each, shuffled exactly, resumable from one integer.
+"""Training batches from the store: n captions with m of their images each, in an exact shuffle that resumes from one integer.
 
 The order of the whole training is a pure function of (seed, rows of the table): epoch e visits the captions in a permutation
 drawn from (seed, e), and batch b draws its m of l copies from (seed, b). So there is no shuffle buffer and no state: batch b

@@ -59,16 +59,18 @@ def rows_of(folder: Path, where: str) -> list[dict[str, Any]]:
 
 
 def test_every_arm_is_measured_on_the_same_photos_beside_zero_shot(finished: Path) -> None:
-    records = [row for row in results.read(finished / "results.jsonl") if row["metric"] == "accuracy"]
-    said = {(row["step"], row["name"], row["seed"], row["shots"]) for row in records}
+    records = results.select(results.read(finished / "results.jsonl"), metric="top1")
+    said = {(row.step, row.label, row.seed, row.get("shots")) for row in records}
     arms = ("mixed, guided", "shots alone", "mixed, real filter", "mixed, basic", "cache model")
     for count, shots in ((1, "1 shot"), (2, "2 shots")):
         assert {(f"measure-{count}", f"{arm}, {shots}", 3, count) for arm in arms} <= said
         assert (f"measure-{count}", "zero-shot", 0, 0) in said
     assert len(said) == len(records) == 12
-    assert {row["num_test"] for row in records} == {16}
-    zero = [row["value"] for row in records if row["name"] == "zero-shot"]
+    assert {row.num_test for row in records} == {16}
+    zero = [row.value for row in results.select(records, arm="zero-shot")]
     assert zero[0] == zero[1]
+    (guided,) = results.select(records, shots=2, strategy="guided", order="mixed")
+    assert (guided.arm, guided.weights) == ("mixed-guided-2", "classifier")
 
 
 def test_blocks_of_copies_are_the_sets_and_each_has_its_own_selection(finished: Path) -> None:
@@ -181,13 +183,13 @@ def test_flags_reach_their_stages() -> None:
     assert plan["keep-guided-2-3-1"].candidates == "copy >= 3 and copy < 6"
     assert plan["keep-guided-2-3-1"].threshold == 0.0
     assert plan["classifier"].on == "shots, then painted"
-    assert plan["painted-then-shots-guided-at-0.5-1-3"].on == "painted, then shots"
+    assert plan["painted-first-guided-at-0.5-1-3"].on == "painted, then shots"
     assert plan["painted-guided-at-0.9-1-3"].on == "painted"
     assert plan["painted-guided-at-0.9-1-3"].real_batch == 7
     assert plan["painted-guided-at-0.9-1-3"].tuning.soft_share == 0.25
     assert (plan["cache-model-1-3"].alpha, plan["cache-model-1-3"].beta) == (2.0, 3.0)
     assert "keep" not in plan
-    names = [arm.name for arm in plan["measure-1"].arms]
+    names = [arm.label for arm in plan["measure-1"].arms]
     assert names[1] == "shots alone, 1 shot", "what painted images are worth is the first comparison of the page"
 
 

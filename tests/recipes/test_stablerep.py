@@ -77,8 +77,18 @@ def test_every_flag_reaches_its_stage() -> None:
 
 
 def test_arms_are_probed_beside_untrained_and_pixels() -> None:
-    arms = [(arm.name, arm.weights) for arm in stage(stablerep(seeds=(0,), **ANY), "probe").arms]
-    assert arms == [("StableRep", "stablerep-0"), ("SimCLR", "simclr-0"), ("untrained", None), ("pixels", None)]
+    arms = [(arm.id, arm.label, arm.step) for arm in stage(stablerep(seeds=(0,), **ANY), "probe").arms]
+    assert arms == [
+        ("stablerep", "StableRep", "stablerep-0"),
+        ("simclr", "SimCLR", "simclr-0"),
+        ("untrained", "untrained network", None),
+        ("pixels", "raw pixels", None),
+    ]
+
+
+def test_the_seeds_of_an_arm_stand_together() -> None:
+    arms = [(arm.id, arm.seed) for arm in stage(stablerep(seeds=(3, 4), **ANY), "probe").arms]
+    assert arms[:4] == [("stablerep", 3), ("stablerep", 4), ("simclr", 3), ("simclr", 4)]
 
 
 @pytest.mark.parametrize("flags", [{"per_batch": 1}, {"per_batch": 3, "captions_per_batch": 5}])
@@ -171,8 +181,8 @@ def test_the_whole_line_with_the_builtin_models(tmp_path: Path) -> None:
     )
     plan = dataclasses.replace(plan, unit_size=6)
     assert run(plan, tmp_path / "a run") is True
-    found = {(record["name"], record["metric"]) for record in read(tmp_path / "a run" / "results.jsonl")}
-    assert {(name, "top1") for name in ("StableRep", "SimCLR", "untrained", "pixels")} <= found
+    found = {(record.arm, record.metric) for record in read(tmp_path / "a run" / "results.jsonl")}
+    assert {(name, "top1") for name in ("stablerep", "simclr", "untrained", "pixels")} <= found
     page = (tmp_path / "a run" / "report.html").read_text(encoding="utf-8")
     assert "StableRep" in page
     assert "red circle" in page

@@ -54,7 +54,7 @@ SMALL: dict[str, Any] = {
     "rivals": ("capdec", "decap", "viecap"),
 }  # fmt: skip
 ARMS = (
-    "SynTIC", "without refinement", "without projection", "without tags", "painted features", "text features", "capdec",
+    "syntic", "without-refinement", "without-projection", "without-tags", "painted-features", "text-features", "capdec",
     "decap", "viecap",
 )  # fmt: skip
 
@@ -74,18 +74,18 @@ def photos(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_every_arm_is_asked_about_the_same_photos_in_both_ways(finished: Path) -> None:
-    rows = [row for row in results.read(finished / "results.jsonl") if row["step"] == "measure"]
-    for metric in ("cider_d", "cider_d, beam 5", "bleu4", "rouge_l", "distinct"):
-        assert [row["name"] for row in rows if row["metric"] == metric] == list(ARMS)
+    rows = results.select(results.read(finished / "results.jsonl"), step="measure")
+    for metric in ("cider_d", "cider_d_beam", "bleu4", "rouge_l", "distinct", "distinct_beam"):
+        assert [row.arm for row in rows if row.metric == metric] == list(ARMS)
     for row in rows:
-        if row["metric"].startswith("cider_d"):
-            assert np.mean(row["each"]) == pytest.approx(row["value"], abs=1e-5)
-            assert len(row["each"]) == row["num_test"] == 12
+        if row.metric.startswith("cider_d"):
+            assert np.mean(row.each) == pytest.approx(row.value, abs=1e-5)
+            assert len(row.each) == row.num_test == 12
     files = list((finished / "captions" / "measure").glob("*.jsonl"))
     assert len(files) == len(ARMS)
     lines = [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 12
-    assert {"photo", "references", "tags", "greedy", "beam 5"} == lines[0].keys()
+    assert {"photo", "references", "tags", "greedy", "beam"} == lines[0].keys()
 
 
 def test_the_page_compares_photo_by_photo_by_the_metric_it_names(finished: Path) -> None:
@@ -119,12 +119,12 @@ def test_captions_are_coco_results_and_the_page_finds_photos_from_any_folder(
             step["settings"] |= {"photos": "captions.json", "images": "."}
     (folder / "plan.json").write_text(json.dumps(plan | {"made_in": str(photos)}))
 
-    values = {(row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")}
+    values = {(row.arm, row.metric): row.value for row in results.read(folder / "results.jsonl")}
     coco = folder / "captions" / "measure" / "coco"
     for references in (photos / "captions.json", coco / "references.json"):
         for file, name, metric in (
-            ("syntic-0-greedy", "SynTIC", "cider_d"),
-            ("without-refinement-0-beam-5", "without refinement", "cider_d, beam 5"),
+            ("syntic-0-greedy", "syntic", "cider_d"),
+            ("without-refinement-0-beam", "without-refinement", "cider_d_beam"),
         ):
             read = caption_files.read(coco / f"{file}.json", references)
             assert read.ids == [70, 71, 72]
@@ -166,20 +166,20 @@ def test_distances_are_those_of_every_picture_and_its_own_sentence(finished: Pat
     photos = encoder.images(next(load_captioned("smallworld:street:12").batches(12))).numpy()
     painted = np.array(pairs["embedding"].to_pylist())
     rows = results.read(finished / "results.jsonl")
-    values = {(row["name"], row["metric"]): row["value"] for row in rows if row["step"] == "alignment"}
-    assert values["refined", "pair cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
-    assert values["refined", "R@1"] == pytest.approx(np.mean(right))
+    values = {(row.arm, row.metric): row.value for row in results.select(rows, step="alignment")}
+    assert values["refined", "pair_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert values["refined", "recall_at_1"] == pytest.approx(np.mean(right))
     gap = np.linalg.norm(painted.mean(0) - photos.mean(0))
-    assert values["painted", "distance of centroids"] == pytest.approx(gap, abs=1e-5)
+    assert values["painted", "centroid_distance"] == pytest.approx(gap, abs=1e-5)
 
 
 def test_the_page_shows_photos_captions_and_clouds(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
-    for text in ("Photos and what is said of them", "Where the features lie", "without projection", "CIDEr-D"):
+    for text in ("Photos and what is said of them", "Where the features lie", "without projection", "CIDEr-D, beam 5"):
         assert text in page
     assert "not complete" not in page
     clouds = json.loads((finished / "clouds.json").read_text())
-    assert {"photos", "painted", "refined", "refined, projected", "sentences"} <= clouds.keys()
+    assert {"photos", "painted", "refined", "refined-projected", "sentences"} <= clouds.keys()
 
 
 def test_the_encoder_is_untouched_and_the_features_are_its(finished: Path) -> None:
@@ -357,9 +357,9 @@ def test_one_photo_is_measured_as_far_as_one_can_be(finished: Path, tmp_path: Pa
     shutil.copytree(finished, tmp_path / "run")
     stage: Any = syntic(**SMALL | {"eval_data": "smallworld:street:1"}).step("alignment").stage
     stage.run(StepContext(tmp_path / "run", "alone", ("support", "refine")))
-    rows = [row for row in results.read(tmp_path / "run" / "results.jsonl") if row["step"] == "alone"]
-    assert ("photos", "R@1") in {(row["name"], row["metric"]) for row in rows}
-    assert "MMD" not in {row["metric"] for row in rows if row["name"] in ("photos", "painted")}
+    rows = results.select(results.read(tmp_path / "run" / "results.jsonl"), step="alone")
+    assert ("photos", "recall_at_1") in {(row.arm, row.metric) for row in rows}
+    assert "mmd" not in {row.metric for row in rows if row.arm in ("photos", "painted")}
 
 
 def test_a_warm_up_beyond_the_end_is_warned_of(finished: Path, tmp_path: Path) -> None:
@@ -532,9 +532,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path: Path) -> N
     flags = "--sentences 60 --sampler-steps 2 --epochs 3 --width 32 --tag-heads 2 --eval-data smallworld:street:12 --no-meteor"
 
     def numbers(folder: Path) -> dict[tuple[str, str, str], float]:
-        return {
-            (row["step"], row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")
-        }
+        return {(row.step, row.arm, row.metric): row.value for row in results.read(folder / "results.jsonl")}
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-m", "reverie.cli", "run", "syntic", *flags.split(), "--out", str(folder)]
@@ -555,9 +553,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path: Path) -> N
 def test_a_run_goes_on_with_more_seeds_as_if_they_had_been_there(tmp_path: Path) -> None:
     few = SMALL | {"parts": False, "rivals": (), "epochs": 3}
 
-    def measured(folder: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
-        rows = results.read(folder / "results.jsonl")
-        return {(row["name"], row["seed"], row["metric"]): row for row in rows if row["step"] == "measure"}
+    def measured(folder: Path) -> dict[tuple[str, int, str], results.Result]:
+        rows = results.select(results.read(folder / "results.jsonl"), step="measure")
+        return {(row.arm, row.seed, row.metric): row for row in rows}
 
     assert run(call_recipe("syntic", few | {"seeds": (0,)}), tmp_path / "grown")
     before = measured(tmp_path / "grown")
@@ -569,4 +567,4 @@ def test_a_run_goes_on_with_more_seeds_as_if_they_had_been_there(tmp_path: Path)
     assert all(file.stat().st_mtime_ns == when for file, when in files.items())  # not asked again
     assert run(call_recipe("syntic", few | {"seeds": (0, 1)}), tmp_path / "at-once")
     whole = measured(tmp_path / "at-once")
-    assert {key: row["value"] for key, row in after.items()} == {key: row["value"] for key, row in whole.items()}
+    assert {key: row.value for key, row in after.items()} == {key: row.value for key, row in whole.items()}

@@ -34,15 +34,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_measures_zero_shot_and_tuned_beside_each_other(finished: Path) -> None:
-    rows = [row for row in results.read(finished / "results.jsonl") if row["metric"] == "accuracy"]
-    tuned = "tuned on painted images"
-    whole = "tuned end to end"
-    named = sorted((row["name"], row["seed"]) for row in rows)
-    assert named == [(whole, 0), (whole, 1), (tuned, 0), (tuned, 1), ("zero-shot", 0)]
+    rows = results.select(results.read(finished / "results.jsonl"), metric="top1")
+    named = sorted((row.arm, row.seed) for row in rows)
+    assert named == [("classifier", 0), ("classifier", 1), ("end-to-end", 0), ("end-to-end", 1), ("zero-shot", 0)]
+    assert {row.label for row in results.select(rows, tuned="encoder")} == {"tuned end to end"}
     for row in rows:
-        table = np.array(row["confusion"])
-        assert table.sum() == row["num_test"] == 64
-        assert np.trace(table) / 64 == pytest.approx(row["value"])
+        table = np.array(row.confusion)
+        assert table.sum() == row.num_test == 64
+        assert np.trace(table) / 64 == pytest.approx(row.value)
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "zero-shot" in page
     assert "Planned: 1 image of each of 64 classes (1 caption of each, 1 image of a caption); the filter drops" in page
@@ -168,7 +167,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
 def test_without_photos_a_finished_run_says_that_its_classifier_is_ready(tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
     classes.write_text("red circle\nblue star\n")
-    arguments = SMALL | {"seeds": (0,), "classes": classes, "above": 0.0}
+    arguments = SMALL | {"seeds": (0,), "classes": classes, "threshold": 0.0}
     assert run(call_recipe("zero_shot", arguments), tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "is ready; it was not measured" in page

@@ -15,6 +15,7 @@ from reverie.run.repaint import repaint
 from reverie.run.status import status
 from reverie.stage import Job, StepContext, Worker
 from reverie.store import results, tables
+from tests.records import result
 from tests.run.fake_recipe import Brightness, PaintNoise, Sentences, changed, fake_recipe
 
 Rows = Callable[[Path], dict[str, list[dict[str, Any]]]]
@@ -102,8 +103,8 @@ class LearnOnce(Job):
             context.checkpoints().mkdir(parents=True)
             good = tables.count(context.pairs, "status = 'ok'")
             (context.weights() / "seen.json").write_text(json.dumps([good, *before]))
-            about = {"name": context.step, "metric": "images", "split": "all", "seed": 0, "step": context.step}
-            results.append(context.results, about | {"value": good, "fingerprint": "f", "versions": {}})
+            found = result(arm=context.step, metric="images", value=good, step=context.step)
+            results.append(context.results, found)
 
 
 def test_a_retry_forgets_what_was_learned_of_the_failed_rows(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_retry_forgets_what_was_learned_of_the_failed_rows(tmp_path: Path) -> 
     retry(plan, folder)
     after = tables.count(folder / "pairs.lance", "status = 'ok'")
     assert before < after
-    assert {row["name"] for row in results.read(folder / "results.jsonl")} == {"together"}
+    assert {row.arm for row in results.read(folder / "results.jsonl")} == {"together"}
     assert not (folder / "checkpoints" / "learned").exists()
     assert run(plan, folder)
 
@@ -131,7 +132,7 @@ def test_a_retry_forgets_what_was_learned_of_the_failed_rows(tmp_path: Path) -> 
         return json.loads((folder / "weights" / step / "seen.json").read_text())
 
     assert (seen("learned"), seen("of-that"), seen("together")) == ([after], [after, [after]], [before])
-    values = {row["name"]: row["value"] for row in results.read(folder / "results.jsonl")}
+    values = {row.arm: row.value for row in results.read(folder / "results.jsonl")}
     assert values == {"learned": after, "of-that": after, "together": before}
 
 
