@@ -70,6 +70,15 @@ def context_of(template: str) -> str:
     return re.sub(rf"(?:\b(?:an?|the) )?{re.escape(CLASS_SLOT)}", CAPTION, template).rstrip(" .")
 
 
+def in_context(caption: str, context: str) -> str:
+    """A caption as the domain says it. What it says of the context already is not said twice."""
+    if context == CAPTION:
+        return caption
+    before, after = context.split(CAPTION)
+    bare = caption.rstrip(" .!")  # more words may follow in the same sentence
+    return context.replace(CAPTION, bare.removeprefix(before).removesuffix(after))
+
+
 def check_context(context: str) -> None:
     """Raises InputError for a context that has no place for a sentence, or several."""
     if context.count(CAPTION) != 1:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.captions.checks import check, same
 from reverie.captions.classes import read_classes, read_synonyms
-from reverie.captions.domains import CAPTION, check_context
+from reverie.captions.domains import CAPTION, check_context, in_context
 from reverie.captions.llm import WriterSpeed, check_sampling, opened, tidy, unnamed
 from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
@@ -192,8 +192,7 @@ class _Sentences:
         self._taken.add(same(sentence))
         if stage.context == CAPTION:
             return sentence, None
-        said = stage.context.replace(CAPTION, sentence.rstrip(" .!"))  # more words may follow in the same sentence
-        return check(said, stage.max_chars, stage.max_words)
+        return check(in_context(sentence, stage.context), stage.max_chars, stage.max_words)
 
     def _row(self, name: str, status: pairs.Status, number: int | None = None) -> dict[str, Any]:
         row: dict[str, Any] = {

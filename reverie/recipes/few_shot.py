@@ -36,6 +36,8 @@ from reverie.recipes.options import (
     Painting,
     Scale,
     Selection,
+    amount,
+    captions_of,
     refuse_twins,
 )
 from reverie.recipes.zero_shot import WORDS, Task, check, own_classes, task, words_of
@@ -86,6 +88,9 @@ class FewShotConfig:
     # noise levels sqrt(abar) in [0, 1] that shots are painted over from, 1 = copies, an arm for each; by-shots = 0.708
     # for 1 shot to 0.973 for 16
     levels: tuple[float, ...] | Literal["by-shots"] = "by-shots"
+    # denoising steps of an image begun at a shot: a number, published = 50, 40, 35, 20, 15 for 1, 2, 4, 8, 16 shots, share =
+    # as many hundredths of --sampler-steps
+    guided_steps: int | Literal["published", "share"] = "share"
     guided_filter: bool = True  # choice of guided images by confidence, as of the others; else K of them at random
     # margin of the strategy filter: how much nearer (in cosine) an image must be to a shot of its own class than to
     # any other
@@ -133,6 +138,7 @@ SCALES = {
         shots_from=None,
         eval_data=None,
         num_shots=(1, 2, 4, 8, 16),
+        guided_steps="published",
         paint=Painting(PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50),
         clip="openai/clip-vit-base-patch16",
         select=Selection(most=800),
@@ -192,7 +198,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     about, clip = task(config.text), check(config)
     assert config.shots_from is not None
     assert config.select.most is not None
-    names, copies = about.names, config.paint.per_caption
+    names, copies, captions = about.names, config.paint.per_caption, about.captions(config.text)
     keep, tune = about.keep(config.select), about.tune(config.learn, clip)
     rounds = [_Round(count, number) for count in sorted(config.num_shots, reverse=True) for number in config.seeds]
     sets = {each: _painted(each, config, about) for each in rounds}
@@ -213,7 +219,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
         one.keep: replace(keep, candidates=blocks[one.start], column=one.column, **dict(one.rule)) for one in painted
     }
     steps = [
-        Step("captions", about.captions(config.text)),
+        Step("captions", captions),
         *(Step(name, stage) for name, stage in taken.items()),
         Step("paint", paint, inputs=("captions", *taken)),
         Step("blank", Blank(), inputs=("paint",)),
@@ -245,7 +251,18 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     steps.append(Step("page", WritePage(), inputs=tuple(measures) or learnt))
     # About as many images a commit, however many starts; but each start should fill a batch.
     unit_size = max(-(-FULL // copies), config.unit_size // len(starts))
-    return Plan(recipe="few_shot", seed=config.seed, unit_size=unit_size, arguments=flat(config), steps=tuple(steps))
+    note = (
+        f"{len(starts)} set{'s' * (len(starts) > 1)} of {amount(captions, about.num_classes, copies)}; of each set "
+        f"{config.select.fate(captions_of(captions, about.num_classes) * copies)}"
+    )
+    return Plan(
+        recipe="few_shot",
+        seed=config.seed,
+        unit_size=unit_size,
+        arguments=flat(config),
+        steps=tuple(steps),
+        notes=(note,),
+    )
 
 
 def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]:
@@ -274,7 +291,7 @@ def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]
                     _Painted(
                         "guided",
                         level,
-                        FromShots(each.taken, each.shots, level),
+                        FromShots(each.taken, each.shots, level, config.guided_steps),
                         each.step("keep-guided") + mark,
                         f"kept_guided_{each.margin}{mark.replace('-', '_')}",
                         rule,
@@ -352,6 +369,8 @@ def _refuse_slips(config: FewShotConfig) -> None:
         raise InputError(f"--num-shots {min(config.num_shots)}: at least 1; the zero-shot arm is always there")
     if config.levels != "by-shots" and "guided" not in config.strategies:
         raise InputError("--levels are noise levels of guided images; add guided to --strategies")
+    if isinstance(config.guided_steps, int) and "guided" not in config.strategies:
+        raise InputError("--guided-steps are those of guided images; add guided to --strategies")
     if config.shots_from is None:
         raise InputError("name the photos that shots are taken of: --shots-from FOLDER")
     if config.select.most is None:

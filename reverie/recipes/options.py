@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reverie.images.pixels import PaintPixels
     from reverie.images.real_guidance import FromShots
     from reverie.learn.classifier_tuning import ClassifierTuning
+    from reverie.stage import Job, UnitStage
 
 Scale = Literal["tiny", "small", "paper"]
 SmallScale = Literal["tiny", "small"]
@@ -33,6 +34,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 BUILTIN = "builtin:"
 SMALL_WORLD = "smallworld:"
 PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+PUBLIC_DETECTOR = "PekingU/rtdetr_r50vd"  # all of it is in transformers; DETR's own checkpoints want timm
 TEMPLATES = (
     "a photo of a {class}",
     "a picture of a {class}",
@@ -84,7 +86,7 @@ class ClassCaptions:
     # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
     words: str | None = None
     synonyms: Path | None = None  # JSON file that gives for a class name the words that name the class too, for --words
-    # phrase that each sentence of --words is put into, with {caption} in it; the sentence alone when absent
+    # phrase that each sentence written from a class name is put into, with {caption} in it; the sentence alone when absent
     around: str | None = None
     # file with the prompt for the writer: a text with {class} in it, or JSON with prompt, glosses and examples; one
     # that suits the kind of model when absent
@@ -110,13 +112,17 @@ class ClassCaptions:
         classes: tuple[str, ...] | Path | None = None,
         synonyms: Mapping[str, tuple[str, ...]] | None = None,
         around: str | None = None,
+        templates: tuple[str, ...] = TEMPLATES,
+        repeat: bool = False,
     ) -> FillTemplates | WordToSentence | AskWriter:
         """The stage that writes them: a model where one is named, else templates, or the builtin writer for the small world.
 
         Args:
             classes: names or a file of them, in place of ``classes``.
             synonyms: for sentences of ``words``, where no file of them is named.
-            around: likewise.
+            around: for sentences of a model or a file, where none is given.
+            templates: in place of a file, where no model is named either.
+            repeat: use templates again where they are fewer than the captions wanted.
         """
         from reverie.captions.llm import AskWriter
         from reverie.captions.templates import FillTemplates
@@ -127,8 +133,8 @@ class ClassCaptions:
         named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
         if len(given := [flag for flag, value in named if value]) > 1:
             raise InputError(f"give {' or '.join(given)}, not both")
-        if not self.words and (self.synonyms or self.around):
-            raise InputError("--synonyms and --around belong to the sentences of --words")
+        if self.synonyms and not self.words:
+            raise InputError("--synonyms belong to the sentences of --words")
         if self.words == "builtin:words" and own and (others := set(read_classes(own)) - set(class_names())):
             raise InputError(
                 f"builtin:words knows the classes of the small world only, not {sorted(others)[0]!r}; name a public "
@@ -137,16 +143,27 @@ class ClassCaptions:
         if self.words or self.templates or (own and not self.writer):
             self.refuse_asked()
         stage: FillTemplates | WordToSentence | AskWriter
+        context = self.around or around or CAPTION
         if self.words:
-            also = self.synonyms or synonyms
-            stage = WordToSentence(own or class_names(), per_class, self.words, also, self.around or around or CAPTION)
-        elif self.templates or (own and not self.writer):
-            stage = FillTemplates(own or class_names(), self.templates or TEMPLATES, per_class)
+            stage = WordToSentence(own or class_names(), per_class, self.words, self.synonyms or synonyms, context)
+        elif self.templates:
+            stage = FillTemplates(own or class_names(), self.templates, per_class, repeat, context)
+        elif own and not self.writer:
+            stage = FillTemplates(own, templates, per_class, repeat, self.around or CAPTION)
         else:
-            stage = AskWriter(self.writer or "builtin:writer", own or class_names(), per_class, **self.asked)
+            writer = self.writer or "builtin:writer"
+            stage = AskWriter(writer, own or class_names(), per_class, context=context, **self.asked)
         if stage.count < 1:  # reads the files: what is wrong with them is said before any work
             raise InputError(f"{own} gives no captions")
         return stage
+
+    def refuse_few(self, scale: Scale) -> None:
+        """Raises InputError at ``paper``, where nobody says what writes hundreds of captions of a class."""
+        if scale == "paper" and not (self.words or self.writer or self.templates):
+            raise InputError(
+                "--scale paper paints each class from hundreds of captions: name a model that writes them, with --words or "
+                "--writer, or a file of sentences, with --templates"
+            )
 
 
 @dataclass(frozen=True)
@@ -167,7 +184,7 @@ class CaptionSource:
         if stage is None:
             return own.stage(self.per_class)
         if own.synonyms or own.around:
-            raise InputError("--synonyms and --around belong to the sentences of --words")
+            raise InputError("--synonyms and --around belong to captions that are written from class names")
         own.refuse_asked()
         if stage.count < 1:
             raise InputError(f"{self.file.captions} gives no captions")
@@ -182,7 +199,7 @@ class Painting:
     painter: str = "builtin:painter"
     per_caption: int = 4  # images painted of each caption (l)
     guidance: float = 2.0  # classifier-free guidance w in eps_u + w (eps_c - eps_u); 1 = none
-    sampler_steps: int = 10  # denoising steps of an image; images begun at a photo take a part of them
+    sampler_steps: int = 10  # denoising steps of an image from noise
     scheduler: str | None = "ddim"  # sampler: ddim, dpm-solver++, euler, ...; the painter's own when absent
     paint_px: int | None = None  # side of painted images in pixels; what the painter was made for when absent
     store_px: int | None = None  # side of stored images in pixels; as painted when absent
@@ -275,6 +292,16 @@ class Selection:
         """The threshold as stages say it: None is chance."""
         return None if self.threshold == "chance" else self.threshold
 
+    def fate(self, made: int, fill: bool = True) -> str:
+        """How many of so many images of a class the choice can drop, in words."""
+        if self.most is None:
+            return f"the filter drops those that are no surer than {self.threshold}"
+        if not fill:
+            return f"the filter keeps {min(made, self.most):,} of them at most and can drop all"
+        if made <= self.most:
+            return f"the filter can drop none of them, as --most keeps {self.most:,} of each class"
+        return f"the filter keeps {self.most:,} and drops {made - self.most:,}"
+
 
 @dataclass(frozen=True)
 class Network:
@@ -314,6 +341,25 @@ def usable_of(images: Path) -> str:
     if not path.exists():
         raise InputError(f"{images} holds no pairs.lance; give the folder of a run that painted images")
     return "kept" if "kept" in tables.column_names(path) else "status = 'ok'"
+
+
+def captions_of(source: UnitStage | Job, num_classes: int) -> int:
+    """Captions of each class that a source gives."""
+    return int(getattr(source, "count", 0)) // num_classes
+
+
+def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str:
+    """What is painted of each class, in words. A few templates for all images are what the paper calls basic."""
+    from reverie.captions.templates import FillTemplates
+
+    each = captions_of(captions, num_classes)
+    images = each * per_caption
+    wrote = f"{each:,} caption{'s' * (each != 1)} of each, {per_caption:,} image{'s' * (per_caption != 1)} of a caption"
+    if isinstance(captions, FillTemplates) and captions.num_templates < captions.per_class:
+        few = captions.num_templates
+        about = "about " * (each % few > 0)
+        wrote = f"basic, {few:,} template{'s' * (few > 1)} of each, {about}{images / few:,.0f} images of a template"
+    return f"{images:,} image{'s' * (images != 1)} of each of {num_classes:,} classes ({wrote})"
 
 
 def refuse_twins(flag: str, values: Sequence[object]) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 from reverie.arms import Arm
 from reverie.captions.classes import read_classes
-from reverie.errors import InputError, ReverieError
+from reverie.errors import InputError
 from reverie.ranges import check_at_least
-from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, clip_for, usable_of
+from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, amount, clip_for, usable_of
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -49,17 +49,15 @@ class ScratchConfig:
     seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
-        """The small world's photos are of its own classes; as many images of each caption as the largest arm needs."""
-        return self._amounts(usual.paint.per_caption) | {"eval_data": None if self.text.classes else usual.eval_data}
+        """The small world's photos are of its own classes; as many captions as the largest arm needs."""
+        return {"per_class": self._per_class()} | {"eval_data": None if self.text.classes else usual.eval_data}
 
-    def _amounts(self, usual: int) -> dict[str, Any]:
-        """Captions of each class, and images of each: more than usual where templates make too few. Slips are told later."""
+    def _per_class(self) -> int:
+        """Captions of each class. Slips are told later."""
         try:
-            per_class = -(-self.most // self.paint.per_caption)
-            first = self.text.stage(per_class, self.names if self.text.classes else None)
-        except (ReverieError, ArithmeticError, ValueError):
-            return {"per_class": self.per_class, "per_caption": usual}
-        return {"per_class": per_class, "per_caption": -(-self.most * len(self.names) // first.count)}
+            return -(-self.most // self.paint.per_caption)
+        except (ArithmeticError, ValueError):
+            return self.per_class
 
     @property
     def most(self) -> int:
@@ -151,6 +149,10 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
 
     config.check()
     making = _making(config) if config.images_from is None else []
+    notes: tuple[str, ...] = ()
+    if making:
+        said = amount(making[0].stage, len(config.names), config.paint.per_caption)
+        notes = (f"{said}; only blank ones are dropped",)
     net = config.net
     assert config.eval_data is not None
     training = FineTune(
@@ -179,6 +181,7 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
             Step("worth", RealImageEquivalent("scratch"), inputs=("scratch",)),
             Step("page", WritePage(), inputs=("worth",)),
         ),
+        notes=notes,
     )
 
 
@@ -189,7 +192,7 @@ def _making(config: ScratchConfig) -> list[Step]:
 
     clip_for(config.paint.painter, None)
     copies, most, names = config.paint.per_caption, config.most, config.names
-    first = config.text.stage(config.per_class, names if config.text.classes else None)
+    first = config.text.stage(config.per_class, names if config.text.classes else None, repeat=True)
     if first.count * copies < most * len(names):
         raise InputError(
             f"{first.count} captions of --per-caption {copies} make fewer than {most} images of each of {len(names)} classes"

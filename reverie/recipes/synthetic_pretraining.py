@@ -27,6 +27,7 @@ from reverie.recipes.options import (
     Painting,
     Precision,
     Scale,
+    amount,
     clip_for,
 )
 from reverie.run.plan import Plan, Step
@@ -95,20 +96,17 @@ class PretrainingConfig:
     seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: PretrainingConfig) -> dict[str, Any]:
-        """The small world's photos are of its own classes; where captions are few, more images are painted of each."""
+        """The small world's photos are of its own classes; as many captions as the images need."""
         own = self.text.classes or self.more_classes
-        return self._amounts(usual.paint.per_caption) | {"eval_data": None if own else usual.eval_data}
+        return {"per_class": self._per_class(), "eval_data": None if own else usual.eval_data}
 
-    def _amounts(self, usual: int) -> dict[str, Any]:
-        """Captions of each class, and images of each: more than usual where templates make too few. Slips are told later."""
+    def _per_class(self) -> int:
+        """Captions of each class. Slips are told later."""
         try:
             names = names_of(self) or read_classes(_class_names())
-            per_class = -(-self.num_images // (len(names) * self.paint.per_caption))
-            there = self.text.stage(per_class, names_of(self)).count
+            return -(-self.num_images // (len(names) * self.paint.per_caption))
         except (ReverieError, ZeroDivisionError):
-            return {"per_class": self.per_class, "per_caption": usual}
-        few = there * usual < self.num_images
-        return {"per_class": per_class, "per_caption": -(-self.num_images // there) if few else usual}
+            return self.per_class
 
     def check(self) -> None:
         """Raises InputError for settings that do not go together."""
@@ -116,6 +114,7 @@ class PretrainingConfig:
             raise InputError(
                 "--scale paper needs --classes FILE, and --eval-data FOLDER with train and test to fine-tune on"
             )
+        self.text.refuse_few(self.scale)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise InputError("--methods wants one or several of supervised, mocov2 and mae, none of them twice")
         if min(self.num_images, self.paint.per_caption, self.batch_size) < 1 or not self.seeds:
@@ -220,6 +219,8 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[Arm, 
     from reverie.report.page import WritePage
 
     made = painted(config)
+    names = names_of(config) or read_classes(_class_names())
+    note = f"{amount(made[0].stage, len(names), config.paint.per_caption)}; only blank ones are dropped"
     training = {
         arm.under(number): Step(arm.under(number).key, replace(train, seed=number), inputs=("keep",))
         for number in config.seeds
@@ -245,6 +246,7 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[Arm, 
         unit_size=config.unit_size,
         arguments=flat(config),
         steps=(*steps, Step("page", WritePage(), inputs=last)),
+        notes=(note,),
     )
 
 
@@ -255,11 +257,11 @@ def painted(config: PretrainingConfig) -> tuple[Step, ...]:
 
     config.check()
     copies = config.paint.per_caption
-    first = config.text.stage(config.per_class, names_of(config))
+    first = config.text.stage(config.per_class, names_of(config), repeat=True)
     if first.count * copies < config.num_images:
         raise InputError(
             f"{first.count} captions of --per-caption {copies} make fewer than --num-images {config.num_images}; "
-            "give more templates, a writer, or more images a caption"
+            "give more captions of each class or more images of a caption, or leave --per-class out"
         )
     return (
         Step("captions", first),

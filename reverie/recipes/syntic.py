@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.arms import Arm
 from reverie.errors import InputError
-from reverie.recipes.options import BUILTIN, PUBLIC_PAINTER, CaptionFile, Painting, Scale, clip_for
+from reverie.recipes.options import BUILTIN, PUBLIC_DETECTOR, PUBLIC_PAINTER, CaptionFile, Painting, Scale, clip_for
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -199,7 +199,7 @@ SCALES = {
         sentences=0,
         paint=Painting(PUBLIC_PAINTER, per_caption=1, guidance=7.5, sampler_steps=20, scheduler="dpm-solver++"),
         clip="openai/clip-vit-base-patch32",
-        tags=Tags("facebook/detr-resnet-50"),
+        tags=Tags(PUBLIC_DETECTOR, tag_threshold=0.5),  # its scores lie lower than DETR's, see open_detector
         keep_images=False,
         decoder=Decoder(768, 4, tag_heads=8, batch_size=128, epochs=10, lr=1e-5, warmup_steps=1000),
         eval_data=None,

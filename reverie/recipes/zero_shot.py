@@ -19,17 +19,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from reverie.arms import Arm
 from reverie.arms import zero_shot as zero_shot_arm
 from reverie.captions.classes import read_classes
-from reverie.captions.domains import Domain, read_domain
+from reverie.captions.domains import CAPTION, Domain, context_of, read_domain
 from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
 from reverie.recipes.options import (
     BUILTIN,
     PUBLIC_PAINTER,
+    TEMPLATES,
     ClassifierCaptions,
     ClassifierLearning,
     Painting,
     Scale,
     Selection,
+    amount,
+    captions_of,
     clip_for,
 )
 from reverie.run.plan import Plan, Step
@@ -115,6 +118,7 @@ class Task:
     names: tuple[str, ...] | Path
     own: tuple[str, ...] | Path | None  # None where they are those of the small world
     said: tuple[str, ...]  # with {class} in them
+    around: str  # how a caption is said, with {caption} in it
     record: Domain
 
     @property
@@ -123,9 +127,9 @@ class Task:
         return len(read_classes(self.names))
 
     def captions(self, text: ClassifierCaptions) -> FillTemplates | WordToSentence | AskWriter:
-        """The stage that writes them."""
-        also = (self.record.synonyms, self.record.context) if text.words else (None, None)
-        return text.stage(text.per_class, self.own, *also)
+        """The stage that writes them, said as the task says its classes."""
+        said = self.said if text.context is not None or text.domain else TEMPLATES
+        return text.stage(text.per_class, self.own, self.record.synonyms, self.around, said, repeat=True)
 
     def confidence(self, clip: str) -> ClipConfidence:
         """The stage that says how sure an encoder is of each image's class."""
@@ -165,8 +169,11 @@ def task(text: ClassifierCaptions) -> Task:
     context = text.context
     if context is not None and CLASS_SLOT not in context:
         context = f"{context.rstrip()} {CLASS_SLOT}"
+    around = record.context
+    if context:
+        around = context_of(context) if context.count(CLASS_SLOT) == 1 else CAPTION
     own = text.classes or record.classes or None
-    return Task(own or class_names(), own, (context,) if context else record.templates, record)
+    return Task(own or class_names(), own, (context,) if context else record.templates, around, record)
 
 
 def own_classes(text: ClassifierCaptions) -> bool:
@@ -181,7 +188,8 @@ def words_of(text: ClassifierCaptions, paint: Painting, usual: ClassifierCaption
 
 
 def check(config: Any) -> str:
-    """The encoder. Raises InputError for seeds and models that do not go together."""
+    """The encoder. Raises InputError for seeds, scales and models that do not go together."""
+    config.text.refuse_few(config.scale)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise InputError(f"--seeds {' '.join(map(str, config.seeds))}: give at least one, and none twice")
     clip_for(config.paint.painter, config.clip)
@@ -229,7 +237,10 @@ def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[Arm, Tuning] | None 
     """
     from reverie.report.page import WritePage
 
-    made = painted(config)
+    made, about = painted(config), task(config.text)
+    per_caption = config.paint.per_caption
+    images = captions_of(made[0].stage, about.num_classes) * per_caption
+    note = f"{amount(made[0].stage, about.num_classes, per_caption)}; {config.select.fate(images, config.fill)}"
     tuned = trained(config, arms(config) if arms_ is None else arms_)
     names = tuple(step.name for step in tuned.values())
     steps = [*made, zero_shot_step(config), *tuned.values()]
@@ -242,6 +253,7 @@ def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[Arm, Tuning] | None 
         unit_size=config.unit_size,
         arguments=flat(config),
         steps=(*steps, page),
+        notes=(note,),
     )
 
 

@@ -53,6 +53,9 @@ def run(
         with alone(folder):
             plan.settle(folder, change=part == (1, 1))  # nobody else is at work then
         events.report("run", part=list(part), device=device)
+        if not all(StepRunner(plan, step, folder, device, events).is_done() for step in plan.steps):
+            for note in plan.notes:
+                events.say(f"{plan.recipe}: {note}")
         for step in plan.steps:
             work = StepRunner(plan, step, folder, device, events)
             if not work.is_done():

@@ -5,6 +5,7 @@
     recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null): all settings, resolved
     given                     names of the settings that were given by hand (null: nobody said); the others were defaults at the time
     seed, unit_size, num_captions, num_units
+    notes                     what was said before any work
     steps                     [{name, inputs, kind: captions | pairs | columns | job, role, per_caption, settings, fingerprint}]
     versions, made            library versions, and when (UTC)
 
@@ -44,7 +45,7 @@ STEP = {
 }  # fmt: skip
 RECORD = {
     "recipe": str, "file?": (str, None), "arguments": {...: object}, "given?": ([str], None), "seed": int, "unit_size": int,
-    "num_captions": int, "num_units": int, "steps": [STEP], "versions?": {...: str}, "made_in?": str, "made?": str,
+    "num_captions": int, "num_units": int, "notes?": [str], "steps": [STEP], "versions?": {...: str}, "made_in?": str, "made?": str,
 }  # fmt: skip
 RECIPES = Path(__file__).parent.parent / "recipes"
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -88,6 +89,7 @@ class Plan:
     arguments: Mapping[str, Any] = field(default_factory=dict)  # what the recipe was called with
     file: str | None = None  # the user's own recipe file
     given: tuple[str, ...] | None = None  # names of the arguments that are none of the defaults; None where nobody said
+    notes: tuple[str, ...] = ()  # what a person should know before any work, such as how much there will be
 
     def __post_init__(self) -> None:
         seen: dict[str, Kind] = {}
@@ -156,6 +158,7 @@ class Plan:
             "unit_size": self.unit_size,
             "num_captions": self.num_captions,
             "num_units": self.num_units,
+            "notes": list(self.notes),
             "steps": [
                 {
                     "name": step.name,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reverie.arms import ZERO_SHOT, Arm, Factor, by_id
 from reverie.arms import zero_shot as zero_shot_arm
+from reverie.captions.domains import CAPTION
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import scratch_efficiency as scratch
 from reverie.recipes import zero_shot as recipe
@@ -58,7 +59,7 @@ def zero_shot(config: ZeroShotStudy = TINY) -> Study:
     """
     numbers, names = seeds_of(config.num_seeds), class_names()
     shared = {
-        "context": CONTEXT, "per_class": config.per_class, "eval_data": f"smallworld:street:1:{PHOTOS}", "seeds": numbers,
+        "context": CONTEXT, "around": CAPTION, "per_class": config.per_class, "eval_data": f"smallworld:street:1:{PHOTOS}", "seeds": numbers,
         "seed": config.seed,
     }  # fmt: skip
     usual = recipe.SCALES[config.scale]

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from reverie.builtin.reader import (
-    NONE, OPEN, LearnToRead, Scenes, ToRead, make_reader, reading_loss, share_right, targets_as_read, targets_of,
+    NONE,
+    OPEN,
+    LearnToRead,
+    Scenes,
+    ToRead,
+    make_reader,
+    reading_loss,
+    share_right,
+    targets_as_read,
+    targets_of,
 )  # fmt: skip
 from reverie.smallworld.judge import read
 from reverie.smallworld.render import render
@@ -78,7 +87,7 @@ def test_a_reader_learns_a_mark_and_is_saved(tmp_path):
     learner, batches = LearnToRead(widths=(8, 8, 16)), ToRead([some], 16, 0)
     net = learner.build()
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
-    for batch, _ in zip(batches.iterate(0), range(60)):
+    for batch, _ in zip(batches.iterate(0), range(60), strict=False):
         optimizer.zero_grad()
         learner.losses(net, batch)["loss"].backward()
         optimizer.step()

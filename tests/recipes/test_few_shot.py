@@ -144,7 +144,7 @@ def test_arms_share_shots_images_and_steps() -> None:
     assert plan["shots-0"].seed != plan["shots-1"].seed
     starts = plan["paint"].starts
     assert starts[0] is None
-    assert set(starts[1:]) == {FromShots(f"shots-{seed}", count) for count in (1, 4) for seed in (0, 1)}
+    assert set(starts[1:]) == {FromShots(f"shots-{seed}", count, steps="share") for count in (1, 4) for seed in (0, 1)}
     assert plan["paint"].per_caption == len(starts) == 5
     tuned = {name: stage for name, stage in plan.items() if name.startswith(("mixed", "shots-alone", "classifier"))}
     assert len(tuned) == 4 * 4
@@ -169,6 +169,7 @@ def test_flags_reach_their_stages() -> None:
             levels=(0.9, 0.5),
             orders=("shots-first", "painted-first", "painted"),
             guided_filter=False,
+            guided_steps=9,
             alpha=2.0,
             beta=3.0,
             soft_share=0.25,
@@ -177,7 +178,7 @@ def test_flags_reach_their_stages() -> None:
         )
     )
     starts = plan["paint"].starts
-    assert [start.level for start in starts] == [0.9, 0.5] * 2
+    assert [(start.level, start.steps) for start in starts] == [(0.9, 9), (0.5, 9)] * 2
     assert plan["paint"].per_caption == 12
     assert plan["keep-guided-2-3-1"].candidates == "copy >= 3 and copy < 6"
     assert plan["keep-guided-2-3-1"].threshold == 0.0
@@ -195,9 +196,8 @@ def test_flags_reach_their_stages() -> None:
 def test_paper_is_as_published(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("forest\nriver\n")
     (tmp_path / "photos" / "forest").mkdir(parents=True)
-    plan = few_shot(
-        "paper", classes=tmp_path / "classes.txt", shots_from=str(tmp_path / "photos"), strategies=("filter",)
-    )
+    flags = {"classes": tmp_path / "classes.txt", "shots_from": str(tmp_path / "photos"), "words": "owner/t5"}
+    plan = few_shot("paper", **flags, strategies=("filter",))
     stages = steps_of(plan)
     tune, paint = stages["classifier"], stages["paint"]
     assert (tune.lr, tune.weight_decay, tune.clip, tune.batch, tune.real_batch) == (1e-3, 0.1, 1.0, 512, 32)
@@ -205,7 +205,7 @@ def test_paper_is_as_published(tmp_path: Path) -> None:
     assert (tune.tuning.real_weight, tune.tuning.synthetic_weight) == (1.0, 1.0)
     assert tune.steps == 30 * -(-800 * 2 // 512)
     assert (paint.guidance, paint.starts) == (3.0, (None,))
-    assert SCALES["paper"].num_shots == (1, 2, 4, 8, 16)
+    assert (SCALES["paper"].num_shots, SCALES["paper"].guided_steps) == ((1, 2, 4, 8, 16), "published")
     assert "measure-1" not in stages, "there are no test photos"
     assert plan.step("page").inputs
 
@@ -222,6 +222,8 @@ def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_pa
         ({"strategies": ()}, "--strategies needs"),
         ({"orders": ("mixed", "mixed")}, "names one twice"),
         ({"levels": (0.5,), "strategies": ("basic",)}, "add guided"),
+        ({"guided_steps": 5, "strategies": ("basic",)}, "add guided"),
+        ({"guided_steps": 0}, "--guided-steps 0: at least 1"),
         ({"levels": (1.5,)}, r"lies in \[0, 1\]"),
         ({"most": 0}, "at least 1 image"),
     ):

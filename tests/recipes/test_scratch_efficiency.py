@@ -50,8 +50,8 @@ def test_as_many_images_are_painted_as_the_largest_arm_wants(tmp_path: Path) -> 
         real_per_class=(5, 50),
         painter="owner/painter",
     )
-    assert plan.num_captions == 24  # eight templates
-    assert plan.step("paint").stage.per_caption == 13  # type: ignore[attr-defined]
+    assert plan.num_captions == 50 * 3  # of eight templates, each six or seven times
+    assert plan.step("paint").stage.per_caption == 2  # type: ignore[attr-defined]
     arms = plan.step("scratch").stage.arms  # type: ignore[attr-defined]
     assert {(arm.factors["real"], arm.factors["painted"]) for arm in arms} == {
         (0, 5),
@@ -77,7 +77,9 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
     refused("--real-per-class takes different numbers", real_per_class=(0,))
     refused("there is no curve", real_per_class=(1,), mixed_per_class=())
     refused("at least one seed", seeds=())
-    refused("make fewer than 50 images", painted_per_class=(50,), per_caption=1, templates=sentences(tmp_path))
+    refused(
+        "make fewer than 50 images", painted_per_class=(50,), per_caption=1, per_class=2, templates=sentences(tmp_path)
+    )
     refused("no pairs.lance", images_from=tmp_path)
 
 

@@ -78,8 +78,11 @@ def test_as_many_images_of_more_classes(names: Path, tmp_path: Path) -> None:
     uneven = synthetic_pretraining(classes=names, num_images=242, writer="builtin:writer")
     assert uneven.num_captions * 2 == 248
     assert stage(uneven, "supervised-on-painted-images-0").limit == 242
-    few = synthetic_pretraining(classes=names, num_images=242)  # eight templates for each class
-    assert (few.num_captions, stage(few, "paint").per_caption) == (32, 8)
+    few = synthetic_pretraining(
+        classes=names, num_images=242
+    )  # eight templates for each class, each four times or less
+    assert (few.num_captions, stage(few, "paint").per_caption) == (124, 2)
+    assert (stage(few, "captions").num_templates, stage(few, "captions").repeat) == (8, True)
     more.write_text("red star\nblue square\n", encoding="utf-8")
     with pytest.raises(InputError, match="'blue square' twice"):
         synthetic_pretraining(classes=names, more_classes=more)
@@ -187,6 +190,7 @@ def test_what_cannot_be_is_refused_before_any_work(names: Path, tmp_path: Path) 
         "8 captions of --per-caption 2 make fewer than --num-images 640",
         writer=None,
         num_images=640,
+        per_class=2,
         templates=one_sentence(tmp_path),
     )
     refused("--methods wants one", methods=())

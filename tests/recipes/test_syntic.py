@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,8 +28,11 @@ from reverie.errors import InputError, ReverieError
 from reverie.evaluate import caption_files
 from reverie.evaluate.captioning import refuse_test_captions
 from reverie.models.captioner import load_captioner
+from reverie.models.detector import open_detector
 from reverie.models.encoder import open_encoder
 from reverie.models.support_set import Support, load_support
+from reverie.recipes.options import PUBLIC_DETECTOR
+from reverie.recipes.syntic import SCALES
 from reverie.report import captioning
 from reverie.report.facts import gather
 from reverie.report.page import write
@@ -37,6 +42,7 @@ from reverie.run.plan import Plan, call_recipe
 from reverie.run.repaint import repaint
 from reverie.stage import StepContext
 from reverie.store import results, tables
+from tests.models import tiny
 
 
 def syntic(scale: str = "tiny", **flags: Any) -> Plan:
@@ -479,6 +485,26 @@ def test_plans_name_what_they_are_asked_for() -> None:
     assert [name for name in steps if "captioner" in name or "syntic" in name] == ["captioner", "syntic-1"]
     with pytest.raises(InputError, match="give sentences"):
         syntic("paper")
+
+
+def test_the_detector_of_paper_runs_with_what_constraints_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its architecture, small, with the settings that its config on the Hub has, through our own door."""
+    assert SCALES["paper"].tags.detector == PUBLIC_DETECTOR == "PekingU/rtdetr_r50vd"
+    pinned = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8")
+    assert not re.search(r"^(timm|torchvision)\b", pinned, re.MULTILINE)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "timm" else find(name, *more))
+    folder = tiny.save_rt_detr(tmp_path / "detector", layer_type="bottleneck")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (config["model_type"], config["backbone_config"]["model_type"]) == ("rt_detr", "rt_detr_resnet")
+    config |= {"backbone": None, "backbone_kwargs": None, "use_timm_backbone": False, "use_pretrained_backbone": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    preparing = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    preparing["image_processor_type"] = "RTDetrImageProcessor"  # without Pil, as it was saved
+    (folder / "preprocessor_config.json").write_text(json.dumps(preparing))
+    found = open_detector(str(folder)).find([Image.new("RGB", (40, 20), "red")], 0.0)[0]
+    assert {item.name for item in found} <= set(tiny.DETECTED)
+    assert found
 
 
 def test_with_sentences_of_ones_own_the_page_says_that_a_captioner_is_ready(tmp_path: Path) -> None:

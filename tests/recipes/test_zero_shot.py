@@ -44,6 +44,7 @@ def test_it_measures_zero_shot_and_tuned_beside_each_other(finished: Path) -> No
         assert np.trace(table) / 64 == pytest.approx(row.value)
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "zero-shot" in page
+    assert "Planned: 1 image of each of 64 classes (1 caption of each, 1 image of a caption); the filter drops" in page
     assert "not complete" not in page
 
 
@@ -120,6 +121,33 @@ def test_a_domain_gives_classes_templates_and_what_sentences_are_said_in(tmp_pat
     plan = zero_shot(**flags, words="owner/t5", context="{class}", around="seen: {caption}")
     assert plan.step("captions").stage.context == "seen: {caption}"
     assert plan.step("classifier").stage.templates == ("{class}",)
+
+
+def test_painter_and_head_are_given_one_context_whatever_writes_the_captions(tmp_path: Path) -> None:
+    record = {"classes": ["forest", "river"], "templates": ["a satellite photo of a {}.", "a satellite view of {}."]}
+    (tmp_path / "land.json").write_text(json.dumps({"EuroSAT": record | {"context": "a satellite photo of {caption}"}}))
+    (tmp_path / "own.txt").write_text("{class} in winter\n")
+    (tmp_path / "classes.txt").write_text("forest\nriver\n")
+    public = {"painter": "owner/painter", "clip": "owner/clip"}
+    domain = public | {"domain": f"{tmp_path / 'land.json'}:EuroSAT"}
+    context = public | {
+        "classes": tmp_path / "classes.txt",
+        "context": "a satellite photo of a {class}, a kind of land.",
+    }
+    said = ("a satellite photo of a {class}.", "a satellite view of {class}.")
+    for flags in ({"writer": "owner/writer"}, {"words": "owner/t5"}, {"templates": tmp_path / "own.txt"}):
+        plan = zero_shot(**domain, **flags)
+        captions: Any = plan.step("captions").stage
+        assert captions.context == "a satellite photo of {caption}"
+        assert plan.step("classifier").stage.templates == plan.step("confidence").stage.templates == said  # type: ignore[union-attr]
+        captions = zero_shot(**context, **flags).step("captions").stage
+        assert captions.context == "a satellite photo of {caption}, a kind of land"
+        captions = zero_shot(**context, **flags, around="{caption}").step("captions").stage
+        assert captions.context == "{caption}", "--around goes before both"
+    captions = zero_shot(**domain).step("captions").stage
+    assert (captions.templates, captions.context) == (said, "{caption}"), "those of the record, as they are"
+    captions = zero_shot(**context).step("captions").stage
+    assert captions.templates == ("a satellite photo of a {class}, a kind of land.",)
 
 
 def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -45,6 +45,20 @@ def test_running_again_does_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "count.txt").exists()
 
 
+def test_what_there_will_be_is_said_before_any_work_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = dataclasses.replace(fake_recipe(), notes=("10 images of each class",))
+    run(plan, tmp_path)
+    said = capsys.readouterr().err
+    assert said.startswith("fake_recipe: 10 images of each class\n")
+    assert said.count("of each class") == 1
+    assert read_plan(tmp_path)["notes"] == ["10 images of each class"]
+    run(plan, tmp_path)
+    assert "of each class" not in capsys.readouterr().err, "there is no work"
+    run(fake_recipe(), tmp_path)  # words are no settings
+
+
 def test_changed_settings_are_refused_and_touch_nothing(tmp_path: Path, rows: Rows) -> None:
     run(fake_recipe(), tmp_path)
     before = rows(tmp_path)
