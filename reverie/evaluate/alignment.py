@@ -1,7 +1,7 @@
 """Where features of photos, painted images and sentences lie: what SynTIC's stages are for, measured.
 
 Source: arXiv:2312.08865 asks for the gaps to close; which numbers say so is ours: distance of centroids, cosine of pairs,
-retrieval of the own sentence, and the discrepancy (MMD) of what the decoder learns from and what it is asked about.
+retrieval of the own sentence and its weight in the projection, and the discrepancy (MMD) of what the decoder learns from and what it is asked about.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from reverie.store.files import atomic_file
 
 DRAWN = 250  # points of each cloud on the page
 MOST = 1000  # rows that retrieval is measured on
+OWN = "own sentence"  # metric: its weight in the projection of a painted image
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class MeasureAlignment(Job):
         from reverie.learn.train_captioner import shown_to_decoder
         from reverie.models.encoder import open_encoder
         from reverie.models.support_set import cached_projection, load_support
+        from reverie.nets.projection import own_weight
 
         encoder = open_encoder(self.model, context.device, self.speed.batch_size)
         photos = load_captioned(self.photos, self.images, self.split)
@@ -68,6 +70,10 @@ class MeasureAlignment(Job):
 
         def projected(rows: torch.Tensor) -> torch.Tensor:
             return shown_to_decoder(rows, support, shows, painted, context)
+
+        def own_share(rows: torch.Tensor, own: torch.Tensor) -> float:
+            how: dict[str, Any] = {"top_k": self.top_k, "device": context.device}
+            return float(own_weight(rows, own, support.rows, self.temperature, **how).mean())
 
         asked = cached_projection(
             real,
@@ -88,6 +94,10 @@ class MeasureAlignment(Job):
             "sentences": (texts, texts, real),
         }
         drawn = {name: rows[:DRAWN].numpy() for name, (rows, _, _) in clouds.items()}
+        # What is hidden has no weight, so there is nothing to know.
+        weighed = (
+            {"painted, projected": painted.rows, "refined, projected": refined} if self.exclude_self == "none" else {}
+        )
         for step, name in self.more:
             clouds[name] = refined_rows(context, step, painted.pair_ids), texts, real
         records: list[dict[str, Any]] = []
@@ -115,6 +125,8 @@ class MeasureAlignment(Job):
                     numbers["MMD"] = mmd(rows[mine].numpy(), met[other].numpy())
                 if name == "sentences":
                     del numbers["pair cosine"], numbers["R@1"], numbers["R@5"]
+                if name in weighed:
+                    numbers[OWN] = own_share(weighed[name][mine[:MOST]], texts[mine[:MOST]])
                 about = shared | {"name": name, "seed": part}
                 records += [about | {"metric": metric, "value": value} for metric, value in numbers.items()]
         results.append(context.results, *records)

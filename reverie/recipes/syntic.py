@@ -58,11 +58,18 @@ class Refinement:
     refine_lr: float = 1e-3  # learning rate of the refinement
     # mean cosine of images to their sentences at which refinement stops; none when absent
     refine_target: float | None = None
-    # end of the refinement where images come as close to their sentences as sentences are to each other
+    # end of the refinement where images come as close to their sentences as sentences are to each other, or are projected on hardly
+    # anything else
     refine_guard: bool = True
+    # weight of its own sentence in the projection of a painted image, at which the guard ends the refinement, in (0, 1]
+    refine_max_own: float = 0.9
 
-    def stage(self, temperature: float, seed: int) -> Refine:
-        """The refinement."""
+    def stage(self, temperature: float, seed: int, hides_own: bool = False) -> Refine:
+        """The refinement.
+
+        Args:
+            hides_own: the projection never sees an image's own sentence.
+        """
         from reverie.learn.refine import Refine
 
         return Refine(
@@ -71,6 +78,7 @@ class Refinement:
             temperature=temperature,
             target=self.refine_target,
             guard=self.refine_guard,
+            max_own=1.0 if hides_own else self.refine_max_own,
             seed=seed,
         )
 
@@ -299,7 +307,7 @@ def painted(config: SynticConfig, captions: ReadCorpus | FromScenes | None = Non
     images = PaintFeatures(
         config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.max_tags, config.keep_images
     )
-    refine = config.refine.stage(project.projection_temperature, config.seed)
+    refine = config.refine.stage(project.projection_temperature, config.seed, project.exclude_self != "none")
     return (
         Step("captions", first),
         Step("paint", images, inputs=("captions",)),

@@ -48,7 +48,12 @@ CAPTION_SCORES = {  # the same of captions, which papers print a hundred times o
     "rouge_l": "ROUGE-L",
     "distinct": "different captions",
 }
-RETRIEVAL = {"R@1": "R@1", "R@5": "R@5", "precision": "mean average precision of words"}
+RETRIEVAL = {
+    "R@1": "R@1",
+    "R@5": "R@5",
+    "own sentence": "weight of the own sentence",
+    "precision": "mean average precision of words",
+}
 ASPECTS = (  # shape, class and colour by one classifier or one protocol: shown side by side, the shape first
     ("top1_shape", "top1", "top1_colour"),
     ("accuracy_shape", "accuracy", "accuracy_colour"),

@@ -167,6 +167,51 @@ def test_distances_are_those_of_every_picture_and_its_own_sentence(finished: Pat
     assert values["painted", "distance of centroids"] == pytest.approx(gap, abs=1e-5)
 
 
+def test_the_page_says_how_much_of_a_projection_is_the_own_sentence(finished: Path, tmp_path: Path) -> None:
+    support = load_support(finished / "weights" / "captioner" / "support")
+    (pairs,) = tables.scan(finished / "pairs.lance", ["caption_id", "embedding"], "embedding is not null")
+    own = torch.tensor([support.ids.index(name) for name in pairs["caption_id"].to_pylist()])
+    features = {"painted": torch.tensor(pairs["embedding"].to_pylist())}
+    features["refined"] = load_file(finished / "weights" / "refine" / "rows.safetensors")["rows"]
+    rows = results.read(finished / "results.jsonl")
+    values = {(row["name"], row["metric"]): row["value"] for row in rows if row["step"] == "alignment"}
+    told = {}
+    for name, each in features.items():
+        weights = (each @ support.rows.T / 0.01).softmax(1)
+        twins = (support.rows[own] @ support.rows.T > 0.9999).float()
+        told[name] = float((weights * twins).sum(1).mean())
+        assert values[f"{name}, projected", "own sentence"] == pytest.approx(told[name], abs=1e-4)
+        assert ("own sentence" in {metric for who, metric in values if who == name}) is False
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert f"{told['painted']:.1%} of its weight on its own sentence before refinement" in page
+    assert f"{told['refined']:.1%} after it" in page
+    assert ("hardly more than features of sentences" in page) == (told["refined"] >= 0.9)
+    done = json.loads((finished / "weights" / "refine" / "refined.json").read_text())
+    assert done["curve"][0]["own"] == pytest.approx(told["painted"], abs=1e-4)
+    assert f"Refinement made {done['steps']} passes and ended by" in page
+
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if line["name"] == "refined, projected" and line["metric"] == "own sentence":
+            line["value"] = 0.99991
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write(tmp_path / "run").read_text(encoding="utf-8")
+    assert "more than 99.9% after it" in page
+    assert "hardly more than features of sentences" in page
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines if line["metric"] != "own sentence"))
+    assert "on its own sentence" not in write(tmp_path / "run").read_text(encoding="utf-8")
+
+
+def test_what_is_hidden_from_the_projection_is_not_guarded() -> None:
+    usual, hidden = (
+        call_recipe("syntic", SMALL | flags).step("refine").stage.config.max_own  # type: ignore[attr-defined]
+        for flags in ({}, {"exclude_self": "caption"})
+    )
+    assert (usual, hidden) == (0.9, 1.0)
+
+
 def test_the_page_shows_photos_captions_and_clouds(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     for text in ("Photos and what is said of them", "Where the features lie", "without projection", "CIDEr-D"):
