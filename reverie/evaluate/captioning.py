@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from reverie.datasets.captioned import CaptionedImages, check_captioned, load_captioned
-from reverie.errors import InputError
+from reverie.errors import InputError, ReverieError
 from reverie.stage import Job, StepContext, fingerprint
 from reverie.store import results
 from reverie.store.files import atomic_file
@@ -64,6 +65,9 @@ class MeasureCaptions(Job):
     split: str = "test"  # of such a file that has several
     beams: int = 5
     meteor: bool = False  # also METEOR without paraphrases, which takes far longer than all others together
+    spice: Literal["auto", "on", "off"] = (
+        "auto"  # also SPICE; auto: where its Java 8 is there, or else a word why it is left out
+    )
     speed: CaptionSpeed = field(default_factory=CaptionSpeed)
 
     def __post_init__(self) -> None:
@@ -71,8 +75,12 @@ class MeasureCaptions(Job):
             raise InputError(f"{self.beams} beams cannot be; give 1 or more")
 
     def check(self) -> None:
-        """Raises InputError if the photos are not there, UnknownName for a camera or set of classes."""
+        """Raises InputError if the photos are not there, UnknownName for a camera or set of classes; for SPICE as ``spice_program``."""
         check_captioned(self.photos, self.images, self.split)
+        if self.spice == "on":
+            from reverie.evaluate.metrics.java import spice_program
+
+            spice_program()
 
     def run(self, context: StepContext) -> None:
         """Ask every arm that was not asked yet, and write its numbers.
@@ -131,6 +139,8 @@ class MeasureCaptions(Job):
         records: list[dict[str, Any]] = []
         for decoding, texts in answers.items():
             found = score_captions(texts, photos.references, self.meteor)
+            if spice := self._spice(context, texts, photos):
+                found["spice"] = spice
             for metric, score in found.items():
                 record = shared | {
                     "metric": metric if decoding == "greedy" else f"{metric}, {decoding}",
@@ -148,6 +158,22 @@ class MeasureCaptions(Job):
                 }
             )
         results.append(context.results, *records)
+
+    def _spice(self, context: StepContext, texts: list[str], photos: CaptionedImages) -> Scores | None:
+        """SPICE where it is asked for, or can be had; None, with a warning that is shown once, where it cannot."""
+        from reverie.evaluate.metrics.java import spice
+        from reverie.evaluate.metrics.ptb import tokenise
+
+        if self.spice == "off":
+            return None
+        try:
+            found = spice(tokenise(texts), [tokenise(each) for each in photos.references])
+        except ReverieError as error:
+            if self.spice == "on":
+                raise
+            context.report("warning", text=f"SPICE is left out: {error}")
+            return None
+        return found if math.isfinite(found.corpus) else None
 
 
 def score_captions(

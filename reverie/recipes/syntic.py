@@ -12,6 +12,7 @@ docs/recipes/syntic.md for which is which.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,6 +96,17 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class OtherSupport:
+    """Other sentences in whose terms photos are said."""
+
+    # sentences of another domain: photos are said in their terms as well, by the same captioners, and measured; files of captions, runs,
+    # or support sets
+    support: tuple[Path, ...] = ()
+    # split of these files, where they have several, as a Karpathy file has; its train also means restval
+    support_split: str | None = None
+
+
+@dataclass(frozen=True)
 class Decoder:
     """The decoder, and how it is trained."""
 
@@ -125,6 +137,7 @@ class SynticConfig:
     min_score: float = -1.0  # cosine to its sentence that an image must have to be learned from, in [-1, 1]
     refine: Refinement = Refinement()
     project: Projection = Projection()
+    other: OtherSupport = OtherSupport()
     # one more training without each part, on painted features alone, and on text features, to see what each is worth
     parts: bool = True
     rivals: tuple[Rival, ...] = ()  # other methods to train as well, on the same sentences, decoder and steps
@@ -138,6 +151,7 @@ class SynticConfig:
     # sentences searched at once in the second way to decode; the first takes the likeliest word each time
     beams: int = 5
     meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
+    spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
     unit_size: int = 64  # captions in one commit
     seed: int = 0  # seed of captions, images, and whatever else is drawn but training
 
@@ -156,7 +170,7 @@ class SynticConfig:
         return "status = 'ok'" + (f" and clip_score >= {self.min_score}" if self.min_score > -1 else "")
 
     @property
-    def support(self) -> tuple[str, ...]:
+    def support_steps(self) -> tuple[str, ...]:
         """Steps that make support sets: of all sentences, and of those that features are projected on where these are fewer."""
         return ("support", "support-drawn") if self.project.max_support else ("support",)
 
@@ -235,7 +249,7 @@ def learning(config: SynticConfig, shows: DecoderInputConfig) -> TrainCaptioner:
     own, tags = config.decoder, config.tags
     shape = DecoderShape(own.width, own.layers, max_tokens=own.max_tokens, tag_heads=own.tag_heads)
     return TrainCaptioner(
-        config.support[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.max_tags, shows, shape,
+        config.support_steps[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.max_tags, shows, shape,
         own.label_smoothing, own.epochs, None, own.batch_size, own.lr, own.warmup_steps, config.where, config.texts,
     )  # fmt: skip
 
@@ -271,12 +285,16 @@ def syntic(config: SynticConfig = TINY, arms_: Mapping[str, TrainCaptioner] | No
     from reverie.report.page import WritePage
 
     made = painted(config)
-    training, asked = trained(config, arms(config) if arms_ is None else arms_)
-    steps = [*made, *training]
+    learned = arms(config) if arms_ is None else arms_
+    training, asked = trained(config, learned)
+    others = other_supports(config)
+    steps = [*made, *training, *others]
     last: tuple[str, ...] = tuple(item.weights for item in asked)
     if config.eval_data:
-        steps.append(Step("measure", measure(config, asked), inputs=last))
-        steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support[1:])))
+        again = asked_with(config, others, [arm for arm in asked if learned[arm.name].shows.asked_projected])
+        inputs = (*last, *(step.name for step in others))
+        steps.append(Step("measure", measure(config, [*asked, *again]), inputs=inputs))
+        steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support_steps[1:])))
         last = ("measure", "alignment")
     return Plan(
         recipe="syntic",
@@ -303,7 +321,7 @@ def painted(config: SynticConfig, captions: ReadCorpus | FromScenes | None = Non
     support = [Step("support", MakeSupport(config.clip), inputs=("captions",))]
     if project.max_support:
         drawn = MakeSupport(config.clip, most=project.max_support)
-        support.append(Step(config.support[-1], drawn, inputs=("captions",)))
+        support.append(Step(config.support_steps[-1], drawn, inputs=("captions",)))
     images = PaintFeatures(
         config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.max_tags, config.keep_images
     )
@@ -353,7 +371,7 @@ def trained(config: SynticConfig, arms_: Mapping[str, TrainCaptioner]) -> tuple[
     """The steps that train these arms once with each seed, and what is then asked of them."""
     from reverie.evaluate.captioning import Asked
 
-    of = ("paint", "support", "refine", *config.support[1:])
+    of = ("paint", "support", "refine", *config.support_steps[1:])
     steps, asked = [], []
     for name, train in arms_.items():
         for place, number in enumerate(config.seeds):
@@ -363,14 +381,60 @@ def trained(config: SynticConfig, arms_: Mapping[str, TrainCaptioner]) -> tuple[
     return steps, asked
 
 
+def other_supports(config: SynticConfig) -> list[Step]:
+    """The steps that make support sets of other sentences. Raises InputError for those that photos cannot be measured with."""
+    from reverie.captions.corpus import ReadCorpus
+    from reverie.datasets.captioned import load_captioned
+    from reverie.evaluate.captioning import refuse_test_captions
+    from reverie.learn.make_support_set import MakeSupport, sentences_in
+    from reverie.models.support_set import ABOUT, SENTENCES
+
+    given, split = config.other.support, config.other.support_split
+    if split and not given:
+        raise InputError("--support-split belongs to a file of --support")
+    if given and not config.eval_data:
+        raise InputError("--support is what photos are said in and measured; name some: --eval-data")
+    steps = []
+    for path in given:
+        if (path / ABOUT).is_file():  # its sentences, all of them, by the encoder of this run
+            corpus = ReadCorpus(path / SENTENCES, distinct=False, max_chars=10_000, max_words=10_000)
+        else:
+            corpus = ReadCorpus(path, split=split)
+            if split is None and set(corpus.splits) - {"train", "restval"}:
+                raise InputError(
+                    f"{path} holds {', '.join(corpus.splits)}; say what to say photos in: --support-split train"
+                )
+        assert config.eval_data is not None
+        photos = load_captioned(config.eval_data, config.eval_images, config.eval_split)
+        refuse_test_captions(sentences_in(corpus, config.seed), photos)
+        steps.append(Step(_other(path), MakeSupport(config.clip, corpus, config.project.max_support)))
+        if any(step.name == steps[-1].name for step in steps[:-1]):
+            raise InputError(f"--support names {path.name} twice, or two files that are called so; give each once")
+    return steps
+
+
+def asked_with(config: SynticConfig, others: list[Step], asked: list[Asked]) -> list[Asked]:
+    """The same captioners, asked in terms of each other support set."""
+    return [
+        replace(arm, name=f"{arm.name}, support {path.name}", support=step.name)
+        for path, step in zip(config.other.support, others, strict=True)
+        for arm in asked
+    ]
+
+
+def _other(path: Path) -> str:
+    return f"other-{re.sub(r'[^a-z0-9]+', '-', path.stem.lower()).strip('-') or 'support'}"
+
+
 def measure(config: SynticConfig, asked: list[Asked]) -> MeasureCaptions:
     """The stage that scores the captions of photos."""
     from reverie.evaluate.captioning import MeasureCaptions
 
     assert config.eval_data is not None
     return MeasureCaptions(
-        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor
-    )
+        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor,
+        config.spice,
+    )  # fmt: skip
 
 
 def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
@@ -384,7 +448,7 @@ def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
     assert config.eval_data is not None
     project = config.project
     return MeasureAlignment(
-        config.support[-1],
+        config.support_steps[-1],
         "refine",
         project.projection_temperature,
         config.clip,

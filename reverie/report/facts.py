@@ -46,6 +46,7 @@ CAPTION_SCORES = {  # the same of captions, which papers print a hundred times o
     "bleu4": "BLEU-4",
     "meteor": "METEOR without paraphrases",
     "rouge_l": "ROUGE-L",
+    "spice": "SPICE",
     "distinct": "different captions",
 }
 RETRIEVAL = {
