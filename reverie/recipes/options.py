@@ -55,7 +55,7 @@ KEPT = {  # what is kept unless told, by whether duplicates were looked for
 class CaptionFile:
     """Captions that are there already."""
 
-    # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet; or the folder of a finished run or an import
+    # file of captions (text, CSV, TSV, JSONL, COCO JSON or parquet), or the folder of a finished run or an import
     captions: Path | None = None
     # column of captions in the caption file, or beside the images of a run; usual names are tried when absent, and of a run its
     # own captions
