@@ -28,7 +28,7 @@ CAPTIONS = pa.schema(
         pa.field(
             "source", pa.string()
         ),  # corpus, scene (both with ": " and what a caption is of), template, words, llm, recaption, "import: " and file or row,
-        # "caption: " or "pair: " and the row of another run that it was taken of
+        # "caption: " or "pair: " and the row of another run that it was taken of, if that does not say more itself
         pa.field("writer", pa.string()),  # model and revision, or null
         pa.field("prompt", pa.string()),
         pa.field("seed", pa.int64()),

@@ -109,7 +109,7 @@ class _Corpus:
     usable: np.ndarray[Any, np.dtype[np.int64]]  # row numbers
     reasons: dict[int, str]  # of the other rows
     splits: frozenset[str]  # that they are of, where the source says so
-    kind: str  # of the source, before the place in it: corpus, or caption or pair of a run
+    whole_source: bool  # the file of a row is all of its source; else it is a place in the corpus
 
     def captions(self, unit: int, position: int, run_seed: int) -> Iterator[dict[str, Any]]:
         """The usable text of this position with the refused ones before it; at the end also those after it."""
@@ -122,7 +122,7 @@ class _Corpus:
                 "unit": unit,
                 "text": clean(row["text"] or ""),
                 "label": row["label"] or None,
-                "source": f"{self.kind}: {row['file']}" if row["file"] else self.kind,
+                "source": row["file"] if self.whole_source else f"corpus: {row['file']}" if row["file"] else "corpus",
                 "status": pairs.DROPPED if reason else pairs.OK,
                 "reason": reason,
             }
@@ -172,7 +172,7 @@ def _judged(stage: ReadCorpus, changed: object) -> _Corpus:
         np.array(usable, dtype=np.int64),
         reasons,
         frozenset(splits),
-        texts.of if texts else "corpus",
+        texts is not None,
     )
 
 

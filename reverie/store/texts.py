@@ -28,8 +28,7 @@ ROWS = 10_000  # at once
 class Texts(NamedTuple):
     """A column of a table with what is known of its rows, by unit and key."""
 
-    rows: pa.Table  # key, text, label, status, reason
-    of: str  # what has the keys: caption or pair
+    rows: pa.Table  # key, text, label, source, status, reason
     content: str  # 16 hex digits of all that is in the rows
 
 
@@ -78,7 +77,7 @@ def samples(texts: Texts, column: str) -> Iterator[Sample]:
                 refused = f"{row['status']} there: {row['reason']}"
             elif row["text"] is None:
                 refused = f"no {column}"
-            yield Sample(row["key"], text, label, refused=refused or wrong, file=row["key"])
+            yield Sample(row["key"], text, label, refused=refused or wrong, file=row["source"])
 
 
 def _table_of(path: Path, column: str) -> Path:
@@ -145,16 +144,20 @@ def _read(table: Path, column: str, label: str | None, where: str | None, identi
     of = "pair" if "pair_id" in names else "caption"
     label = label or ("label" if "label" in names else None)
     wanted = [f"{of}_id", "unit", "status", "reason", *([label] if label else []), column]
+    wanted += ["source"] if of == "caption" and "source" in names else []
     parts = list(tables.scan(table, list(dict.fromkeys(wanted)), where))
     if not parts:
         raise InputError(f"{table} has no row" + (f" that fits {where!r}" if where else ""))
     rows = pa.concat_tables(parts)
     rows = rows.take(pc.sort_indices(rows, [("unit", "ascending"), (f"{of}_id", "ascending")]))
+    named = pc.binary_join_element_wise(f"{of}: ", rows[f"{of}_id"].cast(pa.string()), "")
     rows = pa.table(
         {
             "key": rows[f"{of}_id"],
             "text": rows[column],
             "label": rows[label] if label else pa.nulls(len(rows), pa.string()),
+            # What a caption is of, such as the photo, stays known; a column beside an image is of the image.
+            "source": pc.coalesce(rows["source"], named) if "source" in wanted else named,
             "status": rows["status"],
             "reason": rows["reason"],
         }
@@ -169,4 +172,4 @@ def _read(table: Path, column: str, label: str | None, where: str | None, identi
     digest = hashlib.blake2b(digest_size=8)
     for start in range(0, len(rows), ROWS):
         digest.update(repr(rows.slice(start, ROWS).to_pydict()).encode("utf-8", "surrogatepass"))
-    return Texts(rows, of, digest.hexdigest())
+    return Texts(rows, digest.hexdigest())

@@ -324,7 +324,8 @@ def test_a_finished_run_is_measured_with_another_support_set(finished: Path, tmp
     assert [line["caption"] for line in lines] == [item.text for item in told]
     assert "SynTIC, support Other Domain.txt" in (folder / "report.html").read_text(encoding="utf-8")
     # A support set, and a run, are files of sentences like any other.
-    stage: Any = syntic(**SMALL, support=(folder / "weights" / "other-other-domain",)).step("other-other-domain").stage
+    shutil.copytree(folder / "weights" / "other-other-domain", tmp_path / "set")
+    stage: Any = syntic(**SMALL, support=(tmp_path / "set",)).step("other-set").stage
     assert stage.source.texts(9) == list(support.texts)
     assert any(step.name == "other-run" for step in syntic(**SMALL, support=(folder,)).steps)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from reverie import pairs
 from reverie.captions.corpus import ReadCorpus
 from reverie.errors import InputError, SettingsChanged
+from reverie.learn.make_support_set import group_of
 from reverie.run.engine import run
 from reverie.run.plan import Plan, Step, call_recipe
 from reverie.stage import StepContext
@@ -110,8 +111,16 @@ def test_without_a_column_captions_are_those_of_the_run_each_once(run_folder: Pa
     assert ReadCorpus(run_folder / "pairs.lance", distinct=False).count == 24
     (first, *_) = captions_from(ReadCorpus(run_folder))
     assert first["source"].startswith("caption: ")
+    tables.append_unit(run_folder / "more" / "captions.lance", 0, _said_to_be_of("scene: 7"))
+    (first, *_) = captions_from(ReadCorpus(run_folder / "more"))
+    assert group_of(first["source"]) == "7"  # so that a test photo's own sentence can still be told from chance
     assert {each["label"] for each in captions_from(ReadCorpus(run_folder))} == {"a", "b"}
     assert {each["label"] for each in captions_from(ReadCorpus(run_folder, label_column="text"))} > {"caption 0 0"}
+
+
+def _said_to_be_of(source: str) -> pa.Table:
+    rows = captions_of(0, 2)
+    return rows.set_column(rows.schema.get_field_index("source"), "source", pa.array([source] * 2, pa.string()))
 
 
 def test_rows_are_chosen_by_a_filter(run_folder: Path) -> None:
