@@ -15,6 +15,8 @@ def make_tiny(setattr=setattr):
     setattr(train, "CHANNELS", (8, 16, 16))
     setattr(train, "PAINTER_FIT", dataclasses.replace(train.PAINTER_FIT, steps=3))
     setattr(train, "DECODER_FIT", dataclasses.replace(train.DECODER_FIT, steps=2))
+    setattr(train, "READER_FIT", dataclasses.replace(train.READER_FIT, steps=2))
+    setattr(train, "TAUGHT_FIT", dataclasses.replace(train.TAUGHT_FIT, steps=2))
     setattr(train, "SHARES", {0: (0.5, 0.25, 0.25)})
     setattr(train, "EARLY_S", 0.0)
 
