@@ -1,4 +1,4 @@
-"""The errors a person can meet, drawn once.
+"""All errors that a user can meet, as a tree.
 
     ReverieError                 one clear line: what is wrong and what to do; the command line exits with 2
     ├── InputError               a file, folder, column, class list or option is not usable as given

@@ -1,4 +1,4 @@
-"""The record that travels the whole way: a caption, and the image-text pairs made from it.
+"""The columns of the tables of captions and of image-text pairs, which every stage reads or writes.
 
 A unit is a numbered group of captions (some hundred). Unit n of every later table comes from unit n here.
 Columns that filters add (clip_score, hash, ...) sit beside these; see store/tables.py.

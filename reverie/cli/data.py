@@ -1,4 +1,4 @@
-"""Commands that bring images and captions in, look for those that are there twice, describe them, and take them out."""
+"""Commands that import images and captions, find duplicates, describe images, and export pairs."""
 
 from __future__ import annotations
 

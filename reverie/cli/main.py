@@ -1,4 +1,5 @@
-"""Words to calls: each command is a function whose signature is its flags. Heavy libraries are imported where called.
+"""The command line: turns words into calls. Each command is a function whose signature is its flags; heavy libraries are imported
+where they are used.
 
 A ReverieError ends as one line on stderr and exit code 2; Ctrl-C as a hint how to go on and 130; anything else is a bug
 and keeps its traceback.

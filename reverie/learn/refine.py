@@ -1,4 +1,4 @@
-"""Features of painted images, moved towards their own sentences and away from others: SynTIC's refinement.
+"""SynTIC's refinement: moves the features of painted images towards their own captions and away from others.
 
 Source: arXiv:2312.08865. The paper gives the loss; its optimiser, rate, number of steps and batch are not known to us, so
 those here are ours: Adam at 1e-3, 50 passes over all features, batches of 256, unit length after every step.

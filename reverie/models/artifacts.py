@@ -1,4 +1,4 @@
-"""Where a finished classifier or captioner of a run is."""
+"""Finds the finished classifier or captioner in a run folder."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from reverie.models.batching import AdaptiveBatcher
 from reverie.models.names import locate
 from reverie.models.pretrained import load_config, load_image_processor, load_model, load_tokenizer, usable
 
-DUAL_ENCODER = "dual_encoder"  # of the weights of StableRep+
+DUAL_ENCODER = "dual_encoder"  # in the weights of StableRep+, and of CLIP on a backbone
 Images = Sequence[Image.Image] | np.ndarray[Any, np.dtype[np.uint8]]
 """PIL images of any size and mode, or a uint8 array (B, H, W, 3)."""
 

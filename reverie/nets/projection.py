@@ -1,4 +1,4 @@
-"""Rows as weighted sums of the rows of a support set: an image said in the features of known sentences.
+"""Projection on a support set: an image's feature as a weighted sum of the text features of known sentences.
 
 Source: SynTIC, arXiv:2312.08865, its projection into text space; before it DeCap, arXiv:2303.03032.
 """

@@ -1,4 +1,4 @@
-"""Captions and images in bulk, with scores and a selection beside them: everything up to the store.
+"""Captions and images in bulk, with scores and a selection, for use outside of reverie or in another run.
 
     reverie make --captions captions.txt --painter stable-diffusion-v1-5/stable-diffusion-v1-5 --clip openai/clip-vit-base-patch32
 
@@ -31,7 +31,7 @@ class MakeConfig:
     # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
     keep: str = KEPT[True]
     unit_size: int = 100  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: MakeConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter; nothing is kept by what was not looked for."""

@@ -1,4 +1,4 @@
-"""Run a plan in this process: what is left is a set difference of unit numbers, whoever did the rest.
+"""Runs a plan in this process: does the units of each step that are not done yet, by whichever process.
 
 Unit stages go in order, each over all its units; one thread commits finished units while the next is made. Jobs run once,
 when everything before them is complete, and then leave ``done/<step>.json``.
@@ -53,6 +53,9 @@ def run(
         with alone(folder):
             plan.settle(folder, change=part == (1, 1))  # nobody else is at work then
         events.report("run", part=list(part), device=device)
+        if not all(StepRunner(plan, step, folder, device, events).is_done() for step in plan.steps):
+            for note in plan.notes:
+                events.say(f"{plan.recipe}: {note}")
         for step in plan.steps:
             work = StepRunner(plan, step, folder, device, events)
             if not work.is_done():

@@ -11,7 +11,12 @@ from reverie.smallworld.judge import read
 from reverie.smallworld.render import render
 from reverie.smallworld.scene import COLOURS, SHAPES, Scene, Thing, sample
 
-STAR, RING, RED, BLUE = SHAPES.index("star"), SHAPES.index("ring"), list(COLOURS).index("red"), list(COLOURS).index("blue")
+STAR, RING, RED, BLUE = (
+    SHAPES.index("star"),
+    SHAPES.index("ring"),
+    list(COLOURS).index("red"),
+    list(COLOURS).index("blue"),
+)
 
 
 def thing(shape, colour, x, y):
@@ -37,7 +42,9 @@ def test_a_render_is_read_as_its_scene(things):
 
 def test_what_is_not_there_is_no_shape():
     empty = read(np.full((64, 64, 3), 240, np.uint8))
-    assert targets_as_read(empty, targets_of(Scene((thing("star", "red", 0.5, 0.5),), "white"))) == [NONE] * 4 + [OPEN] * 5
+    assert (
+        targets_as_read(empty, targets_of(Scene((thing("star", "red", 0.5, 0.5),), "white"))) == [NONE] * 4 + [OPEN] * 5
+    )
     two = Scene((thing("star", "red", 0.7, 0.5), thing("ring", "blue", 0.25, 0.5)), "white")
     assert targets_as_read(empty, targets_of(two)) == [NONE, NONE, OPEN, OPEN] + [OPEN] * 5
 

@@ -73,7 +73,9 @@ def test_it_paints_as_the_pipeline_does(learner, batch):
     torch.manual_seed(2)
     times, before, _, painted = learner._paint(net.denoiser, ids, empty)
     assert len(times) == len(before) == 4
-    found = pipe("a red circle", num_inference_steps=4, guidance_scale=2.0, latents=before[0], output_type="latent").images
+    found = pipe(
+        "a red circle", num_inference_steps=4, guidance_scale=2.0, latents=before[0], output_type="latent"
+    ).images
     torch.testing.assert_close(painted, found, rtol=1e-3, atol=1e-3)
     decoded = learner._decode(painted)
     assert decoded.shape == (1, 64, 64, 3)
