@@ -63,7 +63,8 @@ def default_prompt(chats: bool) -> Prompt:
 def read_prompt(prompt: str | Path, classes: Sequence[str]) -> Prompt:
     """A prompt from a text, or from a file.
 
-    Raises: InputError for a file that is none, or a template without a place for the class; UnknownName for a gloss of no class.
+    Raises: InputError for a file that is none, or a template without a place for the class; UnknownName for a gloss of no class and
+        a field that a prompt does not have.
     """
     if not isinstance(prompt, Path):
         return _checked(Prompt(prompt), classes, repr(prompt))
@@ -77,8 +78,13 @@ def read_prompt(prompt: str | Path, classes: Sequence[str]) -> Prompt:
     given = read_json(prompt, "the prompt")
     if wrong := misfit(given, SHAPE):
         raise InputError(f"{prompt} is not a prompt ({wrong})")
+    if strange := next((key for key in given if f"{key}?" not in SHAPE and key not in SHAPE), None):
+        raise UnknownName(f"field in {prompt.name}", strange, [key.removesuffix("?") for key in SHAPE])
     if any(len(example) != 2 for example in given.get("examples", ())):
         raise InputError(f"{prompt}: an example is a list of two texts, a class and a caption")
+    for key, slot in (("glosses", "{gloss}"), ("examples", "{examples}")):
+        if given.get(key) and slot not in given["prompt"]:
+            raise InputError(f"{prompt} has {key}, but its prompt has no {slot} for them")
     known = {name.casefold() for name in classes}
     glosses = {clean(name).casefold(): clean(text) for name, text in given.get("glosses", {}).items()}
     if strange := next((name for name in glosses if name not in known), None):

@@ -73,6 +73,21 @@ def test_a_prompt_file(tmp_path, context):
         ("a.json", '{"prompt": 3}', "'prompt' is not a text"),
         ("a.json", '{"prompt": "{class}", "examples": [["a"]]}', "an example is a list of two"),
         ("a.json", '{"prompt": "{class}", "glosses": ["a"]}', "'glosses' is not an object"),
+        (
+            "a.json",
+            '{"prompt": "{class}", "gloses": {"cat": "a pet"}}',
+            "unknown field in a.json 'gloses'; did you mean glosses",
+        ),
+        (
+            "a.json",
+            '{"prompt": "{class}", "glosses": {"cat": "a pet"}}',
+            r"has glosses, but its prompt has no \{gloss\}",
+        ),
+        (
+            "a.json",
+            '{"prompt": "{class}", "examples": [["a", "b"]]}',
+            r"has examples, but its prompt has no \{examples\}",
+        ),
     ],
 )
 def test_a_prompt_file_that_is_none(tmp_path, name, content, message):
