@@ -363,7 +363,7 @@ def test_not_allowed_is_one_line(say: Say, monkeypatch: pytest.MonkeyPatch) -> N
         (["make", "--guidance", "nan"], "guidance nan"),
         (["models", "check", "--num", "0"], "--num 0: give 1 or more"),
         (["run", "stablerep", "--view-px", "64", "--image-px", "32"], "cannot be cut from images"),
-        (["run", "stablerep", "--seeds", "0", "0"], "one seed twice"),
+        (["run", "stablerep", "--seeds", "0", "0"], "--seeds 0 0 names one twice"),
         (["run", "stablerep", "--captions-per-batch", "500"], "more than the 128 captions"),
     ],
 )
