@@ -35,7 +35,7 @@ from tests.store.test_imports import add_to_tar
 
 pytestmark = pytest.mark.slow
 
-MUTATIONS = 300  # of each source
+MUTATIONS = int(os.environ.get("REVERIE_FUZZ", 300))  # of each source
 LIMIT_S = 60  # for one of them, on a busy machine
 ODD = [
     *(
