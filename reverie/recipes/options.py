@@ -217,7 +217,16 @@ class Painting:
         Args:
             per_caption: images of each caption, of all starts together.
             starts: what images begin at; None is noise.
+        Raises: InputError that names a flag below its range.
         """
+        check_at_least(
+            1,
+            per_caption=self.per_caption,
+            sampler_steps=self.sampler_steps,
+            paint_px=self.paint_px,
+            store_px=self.store_px,
+            paint_batch=self.paint_batch,
+        )
         from reverie.images.pixels import PaintPixels, PaintSpeed
 
         return PaintPixels(

@@ -90,3 +90,10 @@ def test_make_with_the_builtin_painter(tmp_path: Path) -> None:
     assert {"clip_score", "blank", "hash", "duplicate_of", "kept"} <= set(
         tables.column_names(tmp_path / "run" / "pairs.lance")
     )
+
+
+@pytest.mark.parametrize("flag", ["per_caption", "sampler_steps", "paint_px", "store_px", "paint_batch"])
+@pytest.mark.parametrize("number", [0, -8])
+def test_a_number_below_its_range_is_told_by_its_flag(flag: str, number: int) -> None:
+    with pytest.raises(InputError, match=f"^--{flag.replace('_', '-')} {number}: give 1 or more$"):
+        make(**{flag: number})
