@@ -129,6 +129,7 @@ class ClassCaptions:
         from reverie.captions.word_to_sentence import WordToSentence
         from reverie.smallworld.scene import class_names
 
+        check_at_least(1, per_class=per_class)
         own = classes or self.classes
         named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
         if len(given := [flag for flag, value in named if value]) > 1:
