@@ -134,7 +134,7 @@ class SynticConfig:
     beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
     meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
     unit_size: int = 64  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: SynticConfig) -> dict[str, Any]:
         """The small world's sentences and photos stand in for a person's own; public painters have a faster sampler."""
