@@ -27,7 +27,8 @@ CAPTIONS = pa.schema(
         pa.field("label", pa.string()),  # class name, or null
         pa.field(
             "source", pa.string()
-        ),  # corpus, scene (both with ": " and what a caption is of), template, words, llm, recaption, "import: " and file or row
+        ),  # corpus, scene (both with ": " and what a caption is of), template, words, llm, recaption, "import: " and file or row,
+        # "caption: " or "pair: " and the row of another run that it was taken of, if that does not say more itself
         pa.field("writer", pa.string()),  # model and revision, or null
         pa.field("prompt", pa.string()),
         pa.field("seed", pa.int64()),

@@ -86,7 +86,15 @@ class Stage:
     """What the engine may ask of any stage, with its defaults. A stage is a frozen dataclass derived from one of the classes below."""
 
     role: ClassVar[Role]  # what it is for
-    adds: ClassVar[tuple[pa.Field, ...]] = ()  # columns that the pairs have after it
+
+    # Read-only to the type checker, so that a stage may have it as a class attribute or a property.
+    if TYPE_CHECKING:
+
+        @property
+        def adds(self) -> tuple[pa.Field, ...]:
+            """Columns that the pairs have after it."""
+    else:
+        adds = ()
 
     def check(self) -> None:
         """Raise what can be known to go wrong, before any work of any step."""

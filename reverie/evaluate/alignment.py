@@ -1,7 +1,7 @@
 """How far apart the features of photos, painted images and sentences lie, before and after each stage of SynTIC.
 
 Source: arXiv:2312.08865 wants these gaps closed but does not measure them. The metrics are ours: distance of the centroids, cosine of each
-image and its sentence, retrieval of that sentence, and the discrepancy (MMD) between what the decoder learns from and what it is asked
+image and its sentence, retrieval of that sentence and its weight in the projection, and the discrepancy (MMD) between what the decoder learns from and what it is asked
 about.
 """
 
@@ -27,6 +27,7 @@ from reverie.store.files import atomic_file
 DRAWN = 250  # points of each cloud on the page
 MOST = 1000  # rows that retrieval is measured on
 SENTENCES = Arm("sentences", "sentences")
+OWN = "own_sentence"  # metric: its weight in the projection of a painted image
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class MeasureAlignment(Job):
         from reverie.learn.train_captioner import shown_to_decoder
         from reverie.models.encoder import open_encoder
         from reverie.models.support_set import cached_projection, load_support
+        from reverie.nets.projection import own_weight
 
         encoder = open_encoder(self.model, context.device, self.speed.batch_size)
         photos = load_captioned(self.photos, self.images, self.split)
@@ -74,6 +76,10 @@ class MeasureAlignment(Job):
 
         def projected(rows: torch.Tensor) -> torch.Tensor:
             return shown_to_decoder(rows, support, shows, painted, context)
+
+        def own_share(rows: torch.Tensor, own: torch.Tensor) -> float:
+            how: dict[str, Any] = {"top_k": self.top_k, "device": context.device}
+            return float(own_weight(rows, own, support.rows, self.temperature, **how).mean())
 
         asked = cached_projection(
             real,
@@ -94,6 +100,10 @@ class MeasureAlignment(Job):
             SENTENCES: (texts, texts, real),
         }
         drawn = {cloud.id: rows[:DRAWN].numpy() for cloud, (rows, _, _) in clouds.items()}
+        # What is hidden has no weight, so there is nothing to know.
+        weighed = (
+            {"painted-projected": painted.rows, "refined-projected": refined} if self.exclude_self == "none" else {}
+        )
         for cloud in self.more:
             assert cloud.step is not None
             clouds[cloud] = refined_rows(context, cloud.step, painted.pair_ids), texts, real
@@ -118,6 +128,8 @@ class MeasureAlignment(Job):
                     numbers["mmd"] = mmd(rows[mine].numpy(), met[other].numpy())
                 if cloud is SENTENCES:
                     del numbers["pair_cosine"], numbers["recall_at_1"], numbers["recall_at_5"]
+                if cloud.id in weighed:
+                    numbers[OWN] = own_share(weighed[cloud.id][mine[:MOST]], texts[mine[:MOST]])
                 record = results.about(
                     context, self, dataclasses.replace(cloud, seed=part), "alignment", photos=self.photos, weights=None
                 )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from reverie.arms import Arm
 from reverie.datasets.captioned import CaptionedImages, check_captioned, load_captioned
-from reverie.errors import InputError
+from reverie.errors import InputError, ReverieError
 from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 from reverie.store.files import atomic_file
@@ -55,6 +56,9 @@ class MeasureCaptions(Job):
     split: str = "test"  # of such a file that has several
     beams: int = 5
     meteor: bool = False  # also METEOR without paraphrases, which takes far longer than all others together
+    spice: Literal["auto", "on", "off"] = (
+        "auto"  # also SPICE; auto: where its Java 8 is there, or else a word why it is left out
+    )
     speed: CaptionSpeed = field(default_factory=CaptionSpeed)
 
     def __post_init__(self) -> None:
@@ -64,8 +68,12 @@ class MeasureCaptions(Job):
             raise InputError(f"{self.beams} beams cannot be; give 1 or more")
 
     def check(self) -> None:
-        """Raises InputError if the photos are not there, UnknownName for a camera or set of classes."""
+        """Raises InputError if the photos are not there, UnknownName for a camera or set of classes; for SPICE as ``spice_program``."""
         check_captioned(self.photos, self.images, self.split)
+        if self.spice == "on":
+            from reverie.evaluate.metrics.java import spice_program
+
+            spice_program()
 
     def run(self, context: StepContext) -> None:
         """Ask every arm that was not asked yet, and write its numbers.
@@ -125,11 +133,30 @@ class MeasureCaptions(Job):
         found: list[results.Result] = []
         for decoding, texts in answers.items():
             ending = "" if decoding == "greedy" else "_beam"
-            for metric, score in score_captions(texts, photos.references, self.meteor).items():
+            scores = score_captions(texts, photos.references, self.meteor)
+            if spice := self._spice(context, texts, photos):
+                scores["spice"] = spice
+            for metric, score in scores.items():
                 each = tuple(round(float(value), 6) for value in score.each) if metric == PAIRED else None
                 found.append(record(metric=f"{metric}{ending}", value=score.corpus, each=each))
             found.append(record(metric=f"distinct{ending}", value=len(set(texts)) / len(texts)))
         results.append(context.results, *found)
+
+    def _spice(self, context: StepContext, texts: list[str], photos: CaptionedImages) -> Scores | None:
+        """SPICE where it is asked for, or can be had; None, with a warning that is shown once, where it cannot."""
+        from reverie.evaluate.metrics.java import spice
+        from reverie.evaluate.metrics.ptb import tokenise
+
+        if self.spice == "off":
+            return None
+        try:
+            found = spice(tokenise(texts), [tokenise(each) for each in photos.references])
+        except ReverieError as error:
+            if self.spice == "on":
+                raise
+            context.report("warning", text=f"SPICE is left out: {error}")
+            return None
+        return found if math.isfinite(found.corpus) else None
 
 
 def captions_folder(run: Path, step: str) -> Path:

@@ -66,6 +66,19 @@ class Encoder:
         edge = int(size["shortest_edge"]) if "shortest_edge" in size else 0
         return edge, Image.Resampling(int(self._processor.resample)).name.lower()
 
+    @property
+    def limit(self) -> int:
+        """Tokens of a text that are read, begin and end included."""
+        return self._limit
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How long these texts are in tokens, begin and end included."""
+        return (
+            [len(ids) for ids in self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
+            if texts
+            else []
+        )
+
     def images(self, images: Images) -> torch.Tensor:
         """Unit vectors (B, d), float32, on the CPU."""
         with usable(self.revision, "encode pictures"):

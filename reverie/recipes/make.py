@@ -8,6 +8,7 @@ Stop it at any time and run the same command again; give an array of jobs --part
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reverie.recipes.options import KEPT, CaptionSource, Painting, clip_default, clip_for
@@ -22,6 +23,9 @@ class MakeConfig:
     text: CaptionSource = CaptionSource()
     paint: Painting = Painting(sampler_steps=20, scheduler=None)
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
+    # captioner that says what every image shows, in the column caption_short beside its text: a run of syntic, or its weights; none
+    # when absent
+    captioner: Path | None = None
     # search for images that repeat another one, to leave them out; there is no column duplicate_of without it
     duplicates: bool = True
     # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
@@ -46,6 +50,7 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
     from reverie.filters.clip_score import ClipScore
     from reverie.filters.duplicates import Duplicates, ImageHash
     from reverie.filters.keep import Keep, check_rule
+    from reverie.recaption.describe import Describe
 
     first = config.text.stage()
     clip = clip_for(config.paint.painter, config.clip)
@@ -54,6 +59,8 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
         columns.append(Step("hash", ImageHash(), inputs=("paint",)))
     if clip:
         columns.insert(0, Step("clip_score", ClipScore(clip), inputs=("paint",)))
+    if config.captioner:
+        columns.append(Step("describe", Describe(config.captioner), inputs=("paint",)))
     compared = [Step("duplicates", Duplicates(), inputs=("hash",))] if config.duplicates else []
     check_rule(config.keep, *(step.stage for step in (*compared, *columns)))
     return Plan(

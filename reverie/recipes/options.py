@@ -56,8 +56,13 @@ KEPT = {  # what is kept unless told, by whether duplicates were looked for
 class CaptionFile:
     """Captions that are there already."""
 
-    captions: Path | None = None  # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet
-    text_column: str | None = None  # column of captions in the caption file; usual names are tried when absent
+    # file of captions (text, CSV, TSV, JSONL, COCO JSON or parquet), or the folder of a finished run or an import
+    captions: Path | None = None
+    # column of captions in the caption file, or beside the images of a run; usual names are tried when absent, and of a run its
+    # own captions
+    text_column: str | None = None
+    # rows of a run or an import that captions are taken of, in SQL over its columns, such as kept; all that are ok when absent
+    captions_where: str | None = None
     limit: int | None = None  # number of usable captions to take, the first ones; all when absent
 
     def stage(self, label_column: str | None = None, split: str | None = None) -> ReadCorpus | None:
@@ -66,9 +71,11 @@ class CaptionFile:
 
         if self.captions:
             return ReadCorpus(
-                self.captions, text_column=self.text_column, label_column=label_column, split=split, limit=self.limit
-            )
+                self.captions, text_column=self.text_column, label_column=label_column, split=split, limit=self.limit,
+                where=self.captions_where,
+            )  # fmt: skip
         flags = {"--text-column": self.text_column, "--label-column": label_column, "--captions-split": split}
+        flags |= {"--captions-where": self.captions_where}
         if given := [flag for flag, value in (flags | {"--limit": self.limit}).items() if value is not None]:
             raise InputError(f"{' and '.join(given)} belong{'s' * (len(given) == 1)} to a file of --captions")
         return None

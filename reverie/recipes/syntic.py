@@ -13,6 +13,7 @@ docs/recipes/syntic.md says which is which.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,11 +62,18 @@ class Refinement:
     refine_lr: float = 1e-3  # learning rate of the refinement
     # mean cosine of images to their sentences at which refinement stops; none when absent
     refine_target: float | None = None
-    # early stop of the refinement, once images are as close to their sentences as sentences are to each other
+    # early stop of the refinement, once images are as close to their sentences as sentences are to each other, or are projected on
+    # hardly anything else than their own
     refine_guard: bool = True
+    # weight of its own sentence in the projection of a painted image, at which the guard ends the refinement, in (0, 1]
+    refine_max_own: float = 0.9
 
-    def stage(self, temperature: float, seed: int) -> Refine:
-        """The refinement."""
+    def stage(self, temperature: float, seed: int, hides_own: bool = False) -> Refine:
+        """The refinement.
+
+        Args:
+            hides_own: the projection never sees an image's own sentence.
+        """
         from reverie.learn.refine import Refine
 
         return Refine(
@@ -74,6 +82,7 @@ class Refinement:
             temperature=temperature,
             target=self.refine_target,
             guard=self.refine_guard,
+            max_own=1.0 if hides_own else self.refine_max_own,
             seed=seed,
         )
 
@@ -88,6 +97,17 @@ class Projection:
     # of its photo
     exclude_self: Literal["none", "caption", "same_image_group"] = "none"
     max_support: int = 0  # sentences in the support set, drawn at random; 0 = all
+
+
+@dataclass(frozen=True)
+class OtherSupport:
+    """Other sentences in whose terms photos are said."""
+
+    # sentences of another domain: photos are said in their terms as well, by the same captioners, and measured; files of captions, runs,
+    # or support sets
+    support: tuple[Path, ...] = ()
+    # split of these files, where they have several, as a Karpathy file has; its train also means restval
+    support_split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +141,7 @@ class SynticConfig:
     min_score: float = -1.0  # cosine to its sentence that an image must have to be learned from, in [-1, 1]
     refine: Refinement = Refinement()
     project: Projection = Projection()
+    other: OtherSupport = OtherSupport()
     # one more arm without each part of SynTIC, one on painted features alone, and one on text features
     parts: bool = True
     rivals: tuple[Rival, ...] = ()  # other methods to train beside SynTIC, with the same sentences, decoder and steps
@@ -133,6 +154,7 @@ class SynticConfig:
     eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
     beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
     meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
+    spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
     unit_size: int = 64  # captions in one commit
     seed: int = 0  # random seed of the run; each training has one of its own
 
@@ -151,7 +173,7 @@ class SynticConfig:
         return "status = 'ok'" + (f" and clip_score >= {self.min_score}" if self.min_score > -1 else "")
 
     @property
-    def support(self) -> tuple[str, ...]:
+    def support_steps(self) -> tuple[str, ...]:
         """Steps that make support sets: of all sentences, and of those that features are projected on where these are fewer."""
         return ("support", "support-drawn") if self.project.max_support else ("support",)
 
@@ -230,7 +252,7 @@ def learning(config: SynticConfig, shows: DecoderInputConfig) -> TrainCaptioner:
     own, tags = config.decoder, config.tags
     shape = DecoderShape(own.width, own.layers, max_tokens=own.max_tokens, tag_heads=own.tag_heads)
     return TrainCaptioner(
-        config.support[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.max_tags, shows, shape,
+        config.support_steps[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.max_tags, shows, shape,
         own.label_smoothing, own.epochs, None, own.batch_size, own.lr, own.warmup_steps, config.where, config.texts,
     )  # fmt: skip
 
@@ -271,12 +293,17 @@ def syntic(config: SynticConfig = TINY, arms_: Mapping[Arm, TrainCaptioner] | No
     from reverie.report.page import WritePage
 
     made = painted(config)
-    training = trained(config, arms(config) if arms_ is None else arms_)
-    steps = [*made, *training.values()]
+    learned = arms(config) if arms_ is None else arms_
+    training = trained(config, learned)
+    others = other_supports(config)
+    steps = [*made, *training.values(), *others]
     last = tuple(step.name for step in training.values())
     if config.eval_data:
-        steps.append(Step("measure", measure(config, training), inputs=last))
-        steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support[1:])))
+        projects = {arm.id for arm, train in learned.items() if train.shows.asked_projected}
+        again = asked_with(config, others, [arm for arm in training if arm.id in projects])
+        inputs = (*last, *(step.name for step in others))
+        steps.append(Step("measure", measure(config, [*training, *again]), inputs=inputs))
+        steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support_steps[1:])))
         last = ("measure", "alignment")
     return Plan(
         recipe="syntic",
@@ -303,11 +330,11 @@ def painted(config: SynticConfig, captions: ReadCorpus | FromScenes | None = Non
     support = [Step("support", MakeSupport(config.clip), inputs=("captions",))]
     if project.max_support:
         drawn = MakeSupport(config.clip, most=project.max_support)
-        support.append(Step(config.support[-1], drawn, inputs=("captions",)))
+        support.append(Step(config.support_steps[-1], drawn, inputs=("captions",)))
     images = PaintFeatures(
         config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.max_tags, config.keep_images
     )
-    refine = config.refine.stage(project.projection_temperature, config.seed)
+    refine = config.refine.stage(project.projection_temperature, config.seed, project.exclude_self != "none")
     return (
         Step("captions", first),
         Step("paint", images, inputs=("captions",)),
@@ -351,7 +378,7 @@ def source(config: SynticConfig) -> ReadCorpus | FromScenes:
 
 def trained(config: SynticConfig, arms_: Mapping[Arm, TrainCaptioner]) -> dict[Arm, Step]:
     """The steps that train these arms, each arm once with each seed."""
-    of = ("paint", "support", "refine", *config.support[1:])
+    of = ("paint", "support", "refine", *config.support_steps[1:])
     found = {}
     for arm, train in arms_.items():
         for place, number in enumerate(config.seeds):
@@ -360,14 +387,65 @@ def trained(config: SynticConfig, arms_: Mapping[Arm, TrainCaptioner]) -> dict[A
     return found
 
 
+def other_supports(config: SynticConfig) -> list[Step]:
+    """The steps that make support sets of other sentences. Raises InputError for those that photos cannot be measured with."""
+    from reverie.captions.corpus import ReadCorpus
+    from reverie.datasets.captioned import load_captioned
+    from reverie.evaluate.captioning import refuse_test_captions
+    from reverie.learn.make_support_set import MakeSupport, sentences_in
+    from reverie.models.support_set import ABOUT, SENTENCES
+
+    given, split = config.other.support, config.other.support_split
+    if split and not given:
+        raise InputError("--support-split belongs to a file of --support")
+    if given and not config.eval_data:
+        raise InputError("--support is what photos are said in and measured; name some: --eval-data")
+    steps = []
+    for path in given:
+        if (path / ABOUT).is_file():  # its sentences, all of them, by the encoder of this run
+            corpus = ReadCorpus(path / SENTENCES, distinct=False, max_chars=10_000, max_words=10_000)
+        else:
+            corpus = ReadCorpus(path, split=split)
+            if split is None and set(corpus.splits) - {"train", "restval"}:
+                raise InputError(
+                    f"{path} holds {', '.join(corpus.splits)}; say what to say photos in: --support-split train"
+                )
+        assert config.eval_data is not None
+        photos = load_captioned(config.eval_data, config.eval_images, config.eval_split)
+        refuse_test_captions(sentences_in(corpus, config.seed), photos)
+        steps.append(Step(_other(path), MakeSupport(config.clip, corpus, config.project.max_support)))
+        if any(step.name == steps[-1].name for step in steps[:-1]):
+            raise InputError(f"--support names {path.name} twice, or two files that are called so; give each once")
+    return steps
+
+
+def asked_with(config: SynticConfig, others: list[Step], asked: Iterable[Arm]) -> list[Arm]:
+    """The same captioners, asked in terms of each other support set."""
+    return [
+        replace(
+            arm,
+            id=f"{arm.id}-{step.name}",
+            label=f"{arm.label}, support {path.name}",
+            factors={**arm.factors, "support": step.name},
+        )
+        for path, step in zip(config.other.support, others, strict=True)
+        for arm in asked
+    ]
+
+
+def _other(path: Path) -> str:
+    return f"other-{re.sub(r'[^a-z0-9]+', '-', path.stem.lower()).strip('-') or 'support'}"
+
+
 def measure(config: SynticConfig, asked: Iterable[Arm]) -> MeasureCaptions:
     """The stage that scores the captions of photos."""
     from reverie.evaluate.captioning import MeasureCaptions
 
     assert config.eval_data is not None
     return MeasureCaptions(
-        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor
-    )
+        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor,
+        config.spice,
+    )  # fmt: skip
 
 
 def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
@@ -381,7 +459,7 @@ def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
     assert config.eval_data is not None
     project = config.project
     return MeasureAlignment(
-        config.support[-1],
+        config.support_steps[-1],
         "refine",
         project.projection_temperature,
         config.clip,

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from reverie.datasets.captioned import CaptionedImages, load_captioned
 from reverie.errors import BrokenImage, InputError, StoreError
+from reverie.evaluate.alignment import OWN
 from reverie.evaluate.captioning import captions_folder
 from reverie.report import plots
 from reverie.report.facts import Facts, main_metric
@@ -23,6 +24,8 @@ OTHERS = 3  # arms beside the first
 SIDE_PX = 128
 SAID = {"greedy": str, "references": [str], "tags": [str]}
 CLOUDS = {...: [[float]]}
+REFINED = {"steps": int, "stop_reason": str}
+MOSTLY = 0.9  # weight of the own sentence from which the page says that it is hardly anything else
 
 
 def gather(facts: Facts, thumbnails: Thumbs) -> dict[str, Any] | None:
@@ -67,7 +70,36 @@ def gather(facts: Facts, thumbnails: Thumbs) -> dict[str, Any] | None:
         ]
         for title, numbers in chosen.items()
     }
-    return {"cards": cards, "first": labels[first], "seed": seed, "drawing": _clouds(facts.folder / "clouds.json")}
+    drawing = _clouds(facts.folder / "clouds.json")
+    return {"cards": cards, "first": labels[first], "seed": seed, "drawing": drawing, "own": own_sentence(facts)}
+
+
+def own_sentence(facts: Facts) -> str:
+    """How much of a painted picture's projection is its own sentence, before refinement and after; empty where nobody measured it."""
+    means = {arm.id: arm.mean(OWN) for found in facts.measured for arm in found.arms if OWN in arm.values}
+    if not {"painted-projected", "refined-projected"} <= means.keys():
+        return ""
+    before, after = means["painted-projected"], means["refined-projected"]
+    say = (
+        f"Projected on the support set, a painted picture has {_share(before)} of its weight on its own sentence before refinement, and "
+        f"{_share(after)} after it. A photo has no sentence of its own there."
+    )
+    if after >= MOSTLY:
+        say += (
+            " So what the decoder learned from is hardly more than features of sentences, as in DeCap; fewer passes (--refine-steps), or "
+            "the own sentence hidden (--exclude-self caption), would leave more of the pictures in it."
+        )
+    step = next((step["name"] for step in facts.plan["steps"] if step["settings"]["stage"] == "RefineFeatures"), "")
+    file = facts.folder / "weights" / step / "refined.json"
+    if step and file.is_file():
+        done = read_json(file, REFINED, StoreError, "refine the images again")
+        say += f" Refinement made {done['steps']} pass{'es' * (done['steps'] != 1)} and ended by {done['stop_reason']}."
+    return say
+
+
+def _share(value: float) -> str:
+    """Per cent, but never 100 % of something that is not all."""
+    return f"{value:.1%}" if value < 0.9995 or value == 1 else "more than 99.9%"
 
 
 def said(folder: Path, step: str, arm: str, seed: int) -> list[dict[str, Any]]:

@@ -53,10 +53,16 @@ CAPTION_SCORES = {  # the same of captions, which papers print a hundred times o
     "bleu4": "BLEU-4",
     "meteor": "METEOR without paraphrases",
     "rouge_l": "ROUGE-L",
+    "spice": "SPICE",
     "distinct": "different captions",
 }
 BEAM = "_beam"  # ending of a metric of captions by beam search
-RETRIEVAL = {"recall_at_1": "R@1", "recall_at_5": "R@5", "mean_average_precision": "mean average precision of words"}
+RETRIEVAL = {
+    "recall_at_1": "R@1",
+    "recall_at_5": "R@5",
+    "own_sentence": "weight of the own sentence",
+    "mean_average_precision": "mean average precision of words",
+}
 OTHERS = {
     "pair_cosine": "pair cosine",
     "centroid_distance": "distance of centroids",

@@ -195,7 +195,7 @@ class StepRunner:
         """The finished rows of one unit, checked against what the stage promises."""
         given = self.given(unit)
         rows = worker(given)
-        _check(self.step, unit, given, rows)
+        check_rows(self.step, unit, given, rows)
         return rows
 
     def given(self, unit: int) -> pa.Table:
@@ -351,7 +351,7 @@ def _array(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks()
 
 
-def _check(step: Step, unit: int, given: pa.Table, rows: pa.Table) -> None:
+def check_rows(step: Step, unit: int, given: pa.Table, rows: pa.Table) -> None:
     """A stage keeps its promises, or it is a bug in the stage: then stop before anything is written."""
 
     def promise(kept: bool, what: str) -> None:

@@ -33,9 +33,9 @@ KINDS = {name: find_recipe(name) for name in known_recipes()}
 KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
 EVERY = [(name, scale) for name, recipe in KINDS.items() for scale in (recipe_scales(recipe) or {"": None})]
 ABSENT = {  # what a person may truly do without; everything else has a default that is a value
-    "around", "captions", "captions_split", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
-    "limit", "more_classes", "most", "paint_px", "prompt", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px", "synonyms",
-    "templates", "text_column", "text_lr", "transfer_shots", "until", "max_seeds", "words", "writer",
+    "around", "captioner", "captions", "captions_split", "captions_where", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
+    "limit", "more_classes", "most", "paint_px", "prompt", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px",
+    "support_split", "synonyms", "templates", "text_column", "text_lr", "transfer_shots", "until", "max_seeds", "words", "writer",
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
     "painter": {"clip", "keep_best", "words", "scheduler"},
@@ -95,7 +95,7 @@ def other(name: str, value: Any, hint: Any, files: dict[str, Any]) -> Any:
             items = get_args(kind)[0]
             if get_origin(items) is Literal:
                 return next((each,) for each in get_args(items) if (each,) != value)
-            return {int: (3, 5), float: (0.25,), str: ("x",)}[items]
+            return {int: (3, 5), float: (0.25,), str: ("x",), Path: (Path("other"),)}[items]
     kind = next(kind for kind in kinds if kind in (bool, int, float, str, Path))
     if isinstance(value, str) and kind is float:  # a word in place of a number
         return 0.25

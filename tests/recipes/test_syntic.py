@@ -27,6 +27,7 @@ from reverie.datasets.captioned import CaptionedImages, held_classes, load_capti
 from reverie.errors import InputError, ReverieError
 from reverie.evaluate import caption_files
 from reverie.evaluate.captioning import refuse_test_captions
+from reverie.evaluate.metrics import java
 from reverie.models.captioner import load_captioner
 from reverie.models.detector import open_detector
 from reverie.models.encoder import open_encoder
@@ -173,6 +174,51 @@ def test_distances_are_those_of_every_picture_and_its_own_sentence(finished: Pat
     assert values["painted", "centroid_distance"] == pytest.approx(gap, abs=1e-5)
 
 
+def test_the_page_says_how_much_of_a_projection_is_the_own_sentence(finished: Path, tmp_path: Path) -> None:
+    support = load_support(finished / "weights" / "captioner" / "support")
+    (pairs,) = tables.scan(finished / "pairs.lance", ["caption_id", "embedding"], "embedding is not null")
+    own = torch.tensor([support.ids.index(name) for name in pairs["caption_id"].to_pylist()])
+    features = {"painted": torch.tensor(pairs["embedding"].to_pylist())}
+    features["refined"] = load_file(finished / "weights" / "refine" / "rows.safetensors")["rows"]
+    rows = results.select(results.read(finished / "results.jsonl"), step="alignment")
+    values = {(row.arm, row.metric): row.value for row in rows}
+    told = {}
+    for name, each in features.items():
+        weights = (each @ support.rows.T / 0.01).softmax(1)
+        twins = (support.rows[own] @ support.rows.T > 0.9999).float()
+        told[name] = float((weights * twins).sum(1).mean())
+        assert values[f"{name}-projected", "own_sentence"] == pytest.approx(told[name], abs=1e-4)
+        assert ("own_sentence" in {metric for who, metric in values if who == name}) is False
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert f"{told['painted']:.1%} of its weight on its own sentence before refinement" in page
+    assert f"{told['refined']:.1%} after it" in page
+    assert ("hardly more than features of sentences" in page) == (told["refined"] >= 0.9)
+    done = json.loads((finished / "weights" / "refine" / "refined.json").read_text())
+    assert done["curve"][0]["own"] == pytest.approx(told["painted"], abs=1e-4)
+    assert f"Refinement made {done['steps']} passes and ended by" in page
+
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if line["arm"] == "refined-projected" and line["metric"] == "own_sentence":
+            line["value"] = 0.99991
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write(tmp_path / "run").read_text(encoding="utf-8")
+    assert "more than 99.9% after it" in page
+    assert "hardly more than features of sentences" in page
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines if line["metric"] != "own_sentence"))
+    assert "on its own sentence" not in write(tmp_path / "run").read_text(encoding="utf-8")
+
+
+def test_what_is_hidden_from_the_projection_is_not_guarded() -> None:
+    usual, hidden = (
+        call_recipe("syntic", SMALL | flags).step("refine").stage.config.max_own  # type: ignore[attr-defined]
+        for flags in ({}, {"exclude_self": "caption"})
+    )
+    assert (usual, hidden) == (0.9, 1.0)
+
+
 def test_the_page_shows_photos_captions_and_clouds(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     for text in ("Photos and what is said of them", "Where the features lie", "without projection", "CIDEr-D, beam 5"):
@@ -259,6 +305,105 @@ def test_another_support_set_changes_what_is_seen_without_training(
         "a large blue heart on a black background",
         "two small red rings",
     ]
+
+
+def test_a_finished_run_is_measured_with_another_support_set(finished: Path, tmp_path: Path) -> None:
+    folder, file = tmp_path / "run", tmp_path / "Other Domain.txt"
+    file.write_text("two small red rings\na large blue heart on a black background\na green star\n")
+    shutil.copytree(finished, folder)
+    before = results.select(results.read(folder / "results.jsonl"), step="measure")
+    weights = sorted(path.stat().st_mtime_ns for path in folder.glob("weights/*/visual.safetensors"))
+    plan = call_recipe("syntic", SMALL | {"support": (file,)})
+    assert run(plan, folder)
+    rows = results.select(results.read(folder / "results.jsonl"), step="measure")
+    assert [row for row in rows if row in before] == before  # nothing is asked anew
+    projecting = ("syntic", "without-refinement", "without-tags", "decap")
+    new = [row for row in rows if row not in before]
+    assert list(dict.fromkeys(row.arm for row in new)) == [f"{name}-other-other-domain" for name in projecting]
+    assert new[0].label == "SynTIC, support Other Domain.txt"
+    assert sorted(path.stat().st_mtime_ns for path in folder.glob("weights/*/visual.safetensors")) == weights
+    support = load_support(folder / "weights" / "other-other-domain")
+    assert list(support.texts) == file.read_text().splitlines()
+    told = load_captioner(folder, support=folder / "weights" / "other-other-domain")(
+        load_captioned("smallworld:street:12").images
+    )
+    lines = json.loads((folder / "captions/measure/coco/syntic-other-other-domain-0-greedy.json").read_text())
+    assert [line["caption"] for line in lines] == [item.text for item in told]
+    assert "SynTIC, support Other Domain.txt" in (folder / "report.html").read_text(encoding="utf-8")
+    # A support set, and a run, are files of sentences like any other.
+    shutil.copytree(folder / "weights" / "other-other-domain", tmp_path / "set")
+    stage: Any = syntic(**SMALL, support=(tmp_path / "set",)).step("other-set").stage
+    assert stage.source.texts(9) == list(support.texts)
+    assert any(step.name == "other-run" for step in syntic(**SMALL, support=(folder,)).steps)
+
+
+def test_slips_of_other_support(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a red circle\na blue star\n")
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "a.txt", tmp_path / "b" / "A.txt")
+    (text,) = load_captioned("smallworld:street:1").references[0][:1]
+    (tmp_path / "test.txt").write_text(f"{text}\n")
+    image = {"filename": "a.jpg", "filepath": "val", "split": "test", "sentences": [{"raw": "a red circle"}]}
+    more = image | {"filename": "b.jpg", "split": "train", "sentences": [{"raw": "a blue star"}]}
+    (tmp_path / "karpathy.json").write_text(json.dumps({"images": [image, more]}))
+    for flags, said in (
+        ({"support": (tmp_path / "no.txt",)}, "does not exist"),
+        ({"support": (tmp_path / "a.txt", tmp_path / "b" / "A.txt")}, "give each once"),
+        ({"support": (tmp_path / "a.txt",), "eval_data": None}, "name some: --eval-data"),
+        ({"support_split": "train"}, "belongs to a file of --support"),
+        ({"support": (tmp_path / "test.txt",)}, "is a reference of the test photo"),
+        ({"support": (tmp_path / "karpathy.json",)}, "holds test, train; .*--support-split train"),
+    ):
+        with pytest.raises(InputError, match=said):
+            syntic(**SMALL | flags)
+    assert syntic(**SMALL, support=(tmp_path / "karpathy.json",), support_split="train").step("other-karpathy")
+
+
+JAVA = """#!{python}
+import json, sys
+if "-version" in sys.argv:
+    print('java version "{version}"', file=sys.stderr)
+else:
+    asked = json.load(open(sys.argv[sys.argv.index("spice-1.0.jar") + 1]))
+    told = [{{"image_id": each["image_id"], "scores": {{"All": {{"f": 0.25 * (each["image_id"] % 2)}}}}}} for each in asked]
+    json.dump(told, open(sys.argv[sys.argv.index("-out") + 1], "w"))
+"""
+
+
+@pytest.mark.parametrize("version", ["1.8.0_402", "17.0.2"])
+def test_spice_is_measured_where_its_java_is_and_else_said_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    package = tmp_path / "pycocoevalcap"
+    (package / "spice" / "lib").mkdir(parents=True)
+    for name in java.CORENLP:
+        (package / "spice" / "lib" / name).touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").write_text(JAVA.format(python=sys.executable, version=version))
+    (tmp_path / "bin" / "java").chmod(0o755)
+    monkeypatch.setattr(java, "_package", lambda need: package)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    usual: Any = syntic(**SMALL).step("measure").stage
+    stage = dataclasses.replace(usual, arms=usual.arms[:1], photos="smallworld:street:4")
+    said: list[str] = []
+    context = StepContext(folder, "spice", report=lambda kind, **facts: said.append(str(facts.get("text", ""))))
+    stage.run(context)
+    values = {row.metric: row.value for row in results.select(results.read(context.results), step="spice")}
+    left_out = {text for text in said if text.startswith("SPICE is left out")}
+    if version.startswith("1.8"):
+        assert values["spice"] == values["spice_beam"] == pytest.approx(0.125)
+        assert not left_out
+        return
+    assert not {"spice", "spice_beam"} & set(values)
+    assert "cider_d" in values
+    (why,) = left_out  # the same words each time, which are shown once
+    assert "runs under Java 8 only" in why
+    with pytest.raises(ReverieError, match="Java 8 only"):
+        syntic(**SMALL, spice="on").step("measure").stage.check()
+    dataclasses.replace(stage, spice="off").run(StepContext(folder, "off", report=context.report))
+    assert len([text for text in said if text.startswith("SPICE")]) == 2  # of the two decoders, before
 
 
 def test_without_images_the_features_stay_and_a_picture_can_be_seen_again(tmp_path: Path) -> None:
