@@ -32,7 +32,6 @@ SmallScale = Literal["tiny", "small"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 BUILTIN = "builtin:"
-SMALL_WORLD = "smallworld:"
 PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 PUBLIC_DETECTOR = "PekingU/rtdetr_r50vd"  # all of it is in transformers; DETR's own checkpoints want timm
 TEMPLATES = (
@@ -318,7 +317,7 @@ class Network:
     backbone: str = "resnet-tiny"
     view_px: int = 32  # side of a training view in pixels
     image_px: int = 64  # side in pixels that images and photos are resized to before views are cropped from them
-    train_steps: int = 200  # optimiser steps of training, the same in every arm
+    train_steps: int = 200  # optimiser steps of training; the same in every arm
     lr: float = 1e-3  # peak learning rate
     warmup: float = 0.1  # share of the training steps in which the learning rate rises
 
@@ -352,7 +351,9 @@ def usable_of(images: Path) -> str:
 
 def captions_of(source: UnitStage | Job, num_classes: int) -> int:
     """Captions of each class that a source gives."""
-    return int(getattr(source, "count", 0)) // num_classes
+    from reverie.stage import SourceStage
+
+    return source.count // num_classes if isinstance(source, SourceStage) else 0
 
 
 def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str:
