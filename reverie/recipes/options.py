@@ -135,6 +135,7 @@ class ClassCaptions:
         from reverie.captions.word_to_sentence import WordToSentence
         from reverie.smallworld.scene import class_names
 
+        check_at_least(1, per_class=per_class)
         own = classes or self.classes
         named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
         if len(given := [flag for flag, value in named if value]) > 1:
@@ -223,7 +224,16 @@ class Painting:
         Args:
             per_caption: images of each caption, of all starts together.
             starts: what images begin at; None is noise.
+        Raises: InputError that names a flag below its range.
         """
+        check_at_least(
+            1,
+            per_caption=self.per_caption,
+            sampler_steps=self.sampler_steps,
+            paint_px=self.paint_px,
+            store_px=self.store_px,
+            paint_batch=self.paint_batch,
+        )
         from reverie.images.pixels import PaintPixels, PaintSpeed
 
         return PaintPixels(
