@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
+from reverie.errors import InputError
+
 Worker = Callable[[pa.Table], pa.Table]
 """Rows of one unit in, rows of the same unit out; see ``UnitStage``."""
 
@@ -99,6 +101,12 @@ class Stage:
     def check(self) -> None:
         """Raise what can be known to go wrong, before any work of any step."""
 
+    def check_device(self, device: str) -> None:
+        """Raise what cannot be done on this device, before any work of any step: half precision (fp16) needs a GPU."""
+        if device == "cpu" and (name := _half(self)):
+            flag = "painter-dtype" if name == "dtype" else name
+            raise InputError(f"--{flag} fp16 needs a GPU; use bf16 or fp32 on a CPU")
+
 
 class UnitStage(Stage):
     """Rows of a unit in, rows of the same unit out.
@@ -159,6 +167,17 @@ class Job(Stage):
     def run(self, context: StepContext) -> None:
         """Do the work, or the rest of it."""
         raise NotImplementedError
+
+
+def _half(settings: object) -> str | None:
+    """The first field that says fp16, at any depth."""
+    if isinstance(settings, tuple):
+        return next(filter(None, map(_half, settings)), None)
+    if not dataclasses.is_dataclass(settings):
+        return None
+    fields = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
+    own = next((name for name in ("dtype", "precision") if fields.get(name) == "fp16"), None)
+    return own or next(filter(None, map(_half, fields.values())), None)
 
 
 def options(stage: object) -> dict[str, Any]:

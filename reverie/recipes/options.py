@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Scale = Literal["tiny", "small", "paper"]
 SmallScale = Literal["tiny", "small"]
 Precision = Literal["fp32", "bf16", "fp16"]
+ImageFormat = Literal["png", "jpeg", "webp"]
 
 BUILTIN = "builtin:"
 PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -210,6 +211,7 @@ class Painting:
     scheduler: str | None = "ddim"  # sampler: ddim, dpm-solver++, euler, ...; the painter's own when absent
     paint_px: int | None = None  # side of painted images in pixels; what the painter was made for when absent
     store_px: int | None = None  # side of stored images in pixels; as painted when absent
+    image_format: ImageFormat = "png"  # format of stored images; png loses nothing, jpeg and webp take less room
     painter_dtype: Precision = "fp32"  # number format that the painter computes in; fp16 needs a GPU
     paint_batch: int = 16  # images painted together; changes the speed only
 
@@ -244,6 +246,7 @@ class Painting:
             scheduler=self.scheduler,
             size_px=self.paint_px,
             store_px=self.store_px,
+            image_format=self.image_format,
             dtype=self.painter_dtype,
             starts=starts,
             speed=PaintSpeed(self.paint_batch),

@@ -224,7 +224,7 @@ NEEDS: dict[str, dict[str, Any]] = {  # what must be there for a setting to say 
     "around": {"words": "builtin:words"}, **{f"text_{part}": {"text_tower": True} for part in ("tokenizer", "width", "layers", "heads", "context", "out")},
     "queue": {"methods": ("mocov2",), "queue": 512}, "momentum": {"methods": ("mocov2",)}, "batchnorm_groups": {"methods": ("mocov2",)},
     **{f"decoder_{part}": {"methods": ("mae",), "arms": ("mae",), "backbone": "vit-tiny"} for part in ("width", "layers", "heads")},
-    "mae_lr": {"arms": ("mae",)}, "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
+    "mae_lr": {"arms": ("mae",)}, "precision": {"end_to_end_steps": 1}, "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
 }  # fmt: skip
 SILENT = {  # speed, names of other settings, and what other files than ours must hold
     "scale", "paint_batch", "trackers", "real_store", "images_from", "start", "captions_split", "of", "store", "queue", "decoder_width", "decoder_heads", "batchnorm_groups", "text_width", "text_heads", "width",
