@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+import tyro
+from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
@@ -158,6 +160,34 @@ def check_painter(
             if said:
                 rows.append(Row(f"  {part}, where said", float(np.mean(said))))
     return [*rows, Row("painter, images with guidance", 2 * num / spent_s, unit="per second")]
+
+
+def check_tokenizer(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
+    """How often renders are still read right after they became ids and pictures again, and how many codes those ids use.
+
+    The use is e to the entropy of the ids of studio scenes, as a share of all codes.
+    """
+    from reverie.models.tokenizer import open_tokenizer
+
+    tokenizer = open_tokenizer(name, device)
+    rows, counts = [], np.zeros(tokenizer.num_codes)
+    kinds: list[tuple[CameraName, int, float | None]] = [("studio", 1, 0.97), ("studio", 2, None), ("street", 1, None)]
+    for camera, things, needed in kinds:
+        right, asked = [], list(_asked(things, seed, num))
+        for start in range(0, num, AMONG):
+            some = asked[start : start + AMONG]
+            ids = tokenizer.ids(np.stack([render(scene, camera, number).image for scene, _, number in some]))
+            if camera == "studio":
+                counts += np.bincount(ids.ravel(), minlength=len(counts))
+            images = tokenizer.pictures(ids)
+            right += [
+                agrees(read(image), _all_facts(scene)).right for image, (scene, _, _) in zip(images, some, strict=True)
+            ]
+        what = "one thing" if things == 1 else "two things with relation"
+        rows.append(Row(f"tokenizer, {what}: {camera} renders still right", float(np.mean(right)), needed))
+    shares = counts[counts > 0] / counts.sum()
+    rows.append(Row("  codes in use", float(np.exp(-(shares * np.log(shares)).sum()) / len(counts))))
+    return rows
 
 
 def check_encoder(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
@@ -320,3 +350,22 @@ def _number(value: float | None, unit: str) -> str:
     if value is None:
         return ""
     return {"fraction": f"{value:.1%}", "per second": f"{value:,.0f}/s", "per image": f"{value:.3f} an image"}[unit]
+
+
+def main(tokenizer: str = "", num: int = 500, seed: int = 0, device: str = "cpu") -> None:
+    """Measure models of one's own where ``reverie models check`` measures the builtin ones.
+
+    Args:
+        tokenizer: of images, by name or folder.
+        num: fresh scenes to measure on.
+        seed: of those scenes.
+        device: cpu, cuda or cuda:N.
+    """
+    if num < 1:
+        raise InputError(f"the models are measured on 1 caption or more, not {num}")
+    rows = check_tokenizer(tokenizer, seed, num, device) if tokenizer else []
+    Console().print(table(rows))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -47,6 +47,7 @@ from reverie.learn.language import LanguageModel, WordToSentenceModel
 from reverie.learn.stablerep import TextTower
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train_painter import Curriculum, LatentBatches
+from reverie.learn.vq import Quantiser
 from reverie.models.names import BUILTIN, locate
 from reverie.models.pretrained import load_model, load_pipeline, load_tensors
 from reverie.nets.words import split_words, write_tokenizer
@@ -54,8 +55,10 @@ from reverie.smallworld.describe import Style, vocabulary
 from reverie.smallworld.scene import class_names
 from reverie.store.files import atomic_file, atomic_folder
 
-Part = Literal["pool", "autoencoder", "decoder", "clip", "painter", "painter-alt", "writer", "words", "detector"]
-PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer", "words", "detector")
+Part = Literal[
+    *("pool", "autoencoder", "decoder", "clip", "painter", "painter-alt", "writer", "words", "detector", "tokenizer")
+]
+PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer", "words", "detector", "tokenizer")
 IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
 SHARED: tuple[Part, ...] = ("decoder", "painter", "painter-alt")  # what several processes train together
 SHARE_OF_TIME = {"painter": 6.0, "painter-alt": 6.0}  # of what is trained in minutes; 1 for all others
@@ -82,6 +85,10 @@ DECODER_FIT = Fit(
 PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
+TOKENIZER = Quantiser()
+TOKENIZER_FIT = Fit(
+    steps=12_000, lr=1e-3, warmup_steps=100, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
+)
 FURTHER_LR = 5e-4  # half the rate to go on with: less of what is there is lost
 CHANNELS, ATTENTION = (64, 128, 128), (False, True, True)  # of the painter's U-Net, finest first
 
@@ -93,6 +100,7 @@ PAINTED: dict[str, tuple[float, int | None, int]] = {
 }
 # Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
 SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
+STREETS = 4  # how often the tokenizer sees each street scene while it sees one of those
 FURTHER_SHARES = {0: (0.7, 0.15, 0.15), 600_000: (0.4, 0.4, 0.2)}
 BATCH = {"cpu": 32, "cuda": 512}  # images a step, of each process
 GPU_LR = 2.0  # times the rate, for the larger batches there
@@ -209,7 +217,7 @@ def main(
             write_tokenizer(work / "writer-tokenizer", words, LONGEST, end=False)
     if "pool" in parts:
         _make_pool(run, "studio", num_scenes, None, 1)
-        pool.make(work / "street", num_scenes // 8, "street", CAPTIONS, 2, _say, workers=os.cpu_count() or 1)
+        _make_street(run)
     if "autoencoder" in parts:
         batches = pool.Pool.open([work / "studio"], 8, SEED)
         train(run, "autoencoder", AUTOENCODER, AUTOENCODER_FIT, batches)
@@ -230,6 +238,8 @@ def main(
         sentences(run)
     if "detector" in parts:
         detector(run)
+    if "tokenizer" in parts:
+        tokenizer(run)
 
 
 def decoder(run: Work) -> None:
@@ -326,6 +336,12 @@ def _make_painted(run: Work) -> None:
         _make_pool(run, name, int(run.num_scenes * share), things, seed, until)
 
 
+def _make_street(run: Work, until: float | None = None) -> None:
+    """Renders by the other camera."""
+    num, workers = run.num_scenes // 8, os.cpu_count() or 1
+    pool.make(run.folder / "street", num, "street", CAPTIONS, 2, _say, workers=workers, until=until)
+
+
 def _make_pool(run: Work, name: str, num: int, things: int | None, seed: int, until: float | None = None) -> None:
     tell = functools.partial(_say, pool=name)
     workers = os.cpu_count() or 1
@@ -397,6 +413,22 @@ def detector(run: Work) -> None:
     pool.make_boxed(folders[1], run.num_scenes // 4, "street", 4, _say, workers=workers)
     train(run, "detector", Detection(class_names()), DETECTOR_FIT, pool.Boxed.open(folders, 32, SEED))
     _ship(run, run.folder / "detector" / "weights", _copy_half, "detector")
+
+
+def tokenizer(run: Work) -> None:
+    """builtin:tokenizer, from the painter's scenes and, as photos become ids too, from those of the street camera."""
+    _make_painted(run)
+    _make_street(run, until=run.ends and time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
+    folders = [*(run.folder / name for name in PAINTED), *[run.folder / "street"] * STREETS]
+    batches = pool.Pool.open(folders, max(4, run.batch_size() // 2), seeds.derive("tokenizer", SEED))
+    train(
+        run,
+        "tokenizer",
+        TOKENIZER,
+        run.fit(TOKENIZER_FIT),
+        batches,
+        ship=lambda weights: _ship(run, weights, _copy_half, "tokenizer"),
+    )
 
 
 def train(

@@ -15,6 +15,8 @@ def make_tiny(setattr=setattr):
     setattr(train, "CHANNELS", (8, 16, 16))
     setattr(train, "PAINTER_FIT", dataclasses.replace(train.PAINTER_FIT, steps=3))
     setattr(train, "DECODER_FIT", dataclasses.replace(train.DECODER_FIT, steps=2))
+    setattr(train, "TOKENIZER", dataclasses.replace(train.TOKENIZER, channels=(8, 8, 8, 16), codes=32, width=8))
+    setattr(train, "TOKENIZER_FIT", dataclasses.replace(train.TOKENIZER_FIT, steps=3))
     setattr(train, "SHARES", {0: (0.5, 0.25, 0.25)})
     setattr(train, "EARLY_S", 0.0)
 
