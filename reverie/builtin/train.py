@@ -46,22 +46,31 @@ from reverie.learn.fit import Batches, Fit, FitSpeed, Learner, fit
 from reverie.learn.language import LanguageModel, WordToSentenceModel
 from reverie.learn.stablerep import TextTower
 from reverie.learn.text_to_image import TextToImage
+from reverie.learn.text_to_tokens import TextToTokens
 from reverie.learn.train_painter import Curriculum, LatentBatches
 from reverie.learn.vq import Quantiser
-from reverie.models.names import BUILTIN, locate
+from reverie.models.names import BUILTIN, builtin_folder, locate
 from reverie.models.pretrained import load_model, load_pipeline, load_tensors
+from reverie.models.tokenizer import open_tokenizer
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld.describe import Style, vocabulary
 from reverie.smallworld.scene import class_names
 from reverie.store.files import atomic_file, atomic_folder
 
 Part = Literal[
-    *("pool", "autoencoder", "decoder", "clip", "painter", "painter-alt", "writer", "words", "detector", "tokenizer")
-]
-PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer", "words", "detector", "tokenizer")
+    "pool", "autoencoder", "decoder", "clip", "painter", "painter-alt", "writer", "words", "detector", "tokenizer",
+    "token-painter",
+]  # fmt: skip
+PARTS: tuple[Part, ...] = (
+    *("pool", "autoencoder", "clip", "painter", "writer", "words", "detector", "tokenizer", "token-painter"),
+)
 IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
 SHARED: tuple[Part, ...] = ("decoder", "painter", "painter-alt")  # what several processes train together
-SHARE_OF_TIME = {"painter": 6.0, "painter-alt": 6.0}  # of what is trained in minutes; 1 for all others
+SHARE_OF_TIME = {
+    "painter": 6.0,
+    "painter-alt": 6.0,
+    "token-painter": 3.0,
+}  # of what is trained in minutes; 1 for all others
 SEED = 0
 CAPTIONS: tuple[Style, ...] = (
     "short",
@@ -85,9 +94,14 @@ DECODER_FIT = Fit(
 PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
+IMAGE_TOKENIZER = "image-tokenizer"  # folder of its training; "tokenizer" is that of captions
 TOKENIZER = Quantiser()
 TOKENIZER_FIT = Fit(
     steps=12_000, lr=1e-3, warmup_steps=100, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
+)
+TOKEN_PAINTER = {"width": 192, "layers": 4, "heads": 6, "conv_width": 96, "conv_blocks": 3, "conv_heads": 3}
+TOKEN_PAINTER_FIT = Fit(
+    steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
 FURTHER_LR = 5e-4  # half the rate to go on with: less of what is there is lost
 CHANNELS, ATTENTION = (64, 128, 128), (False, True, True)  # of the painter's U-Net, finest first
@@ -240,6 +254,8 @@ def main(
         detector(run)
     if "tokenizer" in parts:
         tokenizer(run)
+    if "token-painter" in parts:
+        token_painter(run)
 
 
 def decoder(run: Work) -> None:
@@ -370,7 +386,7 @@ def _encoder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _token_ids(learner: TextToImage, captions: Sequence[Sequence[str]]) -> torch.Tensor:
+def _token_ids(learner: TextToImage | TextToTokens, captions: Sequence[Sequence[str]]) -> torch.Tensor:
     """Token ids (scenes, captions of each, tokens), as small as they can be kept."""
     distinct = list(dict.fromkeys(text for texts in captions for text in texts))
     known = torch.cat(
@@ -417,18 +433,68 @@ def detector(run: Work) -> None:
 
 def tokenizer(run: Work) -> None:
     """builtin:tokenizer, from the painter's scenes and, as photos become ids too, from those of the street camera."""
+    minutes = run.minutes(IMAGE_TOKENIZER, "tokenizer")
     _make_painted(run)
-    _make_street(run, until=run.ends and time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
+    _make_street(run, None if run.ends is None else time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
     folders = [*(run.folder / name for name in PAINTED), *[run.folder / "street"] * STREETS]
     batches = pool.Pool.open(folders, max(4, run.batch_size() // 2), seeds.derive("tokenizer", SEED))
-    train(
-        run,
-        "tokenizer",
-        TOKENIZER,
-        run.fit(TOKENIZER_FIT),
-        batches,
-        ship=lambda weights: _ship(run, weights, _copy_half, "tokenizer"),
+    settings = dataclasses.replace(run.fit(TOKENIZER_FIT), minutes=minutes)
+
+    def ship(weights: Path) -> None:
+        _ship(run, weights, _copy_half, "tokenizer")
+
+    train(run, IMAGE_TOKENIZER, TOKENIZER, settings, batches, ship=ship)
+
+
+def token_painter(run: Work) -> None:
+    """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships."""
+    name = "token-painter-further" if run.further else "token-painter"
+    minutes = run.minutes(name, "token-painter")
+    _make_painted(run)
+    trained = run.folder / IMAGE_TOKENIZER / "weights"
+    codes = trained if trained.exists() else builtin_folder("tokenizer")
+    learner = TextToTokens(
+        str(codes),
+        str(run.folder / "tokenizer"),
+        text_encoder=str(_trained(run, "clip", Path("builtin:clip"))),
+        start="builtin:token-painter" if run.further else "",
+        **TOKEN_PAINTER,
     )
+    sets = []
+    for pooled in PAINTED:
+        texts = pool.Pool.open([run.folder / pooled], 1, 0).captions
+        sets.append(LatentBatches(_image_ids(run, pooled, codes), _token_ids(learner, texts), 0, 0))
+    shares = FURTHER_SHARES if run.further else SHARES
+    batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
+    settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=minutes)
+    if run.further:
+        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+    log = BUILTIN / "token-painter" / "training.json"
+    before = [json.loads(log.read_text(encoding="utf-8"))] if run.further and log.exists() else []
+
+    def ship(weights: Path) -> None:
+        pipe = load_pipeline(locate(str(weights)), torch.float16)
+        _ship(run, weights, lambda _, target: pipe.save_pretrained(target), "token-painter")
+
+    train(run, name, learner, settings, batches, before, ship)
+    if run.further and run.out is None:
+        shutil.rmtree(run.folder / name)  # so that the same command trains on from here
+
+
+def _image_ids(run: Work, name: str, codes: Path) -> torch.Tensor:
+    """Ids of a pool's pictures, (N, rows, columns) as small as they can be kept, found once."""
+    known = open_tokenizer(str(codes), run.device)
+    file = run.folder / f"ids-{name}-{known.codebook_name}-{_encoder(codes)}.safetensors"
+    opened = pool.Pool.open([run.folder / name], 1, 0)
+    if not file.exists() or len(_only_tensor(file)) != len(opened.captions):
+        parts: list[torch.Tensor] = []
+        for index, chunk in enumerate(opened.images):
+            for some in np.array_split(np.array(chunk), 10):
+                parts.append(torch.from_numpy(known.ids(some.transpose(0, 2, 3, 1))).short())
+            _say("progress", ids=name, done=index + 1, total=len(opened.images))
+        with atomic_file(file) as partial:
+            save_file({"latents": torch.cat(parts).contiguous()}, partial)
+    return _only_tensor(file)
 
 
 def train(

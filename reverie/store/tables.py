@@ -655,7 +655,9 @@ def _check_unit(unit: int, rows: pa.Table) -> None:
 
 def _fit(rows: pa.Table, schema: pa.Schema, path: TablePath) -> pa.Table:
     """The rows with exactly the columns of the table; those that were joined later are null."""
-    if unknown := set(rows.column_names) - set(schema.names):
+    unknown = set(rows.column_names) - set(schema.names)
+    # A table that was begun before the record had a column can do without it as long as it is empty.
+    if unknown := {name for name in unknown if name not in PAIRS.names or rows[name].null_count < rows.num_rows}:
         raise StoreError(f"{path} has no column {', '.join(sorted(unknown))}")
     if missing := {field.name for field in schema if not field.nullable} - set(rows.column_names):
         raise StoreError(f"rows for {path} lack {', '.join(sorted(missing))}")

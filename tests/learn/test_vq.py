@@ -127,7 +127,7 @@ def test_it_learns_to_tell_colours_and_goes_on_after_a_stop_as_if_there_had_been
                 start += 1
 
     learner = Quantiser((16, 16), codes=4, width=4, codebook=codebook, image_size=8)  # type: ignore[arg-type]
-    settings = Fit(steps=80, lr=5e-3, warmup_steps=5, weight_decay=0, ema=0.9)
+    settings = Fit(steps=80, lr=5e-3, warmup_steps=5, schedule="constant", weight_decay=0, ema=0.9)
     whole = fit(learner, Flat(), settings, tmp_path / "whole", seed=1)
     learner.save(whole.net, tmp_path / "vq")
     vq = VQModel.from_pretrained(tmp_path / "vq")

@@ -249,7 +249,7 @@ def _vq(**settings: object) -> diffusers.VQModel:
     )
     with torch.no_grad():
         latents = vq.encode(torch.rand(8, 3, 16, 16)).latents.permute(0, 2, 3, 1).reshape(-1, 3)
-    vq.quantize.embedding.weight.data.copy_(latents[torch.randperm(len(latents))[:12]])
+    vq.quantize.embedding.weight.data.copy_(latents[torch.randperm(len(latents))[: vq.config.num_vq_embeddings]])
     return vq
 
 
