@@ -62,6 +62,8 @@ PAIRS = pa.schema(
     ]
 )
 
+TOKEN_COLUMNS = ("tokens", "grid", "codebook")  # that hold an image as ids
+
 
 def caption_id(run_seed: int, source: str, position: int | str) -> str:
     """Name a caption by where it comes from, never by a path or by the order of work. 16 hex digits."""

@@ -8,8 +8,10 @@ tries are those of images/pixels.py.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -18,7 +20,9 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.errors import InputError
 from reverie.images.pixels import PaintSpeed, PaintWorker, refuse_another
-from reverie.stage import StepContext, UnitStage, Worker
+from reverie.pairs import TOKEN_COLUMNS as CONTENT
+from reverie.stage import EventSink, StepContext, UnitStage, Worker, fingerprint, ignore_events, settings
+from reverie.store import tables
 from reverie.store.pictures import Speed, as_png, decoded
 
 if TYPE_CHECKING:
@@ -26,15 +30,12 @@ if TYPE_CHECKING:
     from reverie.models.token_painter import TokenPainter
     from reverie.models.tokenizer import Tokenizer
 
-CONTENT = ("tokens", "grid", "codebook")  # columns that hold an image as ids
-
 
 @dataclass(frozen=True)
 class PaintTokens(UnitStage):
     """Captions -> image tokens with an aMUSEd pipeline of diffusers, 512 bytes for an image of 256 ids."""
 
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
-    size_px: ClassVar[int | None] = None  # it paints the grid that it has learnt, and no other
 
     model: str = "builtin:token-painter"  # builtin:NAME, an aMUSEd folder, or a Hub id
     per_caption: int = 4  # images of each caption
@@ -43,6 +44,7 @@ class PaintTokens(UnitStage):
     ramp: bool = False  # guidance grows evenly from none at the first step to all of it at the last
     writing: Literal["scale", "muse"] = "scale"  # muse: guidance is g in (1 + g) l_c - g l_u, which is s - 1
     tokenizer: str | None = None  # whose ids are wanted; refused if the model paints another's
+    size_px: int | None = None  # side of what the ids show; refused if the model has learnt another grid
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     keep_images: bool = False  # decoded pictures beside the ids, to look at
     speed: PaintSpeed = field(default_factory=PaintSpeed)
@@ -65,7 +67,7 @@ class PaintTokens(UnitStage):
 
         painter = open_token_painter(self.model, context.device, self.dtype)
         painter.muse, painter.ramp = self.writing == "muse", self.ramp
-        painter.check(self.guidance, self.steps, painter.size_px)
+        painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
         if self.tokenizer:
             check_same_codes(open_tokenizer(self.tokenizer), painter.tokenizer.codebook_name, painter.revision)
         refuse_another(painter.revision, context)
@@ -124,7 +126,7 @@ class Tokenize(UnitStage):
     """Pictures of pairs -> their image tokens, beside them: real photos for a model that reads tokens."""
 
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "columns"
-    reads: ClassVar[tuple[str, ...]] = ("pair_id", "unit", "image", "status")
+    reads: ClassVar[tuple[str, ...]] = ("image",)
     adds: ClassVar[tuple[pa.Field, ...]] = tuple(pairs.PAIRS.field(name) for name in CONTENT)
 
     model: str = "builtin:tokenizer"  # builtin:NAME, a folder or a Hub id, of a VQModel or a pipeline that has one
@@ -149,3 +151,30 @@ class Tokenize(UnitStage):
             return pa.table({"pair_id": rows["pair_id"], "unit": rows["unit"], **columns})
 
         return work
+
+
+def tokenize_store(folder: Path, stage: Tokenize, device: str = "cpu", report: EventSink = ignore_events) -> int:
+    """Put ``tokens``, ``grid`` and ``codebook`` beside all pictures of a run or an import, anew.
+
+    Killed on the way, it goes on with the units that are left.
+    Returns: how many pictures became ids. Raises: InputError if there are no pictures, or its pairs are image tokens already.
+    """
+    context = StepContext(folder, "tokenize", device=device, report=report)
+    if not tables.exists(context.pairs) or not tables.count(context.pairs, "status = 'ok' and image is not null"):
+        raise InputError(f"{folder} holds no pictures; give the folder of a run or an import that has some")
+    about, mark = context.columns().with_suffix(".json"), fingerprint(settings(stage))
+    if not about.exists() or about.read_text(encoding="utf-8") != mark:
+        shutil.rmtree(context.columns(), ignore_errors=True)  # another tokenizer began it
+        about.parent.mkdir(parents=True, exist_ok=True)
+        about.write_text(mark, encoding="utf-8")
+    worker, units = stage.open(context), sorted(tables.done_units(context.pairs))
+    done = tables.done_units(context.columns())
+    for number, unit in enumerate(units, 1):
+        if unit not in done:
+            rows = tables.read_unit(context.pairs, unit, ["pair_id", "unit", *stage.reads], only=pairs.OK)
+            tables.append_unit(context.columns(), unit, worker(rows))
+        report("progress", done=number, total=len(units), what="units")
+    tables.add_columns(context.pairs, context.columns(), replace=True)
+    shutil.rmtree(context.columns())  # the next call may meet other pictures
+    about.unlink()
+    return tables.count(context.pairs, "tokens is not null")

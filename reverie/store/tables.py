@@ -30,7 +30,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
 from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, StoreFull, UnitExists
-from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS
+from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS, TOKEN_COLUMNS
 from reverie.store.pictures import open_picture
 
 TablePath = str | Path
@@ -302,14 +302,15 @@ def add_columns(path: TablePath, from_path: TablePath, key: str = "pair_id", rep
 
     Rows of ``path`` without a partner get null; rows of ``from_path`` without one are not used.
     Args:
-        replace: put columns of the same name anew instead of refusing. The columns of the record itself are never replaced.
+        replace: put columns of the same name anew instead of refusing. The columns of the record itself are never replaced,
+            but for image tokens where every image is there as a picture too.
     Raises: StoreError for a name that is there, a key twice, or no common key at all; StoreFull with the table as before.
     """
     for wait_s in _waits():
         table, extra = open_table(path), open_table(from_path)
         fields = [field.with_nullable(True) for field in extra.schema if field.name not in (key, "unit")]
         taken = {field.name for field in fields} & set(table.schema.names)
-        if own := taken & {*PAIRS.names, *CAPTIONS.names}:
+        if own := (taken & {*PAIRS.names, *CAPTIONS.names}) - _made_from_pictures(table, replace):
             raise StoreError(
                 f"{from_path} would overwrite {', '.join(sorted(own))} of {path}; name its columns otherwise"
             )
@@ -666,6 +667,12 @@ def _fit(rows: pa.Table, schema: pa.Schema, path: TablePath) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _made_from_pictures(table: LanceDataset, replace: bool) -> set[str]:
+    """The columns of image tokens, if nothing is lost with them: no row is tokens alone."""
+    alone = table.count_rows("tokens is not null and image is null") if "tokens" in table.schema.names else 0
+    return set(TOKEN_COLUMNS) if replace and not alone else set()
 
 
 def _partners(table: LanceDataset, extra: LanceDataset, key: str, path: TablePath, from_path: TablePath) -> np.ndarray:

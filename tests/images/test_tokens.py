@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from reverie import pairs, seeds, stage
-from reverie.errors import InputError
+from reverie.errors import InputError, StoreError
 from reverie.images.pixels import PaintPixels, PaintSpeed, PaintWorker
-from reverie.images.tokens import PaintTokens, Tokenize, TokenWorker
+from reverie.images.tokens import PaintTokens, Tokenize, TokenWorker, tokenize_store
 from reverie.models.token_painter import open_token_painter, painted_ids
 from reverie.models.tokenizer import open_tokenizer
 from reverie.stage import StepContext
@@ -145,7 +145,7 @@ def test_real_pictures_become_ids_beside_them(tmp_path, folder):
     ]
     given = pairs.table(rows, pairs.PAIRS)
     step = Tokenize(folder)
-    found = step.open(StepContext(tmp_path, "tokens"))(given.select(list(step.reads)))
+    found = step.open(StepContext(tmp_path, "tokens"))(given.select(["pair_id", "unit", *step.reads]))
     assert found.column_names == ["pair_id", "unit", "tokens", "grid", "codebook"]
     tokenizer = open_tokenizer(folder)
     for n, row in enumerate(found.to_pylist()):
@@ -159,3 +159,47 @@ def test_real_pictures_become_ids_beside_them(tmp_path, folder):
     assert larger["grid"].to_pylist()[0] == [6, 6]
     with pytest.raises(InputError, match="each id is 4 px wide"):
         Tokenize(folder, size_px=18).open(StepContext(tmp_path, "tokens"))
+
+
+def store(folder, images, tokens=None):
+    rows = [
+        {
+            "pair_id": f"{n:016x}-000", "caption_id": f"{n:016x}", "copy": 0, "unit": n // 2, "text": "a cat", "image": image,
+            "status": "ok" if image or tokens else "failed", "tokens": tokens,
+        }
+        for n, image in enumerate(images)
+    ]  # fmt: skip
+    for unit in range(-(-len(rows) // 2)):
+        part = [row for row in rows if row["unit"] == unit]
+        tables.append_unit(folder / "pairs.lance", unit, pairs.table(part, pairs.PAIRS))
+
+
+def test_a_store_gets_ids_beside_its_pictures_and_others_in_their_place(tmp_path, folder):
+    noise = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3)).astype(np.uint8)
+    store(tmp_path / "photos", [*(as_png(Image.fromarray(picture)) for picture in noise), None])
+    assert tokenize_store(tmp_path / "photos", Tokenize(folder)) == 5
+    tokenizer = open_tokenizer(folder)
+    path = tmp_path / "photos" / "pairs.lance"
+    rows = [row for part in tables.scan(path) for row in part.to_pylist()]
+    assert [row["tokens"] for row in rows[:5]] == tokenizer.ids(noise).reshape(5, 16).tolist()
+    assert rows[5]["tokens"] is None
+    assert all(row["image"] for row in rows[:5])
+    other = tiny.save_vq(tmp_path / "other", seed=3)
+    assert tokenize_store(tmp_path / "photos", Tokenize(str(other))) == 5
+    names = {row["codebook"] for part in tables.scan(path, ["codebook"]) for row in part.to_pylist()}
+    assert names == {open_tokenizer(str(other)).codebook_name, None}
+    assert not list((tmp_path / "photos" / "columns").iterdir())
+    # The table goes on as one: a later unit has its columns too.
+    tables.append_unit(path, 9, pairs.table([{**rows[0], "pair_id": "x-000", "unit": 9}], pairs.PAIRS))
+
+
+def test_ids_that_are_all_there_is_are_never_replaced(tmp_path, folder):
+    store(tmp_path / "ids", [None, None], tokens=[1] * 16)
+    with pytest.raises(InputError, match="holds no pictures"):
+        tokenize_store(tmp_path / "ids", Tokenize(folder))
+    picture = as_png(Image.new("RGB", (16, 16)))
+    mixed = [{"pair_id": "a-000", "image": picture}, {"pair_id": "b-000", "tokens": [1] * 16, "grid": [4, 4]}]
+    common = {"caption_id": "a", "copy": 0, "unit": 0, "status": "ok"}
+    tables.append_unit(tmp_path / "mixed" / "pairs.lance", 0, pairs.table([common | r for r in mixed], pairs.PAIRS))
+    with pytest.raises(StoreError, match="would overwrite codebook, grid, tokens"):
+        tokenize_store(tmp_path / "mixed", Tokenize(folder))
