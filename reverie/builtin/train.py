@@ -433,12 +433,11 @@ def detector(run: Work) -> None:
 
 def tokenizer(run: Work) -> None:
     """builtin:tokenizer, from the painter's scenes and, as photos become ids too, from those of the street camera."""
-    minutes = run.minutes(IMAGE_TOKENIZER, "tokenizer")
     _make_painted(run)
     _make_street(run, None if run.ends is None else time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
     folders = [*(run.folder / name for name in PAINTED), *[run.folder / "street"] * STREETS]
     batches = pool.Pool.open(folders, max(4, run.batch_size() // 2), seeds.derive("tokenizer", SEED))
-    settings = dataclasses.replace(run.fit(TOKENIZER_FIT), minutes=minutes)
+    settings = dataclasses.replace(run.fit(TOKENIZER_FIT), minutes=run.minutes(IMAGE_TOKENIZER, "tokenizer"))
 
     def ship(weights: Path) -> None:
         _ship(run, weights, _copy_half, "tokenizer")
@@ -449,7 +448,6 @@ def tokenizer(run: Work) -> None:
 def token_painter(run: Work) -> None:
     """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships."""
     name = "token-painter-further" if run.further else "token-painter"
-    minutes = run.minutes(name, "token-painter")
     _make_painted(run)
     trained = run.folder / IMAGE_TOKENIZER / "weights"
     codes = trained if trained.exists() else builtin_folder("tokenizer")
@@ -466,7 +464,7 @@ def token_painter(run: Work) -> None:
         sets.append(LatentBatches(_image_ids(run, pooled, codes), _token_ids(learner, texts), 0, 0))
     shares = FURTHER_SHARES if run.further else SHARES
     batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
-    settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=minutes)
+    settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=run.minutes(name, "token-painter"))
     if run.further:
         settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
     log = BUILTIN / "token-painter" / "training.json"
