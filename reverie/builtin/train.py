@@ -235,7 +235,7 @@ def main(
     if "autoencoder" in parts:
         batches = pool.Pool.open([work / "studio"], 8, SEED)
         train(run, "autoencoder", AUTOENCODER, AUTOENCODER_FIT, batches)
-    if set(parts) & set(SHARED):
+    if set(parts) & {*SHARED, "tokenizer", "token-painter"}:
         with run.first():
             _make_painted(run)
     if "decoder" in parts:
@@ -433,7 +433,6 @@ def detector(run: Work) -> None:
 
 def tokenizer(run: Work) -> None:
     """builtin:tokenizer, from the painter's scenes and, as photos become ids too, from those of the street camera."""
-    _make_painted(run)
     _make_street(run, None if run.ends is None else time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
     folders = [*(run.folder / name for name in PAINTED), *[run.folder / "street"] * STREETS]
     batches = pool.Pool.open(folders, max(4, run.batch_size() // 2), seeds.derive("tokenizer", SEED))
@@ -448,7 +447,6 @@ def tokenizer(run: Work) -> None:
 def token_painter(run: Work) -> None:
     """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships."""
     name = "token-painter-further" if run.further else "token-painter"
-    _make_painted(run)
     trained = run.folder / IMAGE_TOKENIZER / "weights"
     codes = trained if trained.exists() else builtin_folder("tokenizer")
     learner = TextToTokens(
