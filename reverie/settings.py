@@ -151,6 +151,9 @@ def resolved(default: Any, ask: Callable[[Any], Any], known: Resolved | None = N
     if base is None and known is None:
         config = ask(None)
         base = build(type(config), {name: getattr(config, name) for name in required(type(config))})
+        if following := _following(config, None):
+            base = change(base, **following)
+            config = ask(base)
         return Resolved(config, _differing(config, base))
     if known is not None:
         if base is None:

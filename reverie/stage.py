@@ -165,6 +165,11 @@ def with_defaults(recorded: Any, stage: object) -> Any:
     return known
 
 
+def settings_now(recorded: Any, stage: object) -> Any:
+    """What ``settings`` recorded of a stage, with the default of every field that it did not have then."""
+    return _without_speed(with_defaults(recorded, stage))
+
+
 def fingerprint(facts: Mapping[str, Any]) -> str:
     """16 hex digits that name a set of plain settings."""
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False)

@@ -21,7 +21,7 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from reverie.errors import InputError
-from reverie.nets.autocast import exact_group_norm
+from reverie.nets.autocast import exact_norms_on_cpu
 
 SMALLEST = 1e-5  # of a count, where one is divided by it
 
@@ -140,7 +140,7 @@ class Quantiser:
             mid_block_add_attention=False,
             lookup_from_codebook=True,
         )
-        exact_group_norm(vq)
+        exact_norms_on_cpu(vq)
         moving = self.codebook == "ema"
         return Quantising(
             vq.to(memory_format=torch.channels_last), self.decay, self.restart_below, self.restart_steps, moving

@@ -79,7 +79,7 @@ class PretrainingConfig:
     # methods of pre-training on the same images: by labels, or without them by mocov2 and mae
     methods: tuple[Method, ...] = ("supervised",)
     net: Network = Network(train_steps=300, lr=3e-3)
-    # folder or Hub id of weights of this backbone to begin from, which are also fine-tuned alone
+    # folder or Hub id of weights to begin from; of this backbone, and they are also fine-tuned alone
     start: str | None = None
     batch_size: int = 64  # examples in a step of training
     precision: Precision = "fp32"  # number format of training

@@ -34,7 +34,7 @@ EVERY = [(name, scale) for name, recipe in KINDS.items() for scale in (recipe_sc
 ABSENT = {  # what a person may truly do without; everything else has a default that is a value
     "around", "captions", "captions_split", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
     "limit", "more_classes", "most", "paint_px", "prompt", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px", "synonyms",
-    "templates", "text_column", "transfer_shots", "until", "max_seeds", "words", "writer",
+    "templates", "text_column", "text_lr", "transfer_shots", "until", "max_seeds", "words", "writer",
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
     "painter": {"clip", "keep_best", "words", "scheduler"},
@@ -53,6 +53,7 @@ FOLLOWS = {  # setting -> defaults that follow from it
     "num_images": {"per_class", "per_caption"},
     "painted_per_class": {"per_class", "per_caption"},
     "duplicates": {"keep"},
+    "start": {"lr"},
 }
 
 
