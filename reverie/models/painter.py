@@ -82,7 +82,8 @@ def open_painter(
     revision = str(locate(name))
     with usable(revision, "paint"):
         if isinstance(pipe, diffusers.AmusedPipeline):
-            return _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
+            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
+            return painter
         return Painter(pipe.to(device), revision, scheduler, negative_prompt)
 
 
