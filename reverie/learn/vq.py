@@ -101,12 +101,8 @@ class Quantising(nn.Module):
 class Quantiser:
     """Trains a ``VQModel`` on uint8 images (B, 3, H, W) whose sides divide by 2 ** (len(channels) - 1)."""
 
-    channels: tuple[int, ...] = (
-        16,
-        32,
-        64,
-        128,
-    )  # one a resolution, finest first; four make 8 x 8 ids of 64 x 64 pixels
+    # one a resolution, finest first; four make 8 x 8 ids of 64 x 64 pixels
+    channels: tuple[int, ...] = (16, 24, 48, 96)
     codes: int = 512
     width: int = 32  # of a code
     layers: int = 1  # residual blocks a resolution
