@@ -130,6 +130,7 @@ PAINTED: dict[str, tuple[float, int | None, int]] = {
 }
 # Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
 SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
+TOKEN_SHARES = {0: (0.8, 0.1, 0.1), 150_000: (0.6, 0.25, 0.15), 400_000: (0.4, 0.4, 0.2)}
 STREETS = 4  # how often the tokenizer sees each street scene while it sees one of those
 FURTHER_SHARES = {0: (0.7, 0.15, 0.15), 600_000: (0.4, 0.4, 0.2)}
 TAUGHT_SHARES = {0: (0.6, 0.2, 0.2)}
@@ -534,7 +535,7 @@ def token_painter(run: Work) -> None:
     for pooled in PAINTED:
         texts = pool.Pool.open([run.folder / pooled], 1, 0).captions
         sets.append(LatentBatches(_image_ids(run, pooled, codes), _token_ids(learner, texts), 0, 0))
-    shares = FURTHER_SHARES if run.further else SHARES
+    shares = FURTHER_SHARES if run.further else TOKEN_SHARES
     batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
     settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=run.minutes(name, "token-painter"))
     if run.further:

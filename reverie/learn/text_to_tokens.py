@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
+from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -173,6 +174,7 @@ class TextToTokens:
         """An ``AmusedPipeline`` folder with everything in it."""
         assert isinstance(net, TokenPredictor)
         vq = self._vq().cpu()
+        logging.set_verbosity_error()  # the pipeline is deprecated, its network and its scheduler are not
         AmusedPipeline(
             vqvae=vq,
             tokenizer=self._tokenizer(),

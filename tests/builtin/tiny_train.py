@@ -23,6 +23,7 @@ def make_tiny(setattr=setattr):
     setattr(train, "READER_FIT", dataclasses.replace(train.READER_FIT, steps=2))
     setattr(train, "TAUGHT_FIT", dataclasses.replace(train.TAUGHT_FIT, steps=2))
     setattr(train, "SHARES", {0: (0.5, 0.25, 0.25)})
+    setattr(train, "TOKEN_SHARES", {0: (0.5, 0.25, 0.25)})
     setattr(train, "EARLY_S", 0.0)
 
 
