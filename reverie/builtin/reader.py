@@ -176,7 +176,7 @@ def make_reader(channels: int, widths: tuple[int, int, int], folder: Path | None
     if folder is not None:
         load_into(reader, folder / "reader.safetensors")
     exact_norms_on_cpu(reader)
-    return reader.to(memory_format=torch.channels_last)
+    return reader
 
 
 @dataclass(frozen=True)

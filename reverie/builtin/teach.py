@@ -182,4 +182,5 @@ def _joined(drawn: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Ten
 def _clean(noisy: Tensor, velocity: Tensor, times: Tensor) -> Tensor:
     """The latents without noise that a velocity means at these times."""
     kept = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(noisy.device)[times].view(-1, 1, 1, 1)
-    return kept.sqrt() * noisy - (1 - kept).sqrt() * velocity
+    clean: Tensor = kept.sqrt() * noisy - (1 - kept).sqrt() * velocity
+    return clean

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from reverie import seeds, stage
 from reverie.errors import InputError, MissingExtra, SettingsChanged, TrainingError
 from reverie.models.pretrained import load_into, load_tensors
 from reverie.stage import ignore_events
-from reverie.store.files import atomic_file, flush_to_disk
+from reverie.store.files import atomic_file, atomic_folder, restore_folder
 from reverie.store.json_files import misfit, read_json, read_line
 
 Batch = dict[str, Any]
@@ -154,7 +153,7 @@ def fit(
     }
     if main:
         folder.mkdir(parents=True, exist_ok=True)
-        _finish_swap(folder)
+        restore_folder(folder / "latest")
     accelerator.wait_for_everyone()
 
     _seed(seeds.derive("build", seed), accelerator.device)
@@ -419,34 +418,17 @@ def _save_batch(path: Path, batch: Batch, facts: Mapping[str, Any]) -> Path:
 
 
 def _save(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, state: Any) -> None:
-    """Replace ``folder/latest``. Killed at any point, ``_finish_swap`` finds the old or the new one whole."""
-    new, latest, previous = folder / "latest.tmp", folder / "latest", folder / "previous"
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(previous, ignore_errors=True)
-    new.mkdir()
-    save_model(net, str(new / "net.safetensors"))
-    if ema is not None:
-        save_model(ema, str(new / "ema.safetensors"))
-    moments = optimizer.state_dict()["state"]
-    save_file(
-        {f"{index}.{key}": value.contiguous() for index, kept in moments.items() for key, value in kept.items()},
-        new / "optimizer.safetensors",
-    )
-    (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    for path in (*new.iterdir(), new):
-        flush_to_disk(path)
-    if latest.exists():
-        latest.rename(previous)
-    new.rename(latest)
-    flush_to_disk(folder)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _finish_swap(folder: Path) -> None:
-    """Put the previous checkpoint back if a kill fell between the two renames of ``_save``."""
-    latest, previous = folder / "latest", folder / "previous"
-    if previous.exists() and not latest.exists():
-        previous.rename(latest)
+    """Replace ``folder/latest``."""
+    with atomic_folder(folder / "latest", replace=True) as new:
+        save_model(net, str(new / "net.safetensors"))
+        if ema is not None:
+            save_model(ema, str(new / "ema.safetensors"))
+        moments = optimizer.state_dict()["state"]
+        save_file(
+            {f"{index}.{key}": value.contiguous() for index, kept in moments.items() for key, value in kept.items()},
+            new / "optimizer.safetensors",
+        )
+        (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
 
 STATE = {"settings": {...: object}, "scaler": ({...: object}, None), "step": int, "losses": {...: float}}

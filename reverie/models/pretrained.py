@@ -1,4 +1,4 @@
-"""The one door for what others saved: weights, settings, tokenizers, whole pipelines. Or one line that says why not.
+"""The only place that loads pre-trained weights, configurations, tokenizers and pipelines; what cannot be loaded is a one-line error.
 
     every weight is read       a key that is missing or of another shape is an error, in every part of a model
     no code of a model runs    trust_remote_code is off wherever it exists, and nobody is asked about it

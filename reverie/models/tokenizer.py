@@ -115,7 +115,8 @@ class Tokenizer:
         codes = codes.to(self.vq.dtype)
         with usable(self.revision, "turn ids into pictures", batched=False):
             decoded = self.vq.decoder(self.vq.post_quant_conv(codes), codes if self._spatial else None).float()
-        self.vq.to(dtype)
+        if exact:
+            self.vq.to(dtype)
         decoded = decoded / 2 + 0.5 if self.signed else decoded
         levels = (decoded.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
         found: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -1,4 +1,4 @@
-"""A painter of one's own, from photos with classes or captions, or a public one trained on with them.
+"""A text-to-image model trained on photos with classes or captions: from scratch, or starting from a public one.
 
     Synth², arXiv:2403.07750, section 4.1: a generator trained on the very pairs that a model could have been trained on
     shows what synthetic data is worth without the gigabytes behind a public one.
@@ -49,7 +49,7 @@ class TextToImageConfig:
     text_lr: float | None = None  # peak learning rate of the text encoders; that of --lr when absent
     caption_drop: float = 0.1  # share of captions that are replaced by the empty one, for guidance
     precision: Precision = "fp32"  # number format of training
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def check(self) -> None:
         """Raises InputError for settings that do not go together, or say nothing."""

@@ -5,13 +5,27 @@ import pytest
 import torch
 
 from reverie.builtin.reader import (
-    NONE, OPEN, LearnToRead, Scenes, ToRead, make_reader, reading_loss, share_right, targets_as_read, targets_of,
+    NONE,
+    OPEN,
+    LearnToRead,
+    Scenes,
+    ToRead,
+    make_reader,
+    reading_loss,
+    share_right,
+    targets_as_read,
+    targets_of,
 )  # fmt: skip
 from reverie.smallworld.judge import read
 from reverie.smallworld.render import render
 from reverie.smallworld.scene import COLOURS, SHAPES, Scene, Thing, sample
 
-STAR, RING, RED, BLUE = SHAPES.index("star"), SHAPES.index("ring"), list(COLOURS).index("red"), list(COLOURS).index("blue")
+STAR, RING, RED, BLUE = (
+    SHAPES.index("star"),
+    SHAPES.index("ring"),
+    list(COLOURS).index("red"),
+    list(COLOURS).index("blue"),
+)
 
 
 def thing(shape, colour, x, y):
@@ -37,7 +51,9 @@ def test_a_render_is_read_as_its_scene(things):
 
 def test_what_is_not_there_is_no_shape():
     empty = read(np.full((64, 64, 3), 240, np.uint8))
-    assert targets_as_read(empty, targets_of(Scene((thing("star", "red", 0.5, 0.5),), "white"))) == [NONE] * 4 + [OPEN] * 5
+    assert (
+        targets_as_read(empty, targets_of(Scene((thing("star", "red", 0.5, 0.5),), "white"))) == [NONE] * 4 + [OPEN] * 5
+    )
     two = Scene((thing("star", "red", 0.7, 0.5), thing("ring", "blue", 0.25, 0.5)), "white")
     assert targets_as_read(empty, targets_of(two)) == [NONE, NONE, OPEN, OPEN] + [OPEN] * 5
 
@@ -71,7 +87,7 @@ def test_a_reader_learns_a_mark_and_is_saved(tmp_path):
     learner, batches = LearnToRead(widths=(8, 8, 16)), ToRead([some], 16, 0)
     net = learner.build()
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
-    for batch, _ in zip(batches.iterate(0), range(60)):
+    for batch, _ in zip(batches.iterate(0), range(60), strict=False):
         optimizer.zero_grad()
         learner.losses(net, batch)["loss"].backward()
         optimizer.step()

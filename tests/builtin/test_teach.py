@@ -53,12 +53,14 @@ def gradients(learner, batch, weight, precision=None):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_each_learns_from_its_own_loss(learner, batch, precision):
     painter = gradients(learner, batch, "read", precision)
-    assert painter and all(name.startswith("denoiser.") for name in painter)
+    assert painter
+    assert all(name.startswith("denoiser.") for name in painter)
     # Under autocast too: weights that were cast while it painted without gradients must not be used again.
     convolutions = {name for name in painter if "conv1.weight" in name}
     assert len(convolutions) > 8
     reader = gradients(learner, batch, "reader", precision)
-    assert reader and all(name.startswith("reader.") for name in reader)
+    assert reader
+    assert all(name.startswith("reader.") for name in reader)
 
 
 def test_it_paints_as_the_pipeline_does(learner, batch):
@@ -73,7 +75,9 @@ def test_it_paints_as_the_pipeline_does(learner, batch):
     torch.manual_seed(2)
     times, before, _, painted = learner._paint(net.denoiser, ids, empty)
     assert len(times) == len(before) == 4
-    found = pipe("a red circle", num_inference_steps=4, guidance_scale=2.0, latents=before[0], output_type="latent").images
+    found = pipe(
+        "a red circle", num_inference_steps=4, guidance_scale=2.0, latents=before[0], output_type="latent"
+    ).images
     torch.testing.assert_close(painted, found, rtol=1e-3, atol=1e-3)
     decoded = learner._decode(painted)
     assert decoded.shape == (1, 64, 64, 3)

@@ -96,7 +96,7 @@ def test_kill_9_twice_and_the_curve_is_the_same(whole, tmp_path):
 def test_a_kill_between_the_two_renames_loses_nothing(whole, tmp_path):
     with pytest.raises(ConnectionError):
         fit(Line(), Points(end=20, fails=True), SETTINGS, tmp_path, seed=3)
-    (tmp_path / "latest").rename(tmp_path / "previous")
+    (tmp_path / "latest").rename(tmp_path / "latest.previous")
     (tmp_path / "latest.tmp").mkdir()
     fit(Line(), Points(), SETTINGS, tmp_path, seed=3)
     same_curves(whole[0], tmp_path)

@@ -71,11 +71,11 @@ def test_a_painter_trained_on_two_colours_paints_the_colour_asked_for(tmp_path: 
     painter = open_painter(str(context.weights()))
     assert painter.size_px == 16
     assert painter.words_unknown(["a red thing", "something green"]) == ["green"]
-    embeddings = painter.encode(["a red thing", "something blue"])
-    images = painter.paint(embeddings, [1, 2], guidance=1.0, steps=8, size_px=16)
-    red, blue = np.asarray(images, np.float32).mean((1, 2))
-    assert red[0] > red[2] + 40
-    assert blue[2] > blue[0] + 40
+    embeddings = painter.encode(["a red thing"] * 6 + ["something blue"] * 6)
+    images = painter.paint(embeddings, range(1, 13), guidance=1.0, steps=8, size_px=16)
+    red, _, blue = np.asarray(images, np.float32).mean((1, 2)).T
+    right = np.where(np.arange(12) < 6, red - blue, blue - red) > 40
+    assert right.sum() >= 10, red - blue  # a noise of the other colour may win, so soon
 
 
 def test_templates_need_labels(tmp_path: Path) -> None:
