@@ -85,7 +85,7 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
         elif item.name in values:
             given[item.name] = _typed(item.name, values[item.name], hints[item.name])
         elif item.name in required(kind):
-            raise InputError(f"give --{item.name.replace('_', '-')}")
+            raise InputError(f"give {flag(item.name)}")
     return kind(**given)
 
 
@@ -117,6 +117,11 @@ def helps(kind: type) -> Mapping[str, str]:
         if dataclasses.is_dataclass(hints[item.name]):
             found |= dict(helps(typing.cast(type, hints[item.name])))
     return {name: found[name] for name in names(kind)}
+
+
+def flag(name: str) -> str:
+    """A setting as it is typed: words with hyphens, and without the last underscore of a name that is a word of Python."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def required(kind: type) -> list[str]:

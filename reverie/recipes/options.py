@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reverie.captions.word_to_sentence import WordToSentence
     from reverie.images.pixels import PaintPixels
     from reverie.images.real_guidance import FromShots
+    from reverie.images.tokens import PaintTokens
     from reverie.learn.classifier_tuning import ClassifierTuning
     from reverie.stage import Job, UnitStage
 
@@ -47,6 +48,7 @@ TEMPLATES = (
 )
 
 
+KEPT_TOKENS = {True: "status = 'ok' and duplicate_of is null", False: "status = 'ok'"}  # the same of image tokens
 KEPT = {  # what is kept unless told, by whether duplicates were looked for
     True: "status = 'ok' and blank = false and duplicate_of is null",
     False: "status = 'ok' and blank = false",
@@ -252,6 +254,24 @@ class Painting:
             speed=PaintSpeed(self.paint_batch),
         )
 
+    def token_stage(self, per_caption: int | None = None) -> PaintTokens:
+        """The stage that paints image tokens. Raises InputError for settings that it has no use for."""
+        from reverie.images.pixels import PaintSpeed
+        from reverie.images.tokens import PaintTokens
+
+        if self.scheduler is not None or self.store_px is not None:
+            name = "scheduler" if self.scheduler is not None else "store-px"
+            raise InputError(f"--{name} is about pixels, and image tokens are painted without any; leave it out")
+        return PaintTokens(
+            self.painter,
+            per_caption or self.per_caption,
+            self.guidance,
+            self.sampler_steps,
+            size_px=self.paint_px,
+            dtype=self.painter_dtype,
+            speed=PaintSpeed(self.paint_batch),
+        )
+
 
 @dataclass(frozen=True)
 class ClassifierCaptions(ClassCaptions):
@@ -417,7 +437,7 @@ def clip_for(painter: str, clip: str | None) -> str | None:
 def page() -> str:
     """docs/flags.md: what every flag of the recipes is, in Markdown."""
     from reverie.run.plan import config_type, find_recipe, find_study, known_recipes, known_studies, recipe_scales
-    from reverie.settings import flat, helps, required
+    from reverie.settings import flag, flat, helps, required
 
     kinds = {name: find_recipe(name) for name in known_recipes()}
     kinds |= {f"claims {name}": find_study(name) for name in known_studies()}
@@ -442,7 +462,7 @@ def page() -> str:
     for name in sorted(name for name, texts in said.items() if len(texts) > 1):
         texts = said[name]
         text = texts[next(iter(texts))] if len(set(texts.values())) == 1 else next(iter(texts.values())).split(";")[0]
-        lines.append(f"| `{_flag(name)}` | {_cell(text)} | {', '.join(texts)} |")
+        lines.append(f"| `{flag(name)}` | {_cell(text)} | {', '.join(texts)} |")
     for where, recipe in kinds.items():
         lines += ["", f"## {where}", ""]
         scales = {scale: flat(config) for scale, config in recipe_scales(recipe).items()}
@@ -457,12 +477,8 @@ def page() -> str:
             else:
                 values = [_value(config[name]) for config in scales.values()] or [_value(usual[name])]
             meaning = _cell(text) if len(said[name]) == 1 else ""
-            lines.append(f"| `{_flag(name)}` | {' | '.join(values)} | {meaning} |")
+            lines.append(f"| `{flag(name)}` | {' | '.join(values)} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _cell(text: str) -> str:

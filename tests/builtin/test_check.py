@@ -207,3 +207,30 @@ def test_grid(tmp_path):
     captions = ["a red circle on a white background", "a blue star above a green ring", "an orange heart"]
     check.save_grid(tmp_path / "grid.png", draw_what_is_said("", captions), captions, columns=2)
     assert Image.open(tmp_path / "grid.png").size[0] > 200
+
+
+class WithoutLoss:
+    """A tokenizer whose ids are the numbers of whole pictures, or of one and the same."""
+
+    num_codes, seen = 4096, []
+
+    def __init__(self, forgetful=False):
+        self.forgetful, self.seen = forgetful, []
+
+    def ids(self, pictures):
+        first = len(self.seen)
+        self.seen += list(pictures)
+        return np.arange(first, len(self.seen)).reshape(-1, 1, 1)
+
+    def pictures(self, ids):
+        return np.stack([self.seen[0 if self.forgetful else int(number)] for number in ids.ravel()])
+
+
+def test_a_tokenizer_is_measured_by_what_its_pictures_still_show(monkeypatch):
+    monkeypatch.setattr("reverie.models.tokenizer.open_tokenizer", lambda name, device: WithoutLoss())
+    rows = check.check_tokenizer("perfect", num=12)
+    assert value(rows, "tokenizer, one thing: studio").passed
+    # 24 of 4,096 codes, each as often as the others.
+    assert value(rows, "  codes in use").measured == pytest.approx(24 / 4096)
+    monkeypatch.setattr("reverie.models.tokenizer.open_tokenizer", lambda name, device: WithoutLoss(forgetful=True))
+    assert value(check.check_tokenizer("useless", num=12), "tokenizer, one thing: studio").measured < 0.5

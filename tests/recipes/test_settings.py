@@ -27,7 +27,7 @@ from reverie.run.plan import (
     read_plan,
     recipe_scales,
 )
-from reverie.settings import change, flat, helps, names, required, resolve
+from reverie.settings import change, flag, flat, helps, names, required, resolve
 
 KINDS = {name: find_recipe(name) for name in known_recipes()}
 KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
@@ -38,6 +38,7 @@ ABSENT = {  # what a person may truly do without; everything else has a default 
     "support_split", "synonyms", "templates", "text_column", "text_lr", "transfer_shots", "until", "max_seeds", "words", "writer",
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
+    "as_": {"painter", "guidance", "sampler_steps", "keep"},
     "painter": {"clip", "keep_best", "words", "scheduler"},
     "clip": {"keep_best"},
     "classes": {"eval_data", "shots_from", "words", "per_class"},
@@ -114,10 +115,9 @@ def hints(kind: type) -> dict[str, Any]:
 
 
 def words_for(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+        return [flag(name) if value else flag(name).replace("--", "--no-", 1)]
+    return [flag(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
 
 
 def read(name: str, words: list[str], out: str = "no-such-folder") -> Any:
