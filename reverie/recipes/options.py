@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     from reverie.captions.word_to_sentence import WordToSentence
     from reverie.images.pixels import PaintPixels
     from reverie.images.real_guidance import FromShots
+    from reverie.images.tokens import PaintTokens
     from reverie.learn.classifier_tuning import ClassifierTuning
     from reverie.stage import Job, UnitStage
 
 Scale = Literal["tiny", "small", "paper"]
 SmallScale = Literal["tiny", "small"]
 Precision = Literal["fp32", "bf16", "fp16"]
+ImageFormat = Literal["png", "jpeg", "webp"]
 
 BUILTIN = "builtin:"
-SMALL_WORLD = "smallworld:"
 PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 PUBLIC_DETECTOR = "PekingU/rtdetr_r50vd"  # all of it is in transformers; DETR's own checkpoints want timm
 TEMPLATES = (
@@ -47,6 +48,7 @@ TEMPLATES = (
 )
 
 
+KEPT_TOKENS = {True: "status = 'ok' and duplicate_of is null", False: "status = 'ok'"}  # the same of image tokens
 KEPT = {  # what is kept unless told, by whether duplicates were looked for
     True: "status = 'ok' and blank = false and duplicate_of is null",
     False: "status = 'ok' and blank = false",
@@ -211,6 +213,7 @@ class Painting:
     scheduler: str | None = "ddim"  # sampler: ddim, dpm-solver++, euler, ...; the painter's own when absent
     paint_px: int | None = None  # side of painted images in pixels; what the painter was made for when absent
     store_px: int | None = None  # side of stored images in pixels; as painted when absent
+    image_format: ImageFormat = "png"  # format of stored images; png loses nothing, jpeg and webp take less room
     painter_dtype: Precision = "fp32"  # number format that the painter computes in; fp16 needs a GPU
     paint_batch: int = 16  # images painted together; changes the speed only
 
@@ -245,8 +248,27 @@ class Painting:
             scheduler=self.scheduler,
             size_px=self.paint_px,
             store_px=self.store_px,
+            image_format=self.image_format,
             dtype=self.painter_dtype,
             starts=starts,
+            speed=PaintSpeed(self.paint_batch),
+        )
+
+    def token_stage(self, per_caption: int | None = None) -> PaintTokens:
+        """The stage that paints image tokens. Raises InputError for settings that it has no use for."""
+        from reverie.images.pixels import PaintSpeed
+        from reverie.images.tokens import PaintTokens
+
+        if self.scheduler is not None or self.store_px is not None:
+            name = "scheduler" if self.scheduler is not None else "store-px"
+            raise InputError(f"--{name} is about pixels, and image tokens are painted without any; leave it out")
+        return PaintTokens(
+            self.painter,
+            per_caption or self.per_caption,
+            self.guidance,
+            self.sampler_steps,
+            size_px=self.paint_px,
+            dtype=self.painter_dtype,
             speed=PaintSpeed(self.paint_batch),
         )
 
@@ -328,7 +350,7 @@ class Network:
     backbone: str = "resnet-tiny"
     view_px: int = 32  # side of a training view in pixels
     image_px: int = 64  # side in pixels that images and photos are resized to before views are cropped from them
-    train_steps: int = 200  # optimiser steps of training, the same in every arm
+    train_steps: int = 200  # optimiser steps of training; the same in every arm
     lr: float = 1e-3  # peak learning rate
     warmup: float = 0.1  # share of the training steps in which the learning rate rises
 
@@ -362,7 +384,9 @@ def usable_of(images: Path) -> str:
 
 def captions_of(source: UnitStage | Job, num_classes: int) -> int:
     """Captions of each class that a source gives."""
-    return int(getattr(source, "count", 0)) // num_classes
+    from reverie.stage import SourceStage
+
+    return source.count // num_classes if isinstance(source, SourceStage) else 0
 
 
 def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str:
@@ -413,7 +437,7 @@ def clip_for(painter: str, clip: str | None) -> str | None:
 def page() -> str:
     """docs/flags.md: what every flag of the recipes is, in Markdown."""
     from reverie.run.plan import config_type, find_recipe, find_study, known_recipes, known_studies, recipe_scales
-    from reverie.settings import flat, helps, required
+    from reverie.settings import flag, flat, helps, required
 
     kinds = {name: find_recipe(name) for name in known_recipes()}
     kinds |= {f"claims {name}": find_study(name) for name in known_studies()}
@@ -438,7 +462,7 @@ def page() -> str:
     for name in sorted(name for name, texts in said.items() if len(texts) > 1):
         texts = said[name]
         text = texts[next(iter(texts))] if len(set(texts.values())) == 1 else next(iter(texts.values())).split(";")[0]
-        lines.append(f"| `{_flag(name)}` | {_cell(text)} | {', '.join(texts)} |")
+        lines.append(f"| `{flag(name)}` | {_cell(text)} | {', '.join(texts)} |")
     for where, recipe in kinds.items():
         lines += ["", f"## {where}", ""]
         scales = {scale: flat(config) for scale, config in recipe_scales(recipe).items()}
@@ -453,12 +477,8 @@ def page() -> str:
             else:
                 values = [_value(config[name]) for config in scales.values()] or [_value(usual[name])]
             meaning = _cell(text) if len(said[name]) == 1 else ""
-            lines.append(f"| `{_flag(name)}` | {' | '.join(values)} | {meaning} |")
+            lines.append(f"| `{flag(name)}` | {' | '.join(values)} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _cell(text: str) -> str:

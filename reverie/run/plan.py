@@ -475,7 +475,10 @@ def settings_of(folder: Path, recipe: Callable[..., Any]) -> Resolved:
     assert kind is not None
     name = record.get("file") or record["recipe"]
     _refuse_unknown(folder / "plan.json", name, arguments, setting.names(kind))
-    config = setting.build(kind, arguments) if default is None else setting.change(default, **arguments)
+    try:
+        config = setting.build(kind, arguments) if default is None else setting.change(default, **arguments)
+    except InputError as error:
+        raise InputError(f"{folder / 'plan.json'} is damaged ({error}); use another folder") from error
     return Resolved(config, tuple(name for name in given if name in arguments))
 
 
