@@ -48,6 +48,7 @@ PAIRS = pa.schema(
         pa.field("image", pa.large_binary()),  # encoded bytes (PNG, JPEG, WebP), or null
         pa.field("tokens", pa.list_(pa.int32())),  # VQ ids, row by row of the grid, or null
         pa.field("grid", pa.list_(pa.int32())),  # [rows, columns] of the tokens
+        pa.field("codebook", pa.string()),  # whose ids they are: codebook_name of models/tokenizer.py
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("origin", pa.string()),  # real, painted
@@ -61,6 +62,8 @@ PAIRS = pa.schema(
         pa.field("reason", pa.string()),
     ]
 )
+
+TOKEN_COLUMNS = ("tokens", "grid", "codebook")  # that hold an image as ids
 
 
 def caption_id(run_seed: int, source: str, position: int | str) -> str:

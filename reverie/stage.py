@@ -25,7 +25,7 @@ import pyarrow as pa
 from reverie.errors import InputError
 
 Worker = Callable[[pa.Table], pa.Table]
-"""Rows of one unit in, rows of the same unit out. Source stages get rows of ``unit`` and ``position`` only."""
+"""Rows of one unit in, rows of the same unit out; see ``UnitStage``."""
 
 Role = Literal["source", "paint", "score", "select", "learn", "measure", "page"]
 """What a stage is for in a plan; who asks what a run does goes by this, never by the class of a stage."""
@@ -111,8 +111,13 @@ class Stage:
 class UnitStage(Stage):
     """Rows of a unit in, rows of the same unit out.
 
-    ``writes`` says which table: ``captions``, ``pairs``, or ``columns`` (pair_id, unit and new columns, joined to the
-    pairs when every unit is done).
+    ``writes`` says what the worker is given and returns:
+
+        captions   rows of ``unit`` and ``position`` -> rows of ``pairs.CAPTIONS``: for each position one that is ok or failed,
+                   and any number that are dropped
+        pairs      the captions of a unit that are ok -> rows of ``pairs.PAIRS``, ``per_caption`` of each, ok, dropped or failed
+        columns    the pairs of a unit that are ok, in the columns of ``reads`` -> pair_id, unit and new columns, which join the
+                   pairs when every unit is done
     """
 
     role: ClassVar[Role] = "score"  # one that writes pairs says "paint"

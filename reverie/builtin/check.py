@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+import tyro
+from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
 from reverie import seeds
 from reverie.captions.prompts import OWN
-from reverie.errors import InputError
+from reverie.errors import InputError, ReverieError
+from reverie.models.names import TRAINABLE, builtin_names
 from reverie.pairs import CLASS_SLOT
 from reverie.smallworld.describe import Style, describe, grammatical
 from reverie.smallworld.judge import Facts, Verdict, agrees, facts, judge, read
@@ -65,21 +68,25 @@ def check(
     writer: str = "builtin:writer",
     words: str = "builtin:words",
     detector: str = "builtin:detector",
+    tokenizer: str = "builtin:tokenizer",
+    token_painter: str = "builtin:token-painter",
     device: str = "cpu",
     progress: Progress = ignore_events,
 ) -> list[Row]:
-    """Measure the judge and the five models.
+    """Measure the judge and the models.
 
     Args:
         seed: of scenes, captions and noise.
         num: captions and pictures for each gate.
         painter, encoder, writer, words, detector: names of the models, see models/names.py.
+        tokenizer, token_painter: the same; a builtin one that is not in this package yet is left out.
         progress: called with what is being measured, images painted, and how many there will be.
 
     Raises: ModelError, UnknownName if a model cannot be loaded.
     """
     if num < 1:
         raise InputError(f"the models are measured on 1 caption or more, not {num}")
+    untrained = {f"builtin:{name}" for name in set(TRAINABLE) - set(builtin_names())}
     progress("judge", 0, 1)
     rows = check_judge(seed, num)
     rows += check_autoencoder(painter, seed, num, device)
@@ -88,7 +95,13 @@ def check(
     rows += check_encoder(encoder, seed, num, device)
     rows += check_writer(writer, seed, num, device)
     rows += check_words(words, seed, num, device)
-    return rows + check_detector(detector, seed, num, device)
+    rows += check_detector(detector, seed, num, device)
+    # These two are measured where they are there; what is not trained yet misses no gate.
+    if tokenizer not in untrained:
+        rows += check_tokenizer(tokenizer, seed, num, device)
+    if token_painter not in untrained:
+        rows += check_token_painter(token_painter, seed, num, device, progress)
+    return rows
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -143,21 +156,77 @@ def check_painter(
     name: str, seed: int = 0, num: int = 500, device: str = "cpu", progress: Progress = ignore_events
 ) -> list[Row]:
     """How often a painting shows what its caption says, and where it does not."""
+    return _check_paintings("painter", functools.partial(paint, name), seed, num, device, progress)
+
+
+def check_token_painter(
+    name: str, seed: int = 0, num: int = 500, device: str = "cpu", progress: Progress = ignore_events
+) -> list[Row]:
+    """The same of a painter of image tokens, whose ids are decoded to be read."""
+    return _check_paintings("token painter", functools.partial(paint_tokens, name), seed, num, device, progress)
+
+
+def _check_paintings(
+    what: str, make: Callable[..., Images], seed: int, num: int, device: str, progress: Progress
+) -> list[Row]:
     rows, spent_s = [], 0.0
     for things, needed in ((1, 0.90), (2, 0.75)):
-        captions = [caption for _, caption, _ in _asked(things, seed, num)]
+        scenes, captions, _ = zip(*_asked(things, seed, num), strict=True)
         start = time.perf_counter()
-        told = functools.partial(progress, f"painter, {things} thing{'s' * (things > 1)}")
-        images = paint(name, captions, seed, device, told)
+        told = functools.partial(progress, f"{what}, {things} thing{'s' * (things > 1)}")
+        images = make(captions, seed, device, told)
         spent_s += time.perf_counter() - start
         verdicts = [judge(image, caption) for image, caption in zip(images, captions, strict=True)]
-        asked = f"painter, {'one thing' if things == 1 else 'two things with relation'}"
+        asked = f"{what}, {'one thing' if things == 1 else 'two things with relation'}"
         rows.append(Row(asked, float(np.mean([verdict.right for verdict in verdicts])), needed))
         for part in ("shapes", "colours", "background", "relation", "sizes", "place"):
             said = [value for verdict in verdicts if (value := getattr(verdict, part)) is not None]
             if said:
                 rows.append(Row(f"  {part}, where said", float(np.mean(said))))
-    return [*rows, Row("painter, images with guidance", 2 * num / spent_s, unit="per second")]
+        if things == 1:
+            rows += _spread(images, scenes)
+    return [*rows, Row(f"{what}, images with guidance", 2 * num / spent_s, unit="per second")]
+
+
+def check_tokenizer(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
+    """How often renders are still read right after they became ids and pictures again, and how many codes those ids use.
+
+    The use is e to the entropy of the ids of studio scenes, as a share of all codes.
+    """
+    from reverie.models.tokenizer import open_tokenizer
+
+    tokenizer = open_tokenizer(name, device)
+    rows, counts = [], np.zeros(tokenizer.num_codes)
+    kinds: list[tuple[CameraName, int, float | None]] = [("studio", 1, 0.97), ("studio", 2, None), ("street", 1, None)]
+    for camera, things, needed in kinds:
+        right, asked = [], list(_asked(things, seed, num))
+        for start in range(0, num, AMONG):
+            some = asked[start : start + AMONG]
+            ids = tokenizer.ids(np.stack([render(scene, camera, number).image for scene, _, number in some]))
+            if camera == "studio":
+                counts += np.bincount(ids.ravel(), minlength=len(counts))
+            images = tokenizer.pictures(ids)
+            right += [
+                agrees(read(image), _all_facts(scene)).right for image, (scene, _, _) in zip(images, some, strict=True)
+            ]
+        what = "one thing" if things == 1 else "two things with relation"
+        rows.append(Row(f"tokenizer, {what}: {camera} renders still right", float(np.mean(right)), needed))
+    shares = counts[counts > 0] / counts.sum()
+    rows.append(Row("  codes in use", float(np.exp(-(shares * np.log(shares)).sum()) / len(counts))))
+    return rows
+
+
+def _spread(images: Iterable[Images], scenes: Iterable[Scene]) -> list[Row]:
+    """How various pictures of one thing are, against scenes of the same captions: a painter may paint right, but always the same."""
+    shown = [reading.things[0] for image in images if len((reading := read(image)).things) == 1]
+    meant = [scene.things[0] for scene in scenes]
+    rows = []
+    for what, values in (("places", lambda thing: (thing.x, thing.y)), ("sizes", lambda thing: (thing.radius,))):
+        found, wanted = (
+            np.std([values(thing) for thing in some], axis=0).mean() if some else 0.0 for some in (shown, meant)
+        )
+        rows.append(Row(f"  standard deviation of {what}, of the scenes'", float(found / wanted) if wanted else 0.0))
+    return rows
 
 
 def check_encoder(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
@@ -242,6 +311,29 @@ def paint(
     return np.concatenate(images)
 
 
+def paint_tokens(
+    name: str,
+    captions: Sequence[str],
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Images:
+    """One image a caption, at the default settings of PaintTokens, decoded. uint8 (captions, 64, 64, 3)."""
+    from reverie.images.tokens import PaintTokens
+    from reverie.models.token_painter import open_token_painter, painted_ids
+
+    stage = PaintTokens(model=name)
+    painter = open_token_painter(name, device)
+    images = []
+    for start in range(0, len(captions), stage.speed.batch):
+        progress(start, len(captions))
+        texts = captions[start : start + stage.speed.batch]
+        numbers = [seeds.derive("check token painter", seed, start + place) for place in range(len(texts))]
+        ids = painted_ids(painter, texts, numbers, stage.guidance, stage.steps)
+        images.append(painter.tokenizer.pictures(ids))
+    return np.concatenate(images)
+
+
 def save_grid(path: Path, images: Images, captions: Sequence[str], columns: int = 6) -> None:
     """Draw pictures over their captions and verdicts, as PNG or any format that matplotlib knows by its suffix."""
     import textwrap
@@ -320,3 +412,39 @@ def _number(value: float | None, unit: str) -> str:
     if value is None:
         return ""
     return {"fraction": f"{value:.1%}", "per second": f"{value:,.0f}/s", "per image": f"{value:.3f} an image"}[unit]
+
+
+def main(
+    tokenizer: str = "",
+    token_painter: str = "",
+    num: int = 500,
+    seed: int = 0,
+    device: str = "cpu",
+    grid: Path | None = None,
+) -> None:
+    """Measure models of one's own where ``reverie models check`` measures the builtin ones.
+
+    Args:
+        tokenizer: of images, by name or folder.
+        token_painter: an aMUSEd pipeline, by name or folder.
+        num: fresh scenes to measure on.
+        seed: of those scenes.
+        device: cpu, cuda or cuda:N.
+        grid: file for a picture of 36 paintings over their captions and verdicts.
+    """
+    if num < 1:
+        raise InputError(f"the models are measured on 1 caption or more, not {num}")
+    rows = check_tokenizer(tokenizer, seed, num, device) if tokenizer else []
+    if token_painter:
+        rows += check_token_painter(token_painter, seed, num, device)
+        if grid:
+            captions = [caption for things in (1, 2) for _, caption, _ in _asked(things, seed, 18)]
+            save_grid(grid, paint_tokens(token_painter, captions, seed, device), captions)
+    Console().print(table(rows))
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except ReverieError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -49,9 +49,12 @@ from reverie.learn.fit import Batches, Fit, FitSpeed, Learner, fit
 from reverie.learn.language import LanguageModel, WordToSentenceModel
 from reverie.learn.stablerep import TextTower
 from reverie.learn.text_to_image import TextToImage
+from reverie.learn.text_to_tokens import TextToTokens
 from reverie.learn.train_painter import Curriculum, LatentBatches
-from reverie.models.names import BUILTIN, locate
+from reverie.learn.vq import Quantiser
+from reverie.models.names import BUILTIN, builtin_folder, locate
 from reverie.models.pretrained import load_model, load_pipeline, load_tensors
+from reverie.models.tokenizer import open_tokenizer
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld.describe import Style, vocabulary
 from reverie.smallworld.scene import class_names
@@ -69,11 +72,17 @@ Part = Literal[
     "writer",
     "words",
     "detector",
+    "tokenizer",
+    "token-painter",
 ]
-PARTS: tuple[Part, ...] = ("pool", "autoencoder", "clip", "painter", "writer", "words", "detector")
+PARTS: tuple[Part, ...] = (
+    *("pool", "autoencoder", "clip", "painter", "writer", "words", "detector", "tokenizer", "token-painter"),
+)
 IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
 SHARED: tuple[Part, ...] = ("decoder", "painter", "taught", "painter-alt")  # what several processes train together
-SHARE_OF_TIME = {"painter": 6.0, "taught": 6.0, "painter-alt": 6.0}  # of what is trained in minutes; 1 for all others
+SHARE_OF_TIME = {  # of what is trained in minutes; 1 for all others
+    **{"painter": 6.0, "taught": 6.0, "painter-alt": 6.0, "token-painter": 3.0},
+}
 SEED = 0
 CAPTIONS: tuple[Style, ...] = (
     "short",
@@ -97,6 +106,15 @@ DECODER_FIT = Fit(
 PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
+IMAGE_TOKENIZER = "image-tokenizer"  # folder of its training; "tokenizer" is that of captions
+TOKENIZER = Quantiser()
+TOKENIZER_FIT = Fit(
+    steps=12_000, lr=1e-3, warmup_steps=100, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
+)
+TOKEN_PAINTER = {"width": 192, "layers": 4, "heads": 6, "conv_width": 96, "conv_blocks": 3, "conv_heads": 3}
+TOKEN_PAINTER_FIT = Fit(
+    steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
+)
 READER_FIT = Fit(steps=2500, lr=2e-3, warmup_steps=100, weight_decay=0.05, clip=1.0, ema=0.998, speed=SPEED)
 TAUGHT_FIT = Fit(
     steps=3000, lr=3e-4, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.998, speed=SPEED
@@ -112,6 +130,8 @@ PAINTED: dict[str, tuple[float, int | None, int]] = {
 }
 # Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
 SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
+TOKEN_SHARES = {0: (0.8, 0.1, 0.1), 150_000: (0.6, 0.25, 0.15), 400_000: (0.4, 0.4, 0.2)}
+STREETS = 4  # how often the tokenizer sees each street scene while it sees one of those
 FURTHER_SHARES = {0: (0.7, 0.15, 0.15), 600_000: (0.4, 0.4, 0.2)}
 TAUGHT_SHARES = {0: (0.6, 0.2, 0.2)}
 BATCH = {"cpu": 32, "cuda": 512}  # images a step, of each process
@@ -229,11 +249,11 @@ def main(
             write_tokenizer(work / "writer-tokenizer", words, LONGEST, end=False)
     if "pool" in parts:
         _make_pool(run, "studio", num_scenes, None, 1)
-        pool.make(work / "street", num_scenes // 8, "street", CAPTIONS, 2, _say, workers=os.cpu_count() or 1)
+        _make_street(run)
     if "autoencoder" in parts:
         batches = pool.Pool.open([work / "studio"], 8, SEED)
         train(run, "autoencoder", AUTOENCODER, AUTOENCODER_FIT, batches)
-    if set(parts) & set(SHARED):
+    if set(parts) & {*SHARED, "tokenizer", "token-painter"}:
         with run.first():
             _make_painted(run)
     if "decoder" in parts:
@@ -254,6 +274,10 @@ def main(
         sentences(run)
     if "detector" in parts:
         detector(run)
+    if "tokenizer" in parts:
+        tokenizer(run)
+    if "token-painter" in parts:
+        token_painter(run)
 
 
 def decoder(run: Work) -> None:
@@ -403,6 +427,12 @@ def _make_painted(run: Work) -> None:
         _make_pool(run, name, int(run.num_scenes * share), things, seed, until)
 
 
+def _make_street(run: Work, until: float | None = None) -> None:
+    """Renders by the other camera."""
+    num, workers = run.num_scenes // 8, os.cpu_count() or 1
+    pool.make(run.folder / "street", num, "street", CAPTIONS, 2, _say, workers=workers, until=until)
+
+
 def _make_pool(run: Work, name: str, num: int, things: int | None, seed: int, until: float | None = None) -> None:
     tell = functools.partial(_say, pool=name)
     workers = os.cpu_count() or 1
@@ -431,7 +461,7 @@ def _encoder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _token_ids(learner: TextToImage, captions: Sequence[Sequence[str]]) -> torch.Tensor:
+def _token_ids(learner: TextToImage | TextToTokens, captions: Sequence[Sequence[str]]) -> torch.Tensor:
     """Token ids (scenes, captions of each, tokens), as small as they can be kept."""
     distinct = list(dict.fromkeys(text for texts in captions for text in texts))
     known = torch.cat(
@@ -474,6 +504,68 @@ def detector(run: Work) -> None:
     pool.make_boxed(folders[1], run.num_scenes // 4, "street", 4, _say, workers=workers)
     train(run, "detector", Detection(class_names()), DETECTOR_FIT, pool.Boxed.open(folders, 32, SEED))
     _ship(run, run.folder / "detector" / "weights", _copy_half, "detector")
+
+
+def tokenizer(run: Work) -> None:
+    """builtin:tokenizer, from the painter's scenes and, as photos become ids too, from those of the street camera."""
+    _make_street(run, None if run.ends is None else time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
+    folders = [*(run.folder / name for name in PAINTED), *[run.folder / "street"] * STREETS]
+    batches = pool.Pool.open(folders, max(4, run.batch_size() // 2), seeds.derive("tokenizer", SEED))
+    settings = dataclasses.replace(run.fit(TOKENIZER_FIT), minutes=run.minutes(IMAGE_TOKENIZER, "tokenizer"))
+
+    def ship(weights: Path) -> None:
+        _ship(run, weights, _copy_half, "tokenizer")
+
+    train(run, IMAGE_TOKENIZER, TOKENIZER, settings, batches, ship=ship)
+
+
+def token_painter(run: Work) -> None:
+    """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships."""
+    name = "token-painter-further" if run.further else "token-painter"
+    trained = run.folder / IMAGE_TOKENIZER / "weights"
+    codes = trained if trained.exists() else builtin_folder("tokenizer")
+    learner = TextToTokens(
+        str(codes),
+        str(run.folder / "tokenizer"),
+        text_encoder=str(_trained(run, "clip", Path("builtin:clip"))),
+        start="builtin:token-painter" if run.further else "",
+        **TOKEN_PAINTER,
+    )
+    sets = []
+    for pooled in PAINTED:
+        texts = pool.Pool.open([run.folder / pooled], 1, 0).captions
+        sets.append(LatentBatches(_image_ids(run, pooled, codes), _token_ids(learner, texts), 0, 0))
+    shares = FURTHER_SHARES if run.further else TOKEN_SHARES
+    batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
+    settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=run.minutes(name, "token-painter"))
+    if run.further:
+        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+    log = BUILTIN / "token-painter" / "training.json"
+    before = [json.loads(log.read_text(encoding="utf-8"))] if run.further and log.exists() else []
+
+    def ship(weights: Path) -> None:
+        pipe = load_pipeline(locate(str(weights)), torch.float16)
+        _ship(run, weights, lambda _, target: pipe.save_pretrained(target), "token-painter")
+
+    train(run, name, learner, settings, batches, before, ship)
+    if run.further and run.out is None:
+        shutil.rmtree(run.folder / name)  # so that the same command trains on from here
+
+
+def _image_ids(run: Work, name: str, codes: Path) -> torch.Tensor:
+    """Ids of a pool's pictures, (N, rows, columns) as small as they can be kept, found once."""
+    known = open_tokenizer(str(codes), run.device)
+    file = run.folder / f"ids-{name}-{known.codebook_name}-{_encoder(codes)}.safetensors"
+    opened = pool.Pool.open([run.folder / name], 1, 0)
+    if not file.exists() or len(_only_tensor(file)) != len(opened.captions):
+        parts: list[torch.Tensor] = []
+        for index, chunk in enumerate(opened.images):
+            for some in np.array_split(np.array(chunk), 10):
+                parts.append(torch.from_numpy(known.ids(some.transpose(0, 2, 3, 1))).short())
+            _say("progress", ids=name, done=index + 1, total=len(opened.images))
+        with atomic_file(file) as partial:
+            save_file({"latents": torch.cat(parts).contiguous()}, partial)
+    return _only_tensor(file)
 
 
 def train(

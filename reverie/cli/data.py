@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +86,8 @@ def export(
     to: Literal["webdataset", "parquet", "coco", "folder", "onnx"],
     out: Path,
     where: str = "status = 'ok'",
+    tokens: Literal["pictures", "ids"] = "pictures",
+    tokenizer: str | None = None,
 ) -> None:
     """The pairs of a run or an import -> files that other tools read; or its classifier -> an ONNX file.
 
@@ -95,6 +98,8 @@ def export(
         to: WebDataset tars, parquet with an Image feature, COCO JSON with images, or an image folder; or ONNX.
         out: a new or empty folder; for onnx a new file.
         where: which pairs, in SQL over their columns.
+        tokens: image tokens as the pictures that they show, or as ids: .npy files, or the columns of parquet.
+        tokenizer: that image tokens are decoded by; the one that the run painted with when absent.
     """
     if to == "onnx":
         if where != "status = 'ok'":
@@ -103,20 +108,74 @@ def export(
         return
     from reverie.store import exports, tables
 
-    write = {
+    write: Callable[..., dict[str, int]] = {
         "webdataset": exports.to_webdataset,
         "parquet": exports.to_parquet,
         "coco": exports.to_coco,
         "folder": exports.to_folder,
     }[to]
+    how: dict[str, Any] = {}
+    if tokens == "ids":
+        if to == "coco":
+            raise InputError(
+                "COCO JSON names picture files and has no place for ids; use webdataset, parquet or folder"
+            )
+        if tokenizer:
+            raise InputError("--tokenizer makes pictures of ids, and --tokens ids wants none; leave one of them out")
+        how = {"ids": True}
+    elif _has_only_tokens(folder, where):
+        how = {"decode": _decoder(folder, tokenizer)}
+    elif tokenizer:
+        raise InputError(f"no pair of {folder} that fits {where!r} is image tokens alone; leave --tokenizer out")
     with counting("exported") as progress:
-        counts = write(folder / "pairs.lance", out, where=where, progress=progress)
+        counts = write(folder / "pairs.lance", out, where=where, progress=progress, **how)
     print(f"{out}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
     pairs = folder / "pairs.lance"
     if "kept" in tables.column_names(pairs) and (
         lost := tables.count(pairs, f"{tables.whole_filter(where)} and kept = false")
     ):
         print(f'{lost:,} of these were not kept by the selection; leave them out with: --where "{where} and kept"')
+
+
+def _has_only_tokens(folder: Path, where: str) -> bool:
+    from reverie.store import tables
+
+    alone = f"{tables.whole_filter(where)} and tokens is not null and image is null"
+    return tables.count(folder / "pairs.lance", alone) > 0
+
+
+def _decoder(folder: Path, tokenizer: str | None) -> Callable[[Sequence[Mapping[str, Any]]], list[bytes]]:
+    from reverie.models.token_pictures import TokenPictures, models_named
+    from reverie.run.plan import read_plan
+
+    made = models_named(read_plan(folder)) if (folder / "plan.json").exists() else []
+    return TokenPictures([tokenizer] if tokenizer else made).pngs
+
+
+def tokenize(folder: Folder, tokenizer: str = "builtin:tokenizer", px: int | None = None, device: str = "") -> None:
+    """The pictures of a run or an import as image tokens, beside them: columns tokens, grid and codebook.
+
+    Example: reverie tokenize photos --tokenizer builtin:tokenizer
+
+    Args:
+        folder: an import or a run; nobody may be at work in it.
+        tokenizer: builtin:tokenizer, a folder or a Hub id, of a VQModel of diffusers or of a pipeline that has one.
+        px: side that pictures are brought to first; what the tokenizer was made for when absent.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+    """
+    from reverie.images.tokens import Tokenize, tokenize_store
+    from reverie.store.locks import all_units_held
+
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
+    with all_units_held(folder), counting("units looked at:") as progress:
+        number = tokenize_store(
+            folder,
+            Tokenize(tokenizer, px),
+            find_device(device),
+            lambda kind, **facts: progress(facts["done"], facts["total"]) if kind == "progress" else None,
+        )
+    print(f"{folder}: {number:,} pictures have image tokens")
 
 
 def duplicates(folder: Folder, max_distance: int = 4, exact: bool = False) -> None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from reverie.cli.common import command_of
-from reverie.cli.data import duplicates, export, import_, recaption
+from reverie.cli.data import duplicates, export, import_, recaption, tokenize
 from reverie.cli.predict import caption, evaluate, models, predict
 from reverie.cli.recipes import claims, demo, make, run_recipe
 from reverie.cli.runs import compact, repaint, report, retry, status, verify
@@ -36,6 +36,7 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie import SOURCE --out FOLDER       image folders, COCO, CSV, parquet, WebDataset, Hugging Face -> tables
   reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder; classifier -> ONNX
   reverie duplicates FOLDER                pictures that are there twice, first those under two labels
+  reverie tokenize FOLDER                  pictures as image tokens, beside them
   reverie recaption FOLDER --captioner RUN what a captioner says of every image, in a column beside the text
   reverie predict FOLDER PHOTO ...         what a tuned classifier says of photos
   reverie evaluate captions RESULTS REFS   BLEU, ROUGE-L, CIDEr, METEOR of captions in COCO files
@@ -136,6 +137,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("import", import_),
             ("export", export),
             ("duplicates", duplicates),
+            ("tokenize", tokenize),
             ("recaption", recaption),
             ("predict", predict),
             ("caption", caption),

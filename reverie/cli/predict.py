@@ -320,6 +320,8 @@ BUILTIN_IS = {
     "writer": "captions from a class name (causal LM), trained on small-world captions",
     "words": "many sentences from a class name (T5), trained on small-world captions",
     "detector": "named objects with boxes (RT-DETR), trained on small-world renders",
+    "tokenizer": "pictures as 8x8 ids of a codebook and back (VQModel), trained on small-world renders",
+    "token-painter": "text to such ids (AmusedPipeline), trained on the small world",
 }
 
 

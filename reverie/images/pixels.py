@@ -23,11 +23,12 @@ from reverie import pairs, seeds
 from reverie.errors import InputError, ModelError, ReverieError, UnknownName
 from reverie.images.real_guidance import FromShots, Guide
 from reverie.stage import Role, StepContext, UnitStage, words_unknown
+from reverie.store.pictures import MAX_PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reverie.models.painter import Embeddings, Painter  # imports torch, which the command line must not wait for
+    from reverie.models.painter import Embeddings  # imports torch, which the command line must not wait for
 
 SCHEDULERS = (
     "ddim",
@@ -38,6 +39,7 @@ SCHEDULERS = (
     "unipc",
     "flow-match",
 )  # of models/painter.py, which is slow to load
+LARGEST_PX = math.isqrt(MAX_PIXELS)
 BLANK_LEVELS = 1  # an image whose channels each span at most this many of 255 levels shows nothing
 
 
@@ -92,6 +94,10 @@ class PaintPixels(UnitStage):
         for name, value in counts.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
+        if (side := max(self.size_px or 1, self.store_px or 1)) > LARGEST_PX:
+            raise InputError(
+                f"pictures of {side:,} pixels a side are more than can be read again; give {LARGEST_PX:,} or less"
+            )
         if not self.starts or self.per_caption % len(self.starts):
             raise InputError(
                 f"{self.per_caption} images of a caption cannot be dealt equally to {len(self.starts)} starts; use a multiple"
@@ -109,7 +115,7 @@ class PaintPixels(UnitStage):
 
         painter = open_painter(self.model, context.device, self.scheduler, self.negative_prompt, self.dtype)
         painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
-        _refuse_another(painter.revision, context)
+        refuse_another(painter.revision, context)
         size_px = self.size_px or painter.size_px
         guides = [
             None if start is None else Guide(start, context, painter, self.steps, size_px) for start in self.starts
@@ -117,7 +123,7 @@ class PaintPixels(UnitStage):
         return PaintWorker(self, painter, context, guides)
 
 
-def _refuse_another(painter: str, context: StepContext) -> None:
+def refuse_another(painter: str, context: StepContext) -> None:
     """A model that was trained on, or updated on the Hub, under the same name would mix two painters in one table."""
     if not context.pairs.exists():
         return
@@ -141,17 +147,17 @@ class _Wanted:
     status: pairs.Status = pairs.FAILED
     reason: str | None = None
     seed: int | None = None
-    encoded: Future[bytes] | None = None
+    kept: Future[Any] | None = None  # what the row holds of it
 
 
 class PaintWorker:
     """Paints the captions of a unit. ``batch`` is the largest number of images that fits the memory, as far as known."""
 
     def __init__(
-        self, stage: PaintPixels, painter: Painter, context: StepContext, guides: Sequence[Guide | None] = (None,)
+        self, stage: Any, painter: Any, context: StepContext, guides: Sequence[Guide | None] = (None,)
     ) -> None:
-        self.stage = stage
-        self.painter = painter
+        self.stage = stage  # PaintPixels, or what paints something else by the same counts
+        self.painter = painter  # a Painter, or what answers as one
         self.context = context
         self.guides = guides  # one for each of the stage's starts
         self.size_px = stage.size_px or painter.size_px
@@ -212,7 +218,7 @@ class PaintWorker:
         Yields: uint8 (H, W, 3), or None when it is not finite, or what the painter raised for this image alone.
         Raises: ModelError when one image does not fit the memory.
         """
-        from reverie.models.painter import pick, to_bytes
+        from reverie.models.painter import pick
 
         start = 0
         while start < len(texts):
@@ -220,10 +226,7 @@ class PaintWorker:
             error: Exception | None = None
             try:
                 begin = _begin(guide, shots[start : start + self.batch]) if guide else {}
-                floats = self.painter.sample(
-                    pick(embeddings, part), seed, self.stage.guidance, self.stage.steps, self.size_px, **begin
-                )
-                images, finite = to_bytes(floats)
+                images, finite = self._sampled(pick(embeddings, part), seed, begin)
             except ReverieError:
                 raise
             except Exception as raised:
@@ -242,6 +245,14 @@ class PaintWorker:
                     yield from self.paint(embeddings, texts[one], noise[one], guide, shots[one])
             start += len(part)
 
+    def _sampled(self, embeddings: Embeddings, seed: Sequence[int], begin: dict[str, Any]) -> Any:
+        """A batch of images, and which of them are finite."""
+        from reverie.models.painter import to_bytes
+
+        return to_bytes(
+            self.painter.sample(embeddings, seed, self.stage.guidance, self.stage.steps, self.size_px, **begin)
+        )
+
     def _round(
         self, wanted: list[_Wanted], attempt: int, embeddings: Embeddings, threads: ThreadPoolExecutor
     ) -> tuple[list[_Wanted], list[Exception]]:
@@ -255,11 +266,11 @@ class PaintWorker:
                 item.status, item.reason = pairs.FAILED, _said(image)
                 errors.append(image)
                 continue
-            item.status, item.reason = _judged(image)
+            item.status, item.reason = self._judged(image)
             if item.status != pairs.OK:
                 blank.append(item)
             if image is not None and (item.status == pairs.OK or attempt % 2):
-                item.encoded = threads.submit(_encoded, image, self.stage)
+                item.kept = threads.submit(self._encoded, image)
         return blank, errors
 
     def _painted(
@@ -345,16 +356,23 @@ class PaintWorker:
             torch.cuda.empty_cache()
         self.context.report("warning", text=f"out of memory; from here on {self.batch} images are painted at once")
 
+    def _judged(self, image: np.ndarray | None) -> tuple[pairs.Status, str | None]:
+        return _judged(image)
+
+    def _encoded(self, image: np.ndarray) -> bytes:
+        return _encoded(image, self.stage)
+
+    def _content(self, kept: Any) -> dict[str, Any]:
+        """The columns that hold the image, or say that there is none."""
+        side = (self.stage.store_px or self.size_px) if kept else None
+        return {"image": kept, "width": side, "height": side}
+
     def _row(self, item: _Wanted) -> dict[str, Any]:
-        encoded = item.encoded.result() if item.encoded else None
-        side = (self.stage.store_px or self.size_px) if encoded else None
         return {
             "pair_id": pairs.pair_id(item.caption["caption_id"], item.copy),
             **item.caption,
             "copy": item.copy,
-            "image": encoded,
-            "width": side,
-            "height": side,
+            **self._content(item.kept.result() if item.kept else None),
             "origin": "painted",
             **self.made_with,
             **self._begun_at(item),

@@ -411,9 +411,11 @@ def _save_batch(path: Path, batch: Batch, facts: Mapping[str, Any]) -> Path:
     """Tensors of a batch to ``path``.safetensors, the rest to ``path``.json."""
     tensors = {key: value.contiguous().cpu() for key, value in batch.items() if isinstance(value, Tensor)}
     others = {key: value for key, value in batch.items() if not isinstance(value, Tensor)}
-    path.with_suffix(".json").write_text(json.dumps({**facts, **others}, default=repr), encoding="utf-8")
+    with atomic_file(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps({**facts, **others}, default=repr), encoding="utf-8")
     file = path.with_suffix(".safetensors")
-    save_file(tensors, file)
+    with atomic_file(file) as partial:
+        save_file(tensors, partial)
     return file
 
 

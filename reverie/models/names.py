@@ -37,6 +37,7 @@ MOST = {  # settings by name -> the largest number that is none of damage
     re.compile(r"^(height|width|shortest_edge|sample_size|image_size)$"): 20_000,
     re.compile(r"position_embeddings|n_positions|n_ctx"): 20_000_000,
 }
+TRAINABLE = ("tokenizer", "token-painter")  # builtins that a checkout may lack, and that a command makes
 HASHED = (".safetensors", ".json", ".txt", ".model", ".jinja")  # weights, settings, vocabularies, chat templates
 
 
@@ -66,6 +67,10 @@ def builtin_folder(name: str) -> Path:
     """Folder of a builtin model; ``name`` with or without the prefix. Raises UnknownName with the nearest known ones."""
     name = name.removeprefix("builtin:")
     if name not in builtin_names():
+        if name in TRAINABLE:
+            raise ModelError(
+                f"builtin:{name} is not in this package yet; train it with: python -m reverie.builtin.train --only {name}"
+            )
         raise UnknownName("builtin model", name, builtin_names() or ["none; run `make builtin`"])
     return BUILTIN / name
 

@@ -81,7 +81,20 @@ def open_painter(
     # A Hub model knows its commit only once it is here.
     revision = str(locate(name))
     with usable(revision, "paint"):
+        if isinstance(pipe, diffusers.AmusedPipeline):
+            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
+            return painter
         return Painter(pipe.to(device), revision, scheduler, negative_prompt)
+
+
+def _token_painter(pipe: Any, revision: str, scheduler: str | None, negative_prompt: str) -> Any:
+    """One that paints ids and decodes them. Raises InputError for settings that it has no use for."""
+    from reverie.models.token_painter import TokenPainter
+
+    if scheduler is not None or negative_prompt:
+        given = "scheduler" if scheduler is not None else "negative prompt"
+        raise InputError(f"{revision} paints tokens, and has no {given} to choose; leave it out")
+    return TokenPainter(pipe, revision)
 
 
 class Painter:
@@ -136,18 +149,7 @@ class Painter:
     def words_unknown(self, texts: Sequence[str]) -> list[str]:
         """Words that a tokenizer has no token for and the painter thus cannot see, in order of appearance."""
         with usable(self.revision, "read texts"):
-            return self._words_unknown(texts)
-
-    def _words_unknown(self, texts: Sequence[str]) -> list[str]:
-        found: dict[str, None] = {}
-        for tokenizer, _ in self._tokenizers:
-            if not texts or tokenizer.unk_token_id is None:
-                continue
-            batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            for text, ids, spans in zip(texts, batch["input_ids"], batch["offset_mapping"], strict=True):
-                unknown = (span for token, span in zip(ids, spans, strict=True) if token == tokenizer.unk_token_id)
-                found.update((text[start:end], None) for start, end in unknown)
-        return list(found)
+            return words_without_token([tokenizer for tokenizer, _ in self._tokenizers], texts)
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
         """Run the text encoders once a text; longer texts are cut with the end token kept, and counted.
@@ -178,8 +180,7 @@ class Painter:
         if self.text_limit is None:
             return 0
         limit = self.text_limit
-        tokenizer = next(tokenizer for tokenizer, most in self._tokenizers if most == limit)
-        return sum(len(ids) > limit for ids in tokenizer(list(texts), verbose=False)["input_ids"])
+        return count_cut(next(tokenizer for tokenizer, most in self._tokenizers if most == limit), limit, texts)
 
     @functools.cached_property
     def _negative(self) -> Embeddings:
@@ -322,6 +323,24 @@ class Painter:
         if guidance > 1:
             negative |= {key: pick(value, [0] * count) for key, value in self._negative.items()}
         return scale | {key: value for key, value in negative.items() if key in self._takes}
+
+
+def words_without_token(tokenizers: Sequence[Any], texts: Sequence[str]) -> list[str]:
+    """Words that one of the tokenizers has no token for, in order of appearance."""
+    found: dict[str, None] = {}
+    for tokenizer in tokenizers:
+        if not texts or tokenizer.unk_token_id is None:
+            continue
+        batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        for text, ids, spans in zip(texts, batch["input_ids"], batch["offset_mapping"], strict=True):
+            unknown = (span for token, span in zip(ids, spans, strict=True) if token == tokenizer.unk_token_id)
+            found.update((text[start:end], None) for start, end in unknown)
+    return list(found)
+
+
+def count_cut(tokenizer: Any, limit: int, texts: Sequence[str]) -> int:
+    """How many texts have more tokens than the limit."""
+    return sum(len(ids) > limit for ids in tokenizer(list(texts), verbose=False)["input_ids"])
 
 
 def pick(rows: Any, wanted: Sequence[int]) -> Any:

@@ -85,6 +85,37 @@ def load_component(loader: Any, place: Located, *, part: str = "", **options: An
         return loader.from_pretrained(place.path_or_id, **_where(place, part), **_trust(loader), **options)
 
 
+def part_of(place: Located, kind: str) -> str:
+    """Name of the part of this class in a pipeline of diffusers; empty where the place is one network and no pipeline.
+
+    Raises: ModelError for a pipeline that has no such part.
+    """
+    import diffusers
+
+    if place.kind == "hub":
+        try:
+            index = diffusers.DiffusionPipeline.load_config(place.path_or_id, **_where(place))
+        except Exception:  # no pipeline, or no way to it, which who loads the network says in one line
+            return ""
+    elif (Path(place.path_or_id) / "model_index.json").is_file():
+        index = read_index(Path(place.path_or_id))
+    else:
+        return ""
+    found = [name for name, value in index.items() if isinstance(value, (list, tuple)) and value[1] == kind]
+    if not found:
+        raise ModelError(f"{place.name} is a {_brief(index.get('_class_name'))}, which has no {kind}")
+    return str(found[0])
+
+
+def load_settings(place: Located, part: str = "") -> dict[str, Any]:
+    """The config of a network of diffusers, without the network. Raises ModelError."""
+    import diffusers
+
+    reader = diffusers.UVit2DModel  # all networks read the same file, but one of them must be asked
+    with readable(place, reader, part):
+        return dict(reader.load_config(place.path_or_id, **_where(place, part)))
+
+
 def load_config(place: Located) -> Any:
     """The configuration of a transformers model. Raises ModelError."""
     _know_our_own()
@@ -141,8 +172,11 @@ def load_pipeline(place: Located, dtype: torch.dtype = torch.float32, without: S
             check_weights(folder / name)
             local = dataclasses.replace(place, kind="folder")
             nets[name] = load_model(loader, local, dtype=dtype, part=name)
-    with readable(place, diffusers.AutoPipelineForText2Image):
-        return diffusers.AutoPipelineForText2Image.from_pretrained(folder, use_safetensors=True, dtype=dtype, **nets)
+    family = read_index(folder).get("_class_name")
+    # aMUSEd paints from text too, but the library's list of those that do leaves it out.
+    loader = diffusers.AmusedPipeline if family == "AmusedPipeline" else diffusers.AutoPipelineForText2Image
+    with readable(place, loader):
+        return loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **nets)
 
 
 def pipeline_index(place: Located) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class FewShotConfig:
     real_batch: int = 32  # shots in a step of tuning a classifier
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: FewShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes; test photos lie with those that shots are taken of."""

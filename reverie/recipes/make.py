@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from reverie.recipes.options import KEPT, CaptionSource, Painting, clip_default, clip_for
+import tyro
+
+from reverie.recipes.options import KEPT, KEPT_TOKENS, CaptionSource, Painting, clip_default, clip_for
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
+from reverie.stage import UnitStage
+
+TOKEN_PAINTING = Painting("builtin:token-painter", guidance=3.0, sampler_steps=8)
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class MakeConfig:
 
     text: CaptionSource = CaptionSource()
     paint: Painting = Painting(sampler_steps=20, scheduler=None)
+    # pixels, or tokens: ids of a codebook by an aMUSEd pipeline, 512 bytes for an image of 256 ids
+    as_: Annotated[Literal["pixels", "tokens"], tyro.conf.arg(name="as")] = "pixels"
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
     # captioner that says what every image shows, in the column caption_short beside its text: a run of syntic, or its weights; none
     # when absent
@@ -31,13 +38,17 @@ class MakeConfig:
     # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
     keep: str = KEPT[True]
     unit_size: int = 100  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run
 
     def following(self, usual: MakeConfig) -> dict[str, Any]:
-        """No CLIP model by default for a public painter; nothing is kept by what was not looked for."""
+        """No CLIP model by default for a public painter; nothing is kept by what was not looked for; tokens by their painter."""
+        tokens, paint = self.as_ == "tokens", usual.paint
         return {
+            "painter": TOKEN_PAINTING.painter if tokens else paint.painter,
+            "guidance": TOKEN_PAINTING.guidance if tokens else paint.guidance,
+            "sampler_steps": TOKEN_PAINTING.sampler_steps if tokens else paint.sampler_steps,
             "clip": clip_default(self.paint.painter, usual.clip),
-            "keep": usual.keep if self.duplicates else KEPT[False],
+            "keep": KEPT_TOKENS[self.duplicates] if tokens else usual.keep if self.duplicates else KEPT[False],
         }
 
 
@@ -45,23 +56,32 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
     """Captions -> images, scores and a selection, in a store that other tools can read.
 
     Example: reverie make --captions captions.txt --out runs/mine
+    Example: reverie make --captions captions.txt --as tokens --out runs/tokens
     """
     from reverie.filters.blank import Blank
     from reverie.filters.clip_score import ClipScore
     from reverie.filters.duplicates import Duplicates, ImageHash
     from reverie.filters.keep import Keep, check_rule
+    from reverie.filters.tokens import Decoded, TokenHash
     from reverie.recaption.describe import Describe
 
     first = config.text.stage()
     clip = clip_for(config.paint.painter, config.clip)
-    columns = [Step("blank", Blank(), inputs=("paint",))]
+    tokens = config.as_ == "tokens"
+
+    def seen(stage: UnitStage) -> UnitStage:
+        """A filter that looks at pictures, for what is painted."""
+        return Decoded(stage, config.paint.painter) if tokens else stage
+
+    # Ids that are all one are dropped by who paints them, and equal ids are equal pictures: neither needs to be seen.
+    columns = [] if tokens else [Step("blank", Blank(), inputs=("paint",))]
     if config.duplicates:
-        columns.append(Step("hash", ImageHash(), inputs=("paint",)))
+        columns.append(Step("hash", TokenHash() if tokens else ImageHash(), inputs=("paint",)))
     if clip:
-        columns.insert(0, Step("clip_score", ClipScore(clip), inputs=("paint",)))
+        columns.insert(0, Step("clip_score", seen(ClipScore(clip)), inputs=("paint",)))
     if config.captioner:
-        columns.append(Step("describe", Describe(config.captioner), inputs=("paint",)))
-    compared = [Step("duplicates", Duplicates(), inputs=("hash",))] if config.duplicates else []
+        columns.append(Step("describe", seen(Describe(config.captioner)), inputs=("paint",)))
+    compared = [Step("duplicates", Duplicates(near=not tokens), inputs=("hash",))] if config.duplicates else []
     check_rule(config.keep, *(step.stage for step in (*compared, *columns)))
     return Plan(
         recipe="make",
@@ -70,9 +90,9 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
         arguments=flat(config),
         steps=(
             Step("captions", first),
-            Step("paint", config.paint.stage(), inputs=("captions",)),
+            Step("paint", config.paint.token_stage() if tokens else config.paint.stage(), inputs=("captions",)),
             *columns,
             *compared,
-            Step("keep", Keep(config.keep), inputs=tuple(step.name for step in (*compared, *columns))),
+            Step("keep", Keep(config.keep), inputs=tuple(step.name for step in (*compared, *columns)) or ("paint",)),
         ),
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reverie.captions.word_to_sentence import WordToSentence
     from reverie.images.pixels import PaintPixels
     from reverie.images.real_guidance import FromShots
+    from reverie.images.tokens import PaintTokens
     from reverie.learn.classifier_tuning import ClassifierTuning
     from reverie.stage import Job, UnitStage
 
@@ -33,7 +34,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 ImageFormat = Literal["png", "jpeg", "webp"]
 
 BUILTIN = "builtin:"
-SMALL_WORLD = "smallworld:"
 PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 PUBLIC_DETECTOR = "PekingU/rtdetr_r50vd"  # all of it is in transformers; DETR's own checkpoints want timm
 TEMPLATES = (
@@ -48,6 +48,7 @@ TEMPLATES = (
 )
 
 
+KEPT_TOKENS = {True: "status = 'ok' and duplicate_of is null", False: "status = 'ok'"}  # the same of image tokens
 KEPT = {  # what is kept unless told, by whether duplicates were looked for
     True: "status = 'ok' and blank = false and duplicate_of is null",
     False: "status = 'ok' and blank = false",
@@ -137,6 +138,7 @@ class ClassCaptions:
         from reverie.captions.word_to_sentence import WordToSentence
         from reverie.smallworld.scene import class_names
 
+        check_at_least(1, per_class=per_class)
         own = classes or self.classes
         named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
         if len(given := [flag for flag, value in named if value]) > 1:
@@ -226,7 +228,16 @@ class Painting:
         Args:
             per_caption: images of each caption, of all starts together.
             starts: what images begin at; None is noise.
+        Raises: InputError that names a flag below its range.
         """
+        check_at_least(
+            1,
+            per_caption=self.per_caption,
+            sampler_steps=self.sampler_steps,
+            paint_px=self.paint_px,
+            store_px=self.store_px,
+            paint_batch=self.paint_batch,
+        )
         from reverie.images.pixels import PaintPixels, PaintSpeed
 
         return PaintPixels(
@@ -240,6 +251,24 @@ class Painting:
             image_format=self.image_format,
             dtype=self.painter_dtype,
             starts=starts,
+            speed=PaintSpeed(self.paint_batch),
+        )
+
+    def token_stage(self, per_caption: int | None = None) -> PaintTokens:
+        """The stage that paints image tokens. Raises InputError for settings that it has no use for."""
+        from reverie.images.pixels import PaintSpeed
+        from reverie.images.tokens import PaintTokens
+
+        if self.scheduler is not None or self.store_px is not None:
+            name = "scheduler" if self.scheduler is not None else "store-px"
+            raise InputError(f"--{name} is about pixels, and image tokens are painted without any; leave it out")
+        return PaintTokens(
+            self.painter,
+            per_caption or self.per_caption,
+            self.guidance,
+            self.sampler_steps,
+            size_px=self.paint_px,
+            dtype=self.painter_dtype,
             speed=PaintSpeed(self.paint_batch),
         )
 
@@ -321,7 +350,7 @@ class Network:
     backbone: str = "resnet-tiny"
     view_px: int = 32  # side of a training view in pixels
     image_px: int = 64  # side in pixels that images and photos are resized to before views are cropped from them
-    train_steps: int = 200  # optimiser steps of training, the same in every arm
+    train_steps: int = 200  # optimiser steps of training; the same in every arm
     lr: float = 1e-3  # peak learning rate
     warmup: float = 0.1  # share of the training steps in which the learning rate rises
 
@@ -355,7 +384,9 @@ def usable_of(images: Path) -> str:
 
 def captions_of(source: UnitStage | Job, num_classes: int) -> int:
     """Captions of each class that a source gives."""
-    return int(getattr(source, "count", 0)) // num_classes
+    from reverie.stage import SourceStage
+
+    return source.count // num_classes if isinstance(source, SourceStage) else 0
 
 
 def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str:
@@ -406,7 +437,7 @@ def clip_for(painter: str, clip: str | None) -> str | None:
 def page() -> str:
     """docs/flags.md: what every flag of the recipes is, in Markdown."""
     from reverie.run.plan import config_type, find_recipe, find_study, known_recipes, known_studies, recipe_scales
-    from reverie.settings import flat, helps, required
+    from reverie.settings import flag, flat, helps, required
 
     kinds = {name: find_recipe(name) for name in known_recipes()}
     kinds |= {f"claims {name}": find_study(name) for name in known_studies()}
@@ -431,7 +462,7 @@ def page() -> str:
     for name in sorted(name for name, texts in said.items() if len(texts) > 1):
         texts = said[name]
         text = texts[next(iter(texts))] if len(set(texts.values())) == 1 else next(iter(texts.values())).split(";")[0]
-        lines.append(f"| `{_flag(name)}` | {_cell(text)} | {', '.join(texts)} |")
+        lines.append(f"| `{flag(name)}` | {_cell(text)} | {', '.join(texts)} |")
     for where, recipe in kinds.items():
         lines += ["", f"## {where}", ""]
         scales = {scale: flat(config) for scale, config in recipe_scales(recipe).items()}
@@ -446,12 +477,8 @@ def page() -> str:
             else:
                 values = [_value(config[name]) for config in scales.values()] or [_value(usual[name])]
             meaning = _cell(text) if len(said[name]) == 1 else ""
-            lines.append(f"| `{_flag(name)}` | {' | '.join(values)} | {meaning} |")
+            lines.append(f"| `{flag(name)}` | {' | '.join(values)} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _cell(text: str) -> str:

@@ -42,12 +42,13 @@ class ScratchConfig:
     mixed_per_class: tuple[int, ...] = (2,)
     # share of photos in a batch where they are mixed with painted images; 0 = as many as there are of them
     real_share: float = 0.5
+
     net: Network = Network(train_steps=150, lr=3e-3)
     batch_size: int = 64  # examples in a step of training
     precision: Precision = "fp32"  # number format of training
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; as many captions as the largest arm needs."""

@@ -107,9 +107,11 @@ class StableRepConfig:
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str | None = "smallworld:street:1280:640"
+
     probing: Probing = Probing()
     # store of real photos, made by reverie import, to train on as many of as there are painted images
     real_store: Path | None = None
+
     towers: Text = Text()
     # sides in pixels that 5 % of StableRep's images are scaled down to and up again, so that it sees photos of low
     # resolution
@@ -117,7 +119,7 @@ class StableRepConfig:
     # two more arms that must do worse than StableRep: images dealt to captions at random, and crops of one image
     controls: bool = False
     unit_size: int = 16  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: StableRepConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter, nothing left out without one; a rate and a commit by what is in them."""

@@ -166,7 +166,7 @@ class SynticConfig:
     meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
     spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
     unit_size: int = 64  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: SynticConfig) -> dict[str, Any]:
         """The small world's sentences and photos stand in for a person's own; public painters have a faster sampler."""

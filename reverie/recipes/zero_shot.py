@@ -78,7 +78,7 @@ class ZeroShotConfig:
     # part of the photos to measure on; settings are chosen on train, so that test is read once
     eval_split: Literal["train", "test"] = "test"
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: ZeroShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes."""

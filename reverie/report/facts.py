@@ -218,7 +218,7 @@ def command(facts: Facts) -> str:
     lines = [["reverie", "make"] if recipe == "make" else ["reverie", "run", recipe]]
     given = plan.get("given")
     for name, value in plan["arguments"].items():
-        flag = name.replace("_", "-")
+        flag = name.rstrip("_").replace("_", "-")  # as settings.flag has it
         if given is not None and name not in given:
             continue
         if isinstance(value, bool):

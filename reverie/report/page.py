@@ -6,19 +6,21 @@ picture is decoded and encoded again before it is shown; and the page forbids it
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jinja2
 import pyarrow as pa
 
 from reverie import seeds
-from reverie.pairs import OK
+from reverie.errors import ReverieError
+from reverie.pairs import OK, TOKEN_COLUMNS
 from reverie.report import captioning, duplicates, plots
 from reverie.report import classes as by_class
 from reverie.report.facts import (
@@ -35,9 +37,13 @@ from reverie.report.facts import (
     number,
 )
 from reverie.report.thumbs import THUMB_PX, Thumbs
+from reverie.run.plan import read_plan
 from reverie.stage import Job, Role, StepContext
 from reverie.store import tables
 from reverie.store.files import atomic_file
+
+if TYPE_CHECKING:
+    from reverie.models.token_pictures import TokenPictures
 
 NUM_CAPTIONS, NUM_COPIES = 8, 6  # of the grid of images
 NUM_LOST = 12  # images, and captions, that were not kept
@@ -90,7 +96,7 @@ def _render(facts: Facts) -> str:
         "number": number,
         "brief": _brief,
     }
-    thumbnails = Thumbs()
+    thumbnails = Thumbs(_decoder(facts.folder))
     curves, colours = _curves(facts)
     return environment.get_template("page.html").render(
         facts=facts,
@@ -145,13 +151,15 @@ def _curves(facts: Facts) -> tuple[list[tuple[str, Any]], dict[str, str]]:
         own = arm_of.get(name, name)
         labels.setdefault(own, own)
         names.append(own)
-        metric, group = ("kl", "") if all("kl" in row for row in rows) else ("loss", job_of.get(name, labels[own]))
+        metric, group = ("kl", "") if all("kl" in row for row in rows) else ("loss", job_of.get(name, own))
         if points := [(row["step"], row[metric]) for row in rows if "step" in row and metric in row]:
             drawn.setdefault((metric, group), {}).setdefault(own, {})[name] = points
     colours = plots.arm_colours(list(dict.fromkeys(names)))
     drawings = []
     for (metric, group), lines in drawn.items():
-        unit = "loss above its lowest possible value, in nats" if metric == "kl" else f"loss of {group}"
+        unit = (
+            "loss above its lowest possible value, in nats" if metric == "kl" else f"loss of {labels.get(group, group)}"
+        )
         inorder = dict(sorted(lines.items(), key=lambda item: names.index(item[0])))
         drawings.append((metric, plots.curves(inorder, unit, colours, labels)))
     return drawings, colours
@@ -318,7 +326,27 @@ def _various(path: Path, columns: Sequence[str], where: str) -> list[dict[str, A
 def _columns(pairs: Path) -> list[str]:
     known = tables.column_names(pairs)
     wanted = ["pair_id", "caption_id", "copy", "text", "label", "image", "status", "reason"]
-    return wanted + [name for name in ("kept", "drop_reason", "clip_score", "clip_confidence") if name in known]
+    return wanted + [
+        name for name in (*TOKEN_COLUMNS, "kept", "drop_reason", "clip_score", "clip_confidence") if name in known
+    ]
+
+
+def _decoder(folder: Path) -> Callable[[Mapping[str, Any]], bytes | None]:
+    """Image tokens of a run as pictures, if the tokenizer that its plan names is still to be had."""
+
+    @functools.cache
+    def pictures() -> TokenPictures:  # slow to load, and most runs have no tokens
+        from reverie.models.token_pictures import TokenPictures, models_named
+
+        return TokenPictures(models_named(read_plan(folder)))
+
+    def decode(row: Mapping[str, Any]) -> bytes | None:
+        try:
+            return pictures().png(row)
+        except ReverieError:
+            return None  # an empty frame, as for a broken image
+
+    return decode
 
 
 def _card(row: Mapping[str, Any], thumbnails: Thumbs, side_px: int = THUMB_PX, column: str = "kept") -> dict[str, Any]:

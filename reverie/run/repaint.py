@@ -23,11 +23,11 @@ MAX_RETRIES = 1000  # that repaint looks through
 def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tuple[bytes, bytes | None]:
     """Make one image again, from its caption and seed, without its neighbours.
 
-    Returns: the image as encoded bytes, and the stored one. On the machine and dtype that made it, they show the same picture;
+    Returns: the image as encoded bytes, and the stored one, of image tokens what they show. On the machine and dtype that made it, they show the same picture;
         to the last bit only if the batch was as large.
     Raises: InputError if there is no such pair, or it is not an image that a step of this plan made.
     """
-    columns = ["caption_id", "unit", "copy", "image", "seed"]
+    columns = ["caption_id", "unit", "copy", "image", "tokens", "seed"]
     found = (
         [] if "'" in pair_id else list(_rows(StepContext(folder, "repaint").pairs, columns, f"pair_id = '{pair_id}'"))
     )
@@ -44,10 +44,14 @@ def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tupl
         if not stage.keep_images:
             stage = replace(stage, keep_images=True)  # type: ignore[type-var]
         rows = stage.open(work.context)(caption)
-    (image,) = rows.filter(pc.equal(rows["pair_id"], pair_id))["image"].to_pylist()
+    (row,) = rows.filter(pc.equal(rows["pair_id"], pair_id)).select(["image", "tokens"]).to_pylist()
+    image: bytes | None = row["image"]
     if image is None:
         raise InputError(f"pair {pair_id} has no image; it could not be painted")
-    return image, found[0]["image"]
+    stored = found[0]["image"]
+    if stored is None and row["tokens"] is not None and found[0]["tokens"] == row["tokens"]:
+        stored = image  # what the stored ids show, as equal ids are decoded to equal pictures
+    return image, stored
 
 
 def _retry_of(row: dict[str, Any], run_seed: int) -> int:

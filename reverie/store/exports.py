@@ -12,25 +12,30 @@ import json
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reverie.errors import BrokenImage, FolderInUse, InputError
+from reverie.pairs import TOKEN_COLUMNS
 from reverie.store import tables
 from reverie.store.files import atomic_folder
 from reverie.store.pictures import suffix
 
 OK = "status = 'ok'"
 ROW_GROUP = 100  # rows that a reader of parquet has to hold at least
+DECODED = 64  # image tokens that are decoded at once
 MAX_NAME = 255  # bytes, of a file or folder in the usual file systems
 Progress = Callable[[int, int], None]
 """Called with the pairs written so far and in all."""
+Decode = Callable[[Sequence[Mapping[str, Any]]], list[bytes]]
+"""Rows of image tokens -> their encoded pictures, in order; see models/token_pictures.py."""
 
 
 def to_webdataset(
@@ -41,24 +46,28 @@ def to_webdataset(
     per_shard: int = 10_000,
     columns: Sequence[str] | None = None,
     progress: Progress | None = None,
+    decode: Decode | None = None,
+    ids: bool = False,
 ) -> dict[str, int]:
     """Tar shards 00000.tar, ... with ID.jpg (or png, webp), ID.txt and ID.json a pair, for `webdataset` and open_clip.
 
     Args:
         where: Lance SQL filter. Pairs without an image are left out in any case.
         columns: what goes into the .json; all but the image when None.
+        decode: makes pictures of image tokens; pairs that are tokens alone are left out without it.
+        ids: image tokens as they are, in ID.npy, int32 (rows, columns), in place of pictures.
     Returns: number of pairs and shards. ``sizes.json`` tells open_clip the pairs a shard.
     Raises: InputError if nothing fits or the filter is wrong; FolderInUse if the folder holds something; StoreFull.
     """
     sizes: dict[str, int] = {}
     with _whole(folder) as part:
-        rows = enumerate(_pairs(path, where, columns, progress))
+        rows = enumerate(_pairs(path, where, columns, progress, decode, ids))
         for number, group in itertools.groupby(rows, lambda item: item[0] // per_shard):
             name = f"{number:05d}.tar"
             with tarfile.open(part / name, "w", format=tarfile.USTAR_FORMAT) as shard:
                 for _, row in group:
                     image, key = row.pop("image"), _file_name(row["pair_id"])
-                    _add(shard, f"{key}.{_ending(image, row)}", image)
+                    _add(shard, f"{key}.{'npy' if ids else _ending(image, row)}", image)
                     _add(shard, f"{key}.txt", (row.get("text") or "").encode())
                     _add(shard, f"{key}.json", json.dumps(row, ensure_ascii=False, default=_plain).encode())
                     sizes[name] = sizes.get(name, 0) + 1
@@ -80,12 +89,16 @@ def to_parquet(
     per_file: int = 10_000,
     columns: Sequence[str] | None = None,
     progress: Progress | None = None,
+    decode: Decode | None = None,
+    ids: bool = False,
 ) -> dict[str, int]:
     """Parquet files that ``datasets.load_dataset(folder)`` opens as split train, with ``image`` as an Image feature.
 
     Args:
         where: Lance SQL filter. Pairs that are tokens only are written too, with no image.
         columns: what to write beside pair_id, text and image; all when None.
+        decode: makes the image of pairs that are tokens only.
+        ids: no images; the ids are in the columns ``tokens`` and ``grid`` anyway.
     Returns: number of pairs and files. Raises: as ``to_webdataset``.
     """
     total = _count(path, where)
@@ -94,7 +107,8 @@ def to_parquet(
     done, writer = 0, None
     with _whole(folder) as part:
         (part / "data").mkdir()
-        for rows in unit_tables(path, where, columns):
+        for rows in unit_tables(path, where, columns, decode):
+            rows = _without_images(rows) if ids else rows
             start = 0
             while start < rows.num_rows:
                 piece = for_datasets(rows.slice(start, per_file - done % per_file))
@@ -138,7 +152,12 @@ def _feature(name: str, kind: pa.DataType) -> dict[str, Any]:
 
 
 def to_coco(
-    path: str | Path, folder: str | Path, where: str = OK, *, progress: Progress | None = None
+    path: str | Path,
+    folder: str | Path,
+    where: str = OK,
+    *,
+    progress: Progress | None = None,
+    decode: Decode | None = None,
 ) -> dict[str, int]:
     """``captions.json`` in the form of COCO captions, and the images in ``images/``.
 
@@ -152,7 +171,8 @@ def to_coco(
         # Two lists grow at once and neither should be held in memory: the second waits in a file of its own.
         with (part / "captions.json").open("w+") as file, (part / "annotations").open("w+") as notes:
             file.write('{"info": {"description": "exported by reverie"}, "licenses": [], "images": [')
-            for done, row in enumerate(_pairs(path, where, ["pair_id", "text", "width", "height"], progress), start=1):
+            columns = ["pair_id", "text", "width", "height"]
+            for done, row in enumerate(_pairs(path, where, columns, progress, decode), start=1):
                 name = f"{_file_name(row['pair_id'])}.{_ending(row['image'], row)}"
                 (part / "images" / name).write_bytes(row["image"])
                 facts = {"id": done, "file_name": name, "width": row["width"], "height": row["height"]}
@@ -168,15 +188,21 @@ def to_coco(
 
 
 def to_folder(
-    path: str | Path, folder: str | Path, where: str = OK, *, progress: Progress | None = None
+    path: str | Path,
+    folder: str | Path,
+    where: str = OK,
+    *,
+    progress: Progress | None = None,
+    decode: Decode | None = None,
+    ids: bool = False,
 ) -> dict[str, int]:
-    """One folder a class with its images, named by pair.
+    """One folder a class with its images, named by pair; with ``ids`` image tokens as ID.npy, int32 (rows, columns).
 
     Characters of class names that file systems dislike become ``_``.
     Returns: number of pairs and classes. Raises: as ``to_webdataset``; InputError if a pair has no class, or two classes would
         share a folder.
     """
-    classless = f"{tables.whole_filter(where)} and image is not null and (label is null or label = '')"
+    classless = f"{_shown(where, decode, ids)} and (label is null or label = '')"
     if number := tables.count(path, classless):
         raise InputError(
             f"{number} pairs of {path} have no class; add \"label != ''\" to the filter, or export as coco"
@@ -184,7 +210,7 @@ def to_folder(
     folders: dict[str, str] = {}
     done = 0
     with _whole(folder) as part:
-        for row in _pairs(path, where, ["pair_id", "label"], progress):
+        for row in _pairs(path, where, ["pair_id", "label"], progress, decode, ids):
             name = _file_name(row["label"])
             if len(name.encode()) > MAX_NAME:
                 raise InputError(
@@ -194,7 +220,8 @@ def to_folder(
             if folders.setdefault(name.casefold(), row["label"]) != row["label"]:
                 raise InputError(f"classes {folders[name.casefold()]!r} and {row['label']!r} would share a folder")
             (part / name).mkdir(exist_ok=True)
-            (part / name / f"{_file_name(row['pair_id'])}.{_ending(row['image'], row)}").write_bytes(row["image"])
+            ending = "npy" if ids else _ending(row["image"], row)
+            (part / name / f"{_file_name(row['pair_id'])}.{ending}").write_bytes(row["image"])
             done += 1
     return {"pairs": done, "classes": len(folders)}
 
@@ -203,16 +230,63 @@ def to_folder(
 
 
 def _pairs(
-    path: str | Path, where: str, columns: Sequence[str] | None, progress: Progress | None
+    path: str | Path,
+    where: str,
+    columns: Sequence[str] | None,
+    progress: Progress | None,
+    decode: Decode | None = None,
+    ids: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Rows with an image as dictionaries, in an order that does not depend on who committed first."""
-    where = f"{tables.whole_filter(where)} and image is not null"
+    """Rows with an image as dictionaries, in an order that does not depend on who committed first.
+
+    Args: ids: image tokens in place of images, as the bytes of a .npy file.
+    """
+    where = _shown(where, decode, ids)
     total, done = _count(path, where), 0
-    for rows in unit_tables(path, where, columns):
-        yield from rows.to_pylist()
+    extra = [*columns, "tokens", "grid"] if ids and columns is not None else columns
+    for rows in unit_tables(path, where, extra, None if ids else decode):
+        for row in rows.to_pylist():
+            if ids:
+                row["image"] = _npy(row)
+                if columns is not None:
+                    row = {name: value for name, value in row.items() if name not in ("tokens", "grid")}
+            yield row
         done += rows.num_rows
         if progress:
             progress(done, total)
+
+
+def _shown(where: str, decode: Decode | None, ids: bool) -> str:
+    """Of the pairs that fit a filter those that have what is to be written."""
+    has = (
+        "tokens is not null" if ids else "(image is not null or tokens is not null)" if decode else "image is not null"
+    )
+    return f"{tables.whole_filter(where)} and {has}"
+
+
+def _npy(row: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(row["tokens"], np.int32).reshape(row["grid"]), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _without_images(rows: pa.Table) -> pa.Table:
+    place = rows.column_names.index("image")
+    return rows.set_column(place, "image", pa.nulls(rows.num_rows, pa.large_binary()))
+
+
+def _with_pictures(rows: pa.Table, decode: Decode) -> pa.Table:
+    """With the decoded picture where there are tokens alone."""
+    images = rows["image"].to_pylist()
+    todo = [n for n, tokens in enumerate(rows["tokens"].to_pylist()) if tokens is not None and images[n] is None]
+    if not todo:
+        return rows
+    told = rows.select([name for name in ("pair_id", *TOKEN_COLUMNS) if name in rows.column_names]).to_pylist()
+    for start in range(0, len(todo), DECODED):
+        some = todo[start : start + DECODED]
+        for number, image in zip(some, decode([{"codebook": None, **told[n]} for n in some]), strict=True):
+            images[number] = image
+    return rows.set_column(rows.column_names.index("image"), "image", pa.array(images, pa.large_binary()))
 
 
 def _count(path: str | Path, where: str) -> int:
@@ -221,15 +295,19 @@ def _count(path: str | Path, where: str) -> int:
     raise InputError(f"no pair of {path} fits {where!r}; nothing was written")
 
 
-def unit_tables(path: str | Path, where: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+def unit_tables(
+    path: str | Path, where: str, columns: Sequence[str] | None, decode: Decode | None = None
+) -> Iterator[pa.Table]:
     known = tables.column_names(path)
     if unknown := [name for name in columns or () if name not in known]:
         raise InputError(f"{path} has no column {', '.join(unknown)}; it has {', '.join(known)}")
     names = [name for name in known if columns is None or name in {"pair_id", "text", "image", *columns}]
+    needed = [name for name in TOKEN_COLUMNS if decode and name in known and name not in names]
     for unit in sorted(tables.done_units(path)):
-        rows = tables.read_unit(path, unit, names, where=where)
+        rows = tables.read_unit(path, unit, [*names, *needed], where=where)
         if rows.num_rows:
-            yield rows.take(pc.sort_indices(rows["pair_id"]))
+            rows = rows.take(pc.sort_indices(rows["pair_id"]))
+            yield _with_pictures(rows, decode).select(names) if decode else rows
 
 
 # Writing

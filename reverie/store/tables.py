@@ -29,7 +29,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
 from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, StoreFull, UnitExists
-from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS
+from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS, TOKEN_COLUMNS
 from reverie.store.files import is_full
 from reverie.store.pictures import open_picture
 
@@ -301,14 +301,15 @@ def add_columns(path: TablePath, from_path: TablePath, key: str = "pair_id", rep
 
     Rows of ``path`` without a partner get null; rows of ``from_path`` without one are not used.
     Args:
-        replace: put columns of the same name anew instead of refusing. The columns of the record itself are never replaced.
+        replace: put columns of the same name anew instead of refusing. The columns of the record itself are never replaced,
+            but for image tokens where every image is there as a picture too.
     Raises: StoreError for a name that is there, a key twice, or no common key at all; StoreFull with the table as before.
     """
     for wait_s in _waits():
         table, extra = open_table(path), open_table(from_path)
         fields = [field.with_nullable(True) for field in extra.schema if field.name not in (key, "unit")]
         taken = {field.name for field in fields} & set(table.schema.names)
-        if own := taken & {*PAIRS.names, *CAPTIONS.names}:
+        if own := (taken & {*PAIRS.names, *CAPTIONS.names}) - _made_from_pictures(table, replace):
             raise StoreError(
                 f"{from_path} would overwrite {', '.join(sorted(own))} of {path}; name its columns otherwise"
             )
@@ -654,7 +655,9 @@ def _check_unit(unit: int, rows: pa.Table) -> None:
 
 def _fit(rows: pa.Table, schema: pa.Schema, path: TablePath) -> pa.Table:
     """The rows with exactly the columns of the table; those that were joined later are null."""
-    if unknown := set(rows.column_names) - set(schema.names):
+    unknown = set(rows.column_names) - set(schema.names)
+    # A table that was begun before the record had a column can do without it as long as it is empty.
+    if unknown := {name for name in unknown if name not in PAIRS.names or rows[name].null_count < rows.num_rows}:
         raise StoreError(f"{path} has no column {', '.join(sorted(unknown))}")
     if missing := {field.name for field in schema if not field.nullable} - set(rows.column_names):
         raise StoreError(f"rows for {path} lack {', '.join(sorted(missing))}")
@@ -663,6 +666,12 @@ def _fit(rows: pa.Table, schema: pa.Schema, path: TablePath) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _made_from_pictures(table: LanceDataset, replace: bool) -> set[str]:
+    """The columns of image tokens, if nothing is lost with them: no row is tokens alone."""
+    alone = table.count_rows("tokens is not null and image is null") if "tokens" in table.schema.names else 0
+    return set(TOKEN_COLUMNS) if replace and not alone else set()
 
 
 def _partners(table: LanceDataset, extra: LanceDataset, key: str, path: TablePath, from_path: TablePath) -> np.ndarray:

@@ -46,6 +46,13 @@ def test_captions_say_all_that_is_judged_and_are_fresh_for_each_seed():
     assert [caption for _, caption, _ in one] != [caption for _, caption, _ in check._asked(1, 1, 40)]
 
 
+def test_pictures_of_the_scenes_are_as_various_and_a_single_picture_is_not():
+    scenes, _, numbers = zip(*check._asked(1, 0, 30), strict=True)
+    images = [render(scene, "studio", number).image for scene, number in zip(scenes, numbers, strict=True)]
+    assert [row.measured for row in check._spread(images, scenes)] == pytest.approx([1, 1], abs=0.1)
+    assert [row.measured for row in check._spread(images[:1] * 30, scenes)] == pytest.approx([0, 0], abs=1e-9)
+
+
 def draw_what_is_said(name, captions, seed=0, device="cpu", progress=None):
     """A perfect painter: it reads the caption and photographs such a scene."""
     where = {"left of": (0.25, 0.5), "right of": (0.75, 0.5), "above": (0.5, 0.25), "below": (0.5, 0.75)}
@@ -200,3 +207,30 @@ def test_grid(tmp_path):
     captions = ["a red circle on a white background", "a blue star above a green ring", "an orange heart"]
     check.save_grid(tmp_path / "grid.png", draw_what_is_said("", captions), captions, columns=2)
     assert Image.open(tmp_path / "grid.png").size[0] > 200
+
+
+class WithoutLoss:
+    """A tokenizer whose ids are the numbers of whole pictures, or of one and the same."""
+
+    num_codes, seen = 4096, []
+
+    def __init__(self, forgetful=False):
+        self.forgetful, self.seen = forgetful, []
+
+    def ids(self, pictures):
+        first = len(self.seen)
+        self.seen += list(pictures)
+        return np.arange(first, len(self.seen)).reshape(-1, 1, 1)
+
+    def pictures(self, ids):
+        return np.stack([self.seen[0 if self.forgetful else int(number)] for number in ids.ravel()])
+
+
+def test_a_tokenizer_is_measured_by_what_its_pictures_still_show(monkeypatch):
+    monkeypatch.setattr("reverie.models.tokenizer.open_tokenizer", lambda name, device: WithoutLoss())
+    rows = check.check_tokenizer("perfect", num=12)
+    assert value(rows, "tokenizer, one thing: studio").passed
+    # 24 of 4,096 codes, each as often as the others.
+    assert value(rows, "  codes in use").measured == pytest.approx(24 / 4096)
+    monkeypatch.setattr("reverie.models.tokenizer.open_tokenizer", lambda name, device: WithoutLoss(forgetful=True))
+    assert value(check.check_tokenizer("useless", num=12), "tokenizer, one thing: studio").measured < 0.5

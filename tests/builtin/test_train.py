@@ -15,6 +15,8 @@ from reverie.builtin import pieces, train
 from reverie.errors import InputError
 from reverie.models.names import BUILTIN
 from reverie.models.painter import open_painter
+from reverie.models.token_painter import open_token_painter, painted_ids
+from reverie.models.tokenizer import open_tokenizer
 from tests.builtin.tiny_train import SETTINGS, make_tiny
 
 
@@ -91,6 +93,22 @@ def test_further_begins_at_the_package_and_widens_what_is_smaller(tmp_path, monk
     assert len(log["before"]) == 1
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "painter-further" / "weights")
     assert pipe.unet.config.block_out_channels == [2 * fine, middle, coarse]
+
+
+def test_a_tokenizer_and_a_painter_of_its_ids_come_out(tmp_path):
+    train.main(tmp_path, ("token-painter", "tokenizer"), out=tmp_path / "out", **SETTINGS)
+    pieces.unpack(tmp_path / "out", tmp_path / "models")
+    tokenizer = open_tokenizer(str(tmp_path / "models" / "tokenizer"))
+    assert (tokenizer.size_px, tokenizer.factor, tokenizer.num_codes) == (64, 8, 32)
+    assert tokenizer.ids(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2, 8, 8)
+    log = json.loads((tmp_path / "models" / "tokenizer" / "training.json").read_text())
+    assert (log["steps"], log["learner"]["codes"]) == (3, 32)
+    assert 0 < log["last"]["codebook_use"] <= 1
+    painter = open_token_painter(str(tmp_path / "models" / "token-painter"))
+    assert painter.tokenizer.codebook_name == tokenizer.codebook_name
+    assert painted_ids(painter, ["a red circle"], [1], 3.0, 2).shape == (1, 8, 8)
+    log = json.loads((tmp_path / "models" / "token-painter" / "training.json").read_text())
+    assert (log["steps"], log["learner"]["width"], log["batches"]["batch"]) == (3, 16, 4)
 
 
 @pytest.mark.slow

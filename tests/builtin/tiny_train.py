@@ -15,9 +15,15 @@ def make_tiny(setattr=setattr):
     setattr(train, "CHANNELS", (8, 16, 16))
     setattr(train, "PAINTER_FIT", dataclasses.replace(train.PAINTER_FIT, steps=3))
     setattr(train, "DECODER_FIT", dataclasses.replace(train.DECODER_FIT, steps=2))
+    setattr(train, "TOKENIZER", dataclasses.replace(train.TOKENIZER, channels=(8, 8, 8, 16), codes=32, width=8))
+    setattr(train, "TOKENIZER_FIT", dataclasses.replace(train.TOKENIZER_FIT, steps=3))
+    small = {"width": 16, "layers": 1, "heads": 2, "conv_width": 16, "conv_blocks": 1, "conv_heads": 2}
+    setattr(train, "TOKEN_PAINTER", small)
+    setattr(train, "TOKEN_PAINTER_FIT", dataclasses.replace(train.TOKEN_PAINTER_FIT, steps=3))
     setattr(train, "READER_FIT", dataclasses.replace(train.READER_FIT, steps=2))
     setattr(train, "TAUGHT_FIT", dataclasses.replace(train.TAUGHT_FIT, steps=2))
     setattr(train, "SHARES", {0: (0.5, 0.25, 0.25)})
+    setattr(train, "TOKEN_SHARES", {0: (0.5, 0.25, 0.25)})
     setattr(train, "EARLY_S", 0.0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import diffusers
 import tokenizers
 import torch
 import transformers
@@ -220,4 +221,75 @@ def save_yolos(folder: Path) -> Path:
     )
     transformers.YolosForObjectDetection(config).save_pretrained(folder)
     transformers.YolosImageProcessorPil(size={"shortest_edge": 32, "longest_edge": 64}).save_pretrained(folder)
+    return folder
+
+
+def save_vq(folder: Path, seed: int = 0, **settings: object) -> Path:
+    """A tokenizer of 16 x 16 pictures: a 4 x 4 grid of 12 codes, which random pictures use all over."""
+    torch.manual_seed(seed)
+    vq = _vq(**settings)
+    vq.save_pretrained(folder)
+    return folder
+
+
+def _vq(**settings: object) -> diffusers.VQModel:
+    vq = diffusers.VQModel(
+        **{
+            "down_block_types": ["DownEncoderBlock2D"] * 3,
+            "up_block_types": ["UpDecoderBlock2D"] * 3,
+            "block_out_channels": [4, 4, 8],
+            "latent_channels": 3,
+            "sample_size": 16,
+            "num_vq_embeddings": 12,
+            "norm_num_groups": 4,
+            "mid_block_add_attention": False,
+            "lookup_from_codebook": True,
+            **settings,
+        }
+    )
+    with torch.no_grad():
+        latents = vq.encode(torch.rand(8, 3, 16, 16)).latents.permute(0, 2, 3, 1).reshape(-1, 3)
+    vq.quantize.embedding.weight.data.copy_(latents[torch.randperm(len(latents))[: vq.config.num_vq_embeddings]])
+    return vq
+
+
+def save_amused(folder: Path, seed: int = 0, grid: int = 4) -> Path:
+    """An AmusedPipeline that paints a 4 x 4 grid of the codes of ``save_vq``; its texts are those of the CLIP above."""
+    torch.manual_seed(seed)
+    tokenizer = word_tokenizer(end=True, limit=TEXT_LIMIT)
+    text = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=8,
+        max_position_embeddings=TEXT_LIMIT,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    net = diffusers.UVit2DModel(
+        hidden_size=16,
+        cond_embed_dim=8,
+        micro_cond_encode_dim=4,
+        micro_cond_embed_dim=20,
+        encoder_hidden_size=16,
+        vocab_size=16,
+        codebook_size=12,
+        in_channels=16,
+        block_out_channels=16,
+        num_res_blocks=1,
+        block_num_heads=2,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        sample_size=grid,
+    )
+    diffusers.AmusedPipeline(
+        vqvae=_vq(),
+        tokenizer=tokenizer,
+        text_encoder=transformers.CLIPTextModelWithProjection(text),
+        transformer=net,
+        scheduler=diffusers.AmusedScheduler(mask_token_id=15),
+    ).save_pretrained(folder)
     return folder

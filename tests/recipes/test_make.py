@@ -1,13 +1,22 @@
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from reverie.errors import InputError
+from reverie.recipes.make import MakeConfig
 from reverie.recipes.options import clip_default, clip_for
+from reverie.report.page import write
 from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
-from reverie.store import tables
+from reverie.run.repaint import repaint
+from reverie.settings import resolve
+from reverie.store import exports, tables
+from tests.models import tiny
 
 
 def make(**flags: Any) -> Plan:
@@ -90,3 +99,98 @@ def test_make_with_the_builtin_painter(tmp_path: Path) -> None:
     assert {"clip_score", "blank", "hash", "duplicate_of", "kept"} <= set(
         tables.column_names(tmp_path / "run" / "pairs.lance")
     )
+
+
+@pytest.mark.parametrize(
+    "flag", ["per_class", "unit_size", "per_caption", "sampler_steps", "paint_px", "store_px", "paint_batch"]
+)
+@pytest.mark.parametrize("number", [0, -8])
+def test_a_number_below_its_range_is_told_by_its_flag(flag: str, number: int) -> None:
+    with pytest.raises(InputError, match=f"^--{flag.replace('_', '-')} {number}: give 1 or more$"):
+        make(**{flag: number})
+
+
+@pytest.mark.parametrize("flag", ["paint_px", "store_px"])
+def test_pictures_that_could_not_be_read_again_are_not_painted(flag: str) -> None:
+    make(**{flag: 8000})
+    with pytest.raises(InputError, match="100,000 pixels a side are more than can be read again; give 8,000 or less"):
+        make(**{flag: 100_000})
+
+
+def test_tokens_are_painted_by_their_own_painter_and_looked_at_without_pixels_where_that_can_be() -> None:
+    config = resolve(MakeConfig(), {"as_": "tokens"})
+    assert (config.paint.painter, config.paint.guidance, config.paint.sampler_steps) == (
+        "builtin:token-painter",
+        3.0,
+        8,
+    )
+    assert config.keep == "status = 'ok' and duplicate_of is null"
+    plan = make(as_="tokens", painter="owner/painter", clip="owner/clip")
+    stages = {step.name: step.stage for step in plan.steps}
+    assert list(stages) == ["captions", "paint", "clip_score", "hash", "duplicates", "keep"]
+    paint: Any = stages["paint"]
+    assert (type(paint).__name__, paint.model, paint.guidance, paint.steps) == ("PaintTokens", "owner/painter", 3.0, 8)
+    names = [type(stages[name]).__name__ for name in ("clip_score", "hash")]
+    assert names == ["Decoded", "TokenHash"]
+    assert stages["duplicates"].near is False  # type: ignore[attr-defined]
+    assert stages["keep"].rule == "status = 'ok' and duplicate_of is null"  # type: ignore[attr-defined]
+    plan = make(as_="tokens", painter="owner/painter", clip=None, duplicates=False, guidance=5.0)
+    assert [(step.name, step.inputs) for step in plan.steps[1:]] == [("paint", ("captions",)), ("keep", ("paint",))]
+    assert plan.steps[1].stage.guidance == 5.0  # type: ignore[attr-defined]
+    for flags in ({"scheduler": "ddim"}, {"store_px": 32}):
+        with pytest.raises(InputError, match="is about pixels"):
+            make(as_="tokens", painter="owner/painter", **flags)
+
+
+def test_the_flag_is_called_as(capsys: pytest.CaptureFixture[str]) -> None:
+    from reverie.cli.main import main
+    from reverie.settings import flag
+
+    with pytest.raises(SystemExit):
+        main(["make", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--as {pixels,tokens}" in said
+    assert (flag("as_"), flag("paint_px")) == ("--as", "--paint-px")
+
+
+def test_make_as_tokens_from_captions_to_pictures_and_ids(tmp_path: Path) -> None:
+    """Painted, scored, shown, painted again and exported; the store holds ids and no image."""
+    tiny.save_amused(tmp_path / "painter")
+    tiny.save_clip(tmp_path / "clip")
+    (tmp_path / "captions.txt").write_text("a red circle\na blue square\n")
+    folder = tmp_path / "run"
+    plan = make(
+        as_="tokens", painter=str(tmp_path / "painter"), clip=str(tmp_path / "clip"), captions=tmp_path / "captions.txt",
+        per_caption=2, sampler_steps=3,
+    )  # fmt: skip
+    assert run(plan, folder, part=(1, 1)) is True
+    assert tables.verify(folder, per_caption=2) == []
+    rows = [row for part in tables.scan(folder / "pairs.lance") for row in part.to_pylist()]
+    assert [row["image"] for row in rows] == [None] * 4
+    assert all(len(row["tokens"]) == 16 and row["clip_score"] is not None and row["kept"] for row in rows)
+    assert len({row["pixels"] for row in rows}) == 4
+    assert write(folder).read_text().count("data:image/png") == 4
+
+    image, stored = repaint(plan, folder, rows[1]["pair_id"])
+    assert image == stored
+    from reverie.models.token_pictures import TokenPictures
+
+    pictures = TokenPictures([str(tmp_path / "clip"), str(tmp_path / "painter")])
+    shown = {row["pair_id"]: np.asarray(Image.open(io.BytesIO(pictures.png(row)))) for row in rows}
+    assert (np.asarray(Image.open(io.BytesIO(image))) == shown[rows[1]["pair_id"]]).all()
+
+    pairs = folder / "pairs.lance"
+    assert exports.to_webdataset(pairs, tmp_path / "pictures", decode=pictures.pngs)["pairs"] == 4
+    assert exports.to_webdataset(pairs, tmp_path / "ids", ids=True)["pairs"] == 4
+    with tarfile.open(tmp_path / "pictures" / "00000.tar") as tar, tarfile.open(tmp_path / "ids" / "00000.tar") as ids:
+        for row in rows:
+            picture, numbers = tar.extractfile(f"{row['pair_id']}.png"), ids.extractfile(f"{row['pair_id']}.npy")
+            assert picture is not None
+            assert numbers is not None
+            assert (np.asarray(Image.open(picture)) == shown[row["pair_id"]]).all()
+            found = np.load(io.BytesIO(numbers.read()), allow_pickle=False)
+            assert (found.dtype, found.tolist()) == (np.int32, np.reshape(row["tokens"], row["grid"]).tolist())
+    with pytest.raises(InputError, match="no pair"):
+        exports.to_webdataset(pairs, tmp_path / "nothing")
+    with pytest.raises(InputError, match="cannot be turned into pictures: give the tokenizer"):
+        TokenPictures([str(tmp_path / "clip")]).png(rows[0])

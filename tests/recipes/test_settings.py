@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from tyro._docstrings import get_field_docstring
 
 from reverie.cli import main as cli
 from reverie.cli import recipes as recipe_commands
@@ -26,7 +27,7 @@ from reverie.run.plan import (
     read_plan,
     recipe_scales,
 )
-from reverie.settings import change, flat, helps, names, required, resolve
+from reverie.settings import change, flag, flat, helps, names, required, resolve
 
 KINDS = {name: find_recipe(name) for name in known_recipes()}
 KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
@@ -37,6 +38,7 @@ ABSENT = {  # what a person may truly do without; everything else has a default 
     "support_split", "synonyms", "templates", "text_column", "text_lr", "transfer_shots", "until", "max_seeds", "words", "writer",
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
+    "as_": {"painter", "guidance", "sampler_steps", "keep"},
     "painter": {"clip", "keep_best", "words", "scheduler"},
     "clip": {"keep_best"},
     "classes": {"eval_data", "shots_from", "words", "per_class"},
@@ -113,10 +115,9 @@ def hints(kind: type) -> dict[str, Any]:
 
 
 def words_for(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+        return [flag(name) if value else flag(name).replace("--", "--no-", 1)]
+    return [flag(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
 
 
 def read(name: str, words: list[str], out: str = "no-such-folder") -> Any:
@@ -158,6 +159,21 @@ def test_help_shows_the_real_default_of_every_flag(
     assert said.count("(default: None)") == sum(value is None for value in flat(base).values()) + (
         1  # --until, or --max-seeds
     )
+
+
+def test_a_group_of_settings_is_headed_by_its_own_words() -> None:
+    """tyro gives a comment that stands above a setting to the line below it as well."""
+
+    def groups(kind: Any) -> None:
+        for item, hint in typing.get_type_hints(kind).items():
+            if dataclasses.is_dataclass(hint):
+                assert get_field_docstring(kind, item, ()) is None, (
+                    f"{kind.__name__}.{item}: leave a line free above it"
+                )
+                groups(hint)
+
+    for recipe in KINDS.values():
+        groups(config_type(recipe))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -354,6 +370,50 @@ def test_a_setting_that_is_no_more_is_told(scales: dict[str, Any]) -> None:
     path.write_text(json.dumps(record))
     with pytest.raises(InputError, match="a setting that it does not have: 'colour'"):
         plan_again(Path("run"))
+
+
+DAMAGED = [
+    ("guidance", "abc", "give a number"), ("guidance", None, "give a number"), ("per_caption", [1, 2], "give a whole number"),
+    ("per_caption", 1.5, "give a whole number"), ("per_caption", True, "give a whole number"), ("captions", ["a"], "give a path or None"),
+    ("clip", {"a": 1}, "give a text or None"), ("painter_dtype", "fp99", "give fp32, bf16, fp16"), ("seeds", [1, "a"], "give several, each a whole number"),
+    ("arms", "simclr", "give several, each stablerep, simclr, clip, mae"), ("duplicates", 1, "give True or False"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value", "said"), DAMAGED)
+def test_a_setting_of_another_kind_is_told(
+    name: str,
+    value: Any,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In Python, and in the plan of a run that is to go on."""
+    with pytest.raises(InputError, match=said):
+        change(stablerep.TINY, **{name: value})
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    call_recipe("stablerep", {}).settle(Path("run"))
+    record = json.loads(Path("run/plan.json").read_text())
+    record["arguments"][name] = value
+    Path("run/plan.json").write_text(json.dumps(record))
+    for words in (("run", "stablerep", "--out", "run", "--until", "captions"), ("retry", "run")):
+        with pytest.raises(SystemExit) as end:
+            cli.main([*words])
+        assert end.value.code == 2
+        assert re.fullmatch(rf"reverie: .*plan\.json.*{said}.*\n", capsys.readouterr().err)
+
+
+def test_a_whole_number_is_a_float_where_one_is_asked_for() -> None:
+    assert (
+        call_recipe("stablerep", {"guidance": 3}).fingerprints()
+        == call_recipe("stablerep", {"guidance": 3.0}).fingerprints()
+    )
+
+
+def test_of_two_scales_the_last_counts() -> None:
+    assert read("stablerep", ["--scale", "tiny", "--scale", "small"]).config == stablerep.SCALES["small"]
 
 
 def test_a_users_recipe_may_be_a_function_with_keyword_arguments_or_have_settings(
