@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from reverie.evaluate.significance import bootstrap, paired, unpack
+from tests.records import result
 
 
 def test_interval_equals_scipys_paired_t_test():
@@ -49,4 +50,4 @@ def test_bootstrap_follows_the_normal_interval_and_the_sign():
 
 def test_right_answers_unpack():
     right = np.array([True, False, True, True, False, False, False, True, True, False])
-    assert (unpack({"correct": np.packbits(right).tobytes().hex(), "num_test": 10}) == right).all()
+    assert (unpack(result(correct=np.packbits(right).tobytes().hex(), num_test=10)) == right).all()
