@@ -28,8 +28,8 @@ class SynticStudy:
 
     scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
     num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
-    # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet; to simulate features of, those of the small world
-    # when absent
+    # file of captions (text, CSV, TSV, JSONL, COCO JSON or parquet), or the folder of a finished run or an import; to simulate
+    # features of, those of the small world when absent
     captions: Path | None = None
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     epochs: int = 6  # passes over the examples of training
