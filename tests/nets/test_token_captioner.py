@@ -140,8 +140,8 @@ def test_what_cannot_be_is_said():
         net_of()(torch.zeros(1, 3, 2, dtype=torch.long), torch.full((1, 2), 5), torch.ones(1, 2, dtype=torch.long))
     with pytest.raises(InputError, match="heads"):
         LookShape(width=10, heads=4)
+    tower = transformers.CLIPTextConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+    model = transformers.CLIPTextModel(tower)
+    model.config.num_hidden_layers = 5
     with pytest.raises(ModelError, match="no causal language model whose layers"):
-        tower = transformers.CLIPTextConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
-        model = transformers.CLIPTextModel(tower)
-        model.config.num_hidden_layers = 5
         decoder_layers(model)
