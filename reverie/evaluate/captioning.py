@@ -97,7 +97,7 @@ class MeasureCaptions(Job):
                 continue
             support = context.weights(arm.support) if arm.support else None
             captioner = load_captioner(context.weights(arm.weights), context.device, self.speed.batch_size, support)
-            taken = refuse_test_captions(captioner.support, photos)
+            taken = refuse_test_captions(captioner.support, photos) if captioner.support else 0
             if taken > TAKEN * len(photos):
                 context.report(
                     # The small world has few sentences, so chance gives many of them twice: logged, and no warning.
