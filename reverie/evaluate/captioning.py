@@ -147,7 +147,25 @@ class MeasureCaptions(Job):
                     "decoding": decoding,
                 }
             )
+            records += [shared | {"decoding": decoding} | found for found in _facts(texts, photos, decoding)]
         results.append(context.results, *records)
+
+
+def _facts(texts: Sequence[str], photos: CaptionedImages, decoding: str) -> list[dict[str, Any]]:
+    """How many facts of the scenes were said, where the photos are of known scenes."""
+    if not photos.scenes:
+        return []
+    from reverie.smallworld.slots import facts_of, facts_said, slot_f1, slot_f1_each
+
+    said, true = [facts_said(text) for text in texts], [facts_of(scene) for scene in photos.scenes]
+    suffix = "" if decoding == "greedy" else f", {decoding}"
+    found: list[dict[str, Any]] = [
+        {"metric": f"{name}{suffix}", "value": value}
+        for name, value in slot_f1(said, true).items()
+        if value is not None
+    ]
+    found[0]["each"] = [round(value, 6) for value in slot_f1_each(said, true)]
+    return found
 
 
 def score_captions(

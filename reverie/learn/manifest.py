@@ -84,14 +84,17 @@ def control_of(painter: str, painter_learned: Manifest | None, captioner_learned
             f"{captioner_learned.pairs:,} others ({captioner_learned.name})",
         )
     return Control(
-        "controlled", f"painter and captioner learned from the same {captioner_learned.pairs:,} pairs ({captioner_learned.name})"
+        "controlled",
+        f"painter and captioner learned from the same {captioner_learned.pairs:,} pairs ({captioner_learned.name})",
     )
 
 
 def require_control(control: Control) -> None:
     """Raises InputError where a controlled comparison was asked for and this is none."""
     if control.label != "controlled":
-        raise InputError(f"this is no controlled comparison: {control.reason}; train both on one set of pairs, or do not ask for it")
+        raise InputError(
+            f"this is no controlled comparison: {control.reason}; train both on one set of pairs, or do not ask for it"
+        )
 
 
 def refuse_test_photos(pairs: TokenPairs, photos: CaptionedImages, tokenizer: Tokenizer, size_px: int) -> None:
@@ -102,7 +105,9 @@ def refuse_test_photos(pairs: TokenPairs, photos: CaptionedImages, tokenizer: To
         grids = list(pairs.tokens.astype(np.int32))
     else:
         grids = _ids_of(_pictures(pairs), tokenizer, size_px)
-    taken = [(own, known[grid.tobytes()]) for own, grid in zip(pairs.ids, grids, strict=True) if grid.tobytes() in known]
+    taken = [
+        (own, known[grid.tobytes()]) for own, grid in zip(pairs.ids, grids, strict=True) if grid.tobytes() in known
+    ]
     if taken:
         pair, photo = taken[0]
         raise InputError(

@@ -16,7 +16,14 @@ from reverie import seeds
 from reverie.datasets.captioned import check_captioned, load_captioned
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, FitSpeed, fit
-from reverie.learn.manifest import control_of, manifest_of, read_manifest, refuse_test_photos, require_control, write_manifest
+from reverie.learn.manifest import (
+    control_of,
+    manifest_of,
+    read_manifest,
+    refuse_test_photos,
+    require_control,
+    write_manifest,
+)
 from reverie.learn.synth2 import Synth2, begin_ids, check_language
 from reverie.models.captioner import ABOUT
 from reverie.models.pretrained import load_tokenizer_of
@@ -71,7 +78,9 @@ class TrainTokenCaptioner(Job):
         if self.mode not in ("augment", "finetune"):
             raise InputError(f"a mode {self.mode!r} is not known; use augment or finetune")
         if not 0 <= self.real_first <= 1:
-            raise InputError(f"real_first {self.real_first} is the share of steps before the first painted pair, from 0 to 1")
+            raise InputError(
+                f"real_first {self.real_first} is the share of steps before the first painted pair, from 0 to 1"
+            )
         if self.needs_real and self.real is None:
             raise InputError("without a store of human pairs all pairs are painted: give --pairs, or --rho 1")
         self._fit()
@@ -84,9 +93,7 @@ class TrainTokenCaptioner(Job):
 
     def learner(self) -> Synth2:
         """What learns."""
-        return Synth2(
-            self.language_model, self.tokenizer, self.size_px, self.shape, self.prompt, self.painted_weight
-        )
+        return Synth2(self.language_model, self.tokenizer, self.size_px, self.shape, self.prompt, self.painted_weight)
 
     def check(self) -> None:
         """Raises InputError under several processes, or for photos or pairs that are not there; ModelError, UnknownName for a model."""
@@ -108,10 +115,15 @@ class TrainTokenCaptioner(Job):
         if context.weights().exists():
             return
         tokenizer = open_tokenizer(self.tokenizer, context.device)
-        book, images = (tokenizer.codebook_name, tokenizer.num_codes, tokenizer.grid(self.size_px)), self.path == "pixels"
+        book, images = (
+            (tokenizer.codebook_name, tokenizer.num_codes, tokenizer.grid(self.size_px)),
+            self.path == "pixels",
+        )
         real = painted = None
         if self.needs_real and self.real is not None:
-            real = read_token_pairs(self.real / "pairs.lance", *book, self.where_real or None, images).some(self.num_real)
+            real = read_token_pairs(self.real / "pairs.lance", *book, self.where_real or None, images).some(
+                self.num_real
+            )
             if self.test_photos:
                 photos = load_captioned(self.test_photos, self.test_images)
                 refuse_test_photos(real, photos, tokenizer, self.size_px)
@@ -134,7 +146,13 @@ class TrainTokenCaptioner(Job):
             )
         seed = seeds.derive("captioner", context.seed, self.seed)
         net, losses = fit(
-            learner, batches, self._fit(), context.checkpoints(), seed=seed, device=context.device, report=context.report
+            learner,
+            batches,
+            self._fit(),
+            context.checkpoints(),
+            seed=seed,
+            device=context.device,
+            report=context.report,
         )
         shown = batches.num_painted(self.steps)
         trained = {
@@ -164,9 +182,7 @@ class TrainTokenCaptioner(Job):
         """What it learns from, batch by batch."""
         after = round(self.real_first * self.steps) if self.mode == "finetune" else 0
         seed = seeds.derive("batches", run_seed, self.seed)
-        return Mixed(
-            real, painted, self.batch, self.rho, seed, after, self.size_px if self.path == "pixels" else None
-        )
+        return Mixed(real, painted, self.batch, self.rho, seed, after, self.size_px if self.path == "pixels" else None)
 
     def _fit(self) -> Fit:
         if self.batch < 1:

@@ -193,7 +193,9 @@ def load_captioner(
         from reverie.models.token_captioner import open_token_captioner
 
         if support is not None:
-            raise InputError(f"{folder} says photos in no support set, so another one changes nothing; name a captioner that does")
+            raise InputError(
+                f"{folder} says photos in no support set, so another one changes nothing; name a captioner that does"
+            )
         return open_token_captioner(folder, device, batch_size)
     about = read_json(folder / ABOUT, SHAPE, ModelError, again)
     rest = load_tensors(folder / VISUAL)

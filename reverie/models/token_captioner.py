@@ -79,7 +79,9 @@ class TokenCaptioner(Captioner):
         if temperature is not None:
             raise InputError("this captioner says photos in no support set, so it has no temperature")
         self.encoder.tokenizer.check(features)  # type: ignore[attr-defined]
-        return DecoderInputs(features, features, torch.empty(len(features), 0, dtype=torch.int64), [[] for _ in features])
+        return DecoderInputs(
+            features, features, torch.empty(len(features), 0, dtype=torch.int64), [[] for _ in features]
+        )
 
     def generate(self, seen: DecoderInputs, beams: int = 1, batch_size: int = 64) -> list[str]:
         """A sentence for each image."""

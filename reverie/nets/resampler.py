@@ -22,8 +22,9 @@ class CodeReader(nn.Module):
         super().__init__()
         self.grid = grid
         self.value = nn.Linear(code_width, width)
-        self.rows = nn.Parameter(0.02 * torch.randn(grid[0], 1, width))
-        self.columns = nn.Parameter(0.02 * torch.randn(1, grid[1], width))
+        # About as large as the codes, which come in with unit variance.
+        self.rows = nn.Parameter(0.4 * torch.randn(grid[0], 1, width))
+        self.columns = nn.Parameter(0.4 * torch.randn(1, grid[1], width))
 
     def forward(self, codes: Tensor) -> Tensor:
         """Raises InputError for a grid of another size."""

@@ -56,6 +56,8 @@ class TokenCaptionNet(nn.Module):
     """
 
     codebook: Tensor
+    mean: Tensor
+    spread: Tensor
 
     def __init__(
         self, language: Any, begin: Sequence[int], end: int, codebook: Tensor, grid: tuple[int, int], shape: LookShape
@@ -63,6 +65,10 @@ class TokenCaptionNet(nn.Module):
         super().__init__()
         self.begin, self.end, self.shape = list(begin), end, shape
         self.register_buffer("codebook", codebook.detach().float().clone())
+        # Codebooks differ by orders of magnitude in scale, and what learns should not.
+        self.register_buffer("mean", self.codebook.mean(0)[:, None, None], persistent=False)
+        spread = self.codebook.std(0, correction=0).clamp(min=1e-6)
+        self.register_buffer("spread", spread[:, None, None], persistent=False)
         self.reader = CodeReader(codebook.shape[1], grid, shape.width)
         self.resampler = Resampler(shape.width, shape.latents, shape.layers, shape.heads)
         self.language = language.requires_grad_(shape.train_language)
@@ -79,7 +85,8 @@ class TokenCaptionNet(nn.Module):
 
     def look(self, tokens: Tensor) -> Tensor:
         """Ids (B, h, w) -> latents (B, R, width). Ids must be below K; ``check_ids`` says so in words."""
-        return self.resampler(self.reader(lookup(self.codebook, tokens)))  # type: ignore[no-any-return]
+        codes = (lookup(self.codebook, tokens) - self.mean) / self.spread
+        return self.resampler(self.reader(codes))  # type: ignore[no-any-return]
 
     def forward(self, tokens: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, L, vocabulary): place l of the sentence given all before it, for its tokens ``ids`` (B, L).
