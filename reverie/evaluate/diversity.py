@@ -270,8 +270,8 @@ def _clustered(rows: Floats, clusters: int, seed: int) -> npt.NDArray[np.int64]:
 def _interval(value: float, drawn: Floats) -> tuple[float, float, float]:
     """The bootstrap's spread about the value itself."""
     edge = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn - drawn.mean(), [edge, 1 - edge])
-    return value, value + float(low), value + float(high)
+    low, high = np.quantile(drawn - drawn.mean(), [edge, 1 - edge]).tolist()
+    return value, value + min(low, 0.0), value + max(high, 0.0)
 
 
 def _unit(rows: Any) -> Floats:

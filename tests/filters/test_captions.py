@@ -12,7 +12,7 @@ from reverie.stage import StepContext
 from reverie.store import tables
 from tests.captions.conftest import Told
 
-WORDS = "red blue dog cat sits runs under over table chair window morning light street park two three small large old".split()
+WORDS = ["red", "blue", "dog", "cat", "sits", "runs", "under", "over", "table", "chair", "window", "morning", "light", "street", "park", "two", "three", "small", "large", "old"]  # fmt: skip
 
 
 def sentence(seed, length=12):
