@@ -141,7 +141,7 @@ def test_wordnet_tells_what_ambiguous_names_mean(monkeypatch):
 def test_what_cannot_be_asked_is_said():
     with pytest.raises(InputError, match="a list of one class, 'cat'"):
         _ = stage(classes=("cat",)).count
-    with pytest.raises(InputError, match="has no {class} in it"):
+    with pytest.raises(InputError, match=r"has no \{class\} in it"):
         _ = stage(templates=("a thing",)).count
     with pytest.raises(InputError, match="from 0 to 1"):
         stage(second=1.5)
