@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reverie.arms import Arm
     from reverie.captions.corpus import ReadCorpus
     from reverie.captions.templates import FillTemplates
     from reverie.errors import (
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "reverie.arms": ("Arm",),
     "reverie.captions.corpus": ("ReadCorpus",),
     "reverie.captions.templates": ("FillTemplates",),
     "reverie.errors": (
@@ -79,6 +81,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Arm",
     "BrokenImage",
     "Captioner",
     "Classifier",

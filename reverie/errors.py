@@ -1,4 +1,4 @@
-"""The errors a person can meet, drawn once.
+"""All errors that a user can meet, as a tree.
 
     ReverieError                 one clear line: what is wrong and what to do; the command line exits with 2
     ├── InputError               a file, folder, column, class list or option is not usable as given
@@ -49,7 +49,9 @@ class UnknownName(InputError):
 class SettingsChanged(ReverieError):
     """A run folder was made with other settings than the ones asked for now."""
 
-    def __init__(self, place: str, difference: Mapping[str, tuple[object, object]]) -> None:
+    def __init__(
+        self, place: str, difference: Mapping[str, tuple[object, object]], other: str = "another --out"
+    ) -> None:
         # Of a step that came or went, all settings differ from nothing: what has two values tells more.
         order = sorted(difference.items(), key=lambda item: (None in item[1], item[0]))
         told: dict[str, str] = {}  # by what changed, so that a change in many steps is told once
@@ -58,7 +60,7 @@ class SettingsChanged(ReverieError):
         shown = ", ".join(list(told.values())[:SHOWN])
         if len(told) > SHOWN:
             shown += f", and {len(told) - SHOWN} more"
-        super().__init__(f"{place} was made with other settings ({shown}); use another --out or the old settings")
+        super().__init__(f"{place} was made with other settings ({shown}); use {other} or the old settings")
         self.difference = dict(difference)
 
 

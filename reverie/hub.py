@@ -1,4 +1,4 @@
-"""Weights and data sets to the Hub, with a card that says what they are made of.
+"""Uploads of weights and data sets to the Hub, with a card that says what they were made from.
 
 A card (README.md) names the recipe, its settings, the numbers that were measured, and every model that had a part in it with its
 licence: what is made with a model may be bound by the licence of that model, which nobody can see from the weights.
@@ -85,7 +85,14 @@ def write_card(
     lines += ["", "## Models used", "", *_models_table(models_used(run, step))]
     lines += ["", "Whoever uses this is bound by their licences as well.", ""]
     if rows := list(_numbers(run)):
-        lines += ["## Numbers", "", "| what | metric | split | mean | seeds |", "|---|---|---|---|---|", *rows, ""]
+        lines += [
+            "## Numbers",
+            "",
+            "| step | what | metric | split | mean | seeds |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
     if record:
         settings = [item["settings"] for item in record["steps"] if item["name"] == step]
         shown = {"recipe": record["recipe"], "arguments": _public(record["arguments"]), "seed": record["seed"]}
@@ -158,12 +165,14 @@ def _named(settings: Any, field: str = "") -> Iterator[str]:
 
 
 def _numbers(run: Path) -> Iterator[str]:
-    groups: dict[tuple[str, str, str], list[float]] = {}
+    groups: dict[tuple[str, str, str, str], list[float]] = {}
+    labels: dict[str, str] = {}
     for record in results.read(run / "results.jsonl"):
-        if isinstance(record["value"], (int, float)):
-            groups.setdefault((record["name"], record["metric"], str(record["split"])), []).append(record["value"])
-    for (name, metric, split), values in groups.items():
-        yield f"| {name} | {metric} | {split} | {statistics.fmean(values):.4g} | {len(values)} |"
+        labels.setdefault(record.arm, record.label)
+        if record.value is not None:
+            groups.setdefault((record.step, record.arm, record.metric, record.split), []).append(record.value)
+    for (step, arm, metric, split), values in groups.items():
+        yield f"| {step} | {labels[arm]} | {metric} | {split} | {statistics.fmean(values):.4g} | {len(values)} |"
 
 
 def _public(value: Any) -> Any:

@@ -22,6 +22,8 @@ from reverie.run import engine as local
 from reverie.run.plan import Plan, call_recipe, find_recipe, read_plan
 from reverie.run.status import StepStatus, status
 from reverie.store import exports, results, tables
+from reverie.store.files import BESIDE
+from reverie.store.results import Result
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,12 +81,16 @@ def open_run(folder: str | Path) -> Run:
     return found
 
 
-class Records(list[dict[str, Any]]):
-    """A list of measured numbers, one dictionary each; what is in one stands in ``store/results.py``."""
+class Records(list[Result]):
+    """A list of measured numbers; what is in one stands in ``store/results.py``."""
+
+    def select(self, **wanted: object) -> Records:
+        """Those with these fields, factors or details: ``results.select(arm="guided", metric="top1", shots=4)``."""
+        return Records(results.select(self, **wanted))
 
     def to_pandas(self) -> Any:
-        """A data frame with a row for each record. Raises MissingExtra."""
-        return _pandas().DataFrame(list(self))
+        """A data frame with a row for each record; factors are columns ``factors.NAME``. Raises MissingExtra."""
+        return _pandas().json_normalize([record.as_dict() for record in self])
 
 
 @dataclass(frozen=True)
@@ -260,7 +266,7 @@ class Run:
         """Folder of the finished weights of a step. Raises InputError if there are none."""
         found = self.folder / "weights" / step
         if not found.is_dir():
-            there = sorted(path.name for path in found.parent.glob("*") if path.is_dir() and path.suffix != ".tmp")
+            there = sorted(path.name for path in found.parent.glob("*") if path.is_dir() and path.suffix not in BESIDE)
             raise InputError(f"{self.folder} has no weights of {step!r}; it has {', '.join(there) or 'none yet'}")
         return found
 

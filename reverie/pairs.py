@@ -1,4 +1,4 @@
-"""The record that travels the whole way: a caption, and the image-text pairs made from it.
+"""The columns of the tables of captions and of image-text pairs, which every stage reads or writes.
 
 A unit is a numbered group of captions (some hundred). Unit n of every later table comes from unit n here.
 Columns that filters add (clip_score, hash, ...) sit beside these; see store/tables.py.
@@ -27,7 +27,8 @@ CAPTIONS = pa.schema(
         pa.field("label", pa.string()),  # class name, or null
         pa.field(
             "source", pa.string()
-        ),  # corpus, scene (both with ": " and what a caption is of), template, words, llm, recaption, "import: " and file or row
+        ),  # corpus, scene (both with ": " and what a caption is of), template, words, llm, recaption, "import: " and file or row,
+        # "caption: " or "pair: " and the row of another run that it was taken of, if that does not say more itself
         pa.field("writer", pa.string()),  # model and revision, or null
         pa.field("prompt", pa.string()),
         pa.field("seed", pa.int64()),

@@ -1,4 +1,4 @@
-"""Numbers that a person gives, checked before any work."""
+"""Checks of the numbers that a user gives, before any work."""
 
 from __future__ import annotations
 

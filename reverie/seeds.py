@@ -1,4 +1,4 @@
-"""One seed for every random choice, as a pure function of what the choice is about.
+"""Seeds of random choices, each a pure function of what is chosen.
 
 Nothing depends on call order, batch size or worker, so a restart or another machine draws the same numbers.
 """

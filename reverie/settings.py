@@ -151,6 +151,9 @@ def resolved(default: Any, ask: Callable[[Any], Any], known: Resolved | None = N
     if base is None and known is None:
         config = ask(None)
         base = build(type(config), {name: getattr(config, name) for name in required(type(config))})
+        if following := _following(config, None):
+            base = change(base, **following)
+            config = ask(base)
         return Resolved(config, _differing(config, base))
     if known is not None:
         if base is None:
@@ -185,6 +188,7 @@ def _is_group(value: object) -> bool:
 def _typed(value: Any, hint: Any) -> Any:
     """A value as its annotation has it: JSON knows no tuples and no paths."""
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if isinstance(value, list):
-        return tuple(value)
+    if isinstance(value, (list, tuple)):
+        of = [item for kind in kinds if typing.get_origin(kind) is tuple for item in typing.get_args(kind)]
+        return tuple(Path(item) if isinstance(item, str) and Path in of else item for item in value)
     return Path(value) if isinstance(value, str) and Path in kinds else value

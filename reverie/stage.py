@@ -1,12 +1,12 @@
-"""What a stage is: a frozen dataclass whose fields are its options, its fingerprint and its row in the report.
+"""The contract of a stage: a frozen dataclass whose fields are its options and make its fingerprint.
 
-Two shapes, told apart by what they derive from:
+There are two kinds, by base class:
 
     UnitStage   rows of unit n in, rows of unit n out; the engine owns resume, order and commits
     Job         one long piece of work with its own checkpoints (training, measuring, a page)
 
-A field called ``speed`` holds what may change without changing the result (batch size, workers) and is left out of
-the fingerprint. ``run`` sees only this file; stages never import ``run``.
+A field called ``speed`` holds what may change without changing the result (batch size, workers), one called ``label`` what people
+call a thing; both are left out of the fingerprint. ``run`` sees only this file; stages never import ``run``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ import pyarrow as pa
 
 Worker = Callable[[pa.Table], pa.Table]
 """Rows of one unit in, rows of the same unit out. Source stages get rows of ``unit`` and ``position`` only."""
+
+Role = Literal["source", "paint", "score", "select", "learn", "measure", "page"]
+"""What a stage is for in a plan; who asks what a run does goes by this, never by the class of a stage."""
+
+NO_SETTINGS = ("speed", "label")  # fields that change no result, at any depth
 
 EventSink = Callable[..., None]
 """``report(kind, **facts)``: one line of the run's event log, and of the progress display."""
@@ -80,7 +85,16 @@ class StepContext:
 class Stage:
     """What the engine may ask of any stage, with its defaults. A stage is a frozen dataclass derived from one of the classes below."""
 
-    adds: ClassVar[tuple[pa.Field, ...]] = ()  # columns that the pairs have after it
+    role: ClassVar[Role]  # what it is for
+
+    # Read-only to the type checker, so that a stage may have it as a class attribute or a property.
+    if TYPE_CHECKING:
+
+        @property
+        def adds(self) -> tuple[pa.Field, ...]:
+            """Columns that the pairs have after it."""
+    else:
+        adds = ()
 
     def check(self) -> None:
         """Raise what can be known to go wrong, before any work of any step."""
@@ -93,6 +107,7 @@ class UnitStage(Stage):
     pairs when every unit is done).
     """
 
+    role: ClassVar[Role] = "score"  # one that writes pairs says "paint"
     writes: ClassVar[Literal["captions", "pairs", "columns"]]
     reads: ClassVar[tuple[str, ...]] = ()  # columns of the pairs that a stage of columns wants to see
 
@@ -118,6 +133,8 @@ class UnitStage(Stage):
 class SourceStage(UnitStage):
     """A stage that captions come from: the first of a plan that has units."""
 
+    role: ClassVar[Role] = "source"
+
     if TYPE_CHECKING:
 
         @property
@@ -128,6 +145,7 @@ class SourceStage(UnitStage):
 class Job(Stage):
     """One long piece of work that resumes by itself and leaves finished files under their final names last."""
 
+    role: ClassVar[Role] = "learn"
     together: ClassVar[bool] = False  # whether all processes of an ``accelerate launch`` do it, not the first alone
     # Fields that hold one item for each thing the job does, such as its arms: with more of them, a run that is done goes on,
     # and the job, run again, leaves what it did and does the rest.
@@ -144,8 +162,8 @@ def options(stage: object) -> dict[str, Any]:
 
 
 def settings(stage: object) -> dict[str, Any]:
-    """The fields that change the result: everything but ``speed``, at any depth. Starts with the stage's class name."""
-    return {"stage": type(stage).__name__, **_without_speed(options(stage))}
+    """The fields that change the result: everything but ``speed`` and ``label``, at any depth. Starts with the stage's class name."""
+    return {"stage": type(stage).__name__, **decisive(options(stage))}
 
 
 def with_defaults(recorded: Any, stage: object) -> Any:
@@ -163,6 +181,11 @@ def with_defaults(recorded: Any, stage: object) -> Any:
         elif item.default_factory is not dataclasses.MISSING:
             known[item.name] = _plain(item.default_factory())
     return known
+
+
+def settings_now(recorded: Any, stage: object) -> Any:
+    """What ``settings`` recorded of a stage, with the default of every field that it did not have then."""
+    return decisive(with_defaults(recorded, stage))
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
@@ -207,11 +230,12 @@ def _digest_of_weights(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _without_speed(facts: Any) -> Any:
+def decisive(facts: Any) -> Any:
+    """What decides the result among plain settings: all but ``NO_SETTINGS``, at any depth."""
     if isinstance(facts, dict):
-        return {key: _without_speed(value) for key, value in facts.items() if key != "speed"}
+        return {key: decisive(value) for key, value in facts.items() if key not in NO_SETTINGS}
     if isinstance(facts, list):
-        return [_without_speed(item) for item in facts]
+        return [decisive(item) for item in facts]
     return facts
 
 

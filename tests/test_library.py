@@ -18,6 +18,8 @@ import reverie
 from reverie import hub
 from reverie.run import engine as local
 
+from .records import result
+
 PLAN = reverie.Plan(
     recipe="tiny",
     steps=(
@@ -118,11 +120,13 @@ def test_results_are_a_list_and_a_frame(done, tmp_path):
     from reverie.store.results import append
 
     assert reverie.Run(done.folder).results() == []
-    record = {"name": "ours", "metric": "top1", "split": "test", "step": "m", "fingerprint": "f", "versions": {}}
-    append(tmp_path / "results.jsonl", *[record | {"seed": seed, "value": seed / 4} for seed in (1, 2)])
+    told = [result(seed=seed, value=seed / 4, factors={"shots": seed}) for seed in (1, 2)]
+    append(tmp_path / "results.jsonl", *told)
     found = reverie.Run(tmp_path).results()
-    assert found[0]["value"] == 0.25
+    assert found[0].value == 0.25
+    assert found.select(arm="ours", shots=2)[0].value == 0.5
     assert found.to_pandas()["value"].mean() == 0.375
+    assert found.to_pandas()["factors.shots"].tolist() == [1, 2]
 
 
 def test_slips_are_one_line(done, tmp_path):

@@ -1,4 +1,4 @@
-"""Do the builtin models do what the small world needs of them? Numbers and gates, on fresh scenes.
+"""Quality checks of the builtin models on new scenes, with a minimum for each number.
 
 Printed by ``reverie models check``. The painter is asked in the words that it was trained on, and judged only by what a
 caption says; all settings are the defaults of the stages that use the models.

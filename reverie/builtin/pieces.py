@@ -1,4 +1,4 @@
-"""Trained models as a few small files, to bring them from the machine that trained them: folders to pieces and back.
+"""Splits model folders into a few small files and joins them again, to copy them from the machine that trained them.
 
 python -m reverie.builtin.pieces runs/builtin/out reverie/models/builtin
 """

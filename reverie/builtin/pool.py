@@ -67,13 +67,18 @@ def make_boxed(folder: Path, num: int, camera: CameraName, seed: int, report: Ev
 def captions(folder: Path, styles: Sequence[Style], seed: int, things: int | None = None) -> list[list[str]]:
     """Other captions of the scenes of a pool, which was made with this seed and number of things."""
     found = []
+    for name, scene in scenes(folder, seed, things):
+        rng = np.random.default_rng(seeds.derive("captions", name, *styles))
+        found.append([describe(scene, styles[k % len(styles)], rng) for k in range(CAPTIONS_EACH)])
+    return found
+
+
+def scenes(folder: Path, seed: int, things: int | None = None) -> Iterator[tuple[int, Scene]]:
+    """The scenes of a pool, which was made with this seed and number of things, each with the seed that it came of."""
     for file in sorted(folder.glob("*.json")):
         for index in range(int(file.stem) * CHUNK, (int(file.stem) + 1) * CHUNK):
             name = seeds.derive("scene", seed, index)
-            scene = sample(np.random.default_rng(name), things)
-            rng = np.random.default_rng(seeds.derive("captions", name, *styles))
-            found.append([describe(scene, styles[k % len(styles)], rng) for k in range(CAPTIONS_EACH)])
-    return found
+            yield name, sample(np.random.default_rng(name), things)
 
 
 def _captioned(

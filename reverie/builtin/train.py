@@ -4,6 +4,7 @@
     python -m reverie.builtin.train --only clip     one model
     python -m reverie.builtin.train --only painter --further 5000    the painter that ships, trained on
     accelerate launch --cpu --num_processes 2 -m reverie.builtin.train --only painter    by two processes
+    python -m reverie.builtin.train --only reader taught    the painter that ships, taught by a reader of its latents
     python -m reverie.builtin.train --device cuda --minutes 8    what a GPU makes of it in that time, in WORK/out
 
 Killed at any moment it goes on where it stopped: finished parts have a folder of their own under ``--work``, the part
@@ -38,6 +39,8 @@ from torch import nn
 
 from reverie import seeds, stage
 from reverie.builtin import pieces, pool
+from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
+from reverie.builtin.teach import PaintAsRead, ToTeach
 from reverie.errors import InputError, ReverieError
 from reverie.learn.autoencoder import Autoencoder, Decoder, encode
 from reverie.learn.clip import CLIP
@@ -58,19 +61,28 @@ from reverie.smallworld.scene import class_names
 from reverie.store.files import atomic_file, atomic_folder
 
 Part = Literal[
-    "pool", "autoencoder", "decoder", "clip", "painter", "painter-alt", "writer", "words", "detector", "tokenizer",
+    "pool",
+    "autoencoder",
+    "decoder",
+    "clip",
+    "painter",
+    "reader",
+    "taught",
+    "painter-alt",
+    "writer",
+    "words",
+    "detector",
+    "tokenizer",
     "token-painter",
-]  # fmt: skip
+]
 PARTS: tuple[Part, ...] = (
     *("pool", "autoencoder", "clip", "painter", "writer", "words", "detector", "tokenizer", "token-painter"),
 )
 IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
-SHARED: tuple[Part, ...] = ("decoder", "painter", "painter-alt")  # what several processes train together
-SHARE_OF_TIME = {
-    "painter": 6.0,
-    "painter-alt": 6.0,
-    "token-painter": 3.0,
-}  # of what is trained in minutes; 1 for all others
+SHARED: tuple[Part, ...] = ("decoder", "painter", "taught", "painter-alt")  # what several processes train together
+SHARE_OF_TIME = {  # of what is trained in minutes; 1 for all others
+    **{"painter": 6.0, "taught": 6.0, "painter-alt": 6.0, "token-painter": 3.0},
+}
 SEED = 0
 CAPTIONS: tuple[Style, ...] = (
     "short",
@@ -103,6 +115,10 @@ TOKEN_PAINTER = {"width": 192, "layers": 4, "heads": 6, "conv_width": 96, "conv_
 TOKEN_PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
+READER_FIT = Fit(steps=2500, lr=2e-3, warmup_steps=100, weight_decay=0.05, clip=1.0, ema=0.998, speed=SPEED)
+TAUGHT_FIT = Fit(
+    steps=3000, lr=3e-4, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.998, speed=SPEED
+)
 FURTHER_LR = 5e-4  # half the rate to go on with: less of what is there is lost
 CHANNELS, ATTENTION = (64, 128, 128), (False, True, True)  # of the painter's U-Net, finest first
 
@@ -114,8 +130,10 @@ PAINTED: dict[str, tuple[float, int | None, int]] = {
 }
 # Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
 SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
+TOKEN_SHARES = {0: (0.8, 0.1, 0.1), 150_000: (0.6, 0.25, 0.15), 400_000: (0.4, 0.4, 0.2)}
 STREETS = 4  # how often the tokenizer sees each street scene while it sees one of those
 FURTHER_SHARES = {0: (0.7, 0.15, 0.15), 600_000: (0.4, 0.4, 0.2)}
+TAUGHT_SHARES = {0: (0.6, 0.2, 0.2)}
 BATCH = {"cpu": 32, "cuda": 512}  # images a step, of each process
 GPU_LR = 2.0  # times the rate, for the larger batches there
 
@@ -187,8 +205,8 @@ def main(
 
     Args:
         work: where renders, checkpoints and unfinished parts live.
-        only: the parts to make; parts they need must be finished or named too. All but decoder and painter-alt when left
-            out; with --minutes decoder and painter.
+        only: the parts to make; parts they need must be finished or named too. All but decoder, reader, taught and painter-alt
+            when left out; with --minutes decoder and painter.
         num_scenes: studio renders to learn from.
         further: steps to train the shipped painter on for, with the schedule begun again, or its decoder; 0 trains a painter
             from nothing. A shipped painter that is smaller is widened.
@@ -235,7 +253,7 @@ def main(
     if "autoencoder" in parts:
         batches = pool.Pool.open([work / "studio"], 8, SEED)
         train(run, "autoencoder", AUTOENCODER, AUTOENCODER_FIT, batches)
-    if set(parts) & set(SHARED):
+    if set(parts) & {*SHARED, "tokenizer", "token-painter"}:
         with run.first():
             _make_painted(run)
     if "decoder" in parts:
@@ -244,6 +262,10 @@ def main(
         clip(run)
     if "painter" in parts:
         painter(run)
+    if "reader" in parts:
+        reader(run)
+    if "taught" in parts:
+        taught(run)
     if "painter-alt" in parts:
         painter_alt(run, alt_from_nothing)
     if "writer" in parts:
@@ -293,6 +315,29 @@ def painter_alt(run: Work, from_nothing: bool = False) -> None:
     _paint(run, "painter-alt", start, SHARES if from_nothing else FURTHER_SHARES, ("alt",))
 
 
+def reader(run: Work) -> None:
+    """What reads a scene from the latents of the painter that ships."""
+    with run.first():
+        _make_painted(run)
+    vae = BUILTIN / "painter" / "vae"
+    batches = ToRead(_scenes(run, _network(run, vae, "builtin:painter"), vae), 64, SEED, run.rank)
+    train(run, "reader", LearnToRead(), run.fit(READER_FIT), batches)
+
+
+def taught(run: Work) -> None:
+    """builtin:painter, from a finished one or the one that ships, taught by the finished reader."""
+    start = str(_trained(run, "painter", Path("builtin:painter")))
+    vae = BUILTIN / "painter" / "vae"
+    network = _network(run, vae, start)
+    sets = _painted(run, network, vae, None)
+    network = dataclasses.replace(network, latent_size=sets[0].latents.shape[-1])
+    learner = PaintAsRead(network, reader=str(run.folder / "reader" / "weights"))
+    painted = Curriculum(sets, TAUGHT_SHARES, max(1, run.batch_size() // 2), SEED, run.rank, run.processes)
+    settings = dataclasses.replace(run.fit(TAUGHT_FIT, run.further), minutes=run.minutes("taught", "taught"))
+    batches = ToTeach(painted, _scenes(run, network, vae))
+    train(run, "taught", learner, settings, batches, _log_of(start), functools.partial(_ship_painter, run, "painter"))
+
+
 def _paint(
     run: Work,
     part: Literal["painter", "painter-alt"],
@@ -307,7 +352,23 @@ def _paint(
     refined = _trained(run, "decoder", vae)
     if _encoder(refined) == _encoder(vae):
         vae = refined
-    learner = TextToImage(
+    learner = _network(run, vae, start)
+    sets = _painted(run, learner, vae, styles)
+    learner = dataclasses.replace(learner, latent_size=sets[0].latents.shape[-1])
+    batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
+    with run.first():
+        minutes = run.minutes(name, part)
+    settings = dataclasses.replace(run.fit(PAINTER_FIT, run.further), minutes=minutes)
+    if start and not _smaller(start):
+        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+    train(run, name, learner, settings, batches, _log_of(start), functools.partial(_ship_painter, run, part))
+    if run.further and not run.rank and run.out is None:
+        shutil.rmtree(run.folder / name)  # so that the same command trains on from here
+
+
+def _network(run: Work, vae: Path, start: str) -> TextToImage:
+    """What all painters are made of, on the latents of this autoencoder."""
+    return TextToImage(
         str(vae),
         str(run.folder / "tokenizer"),
         channels=CHANNELS,
@@ -318,30 +379,44 @@ def _paint(
         start=start,
         widened=True,
     )
+
+
+def _painted(run: Work, learner: TextToImage, vae: Path, styles: tuple[Style, ...] | None) -> list[LatentBatches]:
+    """The pools that painters learn from, as latents with token ids; captions of other styles than the pools' if given."""
     sets = []
-    for pooled, (_, things, seed) in PAINTED.items():
+    for name, (_, things, seed) in PAINTED.items():
         with run.first():
-            latents = _latents(run, pooled, vae)
-        folder = run.folder / pooled
+            latents = _latents(run, name, vae)
+        folder = run.folder / name
         texts = pool.captions(folder, styles, seed, things) if styles else pool.Pool.open([folder], 1, 0).captions
         sets.append(LatentBatches(latents, _token_ids(learner, texts), 0, 0))
-    learner = dataclasses.replace(learner, latent_size=sets[0].latents.shape[-1])
-    batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
-    with run.first():
-        minutes = run.minutes(name, part)
-    settings = dataclasses.replace(run.fit(PAINTER_FIT, run.further), minutes=minutes)
-    if start and not _smaller(start):
-        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+    return sets
+
+
+def _scenes(run: Work, learner: TextToImage, vae: Path) -> list[Scenes]:
+    """The pools of one thing and of two, with what a reader should read."""
+    found = []
+    for name, (_, things, seed) in PAINTED.items():
+        if things is None:
+            continue
+        with run.first():
+            latents = _latents(run, name, vae)
+        targets = [targets_of(scene) for _, scene in pool.scenes(run.folder / name, seed, things)]
+        texts = pool.Pool.open([run.folder / name], 1, 0).captions
+        found.append(Scenes(latents, _token_ids(learner, texts), torch.tensor(targets)))
+    return found
+
+
+def _log_of(start: str) -> list[Any]:
+    """What is known of the training of a painter to begin from."""
     log = (BUILTIN / "painter" if start.startswith("builtin:") else Path(start)) / "training.json"
-    before = [json.loads(log.read_text(encoding="utf-8"))] if start and log.exists() else []
+    return [json.loads(log.read_text(encoding="utf-8"))] if start and log.exists() else []
 
-    def ship(weights: Path) -> None:
-        pipe = load_pipeline(locate(str(weights)), torch.float16)
-        _ship(run, weights, lambda _, target: pipe.save_pretrained(target), part)
 
-    train(run, name, learner, settings, batches, before, ship)
-    if run.further and not run.rank and run.out is None:
-        shutil.rmtree(run.folder / name)  # so that the same command trains on from here
+def _ship_painter(run: Work, part: str, weights: Path) -> None:
+    """In half precision, which the pipeline's own classes write."""
+    pipe = load_pipeline(locate(str(weights)), torch.float16)
+    _ship(run, weights, lambda _, target: pipe.save_pretrained(target), part)
 
 
 def _make_painted(run: Work) -> None:
@@ -433,12 +508,10 @@ def detector(run: Work) -> None:
 
 def tokenizer(run: Work) -> None:
     """builtin:tokenizer, from the painter's scenes and, as photos become ids too, from those of the street camera."""
-    minutes = run.minutes(IMAGE_TOKENIZER, "tokenizer")
-    _make_painted(run)
     _make_street(run, None if run.ends is None else time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
     folders = [*(run.folder / name for name in PAINTED), *[run.folder / "street"] * STREETS]
     batches = pool.Pool.open(folders, max(4, run.batch_size() // 2), seeds.derive("tokenizer", SEED))
-    settings = dataclasses.replace(run.fit(TOKENIZER_FIT), minutes=minutes)
+    settings = dataclasses.replace(run.fit(TOKENIZER_FIT), minutes=run.minutes(IMAGE_TOKENIZER, "tokenizer"))
 
     def ship(weights: Path) -> None:
         _ship(run, weights, _copy_half, "tokenizer")
@@ -449,8 +522,6 @@ def tokenizer(run: Work) -> None:
 def token_painter(run: Work) -> None:
     """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships."""
     name = "token-painter-further" if run.further else "token-painter"
-    minutes = run.minutes(name, "token-painter")
-    _make_painted(run)
     trained = run.folder / IMAGE_TOKENIZER / "weights"
     codes = trained if trained.exists() else builtin_folder("tokenizer")
     learner = TextToTokens(
@@ -464,9 +535,9 @@ def token_painter(run: Work) -> None:
     for pooled in PAINTED:
         texts = pool.Pool.open([run.folder / pooled], 1, 0).captions
         sets.append(LatentBatches(_image_ids(run, pooled, codes), _token_ids(learner, texts), 0, 0))
-    shares = FURTHER_SHARES if run.further else SHARES
+    shares = FURTHER_SHARES if run.further else TOKEN_SHARES
     batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
-    settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=minutes)
+    settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=run.minutes(name, "token-painter"))
     if run.further:
         settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
     log = BUILTIN / "token-painter" / "training.json"

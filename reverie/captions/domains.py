@@ -1,4 +1,4 @@
-"""How a data set calls its classes and what its sentences are said in: one JSON record a data set.
+"""What is known of a data set's classes: names, prompt templates, a context for captions, synonyms. One JSON record a data set.
 
     {"EuroSAT": {"classes": ["forest", "river"],
                  "templates": ["a centered satellite photo of {}."],
@@ -68,6 +68,15 @@ def context_of(template: str) -> str:
     The article goes, as sentences bring their own, and so does the full stop.
     """
     return re.sub(rf"(?:\b(?:an?|the) )?{re.escape(CLASS_SLOT)}", CAPTION, template).rstrip(" .")
+
+
+def in_context(caption: str, context: str) -> str:
+    """A caption as the domain says it. What it says of the context already is not said twice."""
+    if context == CAPTION:
+        return caption
+    before, after = context.split(CAPTION)
+    bare = caption.rstrip(" .!")  # more words may follow in the same sentence
+    return context.replace(CAPTION, bare.removeprefix(before).removesuffix(after))
 
 
 def check_context(context: str) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.captions.checks import check, same
 from reverie.captions.classes import read_classes
+from reverie.captions.domains import CAPTION, check_context, in_context
 from reverie.captions.prompts import OWN, Prompt, default_prompt, read_prompt
 from reverie.errors import InputError
 from reverie.seeds import derive
@@ -53,12 +54,14 @@ class AskWriter(SourceStage):
     max_chars: int = 300
     max_words: int = 60
     max_tries: int = 8  # draws for one caption before it is given up as failed
+    context: str = CAPTION  # how a caption is said in the domain: "a centered satellite photo of {caption}"
     speed: WriterSpeed = field(default_factory=WriterSpeed)
 
     def __post_init__(self) -> None:
         if self.per_class < 1 or self.max_tries < 1 or self.max_tokens < 1:
             raise InputError("per_class, max_tries and max_tokens must be at least 1")
         check_sampling(self.temperature, self.top_p)
+        check_context(self.context)
         if self.max_words < 1 or self.max_chars < 1:
             raise InputError("max_words and max_chars must be at least 1")
         if not self.prompt and not self.classes:
@@ -103,7 +106,6 @@ class AskWriter(SourceStage):
                 caption, reason = self._judged(text, row["label"], taken)
                 made = {**row, "text": caption, "seed": seed, "writer": writer.revision, "reason": reason}
                 if reason is None:
-                    taken.add(same(caption))
                     rows.append({**made, "status": pairs.OK})
                 else:
                     name = pairs.caption_id(run_seed, "llm", f"{row['caption_id']}/{attempt}")
@@ -137,7 +139,12 @@ class AskWriter(SourceStage):
             reason = unnamed(caption, (label,))
         if reason is None and same(caption) in taken:
             reason = "duplicate within its unit"
-        return caption, reason
+        if reason is not None:
+            return caption, reason
+        taken.add(same(caption))
+        if self.context == CAPTION:
+            return caption, None
+        return check(in_context(caption, self.context), self.max_chars, self.max_words)
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:

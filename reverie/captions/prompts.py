@@ -1,4 +1,4 @@
-"""What a language model is asked: a text with the class in it, as it suits the kind of model.
+"""Prompts that ask a language model for captions of a class.
 
 A prompt file is a text with ``{class}`` in it, to be sent as it stands, or a JSON object:
 

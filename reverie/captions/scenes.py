@@ -1,4 +1,4 @@
-"""Sentences about scenes of the small world that nobody has drawn: a corpus for those who have none."""
+"""Sentences about random scenes of the small world, which are not rendered: a corpus for those who have none."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.captions.checks import check
 from reverie.captions.classes import read_classes, read_list
+from reverie.captions.domains import CAPTION, check_context, in_context
 from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
 from reverie.stage import SourceStage, StepContext, Worker
@@ -26,17 +27,27 @@ class FillTemplates(SourceStage):
 
     classes: tuple[str, ...] | Path  # names, or a file with one a line or a JSON list
     templates: tuple[str, ...] | Path = ("a photo of a {class}.",)  # each holds {class}
-    per_class: int = 1  # captions wanted of each class; at most one for each template
+    per_class: int = 1  # captions wanted of each class; at most one for each template, unless these repeat
+    repeat: bool = False  # use templates again where they are fewer than the captions wanted: more images of each
+    context: str = CAPTION  # how a sentence is said in the domain: "a centered satellite photo of {caption}"
+
+    def __post_init__(self) -> None:
+        check_context(self.context)
 
     @property
     def count(self) -> int:
         """Captions that will be made: per_class for each class, or as many as there are templates."""
-        return len(self._classes) * min(self.per_class, len(self._templates))
+        return len(self._classes) * (self.per_class if self.repeat else min(self.per_class, self.num_templates))
+
+    @property
+    def num_templates(self) -> int:
+        """How many there are."""
+        return len(self._templates)
 
     def open(self, context: StepContext) -> Worker:
         """Read and check the lists. Raises InputError."""
         classes, templates = self._classes, self._templates
-        if self.per_class > len(templates):
+        if self.per_class > len(templates) and not self.repeat:
             context.report(
                 "warning",
                 text=f"{self.per_class} captions for each class were asked, but {len(templates)} templates make only "
@@ -49,7 +60,7 @@ class FillTemplates(SourceStage):
                 turn, number = divmod(position, len(classes))
                 # Shifted by the class, so that a short run does not use one template for all.
                 template = templates[(turn + number) % len(templates)]
-                text, reason = check(template.replace(CLASS_SLOT, classes[number]))
+                text, reason = check(in_context(template.replace(CLASS_SLOT, classes[number]), self.context))
                 rows.append(
                     {
                         "caption_id": pairs.caption_id(context.seed, "template", position),

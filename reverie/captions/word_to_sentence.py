@@ -3,7 +3,8 @@
     class -> draw 0, 1, 2, ... (one seed each) -> those that name the class and were not said before -> in their context
 
 Source: arXiv:2210.07574, language enhancement (a T5 tuned on CommonGen, 250 sentences sampled for 200 distinct ones).
-Theirs stops where too few differ; here more are drawn, and what is then missing is failed with a reason.
+Differs: the paper's script stops where too few sentences differ; here more are drawn, and those that are still missing become failed rows
+with a reason.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.captions.checks import check, same
 from reverie.captions.classes import read_classes, read_synonyms
-from reverie.captions.domains import CAPTION, check_context
+from reverie.captions.domains import CAPTION, check_context, in_context
 from reverie.captions.llm import WriterSpeed, check_sampling, opened, tidy, unnamed
 from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
@@ -191,8 +192,7 @@ class _Sentences:
         self._taken.add(same(sentence))
         if stage.context == CAPTION:
             return sentence, None
-        said = stage.context.replace(CAPTION, sentence.rstrip(" .!"))  # more words may follow in the same sentence
-        return check(said, stage.max_chars, stage.max_words)
+        return check(in_context(sentence, stage.context), stage.max_chars, stage.max_words)
 
     def _row(self, name: str, status: pairs.Status, number: int | None = None) -> dict[str, Any]:
         row: dict[str, Any] = {

@@ -1,7 +1,8 @@
-"""Commands that bring images and captions in, look for those that are there twice, and take them out."""
+"""Commands that import images and captions, find duplicates, describe images, and export pairs."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -206,6 +207,64 @@ def duplicates(folder: Folder, max_distance: int = 4, exact: bool = False) -> No
     if found.conflicts:
         open_console().print(table(found))
     print(f"{headline(found)}\n{page.resolve()}")
+
+
+def recaption(
+    folder: Folder,
+    captioner: Path,
+    column: str = "caption_short",
+    beams: int = 1,
+    device: str = "",
+    batch: int = 64,
+) -> None:
+    """What a trained captioner says of every image, in a column beside the text that is there. Run it again to go on.
+
+    Example: reverie recaption photos --captioner runs/syntic
+
+    The text of a pair stays as it is. Two more columns say who wrote the new one and what is wrong with it (COLUMN_by and COLUMN_flags). Learn
+    or paint from it: reverie make --captions photos --text-column caption_short
+
+    Args:
+        folder: a finished run, or an import; nobody may be at work in it.
+        captioner: a run folder of syntic, or one of its weights folders.
+        column: name of the new column.
+        beams: 1 takes the likeliest word each time; more search that many sentences at once.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        batch: images through the networks at once.
+    """
+    from reverie.ranges import check_at_least
+    from reverie.recaption.describe import Describe
+    from reverie.recaption.flags import EMPTY
+    from reverie.run.columns import add_columns
+    from reverie.store import tables
+    from reverie.store.pictures import Speed
+
+    check_at_least(1, batch=batch)
+    stage, step = Describe(captioner, column, beams, speed=Speed(batch)), f"recaption-{column}"
+
+    with counting("units described:") as progress:
+
+        def report(kind: str, **facts: Any) -> None:
+            if kind == "progress":
+                progress(facts["done"], facts["total"])
+
+        added = add_columns(folder, stage, step, find_device(device), report)
+    flags: Counter[str] = Counter()
+    said = flagged = 0
+    for rows in tables.scan(folder / "columns" / f"{step}.lance", [column, f"{column}_flags"]):
+        said += len(rows) - rows[column].null_count
+        for each in rows[f"{column}_flags"].to_pylist():
+            flags.update(each or ())
+            flagged += bool(each) and EMPTY not in each
+    rest = added.rows - said - flags[EMPTY]
+    print(f"{folder}: {said:,} of {added.rows:,} images described in {column}, {added.made:,} now")
+    if flagged:
+        told = ", ".join(f"{number:,} {flag}" for flag, number in flags.most_common() if flag != EMPTY)
+        print(
+            f'{flagged:,} of these are flagged ({told}); leave them out with: --where "cardinality({column}_flags) = 0"'
+        )
+    if flags[EMPTY] or rest:
+        print(f"not described: {flags[EMPTY]:,} got no word, {rest:,} have no picture that can be read")
 
 
 def _export_classifier(folder: Path, out: Path) -> None:

@@ -1,4 +1,5 @@
-"""Words to calls: each command is a function whose signature is its flags. Heavy libraries are imported where called.
+"""The command line: turns words into calls. Each command is a function whose signature is its flags; heavy libraries are imported
+where they are used.
 
 A ReverieError ends as one line on stderr and exit code 2; Ctrl-C as a hint how to go on and 130; anything else is a bug
 and keeps its traceback.
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from reverie.cli.common import command_of
-from reverie.cli.data import duplicates, export, import_, tokenize
+from reverie.cli.data import duplicates, export, import_, recaption, tokenize
 from reverie.cli.predict import caption, evaluate, models, predict
 from reverie.cli.recipes import claims, demo, make, run_recipe
 from reverie.cli.runs import compact, repaint, report, retry, status, verify
@@ -36,6 +37,7 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder; classifier -> ONNX
   reverie duplicates FOLDER                pictures that are there twice, first those under two labels
   reverie tokenize FOLDER                  pictures as image tokens, beside them
+  reverie recaption FOLDER --captioner RUN what a captioner says of every image, in a column beside the text
   reverie predict FOLDER PHOTO ...         what a tuned classifier says of photos
   reverie evaluate captions RESULTS REFS   BLEU, ROUGE-L, CIDEr, METEOR of captions in COCO files
   reverie caption FOLDER PHOTO ...         what a trained captioner says of photos
@@ -128,6 +130,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("export", export),
             ("duplicates", duplicates),
             ("tokenize", tokenize),
+            ("recaption", recaption),
             ("predict", predict),
             ("caption", caption),
             ("models", models),

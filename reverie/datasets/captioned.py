@@ -1,4 +1,4 @@
-"""Photos with sentences that people said of them, from a source written as one word or a pair of paths.
+"""Photos with captions that people wrote. A source is one word, or a caption file with a folder of images.
 
     smallworld:street:400                   400 photos of the small world by its street camera
     smallworld:street:400:HELD              only those whose first thing is of one of these classes: "held" or "known", see below

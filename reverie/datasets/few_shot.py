@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from reverie import pairs, seeds
 from reverie.captions.classes import read_classes
 from reverie.errors import BrokenImage, InputError
 from reverie.pairs import CLASS_SLOT
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, Role, StepContext
 from reverie.store.files import atomic_folder
 from reverie.store.pictures import as_png, open_picture, suffix
 
@@ -40,6 +40,8 @@ class TakeShots(Job):
 
     A photo that cannot be decoded, or that a class has already, is passed over.
     """
+
+    role: ClassVar[Role] = "source"
 
     classes: tuple[str, ...] | Path  # names, or a file of them
     photos: str = "smallworld:street:1024:960"  # their train split, see datasets/labelled.py

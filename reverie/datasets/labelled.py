@@ -1,4 +1,4 @@
-"""Labelled photos to measure on, from a source written as one word.
+"""Labelled photos to measure on. A source is written as one word.
 
     smallworld:street:4000:1000    4,000 train and 1,000 test photos of the small world, by its street camera
     a folder                       with train and test, each ``.parquet`` (columns image and label), ``.lance`` (a table
@@ -68,6 +68,11 @@ class LabelledImages:
         places = range(len(self))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
         squares = [_square(self.images[place], size_px, resize_px or size_px, self.name(place)) for place in places]
         return np.stack(squares).transpose(0, 3, 1, 2)
+
+    def picture(self, place: int) -> Image.Image:
+        """One photo, upright and of its own size, in RGB. Raises: BrokenImage naming it."""
+        item = self.images[place]
+        return open_picture(item, self.name(place)) if isinstance(item, bytes) else Image.fromarray(item)
 
     def name(self, place: int) -> str:
         """What a photo is called in messages."""

@@ -1,4 +1,4 @@
-"""Captions and references in COCO's files -> numbers: what ``reverie evaluate captions`` does."""
+"""Scores of captions in a COCO results file against the references in a COCO captions file: ``reverie evaluate captions``."""
 
 from __future__ import annotations
 

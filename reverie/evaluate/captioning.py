@@ -1,20 +1,21 @@
-"""How good captioners are on photos that people described: the job that asks several of them about the same photos.
+"""How good captioners are: the job that has several of them caption the same photos and scores the captions against those of people.
 
-Every arm answers twice, with the likeliest word each time and with a beam, because published numbers mix the two.
+Every arm captions the photos twice, by greedy decoding and by beam search, because published numbers mix the two.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from reverie.arms import Arm
 from reverie.datasets.captioned import CaptionedImages, check_captioned, load_captioned
-from reverie.errors import InputError
-from reverie.stage import Job, StepContext, fingerprint
+from reverie.errors import InputError, ReverieError
+from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 from reverie.store.files import atomic_file
 
@@ -31,17 +32,6 @@ TAKEN = 1.0 / 100  # share of photos with a reference that stands in the support
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A captioner to ask, under one seed; arms of one name are its seeds."""
-
-    name: str  # what the page calls it
-    weights: str  # the learning step
-    seed: int = 0  # that it was trained with
-    support: str | None = None  # step of another support set, in place of its own
-    temperature: float | None = None  # of the projection, in place of the one it learned with
-
-
-@dataclass(frozen=True)
 class CaptionSpeed:
     """What changes the speed only."""
 
@@ -52,27 +42,38 @@ class CaptionSpeed:
 class MeasureCaptions(Job):
     """Captioners -> metrics of their captions in results.jsonl, and the captions themselves in ``captions/STEP/``.
 
-    There also stand COCO results, ``coco/ARM-SEED-DECODING.json``, and the references that they are scored against,
-    ``coco/references.json``; ``reverie evaluate captions`` reads them.
+    There also stand COCO results, ``coco/ARM-SEED-greedy.json`` and ``-beam.json``, and the references that they are scored against,
+    ``coco/references.json``; ``reverie evaluate captions`` reads them. The factor ``support`` of an arm names the step of another
+    support set, in place of its own. Metrics of captions by beam search end in ``_beam``.
     """
 
+    role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("arms",)
 
-    arms: tuple[Asked, ...]
+    arms: tuple[Arm, ...]
     photos: str = "smallworld:street:400"  # see datasets/captioned.py
     images: Path | None = None  # folder of the photos, where these are a file of captions
     split: str = "test"  # of such a file that has several
     beams: int = 5
     meteor: bool = False  # also METEOR without paraphrases, which takes far longer than all others together
+    spice: Literal["auto", "on", "off"] = (
+        "auto"  # also SPICE; auto: where its Java 8 is there, or else a word why it is left out
+    )
     speed: CaptionSpeed = field(default_factory=CaptionSpeed)
 
     def __post_init__(self) -> None:
+        if nameless := next((arm.id for arm in self.arms if arm.step is None), None):
+            raise InputError(f"arm {nameless!r} names no step that trains its captioner")
         if self.beams < 1:
             raise InputError(f"{self.beams} beams cannot be; give 1 or more")
 
     def check(self) -> None:
-        """Raises InputError if the photos are not there, UnknownName for a camera or set of classes."""
+        """Raises InputError if the photos are not there, UnknownName for a camera or set of classes; for SPICE as ``spice_program``."""
         check_captioned(self.photos, self.images, self.split)
+        if self.spice == "on":
+            from reverie.evaluate.metrics.java import spice_program
+
+            spice_program()
 
     def run(self, context: StepContext) -> None:
         """Ask every arm that was not asked yet, and write its numbers.
@@ -83,26 +84,28 @@ class MeasureCaptions(Job):
 
         photos = load_captioned(self.photos, self.images, self.split)
         before = {
-            (r["name"], r["seed"], r.get("arm_fingerprint"))
-            for r in results.read(context.results)
-            if r["step"] == context.step
+            (record.arm, record.seed, record.arm_fingerprint)
+            for record in results.select(results.read(context.results), step=context.step)
         }
         seen: dict[str, torch.Tensor] = {}
         tags: dict[str, list[list[str]] | None] = {}
         for done, arm in enumerate(self.arms):
-            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
-            folder = context.folder / "captions" / context.step / f"{fingerprint({'arm': arm.name})}-{arm.seed}.jsonl"
-            ours = results.arm_fingerprint(context, dataclasses.replace(self, arms=(arm,)), (arm.weights, arm.support))
-            if (arm.name, arm.seed, ours) in before and folder.exists():
+            context.report("progress", done=done, total=len(self.arms), arm=arm.label, seed=arm.seed)
+            assert arm.step is not None
+            folder = captions_folder(context.folder, context.step)
+            file, other = folder / f"{arm.key}.jsonl", arm.factors.get("support")
+            reads = (arm.step, str(other) if other else None)
+            ours = results.arm_fingerprint(context, dataclasses.replace(self, arms=(arm,)), reads)
+            if (arm.id, arm.seed, ours) in before and file.exists():
                 continue
-            support = context.weights(arm.support) if arm.support else None
-            captioner = load_captioner(context.weights(arm.weights), context.device, self.speed.batch_size, support)
+            support = context.weights(str(other)) if other else None
+            captioner = load_captioner(context.weights(arm.step), context.device, self.speed.batch_size, support)
             taken = refuse_test_captions(captioner.support, photos) if captioner.support else 0
             if taken > TAKEN * len(photos):
                 context.report(
                     # The small world has few sentences, so chance gives many of them twice: logged, and no warning.
                     "told" if self.photos.startswith("smallworld:") else "warning",
-                    text=f"{arm.name}: {taken} of {len(photos)} photos have a reference that is also a support sentence of another picture",
+                    text=f"{arm.label}: {taken} of {len(photos)} photos have a reference that is also a support sentence of another picture",
                 )
             name = captioner.encoder.revision
             if name not in seen:
@@ -110,62 +113,69 @@ class MeasureCaptions(Job):
             finder = f"{name} {captioner.detector.revision}" if captioner.detector else ""
             if finder not in tags:
                 tags[finder] = found_tags(captioner, photos, self.speed.batch_size) if finder else None
-            look = captioner.prepare(seen[name], tags[finder], arm.temperature)
+            look = captioner.prepare(seen[name], tags[finder])
             answers = {
                 "greedy": captioner.generate(look, 1),
-                f"beam {self.beams}": captioner.generate(look, self.beams),
+                "beam": captioner.generate(look, self.beams),
             }
-            _write_results(folder.parent / "coco", f"{_slug(arm.name)}-{arm.seed}", photos, answers)
-            _write_captions(folder, photos, answers, look.names)
+            _write_results(folder / "coco", arm.key, photos, answers)
+            _write_captions(file, photos, answers, look.names)
             self._write(context, arm, photos, answers, ours)
         context.report("progress", done=len(self.arms), total=len(self.arms))
 
     def _write(
-        self, context: StepContext, arm: Asked, photos: CaptionedImages, answers: dict[str, list[str]], ours: str
+        self, context: StepContext, arm: Arm, photos: CaptionedImages, answers: dict[str, list[str]], ours: str
     ) -> None:
-        shared = {
-            "name": arm.name, "split": "test", "seed": arm.seed, "step": context.step, "weights": arm.weights,
-            "photos": self.photos, "num_test": len(photos), "arm_fingerprint": ours,
-            "fingerprint": results.step_fingerprint(context, self), "versions": results.versions(),
-        }  # fmt: skip
-        records: list[dict[str, Any]] = []
+        record = results.about(
+            context, self, arm, "captions", photos=self.photos, num_test=len(photos), arm_fingerprint=ours,
+            details={"beams": self.beams},
+        )  # fmt: skip
+        found: list[results.Result] = []
         for decoding, texts in answers.items():
-            found = score_captions(texts, photos.references, self.meteor)
-            for metric, score in found.items():
-                record = shared | {
-                    "metric": metric if decoding == "greedy" else f"{metric}, {decoding}",
-                    "value": score.corpus,
-                }
-                if metric == PAIRED:
-                    record["each"] = [round(float(value), 6) for value in score.each]
-                records.append(record | {"decoding": decoding})
-            records.append(
-                shared
-                | {
-                    "metric": "distinct" if decoding == "greedy" else f"distinct, {decoding}",
-                    "value": len(set(texts)) / len(texts),
-                    "decoding": decoding,
-                }
-            )
-            records += [shared | {"decoding": decoding} | found for found in _facts(texts, photos, decoding)]
-        results.append(context.results, *records)
+            ending = "" if decoding == "greedy" else "_beam"
+            scores = score_captions(texts, photos.references, self.meteor)
+            if spice := self._spice(context, texts, photos):
+                scores["spice"] = spice
+            for metric, score in scores.items():
+                each = tuple(round(float(value), 6) for value in score.each) if metric == PAIRED else None
+                found.append(record(metric=f"{metric}{ending}", value=score.corpus, each=each))
+            found.append(record(metric=f"distinct{ending}", value=len(set(texts)) / len(texts)))
+            for metric, value, values in _facts(texts, photos):
+                found.append(record(metric=f"{metric}{ending}", value=value, each=values))
+        results.append(context.results, *found)
+
+    def _spice(self, context: StepContext, texts: list[str], photos: CaptionedImages) -> Scores | None:
+        """SPICE where it is asked for, or can be had; None, with a warning that is shown once, where it cannot."""
+        from reverie.evaluate.metrics.java import spice
+        from reverie.evaluate.metrics.ptb import tokenise
+
+        if self.spice == "off":
+            return None
+        try:
+            found = spice(tokenise(texts), [tokenise(each) for each in photos.references])
+        except ReverieError as error:
+            if self.spice == "on":
+                raise
+            context.report("warning", text=f"SPICE is left out: {error}")
+            return None
+        return found if math.isfinite(found.corpus) else None
 
 
-def _facts(texts: Sequence[str], photos: CaptionedImages, decoding: str) -> list[dict[str, Any]]:
-    """How many facts of the scenes were said, where the photos are of known scenes."""
+def captions_folder(run: Path, step: str) -> Path:
+    """Where a measuring step keeps the captions, as JSON lines, one file for each arm and seed."""
+    return run / "captions" / step
+
+
+def _facts(texts: Sequence[str], photos: CaptionedImages) -> list[tuple[str, float, tuple[float, ...] | None]]:
+    """How many facts of the scenes were said, where the photos are of known scenes: metric, its number, and that of each photo."""
     if not photos.scenes:
         return []
     from reverie.smallworld.slots import facts_of, facts_said, slot_f1, slot_f1_each
 
     said, true = [facts_said(text) for text in texts], [facts_of(scene) for scene in photos.scenes]
-    suffix = "" if decoding == "greedy" else f", {decoding}"
-    found: list[dict[str, Any]] = [
-        {"metric": f"{name}{suffix}", "value": value}
-        for name, value in slot_f1(said, true).items()
-        if value is not None
-    ]
-    found[0]["each"] = [round(value, 6) for value in slot_f1_each(said, true)]
-    return found
+    each = tuple(round(value, 6) for value in slot_f1_each(said, true))
+    scores = {name: value for name, value in slot_f1(said, true).items() if value is not None}
+    return [(name, value, each if name == "slot_f1" else None) for name, value in scores.items()]
 
 
 def score_captions(
@@ -233,10 +243,6 @@ def refuse_test_captions(support: Any, photos: CaptionedImages) -> int:
     return len(taken)
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
-
-
 def _write_results(folder: Path, arm: str, photos: CaptionedImages, answers: dict[str, list[str]]) -> None:
     """COCO results of each decoding, and the references beside them."""
     ids = photos.ids or photos.names
@@ -250,7 +256,7 @@ def _write_results(folder: Path, arm: str, photos: CaptionedImages, answers: dic
         }
     }
     for decoding, texts in answers.items():
-        files[f"{arm}-{_slug(decoding)}"] = [
+        files[f"{arm}-{decoding}"] = [
             {"image_id": name, "caption": text} for name, text in zip(ids, texts, strict=True)
         ]
     folder.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ from reverie.store import results
 from reverie.store.files import atomic_file
 
 Measured = Mapping[str, Mapping[int, float]]
-"""Value by seed of every arm, for one metric. Arms are written run/step/name."""
+"""Value by seed of every arm, for one metric. Arms are written run/step/id."""
 
 Answers = Mapping[str, Mapping[int, tuple[str, npt.NDArray[np.float64]]]]
 """By arm and seed: which photos those are, and how it did on each (photos,): 1 or 0 for right or wrong, or a score."""
@@ -50,7 +50,7 @@ class Claim:
     name: str  # as the paper's claims are numbered in docs/recipes, such as "1" or "11a"
     statement: str  # in words
     paper: str  # what the paper measured, and where; empty where it gives no number
-    terms: tuple[tuple[str, float], ...]  # arms, written run/step/name, and their weights
+    terms: tuple[tuple[str, float], ...]  # arms, written run/step/id, and their weights
     metric: str = "top1"
     above: float = 0.0  # the difference must be greater, in the unit of the metric
     within: float | None = None  # instead: the difference must be no farther from 0 than this
@@ -231,11 +231,12 @@ def weigh(
     answers: dict[str, dict[str, dict[int, tuple[str, npt.NDArray[np.float64]]]]] = {}
     for run in runs:
         for record in results.read(folder / run / "results.jsonl"):
-            arm = f"{run}/{record['step']}/{record['name']}"
-            found.setdefault(record["metric"], {}).setdefault(arm, {})[record["seed"]] = record["value"]
+            arm = f"{run}/{record.step}/{record.arm}"
+            if record.value is not None:
+                found.setdefault(record.metric, {}).setdefault(arm, {})[record.seed] = record.value
             if is_packed(record):
-                own = answers.setdefault(record["metric"], {}).setdefault(arm, {})
-                own[record["seed"]] = f"{record['photos']} {record.get('size_px', '')}", unpack(record)
+                own = answers.setdefault(record.metric, {}).setdefault(arm, {})
+                own[record.seed] = str(record.photos), unpack(record)
     return [
         judge(
             claim,

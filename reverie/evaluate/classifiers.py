@@ -1,4 +1,4 @@
-"""How often tuned classifiers are right on real or street photos: the job that asks several of them about the same ones.
+"""Accuracy of tuned classifiers: the job that asks several of them about the same photos.
 
 Imports torch only when it runs, so that a recipe can name it at no cost.
 """
@@ -10,37 +10,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from reverie.arms import Arm
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.evaluate.linear_probe import ProbeSpeed
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """One classifier: what the page calls it, the seed it was tuned with, and its learning step."""
-
-    name: str  # arms of one name are its seeds
-    step: str
-    seed: int = 0
-    shots: int | None = None  # real ones of each class that it learnt from, where it is told by that
-
-
-@dataclass(frozen=True)
 class MeasureClassifiers(Job):
-    """Classifier folders -> ``accuracy`` (top-1) and ``accuracy_per_class``; a split is read once.
+    """Classifier folders -> ``top1`` and ``mean_per_class``; a split is read once.
 
     The weights are those of the last step, never the best of many on these photos. Classes are joined by name.
     """
 
+    role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("arms",)
 
-    arms: tuple[Tuned, ...]
+    arms: tuple[Arm, ...]
     classes: tuple[str, ...] | Path
     photos: str = "smallworld:street:4000:1000"  # see datasets/labelled.py
     split: Literal["train", "test"] = "test"  # train photos are for choosing settings
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
+
+    def __post_init__(self) -> None:
+        if nameless := next((arm.id for arm in self.arms if arm.step is None), None):
+            raise InputError(f"arm {nameless!r} names no step that makes its classifier")
 
     def check(self) -> None:
         """Raises InputError if the photos are not there, broken or of other classes, or no class list is."""
@@ -72,7 +68,8 @@ class MeasureClassifiers(Job):
                 yield list(photos.images[start : start + self.speed.batch_size])
 
         for done, arm in enumerate(self.arms):
-            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            context.report("progress", done=done, total=len(self.arms), arm=arm.label, seed=arm.seed)
+            assert arm.step is not None
             classifier = load_classifier(context.weights(arm.step), context.device)
             if classifier.classes != classes:
                 raise InputError(f"{arm.step} was tuned for other classes than the photos are measured with")
@@ -81,38 +78,29 @@ class MeasureClassifiers(Job):
                 chances = classifier.logits(rows).softmax(1)
             predicted = chances.argmax(1).numpy()
             table = confusion(predicted, photos.labels, len(classes))
-            shared = {
-                "name": arm.name,
-                "split": self.split,
-                "seed": arm.seed,
-                "step": context.step,
-                "weights": arm.step,
-                **({} if arm.shots is None else {"shots": arm.shots}),
-                "photos": self.photos,
-                "num_test": len(photos),
-                "num_classes": len(classes),
-                "classes": list(classes),
-                "fingerprint": results.step_fingerprint(context, self),
-                "versions": results.versions(),
-            }
-            numbers = {
-                "accuracy": top1(predicted, photos.labels),
-                "accuracy_per_class": mean_per_class(predicted, photos.labels),
-            }
-            records = [shared | {"metric": metric, "value": value} for metric, value in numbers.items()]
-            records[0]["correct"] = np.packbits(predicted == photos.labels).tobytes().hex()
-            records[0]["confusion"] = table.tolist()  # rows are the truth, columns the answers
-            results.append(context.results, *records)
+            record = results.about(
+                context, self, arm, "classifier", self.split, photos=self.photos, num_test=len(photos), num_classes=len(classes),
+                classes=tuple(classes),
+            )  # fmt: skip
+            right = np.packbits(predicted == photos.labels).tobytes().hex()
+            square = tuple(tuple(row) for row in table.tolist())
+            results.append(
+                context.results,
+                record(metric="top1", value=top1(predicted, photos.labels), correct=right, confusion=square),
+                record(metric="mean_per_class", value=mean_per_class(predicted, photos.labels)),
+            )
         context.report("progress", done=len(self.arms), total=len(self.arms))
 
 
 @dataclass(frozen=True)
 class MeasureGradient(Job):
-    """``gradient``: its norm at the starting head, with soft targets alone, at temperatures 1 and 2.
+    """``gradient_norm`` at the starting head, with soft targets alone, at temperatures 1 and 2.
 
     A control of everything between the store and the loss: at temperature 1 the head already is what the teacher asks for,
     whatever the images. Measured on one batch of each of three draws, which stand for seeds.
     """
+
+    role: ClassVar[Role] = "measure"
 
     tune: Any  # TuneClassifier, whose images, encoder and classes are taken
 
@@ -132,16 +120,9 @@ class MeasureGradient(Job):
                 # The labels count nothing at this share, so any will do.
                 batch = {"features": rows[chosen], "labels": torch.zeros(len(chosen), dtype=torch.long)}
                 (gradient,) = torch.autograd.grad(learner.losses(head, batch)["loss"], [head.moved])
-                records.append(
-                    {
-                        "name": f"soft targets, T = {temperature:g}",
-                        "metric": "gradient",
-                        "value": float(gradient.norm()),
-                        "split": "train",
-                        "seed": seed,
-                        "step": context.step,
-                        "fingerprint": results.step_fingerprint(context, self),
-                        "versions": results.versions(),
-                    }
-                )
+                arm = Arm(
+                    f"soft-targets-{temperature:g}", f"soft targets, T = {temperature:g}", seed, factors={"temperature": temperature}
+                )  # fmt: skip
+                record = results.about(context, self, arm, "gradient", "train")
+                records.append(record(metric="gradient_norm", value=float(gradient.norm())))
         results.append(context.results, *records)

@@ -1,4 +1,4 @@
-"""How many real photos painted ones are worth, when a network is trained from scratch.
+"""How many real photos a number of painted images is worth, when a network is trained from scratch on either.
 
 Source: arXiv:2210.07574, section 2.8 and table 4: 50,000 painted images do for CIFAR-100 about what 9,500 photos do.
 """
@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from reverie.errors import InputError
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 
 
@@ -30,47 +30,44 @@ class RealImageEquivalent(Job):
     The curve is made of the arms with real photos alone, of the same seed and beginning as the arm itself.
     """
 
+    role: ClassVar[Role] = "measure"
+
     measured: str  # name of the FineTune step
-    metric: str = "accuracy"
+    metric: str = "top1"
 
     def run(self, context: StepContext) -> None:
         """Write a number for each arm; where it is off the curve, no number, but a warning that says so.
 
         Raises: InputError if the step measured no arm on real photos alone.
         """
-        records = [
-            record
-            for record in results.read(context.results)
-            if record["step"] == self.measured and record["metric"] == self.metric
-        ]
-        curves: dict[tuple[int, str], dict[int, float]] = {}
+        records = results.select(results.read(context.results), step=self.measured, metric=self.metric)
+        curves: dict[tuple[int, str | None], dict[int, float]] = {}
         for record in records:
-            if not record["num_painted"]:
-                curves.setdefault((record["seed"], record["begins"]), {})[record["num_train"]] = record["value"]
+            if not record.num_painted:
+                assert record.num_train is not None
+                assert record.value is not None
+                curves.setdefault((record.seed, record.start), {})[record.num_train] = record.value
         found = []
         for record in records:
-            if record["num_painted"]:
-                curve = curves.get((record["seed"], record["begins"]), {})
+            if record.num_painted:
+                curve = curves.get((record.seed, record.start), {})
                 if len(curve) < 2:
                     raise InputError(
-                        f"{self.measured} measured {record['name']!r} on fewer than two numbers of real photos, seed "
-                        f"{record['seed']}; a curve needs two"
+                        f"{self.measured} measured {record.arm!r} on fewer than two numbers of real photos, seed "
+                        f"{record.seed}; a curve needs two"
                     )
-                worth = worth_of(record["value"], curve)
-                kept = ("name", "seed", "split", "num_real", "num_painted", "num_classes", "photos")
+                assert record.value is not None
+                worth = worth_of(record.value, curve)
                 found.append(
-                    {key: record[key] for key in kept}
-                    | {
-                        "metric": "worth_real_photos",
-                        "value": worth.photos,
-                        "words": worth.words,
-                        "step": context.step,
-                        "fingerprint": results.step_fingerprint(context, self),
-                        "versions": results.versions(),
-                    }
-                )
+                    results.Result(
+                        record.arm, record.label, record.seed, "worth_real_photos", worth.photos, record.split, "equivalence",
+                        context.step, results.step_fingerprint(context, self), results.versions(), record.factors,
+                        photos=record.photos, num_real=record.num_real, num_painted=record.num_painted,
+                        num_classes=record.num_classes, details={"words": worth.words},
+                    )
+                )  # fmt: skip
                 if worth.photos is None:
-                    text = f"{record['name']}, seed {record['seed']}, is worth {worth.words}"
+                    text = f"{record.label}, seed {record.seed}, is worth {worth.words}"
                     context.report("warning", text=text)
         results.append(context.results, *found)
 

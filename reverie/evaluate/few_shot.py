@@ -1,9 +1,9 @@
 """Few-shot episodes on frozen features: new classes from a few photos each, by the nearest prototype.
 
 An episode draws classes, photos of each from the train split to learn from, and photos of each from the test split to ask
-about; a source without a test split is cut in halves, always the same. The mean of the photos to learn from is taken off
-all features, which are then made unit length; a class is the mean of its photos, and a question goes to the nearest class
-in Euclidean distance.
+about; a source without a test split is cut in halves, always the same. The mean of the photos to learn from is
+subtracted from all features, which are then scaled to unit length. The prototype of a class is the mean of its photos, and a photo is given
+the class whose prototype is nearest in Euclidean distance.
 
 Source: arXiv:2306.00984 (5 classes, 5 photos); the episodes are those of El Banani et al., arXiv:2302.12248, whose public code
 draws 5,000 with 6 questions a class. StableRep does not confirm that its episodes are the same.
@@ -14,15 +14,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from reverie import seeds
+from reverie.arms import Arm
 from reverie.errors import InputError
-from reverie.evaluate.linear_probe import Arm, ProbeSpeed, describe_arm
-from reverie.stage import Job, StepContext
+from reverie.evaluate.linear_probe import ProbeSpeed, check_arms, describe_arm
+from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FewShotEpisodes(Job):
-    """Weights of several learning steps -> ``episodes_top1``: mean accuracy over the same episodes for every arm.
+    """Weights of several learning steps -> ``top1``: mean accuracy over the same episodes for every arm.
 
     A record also holds the standard deviation over episodes and half of the 95 % interval of the mean. ``untrained`` and
     ``pixels`` are as in ``linear_probe.py``.
     """
+
+    role: ClassVar[Role] = "measure"
 
     arms: tuple[Arm, ...]
     photos: str = "smallworld:street:4000:1000"  # see datasets/labelled.py
@@ -53,6 +56,7 @@ class FewShotEpisodes(Job):
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
     def __post_init__(self) -> None:
+        check_arms(self.arms)
         if self.ways < 2 or min(self.shots, self.queries, self.episodes) < 1:
             raise InputError("an episode needs 2 classes or more, and shots, queries and episodes must be at least 1")
 
@@ -73,7 +77,7 @@ class FewShotEpisodes(Job):
 
         train, test, split = _splits(self.photos)
         for done, arm in enumerate(self.arms):
-            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            context.report("progress", done=done, total=len(self.arms), arm=arm.label, seed=arm.seed)
             began = time.monotonic()
             describe = describe_arm(arm, self.arms, context, self.pixels_px)
             support, questions = (
@@ -92,29 +96,20 @@ class FewShotEpisodes(Job):
                 seed=self.seed,
             )
             mean, half = interval(right)
-            record = {
-                "name": arm.name,
-                "metric": "episodes_top1",
-                "value": mean,
+            record = results.about(
+                context, self, arm, "episodes", split, photos=self.photos, num_test=len(test), num_classes=self.ways,
+            )  # fmt: skip
+            details = {
                 "interval": half,
                 "deviation": float(right.std(ddof=1)) if len(right) > 1 else None,
-                "split": split,
-                "seed": arm.seed,
-                "step": context.step,
-                "weights": arm.weights,
-                "photos": self.photos,
                 "ways": self.ways,
                 "shots": self.shots,
                 "queries": self.queries,
                 "episodes": self.episodes,
-                "num_test": len(test),
-                "num_classes": self.ways,  # that an answer is one of
                 "num_features": support.shape[1],
                 "seconds": round(time.monotonic() - began, 3),
-                "fingerprint": results.step_fingerprint(context, self),
-                "versions": results.versions(),
             }
-            results.append(context.results, record)
+            results.append(context.results, record(metric="top1", value=mean, details=details))
         context.report("progress", done=len(self.arms), total=len(self.arms))
 
 

@@ -1,18 +1,18 @@
-"""What weights are worth as a start: each arm trains a classifier on labelled images for a fixed number of steps, and is tested.
+"""Fine-tuning as a measure of pre-trained weights: each arm trains a classifier on labelled images for a fixed number of steps, and is tested.
 
-The same job trains from scratch on painted images, real photos, or both: see also ``data_equivalence.py``. Its images come from
-``fine_tuning_images.py``; what it keeps on the way is in ``fine_tuning_files.py``.
+The same job trains from scratch, on painted images, real photos, or both: see also ``data_equivalence.py``. The images are loaded by
+``fine_tuning_images.py``, and the files that an arm leaves are written by ``fine_tuning_files.py``.
 
-Source: arXiv:2210.07574, sections 2.8 and 4 of the method (transfer by fine-tuning; scratch efficiency). Differs: the number
-that counts is that of the last step; what is best on a held-out part of the training images comes second; test photos are
-never looked at to choose. The authors' code keeps the epoch that is best on the test photos.
+Source: arXiv:2210.07574, sections 2.8 and 4 of the method (transfer by fine-tuning; scratch efficiency). Differs: the main
+result is that of the last step; that of the step that was best on held-out training images comes second. Test photos never choose a step,
+while the authors' code keeps the epoch that is best on them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,48 +23,23 @@ import torch
 from torch import nn
 
 from reverie import seeds, stage
+from reverie.arms import UNTRAINED, Arm
 from reverie.captions.classes import read_classes
 from reverie.datasets.labelled import LabelledImages, attributes, check_labels, check_photos
 from reverie.errors import InputError
 from reverie.evaluate.fine_tuning_files import MARK, ArmMark, BestWeights, put_weights, tidy
-from reverie.evaluate.fine_tuning_images import ArmImages, PhotoBatches, digest_of_images
+from reverie.evaluate.fine_tuning_images import ArmImages, PhotoBatches, amounts, digest_of_images
 from reverie.evaluate.heads import split
 from reverie.evaluate.metrics.classification import mean_per_class, top1
 from reverie.learn import views
 from reverie.learn.fit import Fit, fit
 from reverie.learn.supervised import Augmentation, Supervised
 from reverie.learn.train import square_px
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 
 if TYPE_CHECKING:
     from reverie.evaluate.fine_tuning_images import Rows
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One training under one seed: where it begins, and on how many images of each class."""
-
-    name: str  # what the page calls it; arms of one name are its seeds
-    seed: int = 0  # of the head, of which images are drawn, their order and augmentation
-    weights: str | None = None  # learning step of this run whose backbone it begins from
-    model: str | Path | None = None  # or a folder or Hub id; with neither the network is untrained
-    real: int | None = None  # train photos of each class; None = all, 0 = none
-    painted: int | None = 0  # painted images of each class; None = all
-    frozen_batchnorm: bool = False  # running statistics of the start are used and stay
-
-    def __post_init__(self) -> None:
-        if self.weights is not None and self.model is not None:
-            raise InputError(f"arm {self.name!r} begins from weights of this run, or from a model, not from both")
-        if self.frozen_batchnorm and self.weights is None and self.model is None:
-            raise InputError(f"arm {self.name!r} begins untrained, and has no statistics of BatchNorm to freeze")
-        if min(self.real or 0, self.painted or 0) < 0 or self.real == self.painted == 0:
-            raise InputError(f"arm {self.name!r} needs at least one real or painted image of each class")
-
-    @property
-    def folder(self) -> str:
-        """What its files are called."""
-        return f"{re.sub(r'[^a-z0-9]+', '-', self.name.lower()).strip('-')}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -77,16 +52,25 @@ class FineTuneSpeed:
 
 @dataclass(frozen=True)
 class FineTune(Job):
-    """Weights of learning steps, or none -> ``accuracy`` (top-1 of the last step) and ``accuracy_per_class`` on test photos.
+    """Weights of learning steps, or none -> ``top1`` (of the last step) and ``mean_per_class`` on test photos.
 
-    Of photos whose classes are made of attributes (the small world's) also ``accuracy_shape`` and ``accuracy_colour``: how often
+    Of photos whose classes are made of attributes (the small world's) also ``top1_shape`` and ``top1_colour``: how often
     the class that was named has the right shape, or colour. They are derived; nothing is trained for them.
 
-    Where images can be held out also ``accuracy_at_best``, of the step that was best on them. The same number of steps for
+    Where images can be held out also ``top1_at_best``, of the step that was best on them. The same number of steps for
     every arm, however many images it has. A finished arm is not run again.
+
+    An arm begins from the weights of its step, or is untrained without one; its seed is that of the head, of which images are drawn, of
+    their order and augmentation. Its factors may say
+
+        start             folder or Hub id of a backbone to begin from, in place of a step
+        real              train photos of each class; None = all (the default), 0 = none
+        painted           painted images of each class; None = all, 0 = none (the default)
+        frozen_batchnorm  whether the running statistics of the start are used, and stay
     """
 
     together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
+    role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Arm, ...]
@@ -109,9 +93,11 @@ class FineTune(Job):
     speed: FineTuneSpeed = field(default_factory=FineTuneSpeed)
 
     def __post_init__(self) -> None:
-        names = [arm.folder for arm in self.arms]
+        names = [arm.key for arm in self.arms]
         if not names or len(set(names)) < len(names):
-            raise InputError("fine-tuning needs at least one arm, and arms that differ in name or seed")
+            raise InputError("fine-tuning needs at least one arm, and arms that differ in id or seed")
+        for arm in self.arms:
+            _check_arm(arm)
         if min(self.batch, self.looks) < 1 or not 0 <= self.real_share < 1 or not 0 <= self.held_out < 1:
             raise InputError("batch and looks must be at least 1; real_share and held_out lie in [0, 1)")
 
@@ -122,12 +108,12 @@ class FineTune(Job):
         known = read_classes(self.classes) if self.classes else None
         check_labels(self.photos, "test", known)
         if self._needs_train():
-            check_labels(self.photos, "train", known, max(arm.real or 0 for arm in self.arms))
+            check_labels(self.photos, "train", known, max(amounts(arm)[0] or 0 for arm in self.arms))
         if self.painted and not (self.painted / "pairs.lance").exists():
             raise InputError(f"{self.painted} holds no pairs.lance; give the folder of a run or an import")
         classes = read_classes(self.classes) if self.classes else ("any", "other")
         with torch.device("meta"):  # shapes only
-            for start in {arm.model for arm in self.arms}:
+            for start in {_start(arm) for arm in self.arms}:
                 self._learner(classes, start).build()
 
     def run(self, context: StepContext) -> None:
@@ -146,9 +132,10 @@ class FineTune(Job):
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         sources = images.rows(arm)
         train, held_out = self._without_held_out(sources, images.pool.labels, arm.seed)
-        start = context.weights(arm.weights) if arm.weights else arm.model
-        learner = dataclasses.replace(self._learner(images.pool.classes, start), frozen_batchnorm=arm.frozen_batchnorm)
-        folder = context.checkpoints(f"{context.step}.{arm.folder}")
+        start = context.weights(arm.step) if arm.step else _start(arm)
+        frozen = bool(arm.factors.get("frozen_batchnorm"))
+        learner = dataclasses.replace(self._learner(images.pool.classes, start), frozen_batchnorm=frozen)
+        folder = context.checkpoints(part_of(context.step, arm))
         made_of = {
             "learner": stage.settings(learner),
             "job": stage.settings(dataclasses.replace(self, arms=(arm,))),
@@ -156,7 +143,7 @@ class FineTune(Job):
             "seed": context.seed,
         }
         if kinds := attributes(self.photos, images.pool.classes):
-            made_of["attributes"] = list(kinds)  # numbers of an arm that an older version measured lack them
+            made_of["attributes"] = list(kinds)
         mark = ArmMark(folder / MARK, stage.fingerprint(made_of))
         records = mark.records()
         if records is None:
@@ -182,7 +169,7 @@ class FineTune(Job):
             def report(kind: str, **facts: Any) -> None:
                 if kind == "progress":
                     before, total = number * self.fit.steps, len(self.arms) * self.fit.steps
-                    facts |= {"done": before + facts["done"], "total": total, "arm": arm.name}
+                    facts |= {"done": before + facts["done"], "total": total, "arm": arm.label}
                 context.report(kind, **facts)
 
             seed = seeds.derive("fine-tune", context.seed, arm.seed)
@@ -192,62 +179,53 @@ class FineTune(Job):
             if rank == 0:
                 if self.keep:
                     put_weights(context.weights(folder.name), net, learner)
-                about = self._about(arm, context, sources, len(held_out), images.test)
-                records = self._measured(net, images.test, best if len(held_out) else None, context.device)
-                seconds = round(time.monotonic() - began, 3)
-                records = [about | record | {"seconds": seconds} for record in records]
+                about = self._about(arm, context, sources, images.test)
+                numbers = self._measured(net, images.test, best if len(held_out) else None, context.device)
+                more = {
+                    "steps": self.fit.steps,
+                    "num_held_out": len(held_out),
+                    "seconds": round(time.monotonic() - began, 3),
+                }
+                records = [about(**number | {"details": number.get("details", {}) | more}) for number in numbers]
                 mark.end(records)
         if rank == 0 and records:
             results.append(context.results, *records)
             tidy(folder)
 
     def _about(
-        self, arm: Arm, context: StepContext, sources: tuple[Rows, Rows], num_held_out: int, test: LabelledImages
-    ) -> dict[str, Any]:
+        self, arm: Arm, context: StepContext, sources: tuple[Rows, Rows], test: LabelledImages
+    ) -> functools.partial[results.Result]:
         """What all records of an arm say alike."""
         real, painted = (len(rows) for rows in sources)
-        model = arm.model.name if isinstance(arm.model, Path) else arm.model
-        return {
-            "name": arm.name,
-            "split": "test",
-            "seed": arm.seed,
-            "step": context.step,
-            # What was measured; nothing for the arm that the page calls the untrained network.
-            "weights": None if arm.name == "untrained" else arm.weights or f"{context.step}.{arm.folder}",
-            "begins": arm.weights or model or "untrained",
-            "curve": f"{context.step}.{arm.folder}",
-            "photos": self.photos,
-            "num_train": real + painted,
-            "num_real": real,
-            "num_painted": painted,
-            "num_held_out": num_held_out,
-            "num_test": len(test),
-            "num_classes": len(test.classes),
-            "steps": self.fit.steps,
-            "frozen_batchnorm": arm.frozen_batchnorm,
-            "fingerprint": results.step_fingerprint(context, self),
-            "versions": results.versions(),
-        }
+        start = _start(arm)
+        return results.about(
+            context, self, arm, "fine-tuning",
+            # What was measured; nothing for the arm that is an untrained network before this.
+            weights=None if arm.id == UNTRAINED else arm.step or part_of(context.step, arm),
+            start=arm.step or (start.name if isinstance(start, Path) else start) or UNTRAINED,
+            photos=self.photos, num_train=real + painted, num_real=real, num_painted=painted, num_test=len(test),
+            num_classes=len(test.classes),
+        )  # fmt: skip
 
     def _measured(
         self, net: nn.Module, test: LabelledImages, best: BestWeights | None, device: str
     ) -> list[dict[str, Any]]:
-        """Numbers of the last step, and then of the best one, whose weights the net is left with."""
+        """Numbers of the last step, as parts of records, and then of the best one, whose weights the net is left with."""
         predicted = self._predict(net, test, None, device)
         records: list[dict[str, Any]] = [
             # Which test photos were right, one bit each: two arms can then be compared photo by photo.
             {
-                "metric": "accuracy",
+                "metric": "top1",
                 "value": top1(predicted, test.labels),
                 "correct": np.packbits(predicted == test.labels).tobytes().hex(),
             },
-            {"metric": "accuracy_per_class", "value": mean_per_class(predicted, test.labels)},
+            {"metric": "mean_per_class", "value": mean_per_class(predicted, test.labels)},
         ]
         for name, kind in attributes(self.photos, test.classes).items():
             right = kind.of_class[predicted] == kind.of_class[test.labels]
             records.append(
                 {
-                    "metric": f"accuracy_{name}",
+                    "metric": f"top1_{name}",
                     "value": float(right.mean()),
                     "num_classes": len(kind.values),
                     "correct": np.packbits(right).tobytes().hex(),
@@ -257,8 +235,7 @@ class FineTune(Job):
             chosen = best.restore(net)
             if chosen["best_step"] != self.fit.steps:  # else these are the weights that were measured
                 predicted = self._predict(net, test, None, device)
-            accuracy = top1(predicted, test.labels)
-            records.append({"metric": "accuracy_at_best", "value": accuracy, **chosen})
+            records.append({"metric": "top1_at_best", "value": top1(predicted, test.labels), "details": chosen})
         return records
 
     def _learner(self, classes: tuple[str, ...], start: str | Path | None) -> Supervised:
@@ -273,7 +250,7 @@ class FineTune(Job):
         )
 
     def _needs_train(self) -> bool:
-        return self.classes is None or any(arm.real != 0 for arm in self.arms)
+        return self.classes is None or any(amounts(arm)[0] != 0 for arm in self.arms)
 
     def _without_held_out(self, sources: tuple[Rows, Rows], labels: Rows, seed: int) -> tuple[tuple[Rows, Rows], Rows]:
         """Rows to train on, real and painted, and rows held out: of the real ones if there are any."""
@@ -307,3 +284,24 @@ class FineTune(Job):
             found.append(net(pixel_values=pixels).logits.argmax(1).cpu())
         net.train(was_training)
         return torch.cat(found).numpy()
+
+
+def part_of(step: str, arm: Arm) -> str:
+    """What the files of an arm are called: its checkpoints, its curve, and the weights that are kept."""
+    return f"{step}.{arm.key}"
+
+
+def _start(arm: Arm) -> str | Path | None:
+    start = arm.factors.get("start")
+    return start if isinstance(start, Path) else str(start) if start is not None else None
+
+
+def _check_arm(arm: Arm) -> None:
+    """Raises InputError for factors that do not go together."""
+    if arm.step is not None and arm.factors.get("start") is not None:
+        raise InputError(f"arm {arm.id!r} begins from weights of this run, or from a model, not from both")
+    if arm.factors.get("frozen_batchnorm") and arm.step is None and arm.factors.get("start") is None:
+        raise InputError(f"arm {arm.id!r} begins untrained, and has no statistics of BatchNorm to freeze")
+    real, painted = amounts(arm)
+    if min(real or 0, painted or 0) < 0 or real == painted == 0:
+        raise InputError(f"arm {arm.id!r} needs at least one real or painted image of each class")

@@ -1,4 +1,4 @@
-"""What fine-tuning keeps of an arm: what it was made of, its best weights, its numbers, and its network."""
+"""The files that fine-tuning keeps for an arm: a fingerprint of its inputs, its best weights, its results, and its network."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ MARK = "arm.json"  # what an arm was made of, and its numbers once it is measure
 
 
 BEST = "best.safetensors"
+AGAIN = "delete it, then run the same command again"
 
 
 class ArmMark:
@@ -30,11 +31,15 @@ class ArmMark:
     def __init__(self, file: Path, made_of: str) -> None:
         self.file, self.made_of = file, made_of
 
-    def records(self) -> list[dict[str, Any]] | None:
+    def records(self) -> list[results.Result] | None:
         """The numbers of a finished arm that was made of the same."""
         found = self._read()
-        records: list[dict[str, Any]] | None = found.get("records")
-        return records if found.get("made_of") == self.made_of else None
+        if "records" not in found or found.get("made_of") != self.made_of:
+            return None
+        try:
+            return results.from_lines(found["records"])
+        except ValueError as error:
+            raise StoreError(f"{self.file} is damaged ({error}); {AGAIN}") from error
 
     def begin(self) -> None:
         """Take away what another arm of this name left; what this one left is gone on with."""
@@ -42,15 +47,15 @@ class ArmMark:
             shutil.rmtree(self.file.parent, ignore_errors=True)
         self._write({"made_of": self.made_of})
 
-    def end(self, records: list[dict[str, Any]]) -> None:
+    def end(self, records: list[results.Result]) -> None:
         """Keep the numbers."""
-        self._write({"made_of": self.made_of, "records": records})
+        self._write({"made_of": self.made_of, "records": [record.as_dict() for record in records]})
 
     def _read(self) -> dict[str, Any]:
         if not self.file.exists():
             return {}
-        shape = {"made_of?": object, "records?": [results.RECORD]}
-        return dict(read_json(self.file, shape, StoreError, "delete it, then run the same command again"))
+        shape = {"made_of?": object, "records?": [object]}
+        return dict(read_json(self.file, shape, StoreError, AGAIN))
 
     def _write(self, facts: dict[str, Any]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,23 +76,23 @@ class BestWeights:
         accuracy, known = measure(), self._known()
         if known is None or accuracy > known[1]:
             with atomic_file(self.file) as partial:
-                save_model(net, str(partial), {"step": str(step), "accuracy": repr(accuracy)})
+                save_model(net, str(partial), {"step": str(step), "top1": repr(accuracy)})
 
     def restore(self, net: nn.Module) -> dict[str, float]:
         """Fill the net with the best weights. Returns the step they are of, and how often they were right."""
         load_into(net, self.file)
         known = self._known()
         assert known is not None
-        return {"best_step": known[0], "held_out_accuracy": known[1]}
+        return {"best_step": known[0], "held_out_top1": known[1]}
 
     def _known(self) -> tuple[int, float] | None:
         if not self.file.exists():
             return None
         about = tensors_about(self.file)
         try:
-            return int(about["step"]), float(about["accuracy"])
+            return int(about["step"]), float(about["top1"])
         except (KeyError, ValueError) as error:
-            raise ModelError(f"{self.file} is damaged; delete it, then run the same command again") from error
+            raise ModelError(f"{self.file} is damaged; {AGAIN}") from error
 
 
 def put_weights(weights: Path, net: nn.Module, learner: Supervised) -> None:

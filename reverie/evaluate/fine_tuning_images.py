@@ -1,4 +1,4 @@
-"""The images that the arms of fine-tuning learn from, real and painted, and batches of them."""
+"""The images that arms are fine-tuned on, real and painted, and batches of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from reverie import seeds
+from reverie.arms import Arm
 from reverie.captions.classes import read_classes
 from reverie.datasets.labelled import LabelledImages, load_photos
 from reverie.errors import InputError
@@ -22,7 +23,7 @@ from reverie.learn.classifier_tuning import shuffled
 from reverie.stage import StepContext
 
 if TYPE_CHECKING:
-    from reverie.evaluate.fine_tuning import Arm, FineTune
+    from reverie.evaluate.fine_tuning import FineTune
 
 
 Rows = npt.NDArray[np.int64]
@@ -94,6 +95,15 @@ def draw(labels: Rows, per_class: int | None, seed: int, or_all: bool = False) -
     return np.sort(np.concatenate(taken))
 
 
+def amounts(arm: Arm) -> tuple[int | None, int | None]:
+    """How many real and how many painted images of each class an arm learns from; None = all. Raises InputError for what is no number."""
+    real, painted = arm.factors.get("real"), arm.factors.get("painted", 0)
+    for number in (real, painted):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise InputError(f"arm {arm.id!r}: {number!r} is no number of images of each class")
+    return real, painted  # type: ignore[return-value]
+
+
 class ArmImages:
     """All images that the arms draw from, as one pool: train photos first, then painted ones; and the test photos."""
 
@@ -106,7 +116,7 @@ class ArmImages:
             raise InputError(f"{job.photos} has photos of one class; a classifier needs two or more to tell apart")
         empty = LabelledImages([], np.empty(0, np.int64), classes)
         self.real = real or empty
-        wanted = any(arm.painted != 0 for arm in job.arms)
+        wanted = any(amounts(arm)[1] != 0 for arm in job.arms)
         self.painted = _painted(job, context, classes) if wanted else empty
         self.pool = LabelledImages(
             [*self.real.images, *self.painted.images],
@@ -126,19 +136,19 @@ class ArmImages:
     def rows(self, arm: Arm) -> tuple[Rows, Rows]:
         """Rows of the pool that an arm may use: real, and painted."""
         real, painted = np.empty(0, np.int64), np.empty(0, np.int64)
-        if arm.real != 0:
-            real = draw(self.real.labels, arm.real, arm.seed)
-        if arm.painted != 0:
+        num_real, wanted = amounts(arm)
+        if num_real != 0:
+            real = draw(self.real.labels, num_real, arm.seed)
+        if wanted != 0:
             fewest = int(np.bincount(self.painted.labels, minlength=len(self.pool.classes)).min())
-            wanted = arm.painted
             if wanted is not None and too_few(fewest, wanted):
                 raise InputError(
-                    f"{arm.name}: a class has {fewest} painted images of {wanted}; paint more, or ask for fewer"
+                    f"{arm.label}: a class has {fewest} painted images of {wanted}; paint more, or ask for fewer"
                 )
             if wanted is not None and fewest < wanted:
                 self._place.report(
                     "warning",
-                    text=f"{arm.name}: a class has {fewest} painted images of {wanted}, and all of them are used",
+                    text=f"{arm.label}: a class has {fewest} painted images of {wanted}, and all of them are used",
                 )
             painted = draw(self.painted.labels, wanted, arm.seed, or_all=True) + len(self.real)
         return real, painted

@@ -6,7 +6,8 @@ Two protocols, both trying many settings side by side:
     sgd        ten linear heads at ten learning rates (ImageNet probe: StableRep, arXiv:2306.00984)
 
 The setting is chosen on a held-out fifth of train, refitted on all of train, and only then is the test split opened.
-The StableRep authors pick rate and epoch on the test metric, and train with random crops; here neither happens.
+The StableRep authors pick rate and epoch on the test metric; here that never happens. They train on random crops, so that
+the features differ from epoch to epoch: that is ``SgdProbe``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from reverie.evaluate.metrics.classification import mean_per_class, top1
 
 STRENGTHS = tuple(float(value) for value in np.logspace(-6, 5, 45))  # L2, scikit-learn's 1 / C
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # times batch / 256
+EPOCHS = 90  # of the protocol sgd
 Protocol = Literal["logistic", "sgd"]
 OpenTest = Callable[[], tuple[Tensor, Tensor]]
 
@@ -68,6 +70,7 @@ def probe(
     protocol: Protocol = "logistic",
     candidates: tuple[float, ...] = (),
     batch_norm: bool = False,
+    epochs: int = EPOCHS,
     held_out: float = 0.2,
     seed: int = 0,
 ) -> Probed:
@@ -77,32 +80,61 @@ def probe(
         x, labels: train features float32 (n, d) and classes int64 (n,), on the device that does the work.
         open_test: gives test features (m, d) and classes (m,); called once, after the classifier is final.
         candidates: L2 strengths or base learning rates; empty means those of the protocol.
-        batch_norm: only for ``sgd``, see :func:`sgd_heads`.
+        batch_norm, epochs: only for ``sgd``, see :func:`sgd_heads`.
         held_out: share of each class of train that the choice is made on.
     Raises: InputError if no class has two rows to split.
     """
     candidates = candidates or (STRENGTHS if protocol == "logistic" else RATES)
     choose, fit = functools.partial(logistic_heads, tolerance=1e-4), logistic_heads
     if protocol == "sgd":
-        choose = fit = functools.partial(sgd_heads, batch_norm=batch_norm, seed=seed)
-    inside, outside = (torch.from_numpy(rows).to(x.device) for rows in split(labels.cpu().numpy(), held_out, seed))
+        choose = fit = functools.partial(sgd_heads, batch_norm=batch_norm, epochs=epochs, seed=seed)
+    inside, outside = _split(labels, held_out, seed)
     guesses = choose(x[inside], labels[inside], num_classes, candidates).predict(x[outside])
-    scores = (guesses == labels[outside]).double().mean(dim=1)
-    # Of equally good candidates the middle one is the least accidental.
-    equal = (scores == scores.max()).nonzero()[:, 0]
-    best = int(equal[len(equal) // 2])
+    best, scores = _best(guesses, labels[outside])
     final = fit(x, labels, num_classes, candidates[best : best + 1])
-
     test_x, test_labels = open_test()
-    predicted, truth = final.predict(test_x)[0].cpu().numpy(), test_labels.cpu().numpy()
-    return Probed(
-        top1(predicted, truth),
-        mean_per_class(predicted, truth),
-        candidates[best],
-        tuple(scores.tolist()),
-        predicted,
-        truth,
-    )
+    return _probed(final.predict(test_x)[0], test_labels, candidates[best], scores)
+
+
+class SgdProbe:
+    """Protocol ``sgd`` on features of train that are new in every epoch, such as those of random crops.
+
+    What chooses the rate and what is measured are trained beside each other, because features cost more than heads: on train
+    without the held-out part, and on all of it.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        num_features: int,
+        num_classes: int,
+        *,
+        candidates: tuple[float, ...] = (),
+        batch_norm: bool = False,
+        held_out: float = 0.2,
+        epochs: int = EPOCHS,
+        seed: int = 0,
+    ) -> None:
+        """Args: as of :func:`probe`. Raises: as it."""
+        self._labels, self._rates = labels, candidates or RATES
+        self._inside, self._outside = _split(labels, held_out, seed)
+        self._choosing, self._final = (
+            SgdTraining(rows, num_features, num_classes, self._rates, batch_norm=batch_norm, epochs=epochs, seed=seed)
+            for rows in (labels[self._inside], labels)
+        )
+
+    def epoch(self, x: Tensor) -> None:
+        """Train on all of train as it is in this epoch, (n, d)."""
+        self._choosing.epoch(x[self._inside])
+        self._final.epoch(x)
+
+    def finish(self, x: Tensor, open_test: OpenTest) -> Probed:
+        """Choose, then open the test split, once. Args: ``x``, train as the test split will be, without crops."""
+        guesses = self._choosing.heads().predict(x[self._outside])
+        best, scores = _best(guesses, self._labels[self._outside])
+        test_x, test_labels = open_test()
+        predicted = self._final.heads().predict(test_x)[best]
+        return _probed(predicted, test_labels, self._rates[best], scores)
 
 
 def split(
@@ -143,7 +175,7 @@ def sgd_heads(
     rates: tuple[float, ...],
     *,
     batch_norm: bool = False,
-    epochs: int = 90,
+    epochs: int = EPOCHS,
     batch_size: int = 1024,
     seed: int = 0,
 ) -> Heads:
@@ -156,26 +188,79 @@ def sgd_heads(
             their running average after.
         batch_size: all rows if there are fewer.
     """
-    draw = torch.Generator().manual_seed(seeds.derive("sgd heads", seed))
-    n, d = x.shape
-    batch_size = min(batch_size, n)
-    num_steps = epochs * (n // batch_size)
-    mean, variance = x.new_zeros(d), x.new_ones(d)
-    weights = (0.01 * torch.randn(d, num_classes, generator=draw)).to(x)[:, None].repeat(1, len(rates), 1)  # (d, h, c)
-    bias = x.new_zeros(len(rates), num_classes)
-    speed, bias_speed = torch.zeros_like(weights), torch.zeros_like(bias)
-    peak = torch.tensor(rates, dtype=x.dtype, device=x.device)[:, None] * batch_size / 256
-    for step in range(num_steps):
-        place = step % (n // batch_size) * batch_size
-        if place == 0:
-            order = torch.randperm(n, generator=draw).to(x.device)
-        rows = order[place : place + batch_size]
-        batch = F.batch_norm(x[rows], mean, variance, training=True, eps=1e-6) if batch_norm else x[rows]
-        logits = (batch @ weights.flatten(1)).view(batch_size, *bias.shape) + bias
-        wrong = (logits.softmax(dim=2) - F.one_hot(labels[rows], num_classes).to(x)[:, None]) / batch_size
-        speed = 0.9 * speed + (batch.T @ wrong.flatten(1)).view_as(weights)
-        bias_speed = 0.9 * bias_speed + wrong.sum(dim=0)
-        rate = peak * 0.5 * (1 + np.cos(np.pi * step / num_steps))
-        weights, bias = weights - rate * speed, bias - rate * bias_speed
-    scale = (variance + 1e-6).sqrt() if batch_norm else variance
-    return Heads(mean, scale, weights.transpose(0, 1), bias)
+    training = SgdTraining(
+        labels, x.shape[1], num_classes, rates, batch_norm=batch_norm, epochs=epochs, batch_size=batch_size, seed=seed
+    )
+    for _ in range(epochs):
+        training.epoch(x)
+    return training.heads()
+
+
+class SgdTraining:
+    """What :func:`sgd_heads` does, an epoch at a time. Its arguments, with the length of a row in place of the rows."""
+
+    def __init__(
+        self,
+        labels: Tensor,
+        num_features: int,
+        num_classes: int,
+        rates: tuple[float, ...],
+        *,
+        batch_norm: bool = False,
+        epochs: int = EPOCHS,
+        batch_size: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        self._draw = torch.Generator().manual_seed(seeds.derive("sgd heads", seed))
+        self._labels, self._batch_norm = labels, batch_norm
+        self._batch_size = min(batch_size, len(labels))
+        self._step, self._num_steps = 0, epochs * (len(labels) // self._batch_size)
+        device, d, h = labels.device, num_features, len(rates)
+        self._mean, self._variance = torch.zeros(d, device=device), torch.ones(d, device=device)
+        first = (0.01 * torch.randn(d, num_classes, generator=self._draw)).to(device)
+        self._weights = first[:, None].repeat(1, h, 1)  # (d, h, c)
+        self._bias = torch.zeros(h, num_classes, device=device)
+        self._speed, self._bias_speed = torch.zeros_like(self._weights), torch.zeros_like(self._bias)
+        self._peak = torch.tensor(rates, device=device)[:, None] * self._batch_size / 256
+
+    def epoch(self, x: Tensor) -> None:
+        """One pass over all rows (n, d) in a new order; those too few for a batch wait for the next one."""
+        n, size = len(x), self._batch_size
+        order = torch.randperm(n, generator=self._draw).to(x.device)
+        for place in range(0, n // size * size, size):
+            rows = order[place : place + size]
+            batch = x[rows]
+            if self._batch_norm:
+                batch = F.batch_norm(batch, self._mean, self._variance, training=True, eps=1e-6)
+            logits = (batch @ self._weights.flatten(1)).view(size, *self._bias.shape) + self._bias
+            truth = F.one_hot(self._labels[rows], self._bias.shape[1]).to(x)[:, None]
+            wrong = (logits.softmax(dim=2) - truth) / size
+            self._speed = 0.9 * self._speed + (batch.T @ wrong.flatten(1)).view_as(self._weights)
+            self._bias_speed = 0.9 * self._bias_speed + wrong.sum(dim=0)
+            rate = self._peak * 0.5 * (1 + np.cos(np.pi * self._step / self._num_steps))
+            self._weights, self._bias = self._weights - rate * self._speed, self._bias - rate * self._bias_speed
+            self._step += 1
+
+    def heads(self) -> Heads:
+        """As they are now."""
+        scale = (self._variance + 1e-6).sqrt() if self._batch_norm else self._variance
+        return Heads(self._mean, scale, self._weights.transpose(0, 1), self._bias)
+
+
+def _split(labels: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    inside, outside = split(labels.cpu().numpy(), held_out, seed)
+    return torch.from_numpy(inside).to(labels.device), torch.from_numpy(outside).to(labels.device)
+
+
+def _best(guesses: Tensor, labels: Tensor) -> tuple[int, Tensor]:
+    """The best of several heads, and the score of each. Of equally good ones the middle one is the least accidental."""
+    scores = (guesses == labels).double().mean(dim=1)
+    equal = (scores == scores.max()).nonzero()[:, 0]
+    return int(equal[len(equal) // 2]), scores
+
+
+def _probed(guesses: Tensor, labels: Tensor, chosen: float, scores: Tensor) -> Probed:
+    predicted, truth = guesses.cpu().numpy(), labels.cpu().numpy()
+    return Probed(
+        top1(predicted, truth), mean_per_class(predicted, truth), chosen, tuple(scores.tolist()), predicted, truth
+    )

@@ -1,4 +1,4 @@
-"""How much a linear classifier gets out of frozen features: the job that probes several arms on the same photos.
+"""Linear probing: the job that trains a linear classifier on the frozen features of several arms, on the same photos.
 
 Imports torch only when it runs, so that a recipe can name it at no cost.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from reverie.arms import PIXELS, UNTRAINED, Arm
 from reverie.errors import InputError
-from reverie.stage import Job, StepContext, fingerprint
+from reverie.stage import EventSink, Job, Role, StepContext, fingerprint
 from reverie.store import results
 
 if TYPE_CHECKING:
@@ -22,20 +23,7 @@ if TYPE_CHECKING:
 
     from reverie.datasets.labelled import Attribute
     from reverie.evaluate.features import FeatureExtractor
-    from reverie.evaluate.heads import OpenTest
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One thing to probe, under one seed: weights of a learning step, or ``untrained`` or ``pixels``."""
-
-    name: str  # what the page calls it; arms of one name are its seeds
-    seed: int = 0  # the seed it was trained with; for ``untrained``, that its weights are drawn with
-    weights: str | None = None  # the learning step, or a folder elsewhere; None only for ``untrained`` and ``pixels``
-
-    def __post_init__(self) -> None:
-        if self.weights is None and self.name not in ("untrained", "pixels"):
-            raise InputError(f"arm {self.name!r} names no weights; only 'untrained' and 'pixels' do without")
+    from reverie.evaluate.heads import OpenTest, Probed
 
 
 @dataclass(frozen=True)
@@ -43,6 +31,15 @@ class ProbeSpeed:
     """What changes time and memory only."""
 
     batch_size: int = 256  # photos through the network at once
+    threads: int = 8  # that cut random crops
+
+
+class _Asked(NamedTuple):
+    """What a classifier is trained to tell."""
+
+    labels: Tensor  # of the train photos
+    open_test: OpenTest
+    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class LinearProbe(Job):
     ``top1`` and ``knn_top1`` are of the class, ``top1_shape`` and ``knn_top1_shape`` of its shape, and so on. ``untrained`` is the network of the first arm with weights, drawn anew; ``pixels`` are the photos made small.
     """
 
+    role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("arms",)
 
     arms: tuple[Arm, ...]
@@ -61,15 +59,26 @@ class LinearProbe(Job):
     resize_px: int = 0  # their shorter side before the cut; 0 = size_px
     pixels_px: int = 16  # side of the photos of arm ``pixels``
     protocol: Literal["logistic", "sgd"] = "logistic"
-    batch_norm: bool = False  # only for ``sgd``
+    batch_norm: bool = False  # before the classifier, without weights of its own; only for ``sgd``
+    # Random crops and flips of the train photos, new in every epoch, as published; only for ``sgd``. What chooses the rate, and the
+    # nearest neighbours, see photos as the test split is.
+    augment: bool = False
+    epochs: int = 90  # of ``sgd``
     held_out: float = 0.2  # share of train that the strength or rate is chosen on
     neighbours: int = 20  # also report weighted k-nearest-neighbours accuracy; 0 = do not
     seed: int = 0  # of the split and of SGD
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
 
     def __post_init__(self) -> None:
+        check_arms(self.arms)
         if 0 < self.resize_px < self.size_px:
             raise InputError(f"squares of {self.size_px} pixels cannot be cut from photos resized to {self.resize_px}")
+        if self.protocol != "sgd" and (self.batch_norm or self.augment):
+            raise InputError(
+                "batch norm and random crops belong to the protocol sgd of the linear probe, and not to logistic"
+            )
+        if self.epochs < 1:
+            raise InputError(f"the linear probe wants 1 epoch or more, not {self.epochs}")
 
     def check(self) -> None:
         """Raises InputError if photos are not there, or broken."""
@@ -97,32 +106,47 @@ class LinearProbe(Job):
             return rows.to(context.device), torch.from_numpy(photos.labels).to(context.device)
 
         before = {
-            (record["name"], record["seed"], record["metric"]): (record.get("arm_fingerprint"), record.get("inputs"))
-            for record in results.read(context.results)
-            if record["step"] == context.step
+            (record.arm, record.seed, record.metric): (record.arm_fingerprint, record.details.get("inputs"))
+            for record in results.select(results.read(context.results), step=context.step)
         }
-        wanted = ["top1", *(f"top1_{name}" for name in targets)]  # an older version asked for the class alone
+        share = self.epochs if self.augment else 1  # of the progress, for each arm
+        wanted = ["top1", *(f"top1_{name}" for name in targets)]
         for done, arm in enumerate(self.arms):
-            context.report("progress", done=done, total=len(self.arms), arm=arm.name, seed=arm.seed)
+            report = functools.partial(context.report, total=share * len(self.arms), arm=arm.label, seed=arm.seed)
+            report("progress", done=share * done)
             inputs = self._inputs(arm, context)
-            ours = results.arm_fingerprint(context, dataclasses.replace(self, arms=(arm,)), (arm.weights,))
-            if all(before.get((arm.name, arm.seed, metric)) == (ours, inputs) for metric in wanted):
+            ours = results.arm_fingerprint(context, dataclasses.replace(self, arms=(arm,)), (arm.step,))
+            if all(before.get((arm.id, arm.seed, metric)) == (ours, inputs) for metric in wanted):
                 continue
             began = time.monotonic()
             describe = describe_arm(arm, self.arms, context, self.pixels_px)
             x, labels = rows_of(describe, train)
             open_test = functools.cache(functools.partial(lambda describe: rows_of(describe, open_photos()), describe))
-            numbers = self.measure(x, labels, open_test, len(train.classes), targets)
-            about = {
-                "num_train": len(train),
-                "num_test": len(open_test()[1]),
-                "num_features": x.shape[1],
-                "inputs": inputs,
-                "arm_fingerprint": ours,
-                "seconds": round(time.monotonic() - began, 3),
-            }
-            self._write(context, arm, numbers, about)
-        context.report("progress", done=len(self.arms), total=len(self.arms))
+
+            def epoch(
+                number: int,
+                describe: FeatureExtractor = describe,
+                report: EventSink = report,
+                begun: int = share * done,
+            ) -> Tensor:
+                report("progress", done=begun + number)
+                draw, speed = (self.seed, number), self.speed
+                rows = features.extract_crops(describe, train, self.size_px, draw, speed.batch_size, speed.threads)
+                return rows.to(context.device)
+
+            numbers = self.measure(
+                x, labels, open_test, len(train.classes), targets, crops=epoch if self.augment else None
+            )
+            record = results.about(
+                context, self, arm, "linear-probe", photos=self.photos, num_train=len(train), num_test=len(open_test()[1]),
+                arm_fingerprint=ours,
+            )  # fmt: skip
+            more: dict[str, object] = {"classifier": self.protocol, "num_features": x.shape[1], "inputs": inputs}
+            more |= {name: True for name in ("batch_norm", "augment") if getattr(self, name)}
+            more["seconds"] = round(time.monotonic() - began, 3)
+            found = [record(**number | {"details": number["details"] | more}) for number in numbers]
+            results.append(context.results, *found)
+        context.report("progress", done=share * len(self.arms), total=share * len(self.arms))
 
     def measure(
         self,
@@ -131,56 +155,86 @@ class LinearProbe(Job):
         open_test: OpenTest,
         num_classes: int,
         targets: Mapping[str, Attribute],
+        crops: Callable[[int], Tensor] | None = None,
     ) -> list[dict[str, Any]]:
-        """The numbers of one arm: metric, value, and how the classifier behind it was chosen.
+        """The numbers of one arm, as parts of records: metric, value, and how the classifier behind it was chosen.
 
         Args:
             x, labels, open_test, num_classes: as in ``heads.probe``.
             targets: what is asked for besides the class.
+            crops: features of random crops of the train photos in an epoch, which the classifiers are trained on in place of x.
         """
         import torch
 
-        numbers = self._ask(x, labels, open_test, num_classes, "")
+        asked = {"": _Asked(labels, open_test, num_classes)}
         for name, target in targets.items():
             value = torch.from_numpy(target.of_class).to(x.device)
 
-            def asked(value: Tensor = value) -> tuple[Tensor, Tensor]:
+            def open_both(value: Tensor = value) -> tuple[Tensor, Tensor]:
                 test_x, test_labels = open_test()
                 return test_x, value[test_labels]
 
-            numbers += self._ask(x, value[labels], asked, len(target.values), f"_{name}")
-        return numbers
+            asked[f"_{name}"] = _Asked(value[labels], open_both, len(target.values))
+        if crops is None:
+            found = {ending: self._probe(x, about, ending) for ending, about in asked.items()}
+        else:
+            found = self._probe_crops(x, asked, crops)
+        return [number for ending, about in asked.items() for number in self._numbers(x, about, found[ending], ending)]
 
-    def _ask(
-        self, x: Tensor, labels: Tensor, open_test: OpenTest, num_classes: int, ending: str
-    ) -> list[dict[str, Any]]:
-        """The numbers for one kind of label. ``ending`` is that of their metrics; empty for the class."""
-        import numpy as np
-
+    def _probe(self, x: Tensor, asked: _Asked, ending: str) -> Probed:
         from reverie.evaluate.heads import STRENGTHS, probe
-        from reverie.evaluate.knn import knn
-        from reverie.evaluate.metrics.classification import top1
 
-        found = probe(
+        return probe(
             x,
-            labels,
-            open_test,
-            num_classes,
+            asked.labels,
+            asked.open_test,
+            asked.num_classes,
             protocol=self.protocol,
             # Few classes take many steps, so attributes are tried at a strength a decade.
             candidates=STRENGTHS[::4] if ending and self.protocol == "logistic" else (),
             batch_norm=self.batch_norm,
+            epochs=self.epochs,
             held_out=self.held_out,
             seed=self.seed,
         )
+
+    def _probe_crops(self, x: Tensor, asked: Mapping[str, _Asked], crops: Callable[[int], Tensor]) -> dict[str, Probed]:
+        """Everything that is asked, on the same crops."""
+        from reverie.evaluate.heads import SgdProbe
+
+        options: dict[str, Any] = {
+            "batch_norm": self.batch_norm,
+            "epochs": self.epochs,
+            "held_out": self.held_out,
+            "seed": self.seed,
+        }
+        probes = {key: SgdProbe(each.labels, x.shape[1], each.num_classes, **options) for key, each in asked.items()}
+        for number in range(self.epochs):
+            rows = crops(number)
+            for each in probes.values():
+                each.epoch(rows)
+        return {key: each.finish(x, asked[key].open_test) for key, each in probes.items()}
+
+    def _numbers(self, x: Tensor, asked: _Asked, found: Probed, ending: str) -> list[dict[str, Any]]:
+        """The numbers for one kind of label. ``ending`` is that of their metrics; empty for the class."""
+        import numpy as np
+
+        from reverie.evaluate.knn import knn
+        from reverie.evaluate.metrics.classification import top1
+
         values = {f"top1{ending}": found.top1}
         if not ending:
             values["mean_per_class"] = found.mean_per_class
         if self.neighbours:
-            near = knn(x, labels, open_test()[0], num_classes, k=self.neighbours)
+            near = knn(x, asked.labels, asked.open_test()[0], asked.num_classes, k=self.neighbours)
             values[f"knn_top1{ending}"] = top1(near.cpu().numpy(), found.labels)
-        about = {"num_classes": num_classes, "chosen": found.chosen, "held_out_top1": max(found.held_out)}
-        numbers = [{"metric": metric, "value": value, **about} for metric, value in values.items()]
+        about = {
+            "num_classes": asked.num_classes,
+            "details": {"chosen": found.chosen, "held_out_top1": max(found.held_out)},
+        }
+        numbers: list[dict[str, Any]] = [
+            {"metric": metric, "value": value, **about} for metric, value in values.items()
+        ]
         # Which test photos were right, one bit each: two arms can then be compared photo by photo.
         numbers[0]["correct"] = np.packbits(found.predicted == found.labels).tobytes().hex()
         return numbers
@@ -194,22 +248,12 @@ class LinearProbe(Job):
             {"photos": [*map(_as_it_is, photos)], "weights": _as_it_is(_weights(arm, self.arms, context))}
         )
 
-    def _write(
-        self, context: StepContext, arm: Arm, numbers: Sequence[Mapping[str, Any]], about: Mapping[str, object]
-    ) -> None:
-        shared = {
-            "name": arm.name,
-            "split": "test",
-            "seed": arm.seed,
-            "step": context.step,
-            "weights": arm.weights,
-            "photos": self.photos,
-            "protocol": self.protocol,
-            **about,
-            "fingerprint": results.step_fingerprint(context, self),
-            "versions": results.versions(),
-        }
-        results.append(context.results, *({**shared, **number} for number in numbers))
+
+def check_arms(arms: Sequence[Arm]) -> None:
+    """Raises InputError for an arm without weights that is neither ``untrained`` nor ``pixels``."""
+    for arm in arms:
+        if arm.step is None and arm.id not in (UNTRAINED, PIXELS):
+            raise InputError(f"arm {arm.id!r} names no step; only {UNTRAINED!r} and {PIXELS!r} do without")
 
 
 def describe_arm(arm: Arm, arms: Sequence[Arm], context: StepContext, pixels_px: int) -> FeatureExtractor:
@@ -219,16 +263,16 @@ def describe_arm(arm: Arm, arms: Sequence[Arm], context: StepContext, pixels_px:
     weights = _weights(arm, arms, context)
     if weights is None:
         return features.of_pixels(pixels_px)
-    if arm.weights:
+    if arm.step:
         return features.of_weights(weights, context.device)
     return features.of_untrained(weights, arm.seed, context.device)
 
 
 def _weights(arm: Arm, arms: Sequence[Arm], context: StepContext) -> Path | None:
     """Weights of an arm, or those whose network ``untrained`` takes; None for ``pixels``."""
-    if arm.name == "pixels":
+    if arm.id == PIXELS:
         return None
-    trained = arm.weights or next((other.weights for other in arms if other.weights), None)
+    trained = arm.step or next((other.step for other in arms if other.step), None)
     if trained is None:
         raise InputError("arm 'untrained' takes its network from another arm's weights, and no arm has any")
     return context.weights(trained)

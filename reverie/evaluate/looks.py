@@ -1,4 +1,4 @@
-"""Looking at a study more than once, and paying for it.
+"""Wider intervals for a study that is looked at more than once while seeds are added (sequential testing).
 
 Whoever adds seeds until a 95 % interval leaves the bound is wrong far more often than in 5 % of cases: each look is a new
 chance. Here the 5 % are spent over the looks by an error spending function (Lan and DeMets, Discrete sequential boundaries for clinical
@@ -10,16 +10,16 @@ which has the mean in its middle.
 The function is their Pocock type, 0.05 ln(1 + (e - 1) n / N) of at most N seeds: neither how many looks there are nor when need be planned,
 as long as it is not the differences that say when. Two things follow from so few seeds of unknown spread:
 
-- The usual bounds take differences for normal with a known spread, which three seeds have not. How t-statistics of the same
-  growing set of seeds hang together does not depend on the spread, so the bounds are found by drawing 200,000 such
+- The usual bounds take differences for normal with a known spread, which three seeds have not. How the t-statistics of a
+  growing set of seeds are correlated does not depend on the spread, so the bounds are found by drawing 200,000 such
   sets once, with a fixed seed; what that draw leaves to chance is 0.0005 of the 0.05.
 - With looks at 3, 5, 8 and 12 of 12 seeds the half interval is 7.4, 4.4, 3.2 and 2.8 standard errors, where a single look has 4.3,
   2.8, 2.4 and 2.2. The O'Brien-Fleming type has 88, 6.8, 3.2 and 2.3: it would decide nothing at three seeds, and most studies end
   by the clock. A confidence sequence, which needs no N (Wang and Ramdas, arXiv:2310.03722; Lai 1976), with the mixture that suits three seeds
   best of those tried has 13, 5.4, 4.4 and 4.0.
 
-The interval over photos joins at the level of its look, as the root of the summed squares. The photos are the same at every look,
-so this asks for more than would be needed.
+The interval over photos is added at the level of its look, as the root of the summed squares. The photos are the same at every look,
+so this is stricter than necessary.
 """
 
 from __future__ import annotations

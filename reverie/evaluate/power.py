@@ -1,4 +1,4 @@
-"""What a study can see: the difference that so many seeds would decide, and the seeds that a difference would need.
+"""Power of a study: the smallest difference that a number of seeds can decide, and the number of seeds that a difference needs.
 
 Eighty per cent power: were the true difference so far from the bound of its claim, four of five such studies would decide it.
 The verdict is that of ``claims.py``: an interval whose half is the root of the summed squares of the half t-interval over

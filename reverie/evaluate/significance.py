@@ -1,4 +1,4 @@
-"""Is one arm better than another, and how sure can one be? Paired, because seeds or photos are shared.
+"""Paired differences between two arms, with intervals over seeds or over photos, which both arms share.
 
 A claim "a beats b" holds when the interval of the paired difference lies above 0, fails when it lies below, and is
 inconclusive otherwise, or when too few seeds were run to say.
@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+
+from reverie.store.results import Result
 
 Verdict = Literal["holds", "fails", "inconclusive"]
 MIN_SEEDS = 3
@@ -86,14 +88,16 @@ def _judge(low: float, high: float) -> tuple[Verdict, str]:
     return "inconclusive", "the interval includes zero"
 
 
-def is_packed(record: Mapping[str, Any]) -> bool:
+def is_packed(record: Result) -> bool:
     """Whether a record says how it did on each photo."""
-    return "correct" in record or "each" in record
+    return record.correct is not None or record.each is not None
 
 
-def unpack(record: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+def unpack(record: Result) -> npt.NDArray[np.float64]:
     """How a record did on each test photo, (num_test,): 1 or 0 for right or wrong, or its score there."""
-    if "each" in record:
-        return np.array(record["each"], dtype=np.float64)
-    packed = np.frombuffer(bytes.fromhex(record["correct"]), dtype=np.uint8)
-    return np.unpackbits(packed, count=int(record["num_test"])).astype(np.float64)
+    if record.each is not None:
+        return np.array(record.each, dtype=np.float64)
+    assert record.correct is not None
+    assert record.num_test is not None
+    packed = np.frombuffer(bytes.fromhex(record.correct), dtype=np.uint8)
+    return np.unpackbits(packed, count=record.num_test).astype(np.float64)

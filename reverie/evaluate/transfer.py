@@ -1,4 +1,4 @@
-"""What the features of any encoder are worth on several sets of labelled photos: what ``reverie evaluate transfer`` does."""
+"""Linear probe and nearest neighbours of any encoder on several sets of labelled photos: ``reverie evaluate transfer``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from reverie.errors import InputError, ModelError
 from reverie.evaluate.heads import probe
 from reverie.evaluate.knn import knn
 from reverie.evaluate.metrics.classification import top1
-from reverie.store.pictures import open_picture
 
 Features = Callable[[Sequence[Image.Image]], Tensor]
 """Pictures of any size to float (b, d)."""
@@ -75,7 +73,7 @@ def transfer(
         rows = []
         for start in range(0, len(photos), batch_size):
             numbers = range(start, min(start + batch_size, len(photos)))
-            rows.append(features([_picture(photos, number) for number in numbers]).float().cpu())
+            rows.append(features([photos.picture(number) for number in numbers]).float().cpu())
             if progress:
                 progress(what, numbers.stop, len(photos))
         found = torch.cat(rows)
@@ -133,11 +131,6 @@ def _drawn(photos: LabelledImages, most: int, seed: int) -> LabelledImages:
     draw = np.random.default_rng(seeds.derive("transfer", seed))
     wanted[draw.permutation(len(photos))[:most]] = True
     return photos.only(wanted)
-
-
-def _picture(photos: LabelledImages, number: int) -> Image.Image:
-    item: Any = photos.images[number]
-    return Image.fromarray(item) if isinstance(item, np.ndarray) else open_picture(item, photos.name(number))
 
 
 def called(source: str) -> str:

@@ -1,4 +1,4 @@
-"""How surely an image shows its class, among all classes."""
+"""CLIP confidence: the probability that an encoder gives an image's own class among all classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well an image fits its caption."""
+"""CLIP score: the cosine between an image and its caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same picture again: exactly, or nearly.
+"""Duplicate images, exact and near.
 
 Two steps. ``ImageHash`` looks at each image once and writes three small columns; ``Duplicates`` compares those of all images
 at once and says of which earlier image a picture is the copy. ``find_duplicates`` takes both for tables that no plan made,
@@ -25,7 +25,7 @@ from PIL import Image
 
 from reverie.errors import InputError
 from reverie.filters.keep import join_columns
-from reverie.stage import EventSink, Job, StepContext, UnitStage, Worker
+from reverie.stage import EventSink, Job, Role, StepContext, UnitStage, Worker
 from reverie.store import tables
 from reverie.store.pictures import Speed, decoded
 from reverie.store.tables import TablePath
@@ -115,6 +115,7 @@ class Duplicates(Job):
     copy; earlier means unit, then pair_id. Reads the columns of ImageHash.
     """
 
+    role: ClassVar[Role] = "score"
     adds: ClassVar[tuple[pa.Field, ...]] = (pa.field("duplicate_of", pa.string()),)
 
     max_distance: int = 4  # bits of 64; 0 takes only equal hashes

@@ -1,4 +1,4 @@
-"""Choose which pairs to learn from, without copying or deleting any."""
+"""Selection by a rule: mark the pairs to learn from, without copying or deleting any."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from reverie import pairs
 from reverie.errors import InputError
-from reverie.stage import Job, Stage, StepContext
+from reverie.stage import Job, Role, Stage, StepContext
 from reverie.store import tables
 
 Group = Literal["all", "caption", "label"]
@@ -28,6 +28,8 @@ class Keep(Job):
     ``and``) that the pair does not fulfil; a clause about a missing value is not fulfilled. Of the pairs that fulfil the rule,
     ``top`` keeps only the best share.
     """
+
+    role: ClassVar[Role] = "select"
 
     rule: str = "status = 'ok' and clip_score >= 0.2"
     top: float = 1.0  # share kept of those that fulfil the rule, in (0, 1]

@@ -1,4 +1,4 @@
-"""Which images of each class to learn from: those that the encoder finds likelier than chance, and no more than K.
+"""Selection per class: keep the images that the encoder finds likelier than chance, and at most K of them.
 
 Source: arXiv:2210.07574 and its filter script (section 2.3 of the method). The paper's text removes the unlikely images
 and keeps the rest (``most=None`` here); the script keeps exactly K = 800, drawn at random from those that pass, and
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from reverie import seeds
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.filters.keep import join_columns
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, Role, StepContext
 from reverie.store import tables
 
 
@@ -30,6 +30,8 @@ class KeepPerClass(Job):
     A pair passes if it fulfils ``usable`` and ``also``, and its ``by`` is above ``threshold``, strictly unless ``or_equal``; a
     missing value never passes.
     """
+
+    role: ClassVar[Role] = "select"
 
     classes: tuple[str, ...] | Path  # names, or a file of them
     usable: str = "status = 'ok'"  # filter over the columns of the pairs; what fails it is never kept

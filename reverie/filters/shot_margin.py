@@ -1,4 +1,4 @@
-"""Which painted images lie nearer to real shots of another class than to those of their own, and which are copies.
+"""Real filtering: how much nearer a painted image is to real shots of its own class than to those of others; and its nearest shot.
 
 Source: real filtering of arXiv:2210.07574 (section 2.7 of the method). The paper does not give its rule and its code does
 not hold it. Ours: an image is kept if its largest cosine to a shot of its own class is no smaller than its largest cosine to

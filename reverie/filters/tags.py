@@ -1,4 +1,4 @@
-"""What an object detector sees in an image, as words."""
+"""Tags: the names of the objects that a detector finds in an image."""
 
 from __future__ import annotations
 

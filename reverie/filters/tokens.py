@@ -64,7 +64,7 @@ class Decoded(UnitStage):
     )
 
     def __post_init__(self) -> None:
-        if self.inner.writes != "columns":
+        if not isinstance(self.inner, UnitStage) or self.inner.writes != "columns":
             raise InputError(f"{type(self.inner).__name__} is no filter, so it is not given decoded images")
         # What the engine asks of a stage is that of the filter inside.
         object.__setattr__(self, "reads", tuple(dict.fromkeys((*self.inner.reads, "image", *CONTENT))))

@@ -1,7 +1,7 @@
-"""Captions -> features of painted images, and the names of what is in them; the images themselves need not stay.
+"""Captions -> CLIP features and tags of painted images, with or without the images themselves.
 
-Source: SynTIC, arXiv:2312.08865, which needs of an image only its CLIP feature and its tags. Half a million captions are 0.6 to
-1.2 GB so, in place of 200 GB of pictures. Whatever was not kept can be seen again with ``reverie repaint``.
+Source: SynTIC, arXiv:2312.08865, which needs of an image only its CLIP feature and its tags. For half a million captions that is
+0.6 to 1.2 GB in place of 200 GB of pictures. An image that was not kept can be painted again with ``reverie repaint``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 from reverie import pairs
 from reverie.errors import InputError
 from reverie.images.pixels import PaintPixels
-from reverie.stage import StepContext, UnitStage, Worker
+from reverie.stage import Role, StepContext, UnitStage, Worker
 from reverie.store.pictures import decoded
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class FeatureSpeed:
 class PaintFeatures(UnitStage):
     """``PaintPixels`` with columns beside it: embedding, clip_score (cosine to the caption), tags and tag_scores."""
 
+    role: ClassVar[Role] = "paint"
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
 
     paint: PaintPixels = field(default_factory=PaintPixels)

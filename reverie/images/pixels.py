@@ -22,7 +22,7 @@ from PIL import Image
 from reverie import pairs, seeds
 from reverie.errors import InputError, ModelError, ReverieError, UnknownName
 from reverie.images.real_guidance import FromShots, Guide
-from reverie.stage import StepContext, UnitStage, words_unknown
+from reverie.stage import Role, StepContext, UnitStage, words_unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,7 @@ class PaintSpeed:
 class PaintPixels(UnitStage):
     """Captions -> RGB images with any diffusers text-to-image pipeline."""
 
+    role: ClassVar[Role] = "paint"
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
 
     model: str = "builtin:painter"  # builtin:NAME, a diffusers folder, or a Hub id

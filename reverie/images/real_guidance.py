@@ -1,8 +1,8 @@
-"""Real guidance: which photo an image begins at, and how far that photo is noised before it is painted over.
+"""Real guidance: which photo an image is painted from, and how much noise is added to the photo first.
 
 Source: arXiv:2210.07574 and its code (section 2.7 of the method). The code noises pixels of 64 to a step of GLIDE's own
-schedule; here the latent of any painter is noised to the same sqrt(abar). There the shots are resized by their shorter
-side only; here they are cut to the middle square as well. Every class must have shots.
+schedule; here the latent of any painter is noised to the same sqrt(abar), and painted over in as many steps. There the shots
+are resized by their shorter side only; here they are cut to the middle square as well. Every class must have shots.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from reverie import seeds
 from reverie.datasets.few_shot import check_shots, check_store, read_shots, shot_picture
-from reverie.errors import InputError
+from reverie.errors import InputError, UnknownName
 from reverie.stage import StepContext
 from reverie.store.pictures import read_square
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 # Shots -> sqrt(abar): the steps 50, 40, 35, 20 and 15 of 100 of the authors' list, on GLIDE's cosine schedule.
 LEVELS = {1: 0.708, 2: 0.809, 4: 0.853, 8: 0.951, 16: 0.973}
+STEPS, TIMESTEPS = 100, 1000  # of the method's runs from noise, and of its network
 LATENTS_HELD = 512  # of shots, so that a photo need not be encoded again for each caption of its class
+
+GuidedSteps = int | Literal["published", "share"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class FromShots:
     level: float | None = (
         None  # sqrt(abar), in [0, 1]: 1 copies the photo, 0 forgets it; None goes by the number of shots
     )
-    steps: int | None = None  # that a whole run from noise would have; None is what images from noise take
+    # of denoising from there; published is as many as the method takes at this level, share that part of 100 of the steps that
+    # images from noise take
+    steps: GuidedSteps = "published"
 
     def __post_init__(self) -> None:
         check_shots(self.shots, self.num)
@@ -50,8 +55,10 @@ class FromShots:
             raise InputError(
                 f"the noise level {self.level} is sqrt(abar) and lies in [0, 1]: 1 is the photo, 0 is noise"
             )
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps must be at least 1, not {self.steps}")
+        if isinstance(self.steps, int) and self.steps < 1:
+            raise InputError(f"--guided-steps {self.steps}: at least 1 step of denoising")
+        if isinstance(self.steps, str) and self.steps not in ("published", "share"):
+            raise UnknownName("number of steps", self.steps, ("published", "share"))
 
     def check(self) -> None:
         """Raises InputError for a store that is not there."""
@@ -69,6 +76,24 @@ def level_for(shots: int) -> float:
     return LEVELS[low] + share * (LEVELS[high] - LEVELS[low])
 
 
+def published_steps(level: float) -> int:
+    """Steps that the method takes from sqrt(abar) = ``level`` on, of its 100: 50, 40, 35, 20 and 15 at LEVELS.
+
+    GLIDE's cosine schedule puts the level at a time; the 100 steps are spread evenly over its 1000 timesteps, ends included.
+    """
+    time = math.acos(level * math.cos(0.008 / 1.008 * math.pi / 2)) / (math.pi / 2) * 1.008 - 0.008
+    step = (TIMESTEPS * time - 1) * (STEPS - 1) / (TIMESTEPS - 1)
+    return min(max(round(step), 0), STEPS - 1) + 1
+
+
+def steps_for(wanted: GuidedSteps, level: float, sampler_steps: int) -> int:
+    """Steps of an image that begins at this level, where one from noise takes ``sampler_steps``."""
+    if isinstance(wanted, int):
+        return wanted
+    published = published_steps(level)
+    return published if wanted == "published" else max(1, round(sampler_steps * published / STEPS))
+
+
 class Guide:
     """The shots of one ``FromShots``, by class, as latents of one painter."""
 
@@ -80,7 +105,7 @@ class Guide:
                 self._by_class.setdefault(row["label"], []).append(row["pair_id"])
         fewest = min(len(names) for names in self._by_class.values())
         level = level_for(fewest) if settings.level is None else settings.level
-        self.start: Start = painter.start_at(level, settings.steps or steps)
+        self.start: Start = painter.start_at(level, steps_for(settings.steps, level, steps))
         self._store = str(settings.shots)
 
         @functools.lru_cache(maxsize=LATENTS_HELD)

@@ -21,7 +21,7 @@ from reverie import pairs
 from reverie.errors import InputError
 from reverie.images.pixels import PaintSpeed, PaintWorker, refuse_another
 from reverie.pairs import TOKEN_COLUMNS as CONTENT
-from reverie.stage import EventSink, StepContext, UnitStage, Worker, fingerprint, ignore_events, settings
+from reverie.stage import EventSink, Role, StepContext, UnitStage, Worker, fingerprint, ignore_events, settings
 from reverie.store import tables
 from reverie.store.pictures import Speed, as_png, decoded
 
@@ -36,6 +36,7 @@ class PaintTokens(UnitStage):
     """Captions -> image tokens with an aMUSEd pipeline of diffusers, 512 bytes for an image of 256 ids."""
 
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
+    role: ClassVar[Role] = "paint"
 
     model: str = "builtin:token-painter"  # builtin:NAME, an aMUSEd folder, or a Hub id
     per_caption: int = 4  # images of each caption

@@ -137,6 +137,9 @@ def to_signed(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Scaled mean latents of uint8 images (B, 3, H, W)."""
-    latents: Tensor = vae.encode(to_signed(images)).latent_dist.mean * vae.config.scaling_factor
-    return latents
+    """Mean latents of uint8 images (B, 3, H, W), shifted and scaled as the pipelines of this autoencoder have them."""
+    latents: Tensor = vae.encode(to_signed(images)).latent_dist.mean
+    if shift := vae.config.get("shift_factor"):
+        latents = latents - shift
+    scaled: Tensor = latents * vae.config.scaling_factor
+    return scaled

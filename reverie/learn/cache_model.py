@@ -1,4 +1,4 @@
-"""Real shots -> a classifier without any training: zero-shot CLIP, and the shots' votes beside it.
+"""Cache model (Tip-Adapter): a classifier without training, zero-shot CLIP plus the votes of a few real photos.
 
 Source: Zhang et al., Tip-Adapter, arXiv:2111.03930, its training-free form with the published alpha and beta. Differs: a
 key is the row of the photo itself, not the mean over augmented views, and nothing is searched on a validation split.

@@ -1,4 +1,4 @@
-"""Features of labelled images -> a linear classifier that begins as CLIP's zero-shot answer.
+"""Tuning of a linear classifier on frozen features, starting from the weights of CLIP's zero-shot classifier.
 
 The encoder is frozen and ran once, so a step is one small matrix product. Where painted and real images meet, every
 step sees a batch of each.

@@ -1,4 +1,5 @@
-"""CLIP: an image and its caption against all others of the batch. Trains a transformers ``CLIPModel`` from nothing.
+"""CLIP: contrastive learning of images and captions. Trains a transformers ``CLIPModel`` from nothing, or any vision
+backbone with a text tower beside it.
 
 Source: arXiv:2103.00020. Differs: the logit scale is kept between 1 and 100, as in StableRep's text tower.
 """
@@ -16,15 +17,19 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from reverie.errors import InputError
 from reverie.learn import views
 from reverie.learn.losses import image_text_loss
-from reverie.learn.stablerep import LOGIT_SCALE_RANGE, TextTower, load_tokenizer
-from reverie.models.backbones import MEAN, STD
+from reverie.learn.stablerep import LOGIT_SCALE_RANGE, TextTower, TwoTowers, load_tokenizer
+from reverie.models.backbones import MEAN, STD, represent
 from reverie.nets.saving import save_pretrained
 from reverie.nets.text import Tokens, text_config, tokenize
 
 
 @dataclass(frozen=True)
 class CLIP:
-    """Learns from batches of n captions with one or more images each; the defaults are ViT-B/16's."""
+    """Learns from batches of n captions with one or more images each; the defaults are ViT-B/16's.
+
+    With a ``backbone`` the vision tower is that one, so that CLIP can be compared with other learners on it: what is saved is
+    the backbone, and ``dual_encoder/`` in it, as of StableRep+. Without one it is CLIP's own, of the sizes given here.
+    """
 
     image_size: int = 224  # side of a view, pixels
     patch_size: int = 16
@@ -33,9 +38,12 @@ class CLIP:
     heads: int = 12
     text: TextTower = field(default_factory=TextTower)
     augmentation: Literal["weak", "none"] = "weak"
+    backbone: str | None = None  # see models/backbones.py; patch_size, width, layers and heads then say nothing
 
     def build(self) -> nn.Module:
-        """An untrained CLIPModel. Raises InputError if the images do not divide into patches."""
+        """An untrained net. Raises InputError if the images do not divide into patches; ModelError for no such backbone."""
+        if self.backbone is not None:
+            return _OnBackbone(self.backbone, self.image_size, self.text)
         if self.image_size % self.patch_size:
             raise InputError(f"{self.image_size} pixels do not divide into patches of {self.patch_size}")
         text = self.text
@@ -74,11 +82,15 @@ class CLIP:
 
     def after_step(self, net: nn.Module) -> None:
         """Keep the learned scale of the logits between 1 and 100."""
-        assert isinstance(net, _Net)
-        net.clip.logit_scale.data.clamp_(*LOGIT_SCALE_RANGE)
+        assert isinstance(net, _Net | _OnBackbone)
+        scale = net.clip.logit_scale if isinstance(net, _Net) else net.logit_scale
+        scale.data.clamp_(*LOGIT_SCALE_RANGE)
 
     def save(self, net: nn.Module, folder: Path) -> None:
-        """A folder that ``CLIPModel`` and ``CLIPProcessor`` open."""
+        """A folder that ``CLIPModel`` and ``CLIPProcessor`` open; of a backbone, as ``StableRep.save`` with a text tower."""
+        if isinstance(net, _OnBackbone):
+            net.save(folder, load_tokenizer(self.text.tokenizer))
+            return
         assert isinstance(net, _Net)
         save_pretrained(net.clip, folder)
         processor = CLIPImageProcessorPil(
@@ -105,3 +117,18 @@ class _Net(nn.Module):
         texts = self.clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
         unit = nn.functional.normalize
         return {"images": unit(images, dim=1), "texts": unit(texts, dim=1), "scale": self.clip.logit_scale.exp()}
+
+
+class _OnBackbone(TwoTowers):
+    """A vision backbone and a text tower, giving features of unit length and the scale of the logits."""
+
+    def __init__(self, backbone: str, image_size: int, text: TextTower) -> None:
+        super().__init__(backbone, image_size)
+        self.add_text(text)
+
+    def forward(self, pixels: Tensor, tokens: Tokens) -> dict[str, Tensor]:
+        """As ``_Net.forward``."""
+        output = self.projected(represent(self.backbone, pixels), tokens)
+        return {
+            name: value if name == "scale" else nn.functional.normalize(value, dim=1) for name, value in output.items()
+        }

@@ -1,4 +1,4 @@
-"""Images of known classes -> the whole vision tower of CLIP together with its zero-shot head: the contrast to tuning the head alone.
+"""Tuning of CLIP's whole vision tower together with its zero-shot head, for comparison with tuning the head alone.
 
 Source: arXiv:2210.07574, whose domain-gap study finds that on painted images this is no better than the head alone, and on
 real ones it is. Teacher and loss are those of ``classifier_tuning``; the teacher is the untouched model.

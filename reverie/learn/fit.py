@@ -16,7 +16,6 @@ import json
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from reverie import seeds, stage
 from reverie.errors import InputError, MissingExtra, SettingsChanged, TrainingError
 from reverie.models.pretrained import load_into, load_tensors
 from reverie.stage import ignore_events
-from reverie.store.files import atomic_file, flush_to_disk
+from reverie.store.files import atomic_file, atomic_folder, restore_folder
 from reverie.store.json_files import misfit, read_json, read_line
 
 Batch = dict[str, Any]
@@ -50,7 +49,9 @@ class Batches(Protocol):
 
 
 class Learner(Protocol):
-    """What is learned: a frozen dataclass. May also have ``after_step(net)``, called after every optimiser step."""
+    """What is learned: a frozen dataclass. May also have ``after_step(net)``, called after every optimiser step, and ``rates``:
+    beginnings of parameters' names -> their learning rate, as a multiple of the usual one.
+    """
 
     def build(self) -> nn.Module:
         """The untrained net; called under a fixed seed. Parameters without ``requires_grad`` stay as they are."""
@@ -152,18 +153,18 @@ def fit(
     }
     if main:
         folder.mkdir(parents=True, exist_ok=True)
-        _finish_swap(folder)
+        restore_folder(folder / "latest")
     accelerator.wait_for_everyone()
 
     _seed(seeds.derive("build", seed), accelerator.device)
     net = learner.build().to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
-    groups = decay_groups(net, settings.weight_decay)
+    groups = decay_groups(net, settings.weight_decay, getattr(learner, "rates", {}))
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "fp16")
     ema = AveragedModel(net, multi_avg_fn=_ema_rule(settings.ema)) if settings.ema else None
-    done, losses, spent_s = _load(folder / "latest", net, optimizer, scaler, ema, facts)
+    done, losses, spent_s = _load(folder / "latest", net, optimizer, scaler, ema, facts, learner, settings)
     clock = _Clock(settings.minutes, spent_s, accelerator)
     # The net only: accelerate's wrapped optimiser looks for optional packages on disk at every step.
     wrapped = accelerator.prepare_model(net)
@@ -188,7 +189,7 @@ def fit(
             finished = step + 1 == settings.steps or share >= 1
             rate = learning_rate(settings, step, share)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate", 1.0)
             named = learner.losses(wrapped, batch)
             torch.autograd.backward(scaler.scale(named["loss"]))
             if settings.clip is not None:
@@ -240,20 +241,28 @@ def learning_rate(settings: Fit, step: int, share: float = 0.0) -> float:
     return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters in two groups: with and without weight decay.
+def decay_groups(net: nn.Module, weight_decay: float, rates: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+    """Trained parameters in two groups: with and without weight decay; and two more for each rate of their own.
 
     Not decayed: fewer than 2 dimensions, or a name with the word bias, ln or bn. Words are what dots, underscores and
     digits separate (``ln_1``, ``bn2``, ``in_proj_bias``), so that "kernel.n" or "fullname" do not count. Position and
     class tokens have 3 dimensions and are decayed. Source: StableRep code, which tests for substrings.
+
+    Args: rates: learning rates of parameters whose name begins so, as multiples of the usual one.
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    groups: dict[str, tuple[list[nn.Parameter], list[nn.Parameter]]] = {
+        start: ([], []) for start in ("", *(rates or {}))
+    }
     for name, weight in net.named_parameters():
         if weight.requires_grad:
             words = set(re.split(r"[._\d]+", name))
+            decayed, spared = groups[next((start for start in rates or {} if name.startswith(start)), "")]
             (spared if weight.ndim < 2 or words & {"bias", "ln", "bn"} else decayed).append(weight)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [
+        {"params": weights, "weight_decay": decay} | ({"rate": rates[start]} if rates and start else {})
+        for start, both in groups.items()
+        for weights, decay in zip(both, (weight_decay, 0.0), strict=True)
+    ]
 
 
 def _ema_rule(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
@@ -409,34 +418,17 @@ def _save_batch(path: Path, batch: Batch, facts: Mapping[str, Any]) -> Path:
 
 
 def _save(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None, state: Any) -> None:
-    """Replace ``folder/latest``. Killed at any point, ``_finish_swap`` finds the old or the new one whole."""
-    new, latest, previous = folder / "latest.tmp", folder / "latest", folder / "previous"
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(previous, ignore_errors=True)
-    new.mkdir()
-    save_model(net, str(new / "net.safetensors"))
-    if ema is not None:
-        save_model(ema, str(new / "ema.safetensors"))
-    moments = optimizer.state_dict()["state"]
-    save_file(
-        {f"{index}.{key}": value.contiguous() for index, kept in moments.items() for key, value in kept.items()},
-        new / "optimizer.safetensors",
-    )
-    (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    for path in (*new.iterdir(), new):
-        flush_to_disk(path)
-    if latest.exists():
-        latest.rename(previous)
-    new.rename(latest)
-    flush_to_disk(folder)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _finish_swap(folder: Path) -> None:
-    """Put the previous checkpoint back if a kill fell between the two renames of ``_save``."""
-    latest, previous = folder / "latest", folder / "previous"
-    if previous.exists() and not latest.exists():
-        previous.rename(latest)
+    """Replace ``folder/latest``."""
+    with atomic_folder(folder / "latest", replace=True) as new:
+        save_model(net, str(new / "net.safetensors"))
+        if ema is not None:
+            save_model(ema, str(new / "ema.safetensors"))
+        moments = optimizer.state_dict()["state"]
+        save_file(
+            {f"{index}.{key}": value.contiguous() for index, kept in moments.items() for key, value in kept.items()},
+            new / "optimizer.safetensors",
+        )
+        (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
 
 STATE = {"settings": {...: object}, "scaler": ({...: object}, None), "step": int, "losses": {...: float}}
@@ -449,13 +441,18 @@ def _load(
     scaler: torch.amp.GradScaler,
     ema: nn.Module | None,
     facts: Mapping[str, Any],
+    learner: Learner,
+    settings: Fit,
 ) -> tuple[int, dict[str, float], float]:
     """Fill net, optimiser, scaler and EMA from a checkpoint. Returns steps done, the last losses, seconds spent."""
     if not latest.exists():
         return 0, {}, 0.0
     again = f"delete {latest} to begin anew, then run the same command again"
     state = read_json(latest / "state.json", STATE, TrainingError, again)
-    old, new = _flat(state["settings"]), _flat(json.loads(json.dumps(facts)))
+    # A setting that is newer than the checkpoint had its default then.
+    known = {"learner": learner, "fit": settings}
+    recorded = {key: stage.settings_now(value, known.get(key)) for key, value in state["settings"].items()}
+    old, new = _flat(json.loads(json.dumps(recorded))), _flat(json.loads(json.dumps(facts)))
     difference = {key: (old.get(key), new.get(key)) for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
     if difference:
         raise SettingsChanged(str(latest.parent), difference)

@@ -1,4 +1,4 @@
-"""All rows of all processes, with a gradient. ``accelerate.gather`` and ``dist.all_gather`` carry none."""
+"""Gathering of the rows of all processes that lets gradients through, as ``accelerate.gather`` and ``dist.all_gather`` do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MAE: a ViT sees a quarter of the patches of an image, and a small decoder draws the others.
+"""MAE: a ViT encodes a quarter of an image's patches, and a small decoder reconstructs the others.
 
 Source: He et al., arXiv:2111.06377, by the classes of transformers. Differs: weights begin from a normal distribution
 (standard deviation 0.02), as transformers draws them, and not from Xavier's.

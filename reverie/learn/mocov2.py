@@ -1,7 +1,6 @@
-"""MoCo v2: a view of an image is told from all images of the last thousands by its likeness to another view of it.
+"""MoCo v2: two views of an image are each other's positive, against a queue of some thousand earlier images.
 
-The other views go through a slow copy of the network, the key encoder, and what it said of earlier images is kept in
-a queue.
+The second view goes through the key encoder, a moving average of the network, whose earlier outputs are the queue.
 
 Source: He et al., arXiv:1911.05722, and Chen et al., arXiv:2003.04297 (head, blur, temperature). Differs: see
 ``MoCoV2.batchnorm_groups``.

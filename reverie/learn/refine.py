@@ -1,4 +1,4 @@
-"""Features of painted images, moved towards their own sentences and away from others: SynTIC's refinement.
+"""SynTIC's refinement: moves the features of painted images towards their own captions and away from others.
 
 Source: arXiv:2312.08865. The paper gives the loss; its optimiser, rate, number of steps and batch are not known to us, so
 those here are ours: Adam at 1e-3, 50 passes over all features, batches of 256, unit length after every step.
@@ -24,6 +24,7 @@ from torch import Tensor
 from reverie import seeds
 from reverie.errors import InputError, StoreError
 from reverie.models.pretrained import load_tensors
+from reverie.nets.projection import SAME, own_weight
 from reverie.stage import Job, StepContext
 from reverie.store.files import atomic_file, atomic_folder
 from reverie.store.json_files import read_json
@@ -31,6 +32,7 @@ from reverie.store.json_files import read_json
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's usual ones
 SAVE_EVERY_S = 60.0  # seconds between checkpoints
 SAMPLE = 2048  # texts on which the level of text-to-text likeness is measured
+WEIGHED = 512  # images on which the weight of the own sentence is measured after every pass
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,10 @@ class Refine:
     batch: int = 256
     temperature: float = 0.01
     target: float | None = None  # stop where the mean cosine to the own sentence reaches this
-    guard: bool = (
-        True  # stop where it reaches what a sentence has to its nearest other: images are not that close to texts
-    )
+    # Stop where it reaches what a sentence has to its nearest other: images are not that close to texts; and where a projection on
+    # all texts has ``max_own`` of its weight on the own one: what is said in that way is a text again.
+    guard: bool = True
+    max_own: float = 0.9  # 1 for a projection that never sees the own sentence
     alike: float = 0.95  # sentences of a batch that are closer than this are not held against each other
     seed: int = 0
 
@@ -55,6 +58,8 @@ class Refine:
             )
         if self.target is not None and not -1 <= self.target <= 1:
             raise InputError(f"the target {self.target} of the refinement is a cosine, in [-1, 1]")
+        if not 0 < self.max_own <= 1:
+            raise InputError(f"max_own {self.max_own} is a share of the weight of a projection, in (0, 1]")
         if not 0 < self.lr < math.inf or not 0 < self.temperature < math.inf:
             raise InputError("the rate and the temperature of the refinement must be numbers above 0")
 
@@ -65,7 +70,8 @@ class Refined(NamedTuple):
     rows: Tensor  # unit rows (n, d)
     steps: int  # passes that were done
     stop_reason: str  # all steps, the target, or the guard
-    curve: list[dict[str, float]]  # for each pass, from 0: step, cosine (mean, to the own sentence), loss (not of 0)
+    # for each pass, from 0: step, cosine (mean, to the own sentence), own (its mean weight in a projection, with the guard), loss (not of 0)
+    curve: list[dict[str, float]]
 
 
 def gradient(rows: Tensor, texts: Tensor, temperature: float, alike: float = math.inf) -> tuple[Tensor, Tensor]:
@@ -113,7 +119,14 @@ def refine(
     state |= {"mean": torch.zeros_like(state["rows"]), "square": torch.zeros_like(state["rows"])}
     texts = texts.float()
     level = nearest_other(texts) if config.guard else math.inf
-    done, curve = 0, [{"step": 0.0, "cosine": _cosine(state["rows"], texts)}]
+
+    def looked(done: int) -> dict[str, float]:
+        found = {"step": float(done), "cosine": _cosine(state["rows"], texts)}
+        if config.guard and config.max_own < 1:
+            found["own"] = mean_own_weight(state["rows"], texts, config.temperature)
+        return found
+
+    done, curve = 0, [looked(0)]
     if folder is not None and (folder / "refine.json").exists():
         again = "delete it, then run the same command again"
         shape = {"done": int, "curve": [{"step": float, "cosine": float, ...: float}]}
@@ -123,12 +136,12 @@ def refine(
         watch(0, state["rows"])
     stop_reason, last = "all steps", time.monotonic()
     while done < config.steps:
-        if stop := _stop(curve[-1]["cosine"], config, level):
+        if stop := _stop(curve[-1], config, level):
             stop_reason = stop
             break
         loss = _one_pass(state, texts, config, done)
         done += 1
-        curve.append({"step": float(done), "cosine": _cosine(state["rows"], texts), "loss": loss})
+        curve.append(looked(done) | {"loss": loss})
         if watch:
             watch(done, state["rows"])
         if folder is not None and time.monotonic() - last >= SAVE_EVERY_S:
@@ -143,7 +156,7 @@ def nearest_other(texts: Tensor, sample: int = SAMPLE) -> float:
     """Median cosine of a text to the nearest one that is not the same, over some of the texts; 1 for fewer than two."""
     some = texts[:: max(1, len(texts) // sample)][:sample].float()
     cosines = some @ some.T
-    cosines[cosines > 0.9999] = -math.inf
+    cosines[cosines > SAME] = -math.inf
     best = cosines.max(1).values if len(some) > 1 else some.new_full((1,), -math.inf)
     known = best[best > -math.inf]
     return float(known.median()) if len(known) else 1.0
@@ -166,11 +179,19 @@ def _one_pass(state: dict[str, Tensor], texts: Tensor, config: Refine, done: int
     return sums / len(rows)
 
 
-def _stop(cosine: float, config: Refine, level: float) -> str:
-    if config.target is not None and cosine >= config.target:
+def mean_own_weight(rows: Tensor, texts: Tensor, temperature: float, sample: int = WEIGHED) -> float:
+    """Mean weight of the own sentence where rows are projected on all texts, over some of the rows; 0 without any."""
+    some = slice(None, None, max(1, len(rows) // sample))
+    return float(own_weight(rows[some][:sample], texts[some][:sample], texts, temperature).mean()) if len(rows) else 0.0
+
+
+def _stop(now: dict[str, float], config: Refine, level: float) -> str:
+    if config.target is not None and now["cosine"] >= config.target:
         return f"the target: the mean cosine to the own sentence reached {config.target:g}"
-    if cosine >= level:
-        return f"the guard: images are as close to their sentences ({cosine:.2f}) as sentences are to each other"
+    if now["cosine"] >= level:
+        return f"the guard: images are as close to their sentences ({now['cosine']:.2f}) as sentences are to each other"
+    if now.get("own", 0.0) >= config.max_own:
+        return f"the guard: projected, an image has {now['own']:.0%} of its weight on its own sentence, which no photo has there"
     return ""
 
 
@@ -219,6 +240,8 @@ class RefineFeatures(Job):
             }
             (temporary / "refined.json").write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(context.checkpoints(), ignore_errors=True)
+        if self.config.steps and not found.steps:
+            context.report("warning", text=f"no pass of refinement was made; {found.stop_reason}")
         context.report("refined", steps=found.steps, stop_reason=found.stop_reason, cosine=found.curve[-1]["cosine"])
 
 

@@ -1,4 +1,4 @@
-"""StableRep: images of one caption are each other's positives. With a text tower: StableRep+.
+"""StableRep: all images painted from one caption are each other's positives. With a text tower it is StableRep+.
 
 Source: arXiv:2306.00984 and its code.
 """
@@ -102,11 +102,7 @@ class StableRep:
         and what they need, which ``open_encoder`` opens.
         """
         assert isinstance(net, _Net)
-        save_backbone(net.backbone, folder)
-        if self.text_tower:
-            save_dual_encoder(
-                net.backbone, net.text, net.image_projection, net.logit_scale, self._tokenizer(), folder / DUAL_ENCODER
-            )
+        net.save(folder, self._tokenizer() if self.text_tower else None)
 
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.text.tokenizer)
@@ -118,38 +114,60 @@ def load_tokenizer(name: str) -> Any:
     return load_tokenizer_of(name)
 
 
-class _Net(nn.Module):
+class TwoTowers(nn.Module):
+    """A backbone that may have a text tower beside it, both projected into one space, with a learned scale of the logits."""
+
+    def __init__(self, backbone: str, image_size: int) -> None:
+        super().__init__()
+        self.backbone = build_backbone(backbone, image_size)
+
+    def add_text(self, text: TextTower) -> None:
+        """Text tower, projection of images, scale."""
+        size = width(self.backbone)
+        self.text = text_tower(
+            text_config(
+                load_tokenizer(text.tokenizer),
+                width=text.width,
+                layers=text.layers,
+                heads=text.heads,
+                context=text.context,
+                out=text.out,
+            )
+        )
+        self.image_projection = nn.Linear(size, text.out, bias=False)
+        nn.init.normal_(self.image_projection.weight, std=size**-0.5)
+        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
+
+    def projected(self, found: Tensor, tokens: Tokens) -> dict[str, Tensor]:
+        """Representations (b, width) and n texts to ``images`` (b, d), ``texts`` (n, d) and ``scale``."""
+        ids, mask = tokens.ids.to(found.device), tokens.mask.to(found.device)
+        return {
+            "images": self.image_projection(found),
+            "texts": self.text(input_ids=ids, attention_mask=mask).text_embeds,
+            "scale": self.logit_scale.exp(),
+        }
+
+    def save(self, folder: Path, tokenizer: Any | None) -> None:
+        """The backbone; with the tokenizer of a text tower also ``dual_encoder/``, which ``open_encoder`` opens."""
+        save_backbone(self.backbone, folder)
+        if tokenizer is not None:
+            save_dual_encoder(
+                self.backbone, self.text, self.image_projection, self.logit_scale, tokenizer, folder / DUAL_ENCODER
+            )
+
+
+class _Net(TwoTowers):
     """Everything that is trained, called once a step."""
 
     def __init__(self, learner: StableRep) -> None:
-        super().__init__()
+        super().__init__(learner.backbone, learner.image_size)
         self.groups = learner.images_per_caption * learner.crops
-        self.backbone = build_backbone(learner.backbone, learner.image_size)
-        size = width(self.backbone)
-        self.head = ProjectionHead(size, learner.head_hidden, learner.head_out)
+        self.head = ProjectionHead(width(self.backbone), learner.head_hidden, learner.head_out)
         if learner.text_tower:
-            text = learner.text
-            self.text = text_tower(
-                text_config(
-                    load_tokenizer(text.tokenizer),
-                    width=text.width,
-                    layers=text.layers,
-                    heads=text.heads,
-                    context=text.context,
-                    out=text.out,
-                )
-            )
-            self.image_projection = nn.Linear(size, text.out, bias=False)
-            nn.init.normal_(self.image_projection.weight, std=size**-0.5)
-            self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
+            self.add_text(learner.text)
 
     def forward(self, pixels: Tensor, tokens: Tokens | None) -> dict[str, Tensor]:
         """Views (k*m*n, 3, S, S) and n texts to ``features`` and, with tokens, ``images``, ``texts`` and ``scale``."""
         found = represent(self.backbone, pixels)
         output = {"features": self.head.by_group(found, self.groups)}
-        if tokens is not None:
-            ids, mask = tokens.ids.to(pixels.device), tokens.mask.to(pixels.device)
-            output["images"] = self.image_projection(found)
-            output["texts"] = self.text(input_ids=ids, attention_mask=mask).text_embeds
-            output["scale"] = self.logit_scale.exp()
-        return output
+        return output if tokens is None else output | self.projected(found, tokens)

@@ -1,4 +1,4 @@
-"""Images of known classes -> a network that tells them apart: pre-training on painted images, fine-tuning on photos.
+"""Supervised learning of a classifier network: pre-training on painted images, fine-tuning on photos.
 
 Source: arXiv:2210.07574, section 2.8 of the method. Its recipe for training was not published in full; the defaults here
 are the usual ones for ImageNet (crop of 8 to 100 % of the area, flip).

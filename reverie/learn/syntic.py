@@ -1,4 +1,4 @@
-"""SynTIC's decoder and its rivals on one loop: rows of known sentences in, the sentences out.
+"""The learner of SynTIC's decoder and of its rivals: reads features, writes the sentence that belongs to them.
 
 Source: arXiv:2312.08865. What differs between SynTIC and its rivals is only what the decoder is shown, see ``DecoderInputConfig``; network,
 sentences and loop are the same.

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
+from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from reverie.errors import InputError
 from reverie.models.names import locate
-from reverie.models.pretrained import load_model, load_tokenizer_of
+from reverie.models.pretrained import load_model, load_tokenizer_of, part_of
 from reverie.models.token_painter import micro_conditions
 from reverie.nets.autocast import ExactAttention
 
@@ -58,8 +59,8 @@ class TokenPredictor(nn.Module):
 class TextToTokens:
     """Batches hold ``text`` or ``token_ids`` (see ``tokens``), and ``latents``: the ids of n images, (n, h, w), as any number."""
 
-    image_tokenizer: str  # folder of a trained VQModel
-    tokenizer: str  # folder, of the captions
+    image_tokenizer: str  # a trained VQModel, or a pipeline that has one, by name or folder
+    tokenizer: str  # of the captions, by name or folder
     grid: int = 8  # rows, and as many columns, of the ids
     width: int = 192  # of the transformer
     layers: int = 4
@@ -173,6 +174,7 @@ class TextToTokens:
         """An ``AmusedPipeline`` folder with everything in it."""
         assert isinstance(net, TokenPredictor)
         vq = self._vq().cpu()
+        logging.set_verbosity_error()  # the pipeline is deprecated, its network and its scheduler are not
         AmusedPipeline(
             vqvae=vq,
             tokenizer=self._tokenizer(),
@@ -198,7 +200,8 @@ def masked(count: int, places: int, device: torch.device | str = "cpu") -> Tenso
 
 @functools.cache
 def _opened_vq(folder: str) -> VQModel:
-    vq: VQModel = load_model(VQModel, locate(folder))
+    place = locate(folder)
+    vq: VQModel = load_model(VQModel, place, part=part_of(place, "VQModel"))
     return vq
 
 

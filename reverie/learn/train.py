@@ -1,4 +1,4 @@
-"""The one job that joins the store, a learner and the loop."""
+"""The training job: reads batches from the store and trains any learner with the one training loop."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Train(Job):
     )
     group: Literal["caption", "image", "random"] = "caption"  # whose images belong together, see store/batches.py
     min_images: int = 0  # captions with fewer images are left out, where that is more than m
+    max_images: int = 0  # images of each caption that there are to draw from, the first ones; 0 = all
     limit: int = 0  # captions to learn from, drawn at random but the same for every seed; 0 = all
     start: str | None = None  # learning step of this run whose weights the learner begins from, by its field ``start``
     seed: int = 0  # beside the run seed, to train again on the same pairs
@@ -95,6 +96,7 @@ class Train(Job):
             threads=self.speed.threads,
             limit=self.limit,
             min_images=self.min_images,
+            max_images=self.max_images,
             group=self.group,
         )
         if batches.left_out:

@@ -1,4 +1,4 @@
-"""The job from painted features, a support set and sentences to a captioner folder.
+"""The job that trains a captioner on features of painted images, a support set and captions.
 
 Source: arXiv:2312.08865. What differs between SynTIC, its ablations and its rivals is ``shows``.
 """

@@ -1,35 +1,37 @@
-"""Pairs of a store -> a text-to-image pipeline of one's own: vocabulary, autoencoder, latents, denoiser.
+"""Pairs of a store -> a text-to-image pipeline: of one's own, from vocabulary, autoencoder, latents and denoiser, or one that is
+trained on.
 
-The "controlled" setting of Synth² (arXiv:2403.07750): a painter that has seen nothing but known images and captions.
-Result: a ``StableDiffusionPipeline`` folder, to be named as ``painter`` in other recipes.
+From scratch it is the "controlled" setting of Synth² (arXiv:2403.07750): a painter that has seen nothing but known images and
+captions. Result: a pipeline folder of diffusers, to be named as ``painter`` in other recipes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from safetensors.torch import save_file
+from accelerate import PartialState
+from accelerate.utils import reduce
 from torch import Tensor
 
 from reverie import seeds
 from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.fit import Fit, fit
+from reverie.learn.pipelines import Parts, start_of
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train import Train
-from reverie.models.names import locate
-from reverie.models.pretrained import load_model, load_tensors, load_tokenizer_of
 from reverie.nets.words import split_words, write_tokenizer
+from reverie.pairs import CLASS_SLOT
 from reverie.stage import Job, StepContext
-from reverie.store.files import atomic_file, atomic_folder
+from reverie.store.files import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,47 @@ class Curriculum:
 
 
 @dataclass(frozen=True)
+class PairCaptions:
+    """Captions of a pair: its own text, or templates filled with its label, one of which is drawn at each visit."""
+
+    templates: tuple[str, ...] = ()  # "{class}" is the label's place
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the table of pairs, which are looked at."""
+        return ("label",) if self.templates else ("text",)
+
+    def all(self, row: Mapping[str, Any]) -> list[str]:
+        """Every caption that a pair can have."""
+        if not self.templates:
+            return [row["text"]]
+        return [template.replace(CLASS_SLOT, row["label"]) for template in self.templates]
+
+    def draw(self, row: Mapping[str, Any], seed: int) -> str:
+        """One of them."""
+        captions = self.all(row)
+        return captions[seed % len(captions)]
+
+    def check(self, store: Path, where: str) -> None:
+        """Raises InputError for pairs that have no caption."""
+        from reverie.store import tables
+
+        (column,) = self.columns
+        if lacking := tables.count(store, f"({where}) and {column} is null"):
+            what = "templates need a class for every pair" if self.templates else "every pair needs a caption"
+            raise InputError(f"{what}, and {store} has {lacking:,} without a {column}")
+
+
+@dataclass(frozen=True)
 class TrainPainter(Job):
-    """A job; its three parts are kept apart, so that a kill costs no more than the part in hand since its checkpoint."""
+    """A job; its parts are kept apart, so that a kill costs no more than the part in hand since its checkpoint."""
+
+    together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
 
     store: Path | None = None  # folder with pairs.lance; the run's own when left out
     where: str = "status = 'ok'"
     templates: tuple[str, ...] = ()  # captions from the label, "{class}" its place; the pairs' own texts when left out
-    size_px: int = 32
+    size_px: int = 0  # side of pictures; 0 = what ``start`` was made for, or 32
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     autoencoder_fit: Fit = field(default_factory=Fit)
     autoencoder_batch: int = 16
@@ -124,84 +160,135 @@ class TrainPainter(Job):
     text_width: int = 128
     text_layers: int = 2
     fit: Fit = field(default_factory=Fit)
-    batch: int = 64
+    batch: int = 64  # of all processes together
     longest: int = 40  # tokens of a caption, with start and end
+    start: str = (
+        ""  # pipeline by name or folder to train on; what says how a painter is made from scratch then does not count
+    )
+    parts: Parts = "both"  # of ``start``, what learns: its U-Net (or transformer), its text encoders, or both
+    text_rate: float = 1.0  # learning rate of the text encoders, as a multiple of the network's
+    caption_drop: float = 0.1  # share of captions replaced by the empty one, for guidance
+
+    def check(self) -> None:
+        """Raises InputError, ModelError, UnknownName for a start that cannot be trained, or a side that does not fit."""
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        for batch in (self.batch,) if self.start else (self.batch, self.autoencoder_batch):
+            if batch % world:
+                raise InputError(f"a batch of {batch} cannot be shared equally by {world} processes")
+        if self.start:
+            self._further().check()
+            self._fits(start_of(self.start).multiple)
+        else:
+            self._fits(2 ** (len(self.autoencoder.channels) - 1))
 
     def run(self, context: StepContext) -> None:
         """Train what is not trained yet; the pipeline lands in ``context.weights()`` last."""
+        from reverie.store.latents import StoredLatents, encode_units
+
         if context.weights().exists():
             return
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise InputError("a painter is trained by one process; start reverie without accelerate launch")
-        if self.size_px % 2 ** (len(self.autoencoder.channels) - 1):
-            raise InputError(f"size_px {self.size_px} does not halve {len(self.autoencoder.channels) - 1} times")
+        self.check()
         store = (self.store or context.folder) / "pairs.lance"
+        captions = PairCaptions(self.templates)
+        captions.check(store, self.where)
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        learner = self._further() if self.start else self._from_scratch(context, store, captions)
+        cut, total = self._count_cut(learner, store, captions, (rank, world), context.device)
+        if cut:
+            text = f"{cut:,} of {total:,} captions are longer than {learner.text_limit} tokens and are cut there"
+            context.report("warning", text=text)
+
+        latents = context.checkpoints() / "latents.lance"
+        vae = learner.open_autoencoder(context.device)
+        encode_units(
+            store,
+            latents,
+            lambda pictures: encode(vae, pictures.to(context.device)),
+            self._side(),
+            self.where,
+            (rank, world),
+            lambda done, total: context.report("progress", done=done, total=total, what="units of latents"),
+        )
+        vae.cpu()
+        _meet(context.device)
+        seed = seeds.derive("painter", context.seed)
+        batches = StoredLatents(store, latents, captions, self.batch, seed, self.where, rank, world)
+        if not self.start:
+            learner = dataclasses.replace(learner, latent_size=batches.shape[-1])
+        checkpoints = context.checkpoints()
+        net, losses = fit(
+            learner, batches, self.fit, checkpoints, seed=seed, device=context.device, report=context.report
+        )
+        if rank == 0:
+            with atomic_folder(context.weights()) as temporary:
+                learner.save(net, temporary)
+            facts = {"images": batches.num_pairs, "captions": total, "cut": cut}
+            context.report("trained", steps=self.fit.steps, **facts, **losses)
+
+    def _side(self) -> int:
+        return self.size_px or (start_of(self.start).size_px if self.start else 32)
+
+    def _fits(self, multiple: int) -> None:
+        if self._side() % multiple:
+            raise InputError(f"size_px {self._side()} does not fit; give a multiple of {multiple}")
+
+    def _further(self) -> TextToImage:
+        return TextToImage(start=self.start, parts=self.parts, text_rate=self.text_rate, caption_drop=self.caption_drop)
+
+    def _from_scratch(self, context: StepContext, store: Path, captions: PairCaptions) -> TextToImage:
+        """With an autoencoder and a vocabulary that are made here."""
         first = dataclasses.replace(context, step=f"{context.step}.autoencoder")
         Train(
             self.autoencoder,
             self.autoencoder_fit,
             captions_per_batch=self.autoencoder_batch,
-            size_px=self.size_px,
+            size_px=self._side(),
             where=self.where,
             store=self.store,
         ).run(first)
-
-        work = context.checkpoints()
-        captions = self._captions(store)
-        write_tokenizer(work / "tokenizer", split_words(text for texts in captions for text in texts), self.longest)
-        distinct = sorted({text for texts in captions for text in texts})
-        tokens = load_tokenizer_of(str(work / "tokenizer"))(distinct, truncation=False, verbose=False)["input_ids"]
-        if cut := sum(len(ids) > self.longest for ids in tokens):
-            text = f"{cut:,} of {len(distinct):,} captions are longer than {self.longest - 2} words and are cut there"
-            context.report("warning", text=text)
-        latents = self._latents(store, first.weights(), work / "latents.safetensors", context)
-        learner = TextToImage(
+        tokenizer = context.checkpoints() / "tokenizer"
+        if int(os.environ.get("RANK", 0)) == 0:
+            words = {word for texts in _texts(store, self.where, captions) for word in split_words(texts)}
+            write_tokenizer(tokenizer, words, self.longest)
+        _meet(context.device)
+        return TextToImage(
             str(first.weights()),
-            str(work / "tokenizer"),
-            latent_size=latents.shape[-1],
+            str(tokenizer),
             channels=self.channels,
             attention=self.attention,
             text_width=self.text_width,
             text_layers=self.text_layers,
+            caption_drop=self.caption_drop,
         )
-        seed = seeds.derive("painter", context.seed)
-        batches = LatentBatches(latents, captions, self.batch, seed)
-        net, losses = fit(learner, batches, self.fit, work, seed=seed, device=context.device, report=context.report)
-        with atomic_folder(context.weights()) as temporary:
-            learner.save(net, temporary)
-        context.report("trained", steps=self.fit.steps, images=len(latents), **losses)
 
-    def _captions(self, store: Path) -> list[list[str]]:
-        from reverie.store import tables
+    def _count_cut(
+        self, learner: TextToImage, store: Path, captions: PairCaptions, share: tuple[int, int], device: str
+    ) -> tuple[int, int]:
+        """How many captions are longer than the text encoder takes, and how many there are; shared by the processes."""
+        cut = total = 0
+        known: dict[str, bool] = {}  # of captions that come often, as templates do
+        for texts in itertools.islice(_texts(store, self.where, captions), share[0], None, share[1]):
+            new = list(dict.fromkeys(text for text in texts if text not in known))
+            long = dict(zip(new, learner.too_long(new) if new else [], strict=True))
+            cut += sum(known[text] if text in known else long[text] for text in texts)
+            total += len(texts)
+            if self.templates:
+                known |= long
+        if share[1] > 1:
+            counts = torch.tensor([cut, total], device=PartialState(cpu=device == "cpu").device)
+            cut, total = reduce(counts, "sum").tolist()
+        return cut, total
 
-        rows = [row for part in tables.scan(store, ["text", "label"], self.where) for row in part.to_pylist()]
-        if not self.templates:
-            return [[row["text"]] for row in rows]
-        if any(row["label"] is None for row in rows):
-            raise InputError(f"templates need a class for every pair, and {store} has pairs without a label")
-        return [[template.replace("{class}", row["label"]) for template in self.templates] for row in rows]
 
-    def _latents(self, store: Path, autoencoder: Path, file: Path, context: StepContext) -> Tensor:
-        """Scaled mean latents of all pairs in stored order, computed once."""
-        from reverie.store import tables
-        from reverie.store.pictures import read_square
+def _texts(store: Path, where: str, captions: PairCaptions) -> Iterator[list[str]]:
+    """All captions of the pairs, some thousand at a time."""
+    from reverie.store import tables
 
-        if not file.exists():
-            vae = load_model(AutoencoderKL, locate(str(autoencoder)), context.device).to(
-                memory_format=torch.channels_last
-            )
-            parts: list[Tensor] = []
-            done, total = 0, tables.count(store, self.where)
-            for rows in tables.scan(store, ["pair_id", "image"], self.where):
-                pixels = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
-                named = zip(rows["image"].to_pylist(), rows["pair_id"].to_pylist(), pixels, strict=True)
-                for data, name, out in named:
-                    read_square(data, f"pair {name}", out)
-                for some in np.array_split(pixels.transpose(0, 3, 1, 2), -(-len(pixels) // 100)):
-                    parts.append(encode(vae, torch.from_numpy(some).to(context.device)).half().cpu())
-                done += len(rows)
-                context.report("progress", done=done, total=total, what="latents")
-            with atomic_file(file) as partial:
-                save_file({"latents": torch.cat(parts).contiguous()}, partial)
-        latents: Tensor = load_tensors(file)["latents"]
-        return latents.float()
+    for rows in tables.scan(store, captions.columns, where):
+        yield [text for row in rows.to_pylist() for text in captions.all(row)]
+
+
+def _meet(device: str) -> None:
+    """Wait for the other processes of an ``accelerate launch``."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        PartialState(cpu=device == "cpu").wait_for_everyone()

@@ -1,4 +1,4 @@
-"""The job from kept images to a classifier folder: rows of the frozen encoder, head from the class names, tuning.
+"""The job that tunes a classifier on kept images: features of a frozen encoder, and a head that begins at the class names.
 
 Source: arXiv:2210.07574, sections 2.4 to 2.7 of the method.
 """

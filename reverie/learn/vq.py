@@ -21,7 +21,7 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from reverie.errors import InputError
-from reverie.nets.autocast import exact_group_norm
+from reverie.nets.autocast import exact_norms_on_cpu
 
 SMALLEST = 1e-5  # of a count, where one is divided by it
 
@@ -40,16 +40,17 @@ class Quantising(nn.Module):
 
     counts: Tensor  # (K,) vectors of a batch that choose each code, averaged over batches
     sums: Tensor  # (K, c) of those vectors
-    begun: Tensor  # whether the codes were set yet
+    steps: Tensor  # batches seen in training
 
-    def __init__(self, vq: VQModel, decay: float, restart_below: float, moving: bool) -> None:
+    def __init__(self, vq: VQModel, decay: float, restart_below: float, restart_steps: int, moving: bool) -> None:
         super().__init__()
-        self.vq, self.decay, self.restart_below, self.moving = vq, decay, restart_below, moving
+        self.vq, self.decay, self.moving = vq, decay, moving
+        self.restart_below, self.restart_steps = restart_below, restart_steps
         book = vq.quantize.embedding.weight
         book.requires_grad_(not moving)
         self.register_buffer("counts", torch.zeros(len(book)))
         self.register_buffer("sums", torch.zeros_like(book, requires_grad=False))
-        self.register_buffer("begun", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, images: Tensor) -> Quantised:
         """Encode images in 0..1, quantise, decode. In training the counts are kept, and the codes moved."""
@@ -57,7 +58,7 @@ class Quantising(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float()
             flat = vectors.permute(0, 2, 3, 1).flatten(0, 2)
-            if self.training and not self.begun:
+            if self.training and not self.steps:
                 self._begin(flat.detach())
             book = self.vq.quantize.embedding.weight
             ids = nearest(flat.detach(), book.detach())
@@ -75,11 +76,11 @@ class Quantising(nn.Module):
         chosen = flat[torch.randint(len(flat), (len(book),), device=flat.device)]
         chosen += 0.01 * flat.std(0) * torch.randn_like(chosen)
         self._put(torch.ones(len(book), dtype=torch.bool, device=flat.device), chosen, len(flat) / len(book))
-        self.begun.fill_(1)
 
     @torch.no_grad()
     def _count(self, flat: Tensor, ids: Tensor) -> None:
         """One batch into the averages; codes follow them, and those that nobody chooses begin anew."""
+        self.steps += 1
         book = self.vq.quantize.embedding.weight
         self.counts.lerp_(torch.bincount(ids, minlength=len(book)).to(self.counts), 1 - self.decay)
         self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, ids, flat), 1 - self.decay)
@@ -87,7 +88,7 @@ class Quantising(nn.Module):
             book.copy_(self.sums / self.counts.clamp(min=SMALLEST)[:, None])
         even = len(flat) / len(book)
         dead = self.counts < self.restart_below * even
-        if self.restart_below and dead.any():
+        if self.restart_below and self.steps <= self.restart_steps and dead.any():
             self._put(dead, flat[torch.randint(len(flat), (int(dead.sum()),), device=flat.device)], even)
 
     def _put(self, which: Tensor, vectors: Tensor, count: float) -> None:
@@ -100,12 +101,8 @@ class Quantising(nn.Module):
 class Quantiser:
     """Trains a ``VQModel`` on uint8 images (B, 3, H, W) whose sides divide by 2 ** (len(channels) - 1)."""
 
-    channels: tuple[int, ...] = (
-        16,
-        32,
-        64,
-        128,
-    )  # one a resolution, finest first; four make 8 x 8 ids of 64 x 64 pixels
+    # one a resolution, finest first; four make 8 x 8 ids of 64 x 64 pixels
+    channels: tuple[int, ...] = (16, 24, 48, 96)
     codes: int = 512
     width: int = 32  # of a code
     layers: int = 1  # residual blocks a resolution
@@ -113,7 +110,8 @@ class Quantiser:
     commitment: float = 0.25  # weight of how far the encoder is from the codes it chose
     codebook: Literal["ema", "loss"] = "ema"  # how codes learn: as moving averages, or by the codebook loss
     decay: float = 0.99  # of the averages
-    restart_below: float = 0.03  # share of an even use below which a code begins anew; 0 = never
+    restart_below: float = 0.01  # share of an even use below which a code begins anew; 0 = never
+    restart_steps: int = 4000  # after which no code does: weights are averaged over the last steps, and so are codes
     image_size: int = 64  # recorded as the sample size
 
     def __post_init__(self) -> None:
@@ -138,9 +136,11 @@ class Quantiser:
             mid_block_add_attention=False,
             lookup_from_codebook=True,
         )
-        exact_group_norm(vq)
+        exact_norms_on_cpu(vq)
         moving = self.codebook == "ema"
-        return Quantising(vq.to(memory_format=torch.channels_last), self.decay, self.restart_below, moving)
+        return Quantising(
+            vq.to(memory_format=torch.channels_last), self.decay, self.restart_below, self.restart_steps, moving
+        )
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Absolute and weighted squared error in units of [-1, 1], commitment and codebook loss; codes in use."""
@@ -154,7 +154,7 @@ class Quantiser:
         loss = absolute + self.squared * squared + self.commitment * commitment
         if self.codebook == "loss":
             loss = loss + F.mse_loss(out.codes, out.vectors.detach())
-        whole = getattr(net, "module", net)
+        whole: Any = getattr(net, "module", net)
         share = whole.counts / whole.counts.sum()
         return {
             "loss": loss,

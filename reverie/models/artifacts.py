@@ -1,10 +1,13 @@
-"""Where a finished classifier or captioner of a run is."""
+"""Finds the finished classifier or captioner in a run folder."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from reverie.errors import InputError
+
+WEIGHTS = (".safetensors", ".json", ".jsonl", ".txt")  # what decides the answers; a card beside them does not
 
 
 def find_artifact(what: str, path: Path, recipe: str) -> Path:
@@ -13,13 +16,36 @@ def find_artifact(what: str, path: Path, recipe: str) -> Path:
     Args: recipe: that makes such a thing, for the message.
     Raises: InputError if there is none, or more than one.
     """
-    about = f"{what}.json"
-    if (path / about).is_file():
-        return path
-    found = sorted(file.parent for file in path.glob(f"weights/*/{about}"))
-    main = [folder for folder in found if folder.name == what] or found
+    main = _candidates(what, path)
     if not main:
         raise InputError(f"there is no finished {what} at {path}; make one with: reverie run {recipe} --out {path}")
     if len(main) > 1:
         raise InputError(f"{path} holds {len(main)} {what}s; name one: {', '.join(str(item) for item in main[:5])}")
     return main[0]
+
+
+def has_artifact(what: str, path: Path) -> bool:
+    """Whether ``find_artifact`` would find it."""
+    return len(_candidates(what, path)) == 1
+
+
+def content_of(what: str, path: Path, recipe: str) -> str:
+    """16 hex digits of the weights and settings of a ``classifier`` or ``captioner``, wherever it lies; trained anew, it has others.
+
+    Raises: as ``find_artifact``.
+    """
+    folder = find_artifact(what, path, recipe)
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(item for item in folder.rglob("*") if item.is_file() and item.suffix in WEIGHTS):
+        with file.open("rb") as stream:
+            own = hashlib.file_digest(stream, hashlib.blake2b).hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {own} ".encode())
+    return digest.hexdigest()
+
+
+def _candidates(what: str, path: Path) -> list[Path]:
+    about = f"{what}.json"
+    if (path / about).is_file():
+        return [path]
+    found = sorted(file.parent for file in path.glob(f"weights/*/{about}"))
+    return [folder for folder in found if folder.name == what] or found

@@ -1,4 +1,4 @@
-"""Batches that shrink when the device's memory is full."""
+"""Batch sizes that halve when the device runs out of memory."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from reverie.models.batching import AdaptiveBatcher
 from reverie.models.names import locate
 from reverie.models.pretrained import load_config, load_image_processor, load_model, load_tokenizer, usable
 
-DUAL_ENCODER = "dual_encoder"  # of the weights of StableRep+
+DUAL_ENCODER = "dual_encoder"  # in the weights of StableRep+, and of CLIP on a backbone
 Images = Sequence[Image.Image] | np.ndarray[Any, np.dtype[np.uint8]]
 """PIL images of any size and mode, or a uint8 array (B, H, W, 3)."""
 
@@ -65,6 +65,19 @@ class Encoder:
         size = self._processor.size
         edge = int(size["shortest_edge"]) if "shortest_edge" in size else 0
         return edge, Image.Resampling(int(self._processor.resample)).name.lower()
+
+    @property
+    def limit(self) -> int:
+        """Tokens of a text that are read, begin and end included."""
+        return self._limit
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How long these texts are in tokens, begin and end included."""
+        return (
+            [len(ids) for ids in self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
+            if texts
+            else []
+        )
 
     def images(self, images: Images) -> torch.Tensor:
         """Unit vectors (B, d), float32, on the CPU."""

@@ -1,4 +1,4 @@
-"""Images -> rows of a frozen encoder, computed once and kept under a name that holds everything they depend on.
+"""A cache on disk for features of a frozen encoder, under a name that is a hash of everything they depend on.
 
 The name of the file is a hash of the encoder's revision, of how pictures are prepared, and of every image byte in order.
 So a changed image, encoder or setting never meets rows that were made of something else; it finds no file.

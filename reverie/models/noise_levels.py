@@ -1,7 +1,7 @@
-"""Samplers that begin in the middle: at a noised picture, where a plain run begins at noise.
+"""Samplers that start from a noised picture instead of pure noise (image-to-image), at a given noise level.
 
 What must match between samplers is the noise level: x = sqrt(abar) x_0 + sqrt(1 - abar) eps, wherever in its own steps a
-sampler puts this abar. So a start is named by sqrt(abar), and the share of the steps that are left follows from it.
+sampler puts this abar. So a start is named by sqrt(abar); how many steps it takes from there is another matter.
 
     a table of noise levels (DDPM, DDIM, DPM-Solver++, Euler, PNDM, UniPC)
         the same scheduler with its table cut off after the timestep t* whose abar is nearest. Every step of it is one that
@@ -51,8 +51,9 @@ def start_at(scheduler: Any, level: float, steps: int, least: int = 1) -> Start:
     Args:
         scheduler: of the pipeline; is not changed.
         level: sqrt(abar) wanted, in [0, 1]: 1 hardly touches the picture, 0 hardly leaves any of it.
-        steps: of a whole run from noise; as large a share of them is left as the picture is noised in time.
-        least: steps that must be left.
+        steps: of denoising from there, spread over the noise that is left. A sampler that takes whole strides of timesteps comes
+            as near to the number as these let it, and none takes more steps than there are timesteps.
+        least: steps that there must be.
 
     Raises: InputError for a level that is none; ModelError for a scheduler that cannot begin in the middle.
     """
@@ -66,10 +67,11 @@ def start_at(scheduler: Any, level: float, steps: int, least: int = 1) -> Start:
         raise ModelError(f"{name} has no table of noise levels, so it cannot begin at a photo; use scheduler ddim")
     levels = scheduler.alphas_cumprod
     first = max(int((levels.double() - level**2).abs().argmin()), least - 1)
-    steps = max(least, min(round(steps * (first + 1) / len(levels)), first))
+    steps = max(least, min(steps, first))
     # Two grids from t* down. DDIM, PNDM, DDPM and Euler take steps of num_train_timesteps // steps, a whole number that must
-    # divide; the others spread their steps over the table.
-    stride = -(-(first + 1) // steps)
+    # divide; the others spread their steps over the table. Of two strides the one that comes nearer to the number.
+    strides = range(max(1, (first + 1) // steps), -(-(first + 1) // steps) + 1)
+    stride = min(strides, key=lambda stride: abs(first // stride + 1 - steps))
     whole = {
         "num_train_timesteps": stride * (first // stride + 1), "timestep_spacing": "leading", "steps_offset": first % stride,
     }  # fmt: skip
@@ -98,7 +100,7 @@ def _flow(scheduler: Any, level: float, steps: int, least: int) -> Start:
     largest = float(scheduler.config.num_train_timesteps - 1) / scheduler.config.num_train_timesteps
     spread = math.sqrt(1 - level**2)
     time = min(max(spread / (level + spread), 1 - largest), 1.0)
-    steps = max(least, round(steps * time))
+    steps = max(least, steps)
     plain = {"shift": 1.0, "use_dynamic_shifting": False, "shift_terminal": None}
     plain |= {f"use_{spacing}_sigmas": False for spacing in ("karras", "exponential", "beta")}
     begun = type(scheduler).from_config(scheduler.config, **plain)

@@ -16,7 +16,7 @@ import importlib
 import io
 import json
 import logging
-import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from reverie.errors import FolderInUse, InputError, MissingExtra, ModelError
 from reverie.models.classifier import Classifier
+from reverie.store.files import atomic_file
 from reverie.store.pictures import upright_rgb
 
 OPSET = 20
@@ -53,26 +54,24 @@ def export_onnx(classifier: Classifier, path: Path) -> float:
             raise MissingExtra("an ONNX file", "onnx") from error
     if path.exists():
         raise FolderInUse(f"{path} is there already; give another name")
-    part = path.with_name(f".{path.name}.partial")
     try:
-        shutil.rmtree(part, ignore_errors=True)  # left by a kill
-        part.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; give another name") from error
-    try:
+    with scratch as place:
         program = _program(classifier)
         program.model.metadata_props.update(about(classifier))
-        program.save(part / path.name)
-        difference = _difference(classifier, part / path.name)
+        program.save(Path(place) / path.name)
+        difference = _difference(classifier, Path(place) / path.name)
         if not difference <= TOLERANCE:
             raise ModelError(
                 f"the ONNX file would differ by {difference:.2g} from torch; its encoder prepares pictures in a way that "
                 "the export does not know"
             )
-        for file in sorted(part.iterdir(), reverse=True):  # PATH.data first: who sees PATH sees all of it
-            file.replace(path.with_name(file.name))
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for file in sorted(Path(place).iterdir(), reverse=True):  # PATH.data first: who sees PATH sees all of it
+            with atomic_file(path.with_name(file.name)) as partial:
+                file.replace(partial)
     return difference
 
 

@@ -1,6 +1,6 @@
-"""Any diffusers text-to-image pipeline behind two verbs: encode a text once, paint it as often as wanted.
+"""Any text-to-image pipeline of diffusers, behind two methods: ``encode`` a text once, ``paint`` it as often as wanted.
 
-It paints from noise, or from a noised picture (models/noise_levels.py), which the autoencoder of the pipeline makes a latent.
+It paints from noise, or from a noised picture (models/noise_levels.py), which the pipeline's autoencoder encodes first.
 
 Guidance is eps_u + w (eps_c - eps_u) (StableRep, arXiv:2306.00984, section 2); w = 1 means none, and costs one pass of
 the network instead of two. Flux models distilled for guidance ("dev") take w as an input instead and need no second pass.
@@ -82,7 +82,8 @@ def open_painter(
     revision = str(locate(name))
     with usable(revision, "paint"):
         if isinstance(pipe, diffusers.AmusedPipeline):
-            return _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
+            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
+            return painter
         return Painter(pipe.to(device), revision, scheduler, negative_prompt)
 
 
@@ -192,7 +193,7 @@ class Painter:
     def start_at(self, level: float, steps: int) -> Start:
         """Begin at a picture that is noised to sqrt(abar) = ``level`` in [0, 1]; see models/noise_levels.py.
 
-        Args: steps: of a whole run; the same share of them is left as of the noise.
+        Args: steps: of denoising from there.
         Raises: ModelError for a pipeline that paints without latents, or whose scheduler cannot begin there; InputError.
         """
         if not hasattr(getattr(self.pipe, "vae", None), "encode") or "latents" not in self._takes:
@@ -253,7 +254,7 @@ class Painter:
             embeddings: B rows (see `pick`), one image each.
             seeds: B seeds of the start noise (and of the noise in between, for schedulers that add some).
             guidance: w, at least 1.
-            steps: from noise; how many are left after ``start`` it says itself.
+            steps: from noise; how many there are from ``start`` it says itself.
             start: begin there (see `start_at`), at ``clean`` (see `latents`), B rows, noised with the start noise.
 
         Returns: (B, 3, H, W) in 0..1 on the device; NaN where the network overflowed.

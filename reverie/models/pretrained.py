@@ -1,4 +1,4 @@
-"""The one door for what others saved: weights, settings, tokenizers, whole pipelines. Or one line that says why not.
+"""The only place that loads pre-trained weights, configurations, tokenizers and pipelines; what cannot be loaded is a one-line error.
 
     every weight is read       a key that is missing or of another shape is an error, in every part of a model
     no code of a model runs    trust_remote_code is off wherever it exists, and nobody is asked about it
@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from transformers.utils import logging
 
 from reverie.errors import MissingExtra, ModelError, ReverieError
 from reverie.models.names import HUB_ID, Located, check_tensors, check_weights, locate, read_index
+from reverie.store.json_files import read_json
 
 CONNECT_S = 2.0  # for a first answer of the Hub; HF_HUB_ETAG_TIMEOUT, where it is set, goes before it
 SHOWN = 300  # characters of a library's message
@@ -143,8 +144,11 @@ def load_image_processor(place: Located) -> Any:
     return load_component(transformers.AutoImageProcessor, place, backend="pil")
 
 
-def load_pipeline(place: Located, dtype: torch.dtype = torch.float32) -> Any:
-    """A text-to-image pipeline of diffusers, every network of it with all its weights. Raises ModelError."""
+def load_pipeline(place: Located, dtype: torch.dtype = torch.float32, without: Sequence[str] = ()) -> Any:
+    """A text-to-image pipeline of diffusers, every network of it with all its weights. Raises ModelError.
+
+    Args: without: parts that are left out, None in the pipeline.
+    """
     import diffusers
 
     diffusers.utils.logging.disable_progress_bar()
@@ -162,8 +166,9 @@ def load_pipeline(place: Located, dtype: torch.dtype = torch.float32) -> Any:
     parts = _parts(folder, place.name)
     # A safety checker would turn pictures black without a word; what is kept is decided by filters.
     nets = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in parts else {}
+    nets |= dict.fromkeys(without)
     for name, loader in parts.items():
-        if name != "safety_checker" and isinstance(loader, type) and issubclass(loader, nn.Module):
+        if name not in nets and isinstance(loader, type) and issubclass(loader, nn.Module):
             check_weights(folder / name)
             local = dataclasses.replace(place, kind="folder")
             nets[name] = load_model(loader, local, dtype=dtype, part=name)
@@ -172,6 +177,31 @@ def load_pipeline(place: Located, dtype: torch.dtype = torch.float32) -> Any:
     loader = diffusers.AmusedPipeline if family == "AmusedPipeline" else diffusers.AutoPipelineForText2Image
     with readable(place, loader):
         return loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **nets)
+
+
+def pipeline_index(place: Located) -> dict[str, Any]:
+    """The parts of a diffusers pipeline: name -> [library, class]. Raises ModelError, also for what is no pipeline."""
+    file = _small_file(place, "model_index.json")
+    if not file.is_file():
+        raise ModelError(f"{place.name} is not a pipeline of diffusers (model_index.json is not there)")
+    return read_index(file.parent)
+
+
+def load_part_config(place: Located, part: str) -> dict[str, Any]:
+    """The settings of a network in a pipeline, without its weights. Raises ModelError."""
+    config: dict[str, Any] = read_json(
+        _small_file(place, f"{part}/config.json"), {...: object}, ModelError, "copy it again"
+    )
+    return config
+
+
+def _small_file(place: Located, name: str) -> Path:
+    if place.kind != "hub":
+        return Path(place.path_or_id) / name
+    import huggingface_hub
+
+    with readable(place, huggingface_hub.hf_hub_download, name.rpartition("/")[0]):
+        return Path(huggingface_hub.hf_hub_download(place.path_or_id, name, local_files_only=not hub_answers()))
 
 
 def load_tensors(file: Path | str) -> dict[str, Tensor]:

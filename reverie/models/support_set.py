@@ -1,4 +1,4 @@
-"""A support set on disk: sentences with their text features, in whose terms images are said.
+"""A support set on disk: sentences with their text features, which image features are projected on.
 
 support.json         the encoder's name and revision
 sentences.jsonl      {"id", "text", "group"} a line; the group is a photo that several sentences belong to, or null

@@ -94,7 +94,7 @@ class Tokenizer:
         """Uint8 (B, H, W, 3), sides divisible by ``factor`` -> int32 (B, h, w)."""
         for side in pictures.shape[1:3]:
             self.grid(side)
-        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(np.require(pictures, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 255
         pixels = (2 * pixels - 1 if self.signed else pixels).to(self.vq.device, self.vq.dtype)
         with usable(self.revision, "turn pictures into ids", batched=False):
             vectors = self.vq.encode(pixels).latents
@@ -122,10 +122,12 @@ class Tokenizer:
         codes = codes.to(self.vq.dtype)
         with usable(self.revision, "turn ids into pictures", batched=False):
             decoded = self.vq.decoder(self.vq.post_quant_conv(codes), codes if self._spatial else None).float()
-        self.vq.to(dtype)
+        if exact:
+            self.vq.to(dtype)
         decoded = decoded / 2 + 0.5 if self.signed else decoded
         levels = (decoded.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
-        return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        found: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return found
 
     def check(self, ids: Ids | Tensor | Sequence[int]) -> None:
         """Raise InputError for ids that the codebook does not have."""

@@ -1,4 +1,4 @@
-"""Classes from their names alone: the image goes to the class whose texts are nearest."""
+"""Zero-shot classification: an image gets the class whose texts are nearest to it."""
 
 from __future__ import annotations
 

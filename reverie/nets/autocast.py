@@ -39,11 +39,11 @@ class ExactAttention:
 def exact_on_cpu(unet: Any) -> None:
     """Make attention and group norm of a text-to-image U-Net compute in fp32 under bf16 autocast on a CPU, in place."""
     unet.set_attn_processor(ExactAttention())
-    exact_group_norm(unet)
+    exact_norms_on_cpu(unet)
 
 
-def exact_group_norm(net: nn.Module) -> None:
-    """Make the group norms of a net compute in fp32 under bf16 autocast on a CPU, in place."""
+def exact_norms_on_cpu(net: nn.Module) -> None:
+    """The same for the group norms of any network."""
     for module in net.modules():
         if isinstance(module, nn.GroupNorm):
             module.register_forward_pre_hook(_as_float)

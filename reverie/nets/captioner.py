@@ -1,4 +1,4 @@
-"""From features of an image, and names of what is in it, to a sentence: SynTIC's captioner as one network.
+"""SynTIC's captioner as one network: features of an image and tags in, a sentence out.
 
 Source: arXiv:2312.08865. The decoder is a small GPT-2 without pretraining; its size is not in the paper, the default follows
 the released one of DeCap (arXiv:2303.03032), which the paper builds on.

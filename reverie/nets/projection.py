@@ -1,4 +1,4 @@
-"""Rows as weighted sums of the rows of a support set: an image said in the features of known sentences.
+"""Projection on a support set: an image's feature as a weighted sum of the text features of known sentences.
 
 Source: SynTIC, arXiv:2312.08865, its projection into text space; before it DeCap, arXiv:2303.03032.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reverie.errors import InputError
 
+SAME = 0.9999  # cosine above which two rows are of the same sentence
 TEMPERATURE = 0.01  # as in CLIP's own softmax, and in the released code of DeCap and its relatives
 
 
@@ -71,6 +72,45 @@ def project(
         rows[here] = F.normalize(found.rows, dim=1) if unit else found.rows
         left_out[here] = found.left_out
     return Projected(rows, left_out)
+
+
+def own_weight(
+    features: Tensor,
+    own: Tensor,
+    support: Tensor,
+    temperature: float = TEMPERATURE,
+    *,
+    top_k: int = 0,
+    tile: int = 4096,
+    device: str = "cpu",
+) -> Tensor:
+    """The share of the weights of a projection (n,) that lies on the feature's own sentence, in [0, 1]; see ``project``.
+
+    A painted image has a sentence of its own in the support set, which a photo never has. Where that has nearly all the weight,
+    projected features are those of sentences, and whoever learns from them learns from text.
+
+    Args:
+        features: rows (n, d), of any length.
+        own: unit rows (n, d) of their sentences. One that stands in the support set twice counts twice, one that is not there 0.
+    """
+    features, own = F.normalize(features.to(device).float(), dim=1) / temperature, own.to(device).float()
+    logits, is_own = features.new_empty(len(features), 0), features.new_empty(len(features), 0)
+    highest = features.new_full((len(features), 1), -math.inf)
+    total, mine = features.new_zeros(len(features), 1), features.new_zeros(len(features), 1)
+    for start in range(0, len(support), tile):
+        block = support[start : start + tile].to(device).float()
+        some, same = features @ block.T, (own @ block.T > SAME).float()
+        if top_k:
+            logits, places = torch.cat([logits, some], 1).topk(min(top_k, logits.shape[1] + len(block)), dim=1)
+            is_own = torch.cat([is_own, same], 1).gather(1, places)
+            continue
+        raised = torch.maximum(highest, some.amax(1, keepdim=True))
+        shrink, weights = torch.exp(highest - raised), torch.exp(some - raised)
+        total = total * shrink + weights.sum(1, keepdim=True)
+        mine = mine * shrink + (weights * same).sum(1, keepdim=True)
+        highest = raised
+    share = (logits.softmax(1) * is_own).sum(1) if top_k else (mine / total).squeeze(1)
+    return share.cpu()
 
 
 def nearest(features: Tensor, support: Tensor, k: int, tile: int = 4096) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""A wider U-Net that computes what a trained one does: what a small net has learnt is not lost on a larger one.
+"""Widening of a trained U-Net: a network with more channels that computes the same function, to train on from.
 
-Every channel becomes several that say the same, and what reads them shares its weight between them, unevenly, so that the
+Every channel becomes several equal ones, and the layers that read them split its weight between them, unevenly, so that the
 copies learn to differ. Source: Net2Net, arXiv:1511.05641, section 2.2; there copies are told apart by noise, here
 their weights still add up to the old one, so that the function stays. It stays exactly where all levels are widened
 alike; else a group norm over two levels groups other channels than before.

@@ -1,4 +1,4 @@
-"""What the networks of a finished run know of other classes: few-shot episodes on photos that none of them saw.
+"""Few-shot episodes with the networks of a finished run, on photos of classes that none of them was trained on.
 
     Tian et al., StableRep, NeurIPS 2023, arXiv:2306.00984, table 4; episodes as in El Banani et al., arXiv:2302.12248
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from reverie.arms import Arm
 from reverie.errors import InputError
 from reverie.run.plan import Plan, Step, read_plan
 from reverie.settings import flat
@@ -21,7 +23,7 @@ from reverie.settings import flat
 class EpisodesConfig:
     """Settings of few-shot episodes."""
 
-    of: Path  # folder of a finished run with a linear probe, such as one of stablerep
+    of: Path  # folder of a finished run that trained networks and measured them, such as one of stablerep
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; of other classes; a table or
     # folder of classes alone is cut in halves
     eval_data: str
@@ -31,7 +33,7 @@ class EpisodesConfig:
     num_shots: tuple[int, ...] = (1, 5)
     queries: int = 6  # photos of each class that an episode asks about
     episodes: int = 2000  # episodes, the same for all networks
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 def episodes(config: EpisodesConfig) -> Plan:
@@ -40,21 +42,23 @@ def episodes(config: EpisodesConfig) -> Plan:
     Example: reverie run episodes --of runs/mine --eval-data photos/ --out runs/mine-episodes
     """
     from reverie.evaluate.few_shot import FewShotEpisodes
-    from reverie.evaluate.linear_probe import Arm
     from reverie.report.page import WritePage
 
     of, shots = config.of, config.num_shots
-    probed = [step["settings"]["arms"] for step in read_plan(of)["steps"] if step["settings"]["stage"] == "LinearProbe"]
-    if not probed:
-        raise InputError(f"{of} has no linear probe that says which networks to measure")
+    measured = [step["settings"].get("arms") for step in read_plan(of)["steps"] if step["role"] == "measure"]
+    known: list[dict[str, Any]] = next((own for own in measured if own), [])
+    if not known:
+        raise InputError(f"{of} has no step that says which networks to measure")
     if not shots or len(set(shots)) < len(shots):
         raise InputError("give --num-shots different numbers of photos, at least one")
     arms = []
-    for arm in probed[0]:
-        weights = of.resolve() / "weights" / arm["weights"] if arm["weights"] else None
+    for arm in known:
+        weights = of.resolve() / "weights" / arm["step"] if arm["step"] else None
         if weights and not weights.is_dir():
-            raise InputError(f"{of} has no weights of {arm['weights']} yet; run it to the end first")
-        arms.append(Arm(arm["name"], arm["seed"], str(weights) if weights else None))
+            raise InputError(f"{of} has no weights of {arm['step']} yet; run it to the end first")
+        if weights and not (weights / "config.json").is_file():
+            raise InputError(f"{of} trains no networks of images: {arm['step']} is none; give a run of stablerep, say")
+        arms.append(Arm(arm["id"], arm["label"], arm["seed"], str(weights) if weights else None, arm["factors"]))
     measures = [
         Step(
             f"episodes-{few}",

@@ -1,4 +1,4 @@
-"""A classifier from class names and a few photos of each: painted images join the photos, and may begin at them.
+"""A classifier from class names and a few photos of each class, trained together on these photos and on painted images.
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
 
@@ -21,12 +21,13 @@ All sets stand in one table of pairs, as blocks of each caption's copies; see do
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from reverie.arms import Arm, Factor, zero_shot
 from reverie.errors import InputError
 from reverie.recipes.options import (
     PUBLIC_PAINTER,
@@ -35,6 +36,8 @@ from reverie.recipes.options import (
     Painting,
     Scale,
     Selection,
+    amount,
+    captions_of,
     refuse_twins,
 )
 from reverie.recipes.zero_shot import WORDS, Task, check, own_classes, task, words_of
@@ -52,6 +55,13 @@ ORDERS = {  # a flag's word, and what TuneClassifier calls it
     "shots-first": "shots, then painted",
     "painted": "painted",
 }
+STRATEGIES = {  # what people call them, and what is learnt without painted images
+    "guided": "guided",
+    "filter": "real filter",
+    "basic": "basic",
+    "shots-alone": "shots alone",
+    "cache-model": "cache model",
+}
 FULL = 16  # images that are worth painting together
 MAIN = "classifier"  # the arm that reverie predict asks: of most shots, the first strategy, order and seed
 
@@ -60,7 +70,7 @@ MAIN = "classifier"  # the arm that reverie predict asks: of most shots, the fir
 class FewShotConfig:
     """Settings of a classifier from class names and a few photos."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     text: ClassifierCaptions = ClassifierCaptions(words=WORDS, per_class=4)
     # photos that shots are taken of: a folder with a folder of pictures for each class, or with train (and test), or
     # smallworld:CAMERA:TRAIN:TEST
@@ -78,8 +88,12 @@ class FewShotConfig:
     # noise levels sqrt(abar) in [0, 1] that shots are painted over from, 1 = copies, an arm for each; by-shots = 0.708
     # for 1 shot to 0.973 for 16
     levels: tuple[float, ...] | Literal["by-shots"] = "by-shots"
-    guided_filter: bool = True  # choice of guided images by confidence as well; else K of them at random
-    # cosine by which an image must be nearer to a shot of its own class than to any other, to pass filter
+    # denoising steps of an image begun at a shot: a number, published = 50, 40, 35, 20, 15 for 1, 2, 4, 8, 16 shots, share =
+    # as many hundredths of --sampler-steps
+    guided_steps: int | Literal["published", "share"] = "share"
+    guided_filter: bool = True  # choice of guided images by confidence, as of the others; else K of them at random
+    # margin of the strategy filter: how much nearer (in cosine) an image must be to a shot of its own class than to
+    # any other
     margin: float = 0.0
     alpha: float = 1.0  # weight of the shots in the cache model
     beta: float = 5.5  # sharpness of the cache model: how fast a shot's vote falls with distance
@@ -88,9 +102,9 @@ class FewShotConfig:
     select: Selection = Selection(most=3)
     learn: ClassifierLearning = ClassifierLearning(lr=1e-3)
     real_batch: int = 32  # shots in a step of tuning a classifier
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: FewShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes; test photos lie with those that shots are taken of."""
@@ -124,6 +138,7 @@ SCALES = {
         shots_from=None,
         eval_data=None,
         num_shots=(1, 2, 4, 8, 16),
+        guided_steps="published",
         paint=Painting(PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50),
         clip="openai/clip-vit-base-patch16",
         select=Selection(most=800),
@@ -159,7 +174,8 @@ class _Round:
 class _Painted:
     """The painted images of one strategy: where they begin, and which of them are learnt from."""
 
-    called: str
+    strategy: Strategy
+    level: float | None  # of guided images, where it is told
     start: FromShots | None
     keep: str  # the step that chooses
     column: str  # true where an image is kept
@@ -172,7 +188,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     Example: reverie run few_shot --classes classes.txt --shots-from photos/ --num-shots 1 4 16 --out runs/mine
     """
     from reverie.datasets.few_shot import TakeShots
-    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+    from reverie.evaluate.classifiers import MeasureClassifiers
     from reverie.filters.blank import Blank
     from reverie.filters.shot_margin import ShotMargin, ShotSet
     from reverie.learn.cache_model import CacheModel
@@ -182,7 +198,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     about, clip = task(config.text), check(config)
     assert config.shots_from is not None
     assert config.select.most is not None
-    names, copies = about.names, config.paint.per_caption
+    names, copies, captions = about.names, config.paint.per_caption, about.captions(config.text)
     keep, tune = about.keep(config.select), about.tune(config.learn, clip)
     rounds = [_Round(count, number) for count in sorted(config.num_shots, reverse=True) for number in config.seeds]
     sets = {each: _painted(each, config, about) for each in rounds}
@@ -203,7 +219,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
         one.keep: replace(keep, candidates=blocks[one.start], column=one.column, **dict(one.rule)) for one in painted
     }
     steps = [
-        Step("captions", about.captions(config.text)),
+        Step("captions", captions),
         *(Step(name, stage) for name, stage in taken.items()),
         Step("paint", paint, inputs=("captions", *taken)),
         Step("blank", Blank(), inputs=("paint",)),
@@ -216,39 +232,44 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     # As many steps for every arm, so that none learns longer than another.
     tune_steps = config.learn.epochs * math.ceil(config.select.most * about.num_classes / config.learn.tune_batch)
     tune = replace(tune, on="nothing", steps=tune_steps, real_batch=config.real_batch)
-    arms: dict[int, list[Tuned]] = {each.shots: [] for each in rounds}
+    arms: dict[int, list[Arm]] = {each.shots: [] for each in rounds}
     for each in rounds:
-        shown = f"{each.shots} shot{'s' * (each.shots > 1)}"
         own = replace(tune, seed=each.seed, shots=each.taken, num_shots=each.shots, on="shots")
         cache = CacheModel(names, each.taken, tune.templates, tune.model, each.shots, config.alpha, config.beta)
-        for called, stage, of in _learnt(own, cache, config.orders, sets[each], blocks):
-            name = MAIN if steps[-1].name == "zero-shot" else each.step(called.replace(", ", "-").replace(" ", "-"))
-            steps.append(Step(name, stage, inputs=(*of, each.taken)))
-            arms[each.shots].append(Tuned(f"{called}, {shown}", name, each.seed, each.shots))
+        for arm, stage, of in _learnt(each, own, cache, config.orders, sets[each], blocks):
+            asked = arm.under(each.seed, MAIN if steps[-1].name == "zero-shot" else None)
+            steps.append(Step(asked.step or MAIN, stage, inputs=(*of, each.taken)))
+            arms[each.shots].append(asked)
 
     measures = {
-        f"measure-{count}": MeasureClassifiers(
-            (*own, Tuned("zero-shot", "zero-shot", shots=0)), names, config.eval_data
-        )
+        f"measure-{count}": MeasureClassifiers((*own, zero_shot({"shots": 0})), names, config.eval_data)
         for count, own in arms.items()
         if config.eval_data is not None
     }
-    steps += [
-        Step(name, stage, ("zero-shot", *(arm.step for arm in stage.arms[:-1]))) for name, stage in measures.items()
-    ]
-    steps.append(
-        Step("page", WritePage(), inputs=tuple(measures) or tuple(arm.step for own in arms.values() for arm in own))
-    )
+    steps += [Step(name, stage, ("zero-shot", *_steps(stage.arms[:-1]))) for name, stage in measures.items()]
+    learnt = tuple(name for own in arms.values() for name in _steps(own))
+    steps.append(Step("page", WritePage(), inputs=tuple(measures) or learnt))
     # About as many images a commit, however many starts; but each start should fill a batch.
     unit_size = max(-(-FULL // copies), config.unit_size // len(starts))
-    return Plan(recipe="few_shot", seed=config.seed, unit_size=unit_size, arguments=flat(config), steps=tuple(steps))
+    note = (
+        f"{len(starts)} set{'s' * (len(starts) > 1)} of {amount(captions, about.num_classes, copies)}; of each set "
+        f"{config.select.fate(captions_of(captions, about.num_classes) * copies)}"
+    )
+    return Plan(
+        recipe="few_shot",
+        seed=config.seed,
+        unit_size=unit_size,
+        arguments=flat(config),
+        steps=tuple(steps),
+        notes=(note,),
+    )
 
 
 def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]:
     """The painted images that one number of shots and seed learns from, a kind for each strategy and level."""
     from reverie.images.real_guidance import FromShots
 
-    threshold = config.select.threshold
+    threshold = config.select.confidence
     chance = float(
         np.float32(1 / about.num_classes if threshold is None else threshold)
     )  # confidences are stored as float32
@@ -256,19 +277,21 @@ def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]
     found = []
     for strategy in config.strategies:
         if strategy == "basic":
-            found.append(_Painted("basic", None, "keep", "kept"))
+            found.append(_Painted("basic", None, None, "keep", "kept"))
         elif strategy == "filter":
             nearer = {"by": f"shot_margin_{each.margin}", "threshold": config.margin, "or_equal": True}
             rule = (*nearer.items(), ("also", f"clip_confidence > {chance}"))
-            found.append(_Painted("real filter", None, each.step("keep-filter"), f"kept_filter_{each.margin}", rule))
+            column = f"kept_filter_{each.margin}"
+            found.append(_Painted("filter", None, None, each.step("keep-filter"), column, rule))
         else:
             for place, level in enumerate(levels):
                 mark = f"-{place}" * (place > 0)
                 rule = () if config.guided_filter else (("threshold", 0.0),)
                 found.append(
                     _Painted(
-                        "guided" if level is None else f"guided at {level:g}",
-                        FromShots(each.taken, each.shots, level),
+                        "guided",
+                        level,
+                        FromShots(each.taken, each.shots, level, config.guided_steps),
                         each.step("keep-guided") + mark,
                         f"kept_guided_{each.margin}{mark.replace('-', '_')}",
                         rule,
@@ -278,17 +301,48 @@ def _painted(each: _Round, config: FewShotConfig, about: Task) -> list[_Painted]
 
 
 def _learnt(
-    own: Any, cache: Any, orders: tuple[Order, ...], painted: list[_Painted], blocks: Mapping[FromShots | None, str]
-) -> list[tuple[str, Any, tuple[str, ...]]]:
-    """What is learnt from one number of shots and seed: its name, the stage, and the steps that it reads besides the shots."""
-    found: list[tuple[str, Any, tuple[str, ...]]] = []
+    each: _Round,
+    own: Any,
+    cache: Any,
+    orders: tuple[Order, ...],
+    painted: list[_Painted],
+    blocks: Mapping[FromShots | None, str],
+) -> list[tuple[Arm, Any, tuple[str, ...]]]:
+    """What is learnt from one number of shots and seed: the arm, the stage, and the steps that it reads besides the shots."""
+    found: list[tuple[Arm, Any, tuple[str, ...]]] = []
     for order in orders:
         for one in painted:
             candidates = f"status = 'ok' and {blocks[one.start]}"
             stage = replace(own, on=ORDERS[order], where=one.column, candidates=candidates)
-            found.append((f"{ORDERS[order]}, {one.called}", stage, (one.keep,)))
+            found.append((_arm(each.shots, one.strategy, order, one.level), stage, (one.keep,)))
     # A page compares the first two arms class by class: with painted images, and without.
-    return [found[0], ("shots alone", own, ()), *found[1:], ("cache model", cache, ())]
+    alone, cached = _arm(each.shots, "shots-alone"), _arm(each.shots, "cache-model")
+    return [found[0], (alone, own, ()), *found[1:], (cached, cache, ())]
+
+
+def _arm(
+    shots: int,
+    strategy: Strategy | Literal["shots-alone", "cache-model"],
+    order: Order | None = None,
+    level: float | None = None,
+) -> Arm:
+    """What is learnt from so many shots: with painted images of a strategy in an order, or without."""
+    factors: dict[str, Factor] = {"shots": shots, "strategy": strategy}
+    factors |= {"order": order} if order else {}
+    factors |= {"level": level} if level is not None else {}
+    at = "" if level is None else f" at {level:g}"
+    label = f"{f'{ORDERS[order]}, ' if order else ''}{STRATEGIES[strategy]}{at}, {shots} shot{'s' * (shots > 1)}"
+    return Arm(arm_id(shots, strategy, order, level), label, factors=factors)
+
+
+def arm_id(shots: int, strategy: str, order: str | None = None, level: float | None = None) -> str:
+    """The id of what is learnt from so many shots, which is also how its step is called, but for the seed."""
+    at = () if level is None else ("at", f"{level:g}")
+    return "-".join((*((order,) if order else ()), strategy, *at, str(shots)))
+
+
+def _steps(arms: Sequence[Arm]) -> tuple[str, ...]:
+    return tuple(arm.step for arm in arms if arm.step)
 
 
 def _test_photos(shots_from: str) -> str | None:
@@ -315,6 +369,8 @@ def _refuse_slips(config: FewShotConfig) -> None:
         raise InputError(f"--num-shots {min(config.num_shots)}: at least 1; the zero-shot arm is always there")
     if config.levels != "by-shots" and "guided" not in config.strategies:
         raise InputError("--levels are noise levels of guided images; add guided to --strategies")
+    if isinstance(config.guided_steps, int) and "guided" not in config.strategies:
+        raise InputError("--guided-steps are those of guided images; add guided to --strategies")
     if config.shots_from is None:
         raise InputError("name the photos that shots are taken of: --shots-from FOLDER")
     if config.select.most is None:

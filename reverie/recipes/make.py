@@ -1,4 +1,4 @@
-"""Captions and images in bulk, with scores and a selection beside them: everything up to the store.
+"""Captions and images in bulk, with scores and a selection, for use outside of reverie or in another run.
 
     reverie make --captions captions.txt --painter stable-diffusion-v1-5/stable-diffusion-v1-5 --clip openai/clip-vit-base-patch32
 
@@ -8,6 +8,7 @@ Stop it at any time and run the same command again; give an array of jobs --part
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -15,6 +16,7 @@ import tyro
 from reverie.recipes.options import KEPT, KEPT_TOKENS, CaptionSource, Painting, clip_default, clip_for
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
+from reverie.stage import UnitStage
 
 TOKEN_PAINTING = Painting("builtin:token-painter", guidance=3.0, sampler_steps=8)
 
@@ -28,12 +30,15 @@ class MakeConfig:
     # pixels, or tokens: ids of a codebook by an aMUSEd pipeline, 512 bytes for an image of 256 ids
     as_: Annotated[Literal["pixels", "tokens"], tyro.conf.arg(name="as")] = "pixels"
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
+    # captioner that says what every image shows, in the column caption_short beside its text: a run of syntic, or its weights; none
+    # when absent
+    captioner: Path | None = None
     # search for images that repeat another one, to leave them out; there is no column duplicate_of without it
     duplicates: bool = True
     # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
     keep: str = KEPT[True]
     unit_size: int = 100  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: MakeConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter; nothing is kept by what was not looked for; tokens by their painter."""
@@ -58,17 +63,24 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
     from reverie.filters.duplicates import Duplicates, ImageHash
     from reverie.filters.keep import Keep, check_rule
     from reverie.filters.tokens import Decoded, TokenHash
+    from reverie.recaption.describe import Describe
 
     first = config.text.stage()
     clip = clip_for(config.paint.painter, config.clip)
     tokens = config.as_ == "tokens"
-    # Ids that are all one are dropped by who paints them, and equal ids are equal pictures: only CLIP has to see any.
+
+    def seen(stage: UnitStage) -> UnitStage:
+        """A filter that looks at pictures, for what is painted."""
+        return Decoded(stage, config.paint.painter) if tokens else stage
+
+    # Ids that are all one are dropped by who paints them, and equal ids are equal pictures: neither needs to be seen.
     columns = [] if tokens else [Step("blank", Blank(), inputs=("paint",))]
     if config.duplicates:
         columns.append(Step("hash", TokenHash() if tokens else ImageHash(), inputs=("paint",)))
     if clip:
-        score = Decoded(ClipScore(clip), config.paint.painter) if tokens else ClipScore(clip)
-        columns.insert(0, Step("clip_score", score, inputs=("paint",)))
+        columns.insert(0, Step("clip_score", seen(ClipScore(clip)), inputs=("paint",)))
+    if config.captioner:
+        columns.append(Step("describe", seen(Describe(config.captioner)), inputs=("paint",)))
     compared = [Step("duplicates", Duplicates(near=not tokens), inputs=("hash",))] if config.duplicates else []
     check_rule(config.keep, *(step.stage for step in (*compared, *columns)))
     return Plan(

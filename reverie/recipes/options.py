@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from reverie.images.real_guidance import FromShots
     from reverie.images.tokens import PaintTokens
     from reverie.learn.classifier_tuning import ClassifierTuning
+    from reverie.stage import Job, UnitStage
 
 Scale = Literal["tiny", "small", "paper"]
 SmallScale = Literal["tiny", "small"]
@@ -34,6 +35,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 BUILTIN = "builtin:"
 SMALL_WORLD = "smallworld:"
 PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+PUBLIC_DETECTOR = "PekingU/rtdetr_r50vd"  # all of it is in transformers; DETR's own checkpoints want timm
 TEMPLATES = (
     "a photo of a {class}",
     "a picture of a {class}",
@@ -57,8 +59,13 @@ KEPT = {  # what is kept unless told, by whether duplicates were looked for
 class CaptionFile:
     """Captions that are there already."""
 
-    captions: Path | None = None  # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet
-    text_column: str | None = None  # column of captions in the caption file; usual names are tried when absent
+    # file of captions (text, CSV, TSV, JSONL, COCO JSON or parquet), or the folder of a finished run or an import
+    captions: Path | None = None
+    # column of captions in the caption file, or beside the images of a run; usual names are tried when absent, and of a run its
+    # own captions
+    text_column: str | None = None
+    # rows of a run or an import that captions are taken of, in SQL over its columns, such as kept; all that are ok when absent
+    captions_where: str | None = None
     limit: int | None = None  # number of usable captions to take, the first ones; all when absent
 
     def stage(self, label_column: str | None = None, split: str | None = None) -> ReadCorpus | None:
@@ -67,9 +74,11 @@ class CaptionFile:
 
         if self.captions:
             return ReadCorpus(
-                self.captions, text_column=self.text_column, label_column=label_column, split=split, limit=self.limit
-            )
+                self.captions, text_column=self.text_column, label_column=label_column, split=split, limit=self.limit,
+                where=self.captions_where,
+            )  # fmt: skip
         flags = {"--text-column": self.text_column, "--label-column": label_column, "--captions-split": split}
+        flags |= {"--captions-where": self.captions_where}
         if given := [flag for flag, value in (flags | {"--limit": self.limit}).items() if value is not None]:
             raise InputError(f"{' and '.join(given)} belong{'s' * (len(given) == 1)} to a file of --captions")
         return None
@@ -85,11 +94,11 @@ class ClassCaptions:
     templates: Path | None = None  # file of sentences with {class} in them, one a line, to write captions with
     # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
     words: str | None = None
-    synonyms: Path | None = None  # JSON file of class name to words that name the class too, for --words
-    # phrase around a sentence of --words, with {caption} in it; the sentence alone when absent
+    synonyms: Path | None = None  # JSON file that gives for a class name the words that name the class too, for --words
+    # phrase that each sentence written from a class name is put into, with {caption} in it; the sentence alone when absent
     around: str | None = None
-    # file of what the writer is asked: a text with {class} in it, or JSON with prompt, glosses and examples; what suits the
-    # kind of model when absent
+    # file with the prompt for the writer: a text with {class} in it, or JSON with prompt, glosses and examples; one
+    # that suits the kind of model when absent
     prompt: Path | None = None
     temperature: float = 1.0  # temperature of the writer's sampling; 0 takes the likeliest words
     max_words: int = 60  # longest caption of the writer, in words
@@ -112,13 +121,17 @@ class ClassCaptions:
         classes: tuple[str, ...] | Path | None = None,
         synonyms: Mapping[str, tuple[str, ...]] | None = None,
         around: str | None = None,
+        templates: tuple[str, ...] = TEMPLATES,
+        repeat: bool = False,
     ) -> FillTemplates | WordToSentence | AskWriter:
         """The stage that writes them: a model where one is named, else templates, or the builtin writer for the small world.
 
         Args:
             classes: names or a file of them, in place of ``classes``.
             synonyms: for sentences of ``words``, where no file of them is named.
-            around: likewise.
+            around: for sentences of a model or a file, where none is given.
+            templates: in place of a file, where no model is named either.
+            repeat: use templates again where they are fewer than the captions wanted.
         """
         from reverie.captions.llm import AskWriter
         from reverie.captions.templates import FillTemplates
@@ -129,8 +142,8 @@ class ClassCaptions:
         named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
         if len(given := [flag for flag, value in named if value]) > 1:
             raise InputError(f"give {' or '.join(given)}, not both")
-        if not self.words and (self.synonyms or self.around):
-            raise InputError("--synonyms and --around belong to the sentences of --words")
+        if self.synonyms and not self.words:
+            raise InputError("--synonyms belong to the sentences of --words")
         if self.words == "builtin:words" and own and (others := set(read_classes(own)) - set(class_names())):
             raise InputError(
                 f"builtin:words knows the classes of the small world only, not {sorted(others)[0]!r}; name a public "
@@ -139,16 +152,27 @@ class ClassCaptions:
         if self.words or self.templates or (own and not self.writer):
             self.refuse_asked()
         stage: FillTemplates | WordToSentence | AskWriter
+        context = self.around or around or CAPTION
         if self.words:
-            also = self.synonyms or synonyms
-            stage = WordToSentence(own or class_names(), per_class, self.words, also, self.around or around or CAPTION)
-        elif self.templates or (own and not self.writer):
-            stage = FillTemplates(own or class_names(), self.templates or TEMPLATES, per_class)
+            stage = WordToSentence(own or class_names(), per_class, self.words, self.synonyms or synonyms, context)
+        elif self.templates:
+            stage = FillTemplates(own or class_names(), self.templates, per_class, repeat, context)
+        elif own and not self.writer:
+            stage = FillTemplates(own, templates, per_class, repeat, self.around or CAPTION)
         else:
-            stage = AskWriter(self.writer or "builtin:writer", own or class_names(), per_class, **self.asked)
+            writer = self.writer or "builtin:writer"
+            stage = AskWriter(writer, own or class_names(), per_class, context=context, **self.asked)
         if stage.count < 1:  # reads the files: what is wrong with them is said before any work
             raise InputError(f"{own} gives no captions")
         return stage
+
+    def refuse_few(self, scale: Scale) -> None:
+        """Raises InputError at ``paper``, where nobody says what writes hundreds of captions of a class."""
+        if scale == "paper" and not (self.words or self.writer or self.templates):
+            raise InputError(
+                "--scale paper paints each class from hundreds of captions: name a model that writes them, with --words or "
+                "--writer, or a file of sentences, with --templates"
+            )
 
 
 @dataclass(frozen=True)
@@ -169,7 +193,7 @@ class CaptionSource:
         if stage is None:
             return own.stage(self.per_class)
         if own.synonyms or own.around:
-            raise InputError("--synonyms and --around belong to the sentences of --words")
+            raise InputError("--synonyms and --around belong to captions that are written from class names")
         own.refuse_asked()
         if stage.count < 1:
             raise InputError(f"{self.file.captions} gives no captions")
@@ -184,7 +208,7 @@ class Painting:
     painter: str = "builtin:painter"
     per_caption: int = 4  # images painted of each caption (l)
     guidance: float = 2.0  # classifier-free guidance w in eps_u + w (eps_c - eps_u); 1 = none
-    sampler_steps: int = 10  # denoising steps of an image; images begun at a photo take a part of them
+    sampler_steps: int = 10  # denoising steps of an image from noise
     scheduler: str | None = "ddim"  # sampler: ddim, dpm-solver++, euler, ...; the painter's own when absent
     paint_px: int | None = None  # side of painted images in pixels; what the painter was made for when absent
     store_px: int | None = None  # side of stored images in pixels; as painted when absent
@@ -242,10 +266,10 @@ class ClassifierCaptions(ClassCaptions):
     """Class names, how a task says them, and the captions that are written from them."""
 
     per_class: int = 8  # captions for each class, where they are written from class names
-    # sentence that the task says a class in, {class} or else its end for the name; the templates of --domain, or "a
-    # photo of a {class}.", when absent
+    # sentence that says the class of a photo in this task, with {class} in it (added at the end where it is missing),
+    # such as "a satellite photo of {class}"; the templates of --domain, or "a photo of a {class}.", when absent
     context: str | None = None
-    # record of class names, templates, synonyms and phrase, as FILE.json:DATASET; other flags go before it
+    # record of class names, templates, synonyms and phrase, as FILE.json:DATASET; flags that say the same come first
     domain: str | None = None
 
 
@@ -257,9 +281,11 @@ class ClassifierLearning:
     teacher_temperature: float = 2.0  # temperature of the teacher's soft targets
     # weights that weight decay pulls the classifier towards: zero as published, or its text rows
     decay_to: Literal["zero", "start"] = "zero"
-    hard_pseudo_labels: bool = False  # the teacher's first choice in place of its distribution
+    # the teacher's likeliest class as soft target (a hard pseudo-label), in place of its distribution
+    hard_pseudo_labels: bool = False
     label_smoothing: float = 0.0  # label smoothing of the cross-entropy, in [0, 1)
-    # side that painted images are first made small to, where photos are of low resolution; 0 = as they are
+    # side in pixels that painted images are scaled down to before they are encoded, where photos are of low
+    # resolution; 0 = full size
     shrink_px: int = 0
     epochs: int = 30  # passes over the examples of training
     tune_batch: int = 64  # painted images in a step of tuning a classifier
@@ -283,14 +309,25 @@ class Selection:
     """Which painted images of a class are kept, by an encoder's confidence."""
 
     # confidence that an image must exceed to pass; chance = 1 / number of classes
-    above: float | Literal["chance"] = "chance"
+    threshold: float | Literal["chance"] = "chance"
     most: int | None = None  # images kept of each class (K); all that pass when absent
-    choose: Literal["random", "top"] = "random"  # which K of more images that pass
+    # which K images of a class are kept where more pass: any at random, or those of the highest confidence
+    choose: Literal["random", "top"] = "random"
 
     @property
-    def threshold(self) -> float | None:
-        """As stages say it: None is chance."""
-        return None if self.above == "chance" else self.above
+    def confidence(self) -> float | None:
+        """The threshold as stages say it: None is chance."""
+        return None if self.threshold == "chance" else self.threshold
+
+    def fate(self, made: int, fill: bool = True) -> str:
+        """How many of so many images of a class the choice can drop, in words."""
+        if self.most is None:
+            return f"the filter drops those that are no surer than {self.threshold}"
+        if not fill:
+            return f"the filter keeps {min(made, self.most):,} of them at most and can drop all"
+        if made <= self.most:
+            return f"the filter can drop none of them, as --most keeps {self.most:,} of each class"
+        return f"the filter keeps {self.most:,} and drops {made - self.most:,}"
 
 
 @dataclass(frozen=True)
@@ -300,7 +337,7 @@ class Network:
     # resnet-tiny, resnet-50, vit-tiny, vit-s16, vit-b16, or a transformers vision model by name
     backbone: str = "resnet-tiny"
     view_px: int = 32  # side of a training view in pixels
-    image_px: int = 64  # side in pixels that images and photos are brought to before views are cut
+    image_px: int = 64  # side in pixels that images and photos are resized to before views are cropped from them
     train_steps: int = 200  # optimiser steps of training, the same in every arm
     lr: float = 1e-3  # peak learning rate
     warmup: float = 0.1  # share of the training steps in which the learning rate rises
@@ -312,6 +349,44 @@ class Network:
             raise InputError(
                 f"views of --view-px {self.view_px} cannot be cut from images of --image-px {self.image_px}"
             )
+
+
+@dataclass(frozen=True)
+class MaskedDecoder:
+    """What draws the patches that MAE hides, and is not kept."""
+
+    decoder_width: int = 64  # width of MAE's decoder
+    decoder_layers: int = 2  # layers of MAE's decoder
+    decoder_heads: int = 4  # attention heads of MAE's decoder
+
+
+def usable_of(images: Path) -> str:
+    """Which images of another run are used: those that it kept, if it chose. Raises InputError if it is not there."""
+    from reverie.store import tables
+
+    path = images / "pairs.lance"
+    if not path.exists():
+        raise InputError(f"{images} holds no pairs.lance; give the folder of a run that painted images")
+    return "kept" if "kept" in tables.column_names(path) else "status = 'ok'"
+
+
+def captions_of(source: UnitStage | Job, num_classes: int) -> int:
+    """Captions of each class that a source gives."""
+    return int(getattr(source, "count", 0)) // num_classes
+
+
+def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str:
+    """What is painted of each class, in words. A few templates for all images are what the paper calls basic."""
+    from reverie.captions.templates import FillTemplates
+
+    each = captions_of(captions, num_classes)
+    images = each * per_caption
+    wrote = f"{each:,} caption{'s' * (each != 1)} of each, {per_caption:,} image{'s' * (per_caption != 1)} of a caption"
+    if isinstance(captions, FillTemplates) and captions.num_templates < captions.per_class:
+        few = captions.num_templates
+        about = "about " * (each % few > 0)
+        wrote = f"basic, {few:,} template{'s' * (few > 1)} of each, {about}{images / few:,.0f} images of a template"
+    return f"{images:,} image{'s' * (images != 1)} of each of {num_classes:,} classes ({wrote})"
 
 
 def refuse_twins(flag: str, values: Sequence[object]) -> None:

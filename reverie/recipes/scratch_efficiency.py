@@ -1,4 +1,4 @@
-"""What painted images are worth in real photos: a small network trained from scratch on so many of either, and on both.
+"""How many real photos painted images are worth: a small network trained from scratch on different numbers of either, and on both.
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574, table 4
 
@@ -13,24 +13,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reverie.arms import Arm
 from reverie.captions.classes import read_classes
-from reverie.errors import InputError, ReverieError
+from reverie.errors import InputError
 from reverie.ranges import check_at_least
-from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, clip_for
+from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, amount, clip_for, usable_of
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
-
-if TYPE_CHECKING:
-    from reverie.evaluate.fine_tuning import Arm
 
 
 @dataclass(frozen=True)
 class ScratchConfig:
     """Settings of networks from scratch on painted images and on photos."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
     paint: Painting = Painting(per_caption=2)
@@ -46,22 +44,20 @@ class ScratchConfig:
     real_share: float = 0.5
     net: Network = Network(train_steps=150, lr=3e-3)
     batch_size: int = 64  # examples in a step of training
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
-        """The small world's photos are of its own classes; as many images of each caption as the largest arm needs."""
-        return self._amounts(usual.paint.per_caption) | {"eval_data": None if self.text.classes else usual.eval_data}
+        """The small world's photos are of its own classes; as many captions as the largest arm needs."""
+        return {"per_class": self._per_class()} | {"eval_data": None if self.text.classes else usual.eval_data}
 
-    def _amounts(self, usual: int) -> dict[str, Any]:
-        """Captions of each class, and images of each: more than usual where templates make too few. Slips are told later."""
+    def _per_class(self) -> int:
+        """Captions of each class. Slips are told later."""
         try:
-            per_class = -(-self.most // self.paint.per_caption)
-            first = self.text.stage(per_class, self.names if self.text.classes else None)
-        except (ReverieError, ArithmeticError, ValueError):
-            return {"per_class": self.per_class, "per_caption": usual}
-        return {"per_class": per_class, "per_caption": -(-self.most * len(self.names) // first.count)}
+            return -(-self.most // self.paint.per_caption)
+        except (ArithmeticError, ValueError):
+            return self.per_class
 
     @property
     def most(self) -> int:
@@ -120,16 +116,22 @@ SCALES = {
 
 def arms(config: ScratchConfig = TINY) -> tuple[Arm, ...]:
     """What is trained beside what, with every seed."""
-    from reverie.evaluate.fine_tuning import Arm
-
     found: list[Arm] = []
     real, mixed = sorted({*config.real_per_class, *config.mixed_per_class}), sorted(config.mixed_per_class)
     most = config.most
     for number in config.seeds:
-        found += [Arm(f"{n} painted a class", number, real=0, painted=n) for n in sorted(config.painted_per_class)]
-        found += [Arm(f"{n} real a class", number, real=n) for n in real]
-        found += [Arm(f"{n} real and {most} painted a class", number, real=n, painted=most) for n in mixed]
+        found += [_arm(number, painted=n) for n in sorted(config.painted_per_class)]
+        found += [_arm(number, real=n) for n in real]
+        found += [_arm(number, real=n, painted=most) for n in mixed]
     return tuple(found)
+
+
+def _arm(seed: int, *, real: int = 0, painted: int = 0) -> Arm:
+    """Training on so many images of each class."""
+    amounts = {"real": real, "painted": painted}
+    some = {kind: number for kind, number in amounts.items() if number}
+    label = f"{' and '.join(f'{number} {kind}' for kind, number in some.items())} a class"
+    return Arm("-".join(f"{kind}-{number}" for kind, number in some.items()), label, seed, factors=amounts)
 
 
 def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | None = None) -> Plan:
@@ -147,6 +149,10 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
 
     config.check()
     making = _making(config) if config.images_from is None else []
+    notes: tuple[str, ...] = ()
+    if making:
+        said = amount(making[0].stage, len(config.names), config.paint.per_caption)
+        notes = (f"{said}; only blank ones are dropped",)
     net = config.net
     assert config.eval_data is not None
     training = FineTune(
@@ -154,7 +160,7 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
         config.eval_data,
         painted=config.images_from,
         classes=config.names,
-        where=_usable(config.images_from) if config.images_from else "kept",
+        where=usable_of(config.images_from) if config.images_from else "kept",
         backbone=net.backbone,
         image_size=net.view_px,
         size_px=net.image_px,
@@ -175,6 +181,7 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
             Step("worth", RealImageEquivalent("scratch"), inputs=("scratch",)),
             Step("page", WritePage(), inputs=("worth",)),
         ),
+        notes=notes,
     )
 
 
@@ -185,7 +192,7 @@ def _making(config: ScratchConfig) -> list[Step]:
 
     clip_for(config.paint.painter, None)
     copies, most, names = config.paint.per_caption, config.most, config.names
-    first = config.text.stage(config.per_class, names if config.text.classes else None)
+    first = config.text.stage(config.per_class, names if config.text.classes else None, repeat=True)
     if first.count * copies < most * len(names):
         raise InputError(
             f"{first.count} captions of --per-caption {copies} make fewer than {most} images of each of {len(names)} classes"
@@ -196,13 +203,3 @@ def _making(config: ScratchConfig) -> list[Step]:
         Step("blank", Blank(), inputs=("paint",)),
         Step("keep", Keep("status = 'ok' and blank = false"), inputs=("paint", "blank")),
     ]
-
-
-def _usable(images: Path) -> str:
-    """Which images of another run are used: those that it kept, if it chose. Raises InputError if it is not there."""
-    from reverie.store import tables
-
-    path = images / "pairs.lance"
-    if not path.exists():
-        raise InputError(f"{images} holds no pairs.lance; give the folder of a run that painted images")
-    return "kept" if "kept" in tables.column_names(path) else "status = 'ok'"

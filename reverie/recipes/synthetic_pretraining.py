@@ -16,22 +16,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.arms import Arm, Factor, untrained
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError, ReverieError
 from reverie.recipes.options import (
     PUBLIC_PAINTER,
     ClassCaptions,
+    MaskedDecoder,
     Network,
     Painting,
     Precision,
     Scale,
+    amount,
     clip_for,
 )
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
 if TYPE_CHECKING:
-    from reverie.evaluate.fine_tuning import Arm, FineTune
+    from reverie.evaluate.fine_tuning import FineTune
     from reverie.learn.mae import MAE
     from reverie.learn.mocov2 import MoCoV2
     from reverie.learn.supervised import Supervised
@@ -45,13 +48,10 @@ SAID: Mapping[Method, str] = {"supervised": "supervised", "mocov2": "MoCo v2", "
 class Learners:
     """What the methods of pre-training have of their own."""
 
-    min_area: float = 0.8  # least share of an image that a view for supervised learning shows, in [0, 1]
+    min_area: float = 0.8  # smallest share of an image that a view for supervised learning shows, in [0, 1]
     queue: int = 512  # keys in the queue of MoCo v2
     momentum: float = 0.99  # momentum of MoCo v2's key encoder
-    batchnorm_groups: int = 4  # parts of a batch with BatchNorm statistics of their own, for MoCo v2
-    decoder_width: int = 64  # width of MAE's decoder
-    decoder_layers: int = 2  # layers of MAE's decoder
-    decoder_heads: int = 4  # attention heads of MAE's decoder
+    batchnorm_groups: int = 4  # number of parts of a batch that have BatchNorm statistics of their own, for MoCo v2
 
 
 @dataclass(frozen=True)
@@ -69,46 +69,44 @@ class Transfer:
 class PretrainingConfig:
     """Settings of pre-training on painted images."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     text: ClassCaptions = ClassCaptions()
     per_class: int = 5  # captions for each class, where they are written from class names
-    # file of further names, none of them among the classes: as many images, of a wider label space
+    # file of class names beside those of --classes, for as many images of more classes
     more_classes: Path | None = None
     paint: Painting = Painting(per_caption=2)
     num_images: int = 640  # images to paint, of all classes together
     # methods of pre-training on the same images: by labels, or without them by mocov2 and mae
     methods: tuple[Method, ...] = ("supervised",)
     net: Network = Network(train_steps=300, lr=3e-3)
-    # folder or Hub id of weights of this backbone to begin from, which are also fine-tuned alone
+    # folder or Hub id of weights to begin from; of this backbone, and fine-tuned as they are as well, as one more arm
     start: str | None = None
     batch_size: int = 64  # examples in a step of training
     precision: Precision = "fp32"  # number format of training
     learners: Learners = Learners()
+    decoder: MaskedDecoder = MaskedDecoder()
     # store of real photos, made by reverie import, to train on as many of as there are painted images
     real_store: Path | None = None
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
     # absent
     eval_data: str | None = "smallworld:street:640:640"
     transfer: Transfer = Transfer()
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: PretrainingConfig) -> dict[str, Any]:
-        """The small world's photos are of its own classes; where captions are few, more images are painted of each."""
+        """The small world's photos are of its own classes; as many captions as the images need."""
         own = self.text.classes or self.more_classes
-        return self._amounts(usual.paint.per_caption) | {"eval_data": None if own else usual.eval_data}
+        return {"per_class": self._per_class(), "eval_data": None if own else usual.eval_data}
 
-    def _amounts(self, usual: int) -> dict[str, Any]:
-        """Captions of each class, and images of each: more than usual where templates make too few. Slips are told later."""
+    def _per_class(self) -> int:
+        """Captions of each class. Slips are told later."""
         try:
             names = names_of(self) or read_classes(_class_names())
-            per_class = -(-self.num_images // (len(names) * self.paint.per_caption))
-            there = self.text.stage(per_class, names_of(self)).count
+            return -(-self.num_images // (len(names) * self.paint.per_caption))
         except (ReverieError, ZeroDivisionError):
-            return {"per_class": self.per_class, "per_caption": usual}
-        few = there * usual < self.num_images
-        return {"per_class": per_class, "per_caption": -(-self.num_images // there) if few else usual}
+            return self.per_class
 
     def check(self) -> None:
         """Raises InputError for settings that do not go together."""
@@ -116,6 +114,7 @@ class PretrainingConfig:
             raise InputError(
                 "--scale paper needs --classes FILE, and --eval-data FOLDER with train and test to fine-tune on"
             )
+        self.text.refuse_few(self.scale)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise InputError("--methods wants one or several of supervised, mocov2 and mae, none of them twice")
         if min(self.num_images, self.paint.per_caption, self.batch_size) < 1 or not self.seeds:
@@ -156,7 +155,8 @@ SCALES = {
         ),
         net=Network("resnet-50", 224, 256, train_steps=117_000, warmup=0.05),
         batch_size=1024,
-        learners=Learners(0.08, 65_536, 0.999, 8, 512, 8, 16),
+        learners=Learners(0.08, 65_536, 0.999, 8),
+        decoder=MaskedDecoder(512, 8, 16),
         eval_data=None,
         transfer=Transfer(transfer_steps=20_000, transfer_batch=256, transfer_lr=3e-4),
         unit_size=100,
@@ -164,8 +164,8 @@ SCALES = {
 }
 
 
-def arms(config: PretrainingConfig = TINY) -> dict[str, Train]:
-    """What is pre-trained beside what, by name, under the first seed."""
+def arms(config: PretrainingConfig = TINY) -> dict[Arm, Train]:
+    """What is pre-trained beside what, under the first seed."""
     from reverie.learn.fit import Fit
     from reverie.learn.train import Train
 
@@ -179,7 +179,7 @@ def arms(config: PretrainingConfig = TINY) -> dict[str, Train]:
         precision=config.precision,
     )
     names = names_of(config) or read_classes(_class_names())
-    found: dict[str, Train] = {}
+    found: dict[Arm, Train] = {}
     for method in config.methods:
         painted = Train(
             learner(method, names, config),
@@ -190,18 +190,25 @@ def arms(config: PretrainingConfig = TINY) -> dict[str, Train]:
             group="image",
             limit=config.num_images,
         )
-        found[f"{SAID[method]} on painted images"] = painted
+        of_method = {"method": method}
+        arm = Arm(
+            f"{method}-on-painted-images",
+            f"{SAID[method]} on painted images",
+            factors=of_method | {"images": "painted"},
+        )
+        found[arm] = painted
         if config.real_store:
             usable = "status = 'ok' and image is not null" + " and label is not null" * (method == "supervised")
             labelled = method == "supervised"
             on_photos = learner(method, _labels(config.real_store), config) if labelled else painted.learner
-            found[f"{SAID[method]} on real photos"] = replace(
-                painted, learner=on_photos, store=config.real_store, where=usable
+            real = Arm(
+                f"{method}-on-real-photos", f"{SAID[method]} on real photos", factors=of_method | {"images": "real"}
             )
+            found[real] = replace(painted, learner=on_photos, store=config.real_store, where=usable)
     return found
 
 
-def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, Train] | None = None) -> Plan:
+def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[Arm, Train] | None = None) -> Plan:
     """Class names -> captions -> images -> a pre-trained backbone -> fine-tuning on photos, beside an untrained one -> a page.
 
     Example: reverie run synthetic_pretraining --methods supervised mocov2 --out runs/pretraining
@@ -209,26 +216,28 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, 
     Args:
         arms_: what is pre-trained, in place of ``arms(config)``.
     """
-    from reverie.evaluate.fine_tuning import Arm
     from reverie.report.page import WritePage
 
     made = painted(config)
-    arms_ = arms(config) if arms_ is None else arms_
+    names = names_of(config) or read_classes(_class_names())
+    note = f"{amount(made[0].stage, len(names), config.paint.per_caption)}; only blank ones are dropped"
     training = {
-        f"{slug(name)}-{number}": (Step(f"{slug(name)}-{number}", replace(train, seed=number), inputs=("keep",)), name)
+        arm.under(number): Step(arm.under(number).key, replace(train, seed=number), inputs=("keep",))
         for number in config.seeds
-        for name, train in arms_.items()
+        for arm, train in (arms(config) if arms_ is None else arms_).items()
     }
-    steps = [*made, *(step for step, _ in training.values())]
-    last = tuple(training)
+    steps = [*made, *training.values()]
+    last = tuple(step.name for step in training.values())
     if config.eval_data:
-        how: dict[str, Any] = {"real": config.transfer.transfer_shots}
+        how: dict[str, Factor] = {"real": config.transfer.transfer_shots}
         kept = how | {"frozen_batchnorm": config.transfer.frozen_batchnorm}
-        tuned = [Arm(name, step.stage.seed, step.name, **kept) for step, name in training.values()]  # type: ignore[union-attr]
+        tuned = [replace(arm, factors={**arm.factors, **kept}) for arm in training]
         begin = _start(config)
         if begin is not None:
-            tuned += [Arm("where it began", number, model=begin, **kept) for number in config.seeds]
-        tuned += [Arm("untrained", number, **how) for number in config.seeds]
+            tuned += [
+                Arm("start", "where it began", number, factors=kept | {"start": begin}) for number in config.seeds
+            ]
+        tuned += untrained(config.seeds, how)
         steps.append(Step("transfer", transfer(config, tuple(tuned)), inputs=last))
         last = ("transfer",)
     return Plan(
@@ -237,6 +246,7 @@ def synthetic_pretraining(config: PretrainingConfig = TINY, arms_: Mapping[str, 
         unit_size=config.unit_size,
         arguments=flat(config),
         steps=(*steps, Step("page", WritePage(), inputs=last)),
+        notes=(note,),
     )
 
 
@@ -247,11 +257,11 @@ def painted(config: PretrainingConfig) -> tuple[Step, ...]:
 
     config.check()
     copies = config.paint.per_caption
-    first = config.text.stage(config.per_class, names_of(config))
+    first = config.text.stage(config.per_class, names_of(config), repeat=True)
     if first.count * copies < config.num_images:
         raise InputError(
             f"{first.count} captions of --per-caption {copies} make fewer than --num-images {config.num_images}; "
-            "give more templates, a writer, or more images a caption"
+            "give more captions of each class or more images of a caption, or leave --per-class out"
         )
     return (
         Step("captions", first),
@@ -323,14 +333,7 @@ def learner(method: Method, classes: tuple[str, ...] | Path, config: Pretraining
         return Supervised(classes, min_area=own.min_area, **shape)
     if method == "mocov2":
         return MoCoV2(queue=own.queue, momentum=own.momentum, batchnorm_groups=own.batchnorm_groups, **shape)
-    return MAE(
-        decoder_width=own.decoder_width, decoder_layers=own.decoder_layers, decoder_heads=own.decoder_heads, **shape
-    )
-
-
-def slug(name: str) -> str:
-    """Name of the step that trains an arm, without its seed."""
-    return name.lower().replace(" ", "-")
+    return MAE(**vars(config.decoder), **shape)
 
 
 def _labels(store: Path) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""A captioner from sentences alone: paint them, bring the features of the pictures to those of photos, learn to say them.
+"""A captioner from sentences alone: paint each sentence, move the features of the images towards those of photos, and learn to write the
+sentences from them.
 
     Liu, Liu and Ma, Improving Cross-modal Alignment with Synthetic Pairs for Text-only Image Captioning, AAAI 2024,
     arXiv:2312.08865
@@ -6,19 +7,21 @@
     reverie run syntic --captions sentences.txt --out runs/mine
     reverie caption runs/mine photo.jpg holidays/
 
-No code was published with the paper. What it does not say is set as in the released code of its relatives or by us; see
-docs/recipes/syntic.md for which is which.
+No code was published with the paper. Settings that it does not give are those of the released code of related methods, or our own;
+docs/recipes/syntic.md says which is which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.arms import Arm
 from reverie.errors import InputError
-from reverie.recipes.options import BUILTIN, PUBLIC_PAINTER, CaptionFile, Painting, Scale, clip_for
+from reverie.recipes.options import BUILTIN, PUBLIC_DETECTOR, PUBLIC_PAINTER, CaptionFile, Painting, Scale, clip_for
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -26,13 +29,14 @@ if TYPE_CHECKING:
     from reverie.captions.corpus import ReadCorpus
     from reverie.captions.scenes import FromScenes
     from reverie.evaluate.alignment import MeasureAlignment
-    from reverie.evaluate.captioning import Asked, MeasureCaptions
+    from reverie.evaluate.captioning import MeasureCaptions
     from reverie.learn.refine import Refine
     from reverie.learn.syntic import DecoderInputConfig
     from reverie.learn.train_captioner import TrainCaptioner
 
 MAIN = "captioner"  # the arm that reverie caption asks: SynTIC with the first seed
 Rival = Literal["capdec", "close", "decap", "viecap"]
+RIVALS: Mapping[Rival, str] = {"capdec": "CapDec", "close": "CLOSE", "decap": "DeCap", "viecap": "ViECap"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Tags:
     # object detector that finds the tags: builtin:detector, a folder, a Hub id, or none
     detector: str = "builtin:detector"
     tag_threshold: float = 0.7  # score that a thing must have to become a tag, in [0, 1]
-    max_tags: int = 10  # different tags of an image
+    max_tags: int = 10  # largest number of different tags of an image
 
     @property
     def finder(self) -> str | None:
@@ -58,11 +62,18 @@ class Refinement:
     refine_lr: float = 1e-3  # learning rate of the refinement
     # mean cosine of images to their sentences at which refinement stops; none when absent
     refine_target: float | None = None
-    # end of the refinement where images come as close to their sentences as sentences are to each other
+    # early stop of the refinement, once images are as close to their sentences as sentences are to each other, or are projected on
+    # hardly anything else than their own
     refine_guard: bool = True
+    # weight of its own sentence in the projection of a painted image, at which the guard ends the refinement, in (0, 1]
+    refine_max_own: float = 0.9
 
-    def stage(self, temperature: float, seed: int) -> Refine:
-        """The refinement."""
+    def stage(self, temperature: float, seed: int, hides_own: bool = False) -> Refine:
+        """The refinement.
+
+        Args:
+            hides_own: the projection never sees an image's own sentence.
+        """
         from reverie.learn.refine import Refine
 
         return Refine(
@@ -71,6 +82,7 @@ class Refinement:
             temperature=temperature,
             target=self.refine_target,
             guard=self.refine_guard,
+            max_own=1.0 if hides_own else self.refine_max_own,
             seed=seed,
         )
 
@@ -81,9 +93,21 @@ class Projection:
 
     projection_temperature: float = 0.01  # temperature of the projection
     top_k: int = 0  # support sentences that a projection uses; 0 = all
-    # what is hidden from a painted image that is projected: nothing, its own sentence, or all of the same photo
+    # what is left out of the support set when a painted image is projected: nothing, its own caption, or all captions
+    # of its photo
     exclude_self: Literal["none", "caption", "same_image_group"] = "none"
     max_support: int = 0  # sentences in the support set, drawn at random; 0 = all
+
+
+@dataclass(frozen=True)
+class OtherSupport:
+    """Other sentences in whose terms photos are said."""
+
+    # sentences of another domain: photos are said in their terms as well, by the same captioners, and measured; files of captions, runs,
+    # or support sets
+    support: tuple[Path, ...] = ()
+    # split of these files, where they have several, as a Karpathy file has; its train also means restval
+    support_split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +116,7 @@ class Decoder:
 
     width: int = 128  # width of a decoder
     layers: int = 2  # layers of a decoder
-    max_tokens: int = 30  # tokens of a sentence at most, the end token included
+    max_tokens: int = 30  # largest number of tokens of a sentence, the end token included
     tag_heads: int = 4  # attention heads for the tags
     label_smoothing: float = 0.1  # label smoothing of the cross-entropy, in [0, 1)
     batch_size: int = 32  # examples in a step of training
@@ -105,33 +129,34 @@ class Decoder:
 class SynticConfig:
     """Settings of a captioner from sentences alone."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     file: CaptionFile = CaptionFile()
-    # split of the caption file, where it has several, as a Karpathy file has; its train also means restval
+    # split to learn from where the caption file has several, as a Karpathy file has; train includes restval
     captions_split: str | None = None
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     paint: Painting = Painting(per_caption=1)
     clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also compares sentences
     tags: Tags = Tags()
-    keep_images: bool = True  # painted images kept, and not their features alone
+    keep_images: bool = True  # painted images kept in the store beside their features
     min_score: float = -1.0  # cosine to its sentence that an image must have to be learned from, in [-1, 1]
     refine: Refinement = Refinement()
     project: Projection = Projection()
-    # one more training without each part, on painted features alone, and on text features, to see what each is worth
+    other: OtherSupport = OtherSupport()
+    # one more arm without each part of SynTIC, one on painted features alone, and one on text features
     parts: bool = True
-    rivals: tuple[Rival, ...] = ()  # other methods to train as well, on the same sentences, decoder and steps
+    rivals: tuple[Rival, ...] = ()  # other methods to train beside SynTIC, with the same sentences, decoder and steps
     decoder: Decoder = Decoder()
-    seeds: tuple[int, ...] = (0,)  # seeds of training, each of which trains all arms once
+    seeds: tuple[int, ...] = (0,)  # random seeds of training; every arm is trained once with each
     # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
     # absent
     eval_data: str | None = "smallworld:street:400"
     eval_images: Path | None = None  # folder of the photos that --eval-data names by file
     eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
-    # sentences searched at once in the second way to decode; the first takes the likeliest word each time
-    beams: int = 5
+    beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
     meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
+    spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
     unit_size: int = 64  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: SynticConfig) -> dict[str, Any]:
         """The small world's sentences and photos stand in for a person's own; public painters have a faster sampler."""
@@ -148,7 +173,7 @@ class SynticConfig:
         return "status = 'ok'" + (f" and clip_score >= {self.min_score}" if self.min_score > -1 else "")
 
     @property
-    def support(self) -> tuple[str, ...]:
+    def support_steps(self) -> tuple[str, ...]:
         """Steps that make support sets: of all sentences, and of those that features are projected on where these are fewer."""
         return ("support", "support-drawn") if self.project.max_support else ("support",)
 
@@ -196,7 +221,7 @@ SCALES = {
         sentences=0,
         paint=Painting(PUBLIC_PAINTER, per_caption=1, guidance=7.5, sampler_steps=20, scheduler="dpm-solver++"),
         clip="openai/clip-vit-base-patch32",
-        tags=Tags("facebook/detr-resnet-50"),
+        tags=Tags(PUBLIC_DETECTOR, tag_threshold=0.5),  # its scores lie lower than DETR's, see open_detector
         keep_images=False,
         decoder=Decoder(768, 4, tag_heads=8, batch_size=128, epochs=10, lr=1e-5, warmup_steps=1000),
         eval_data=None,
@@ -227,32 +252,37 @@ def learning(config: SynticConfig, shows: DecoderInputConfig) -> TrainCaptioner:
     own, tags = config.decoder, config.tags
     shape = DecoderShape(own.width, own.layers, max_tokens=own.max_tokens, tag_heads=own.tag_heads)
     return TrainCaptioner(
-        config.support[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.max_tags, shows, shape,
+        config.support_steps[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.max_tags, shows, shape,
         own.label_smoothing, own.epochs, None, own.batch_size, own.lr, own.warmup_steps, config.where, config.texts,
     )  # fmt: skip
 
 
-def arms(config: SynticConfig = TINY) -> dict[str, TrainCaptioner]:
-    """What is trained beside what, by name, under the first seed."""
+def arms(config: SynticConfig = TINY) -> dict[Arm, TrainCaptioner]:
+    """What is trained beside what, under the first seed."""
     from reverie.learn.syntic import METHODS
 
     shows = shown(config)
-    found: dict[str, DecoderInputConfig] = {"SynTIC": shows}
+    found: dict[Arm, DecoderInputConfig] = {Arm("syntic", "SynTIC", factors={"method": "syntic"}): shows}
     if config.parts:
         found |= {
-            "without refinement": replace(shows, of="painted"),
-            "without projection": replace(shows, learns_projected=False, asked_projected=False),
-            "without tags": replace(shows, tags="none"),
-            "painted features": METHODS["painted"],
-            "text features": METHODS["text"],
+            _without("refinement"): replace(shows, of="painted"),
+            _without("projection"): replace(shows, learns_projected=False, asked_projected=False),
         }
-        if config.tags.finder is None:
-            del found["without tags"]
-    found |= {name: METHODS[name] for name in config.rivals}
-    return {name: learning(config, each) for name, each in found.items()}
+        if config.tags.finder is not None:
+            found[_without("tags")] = replace(shows, tags="none")
+        found |= {
+            Arm(f"{kind}-features", f"{kind} features", factors={"method": kind}): METHODS[kind]
+            for kind in ("painted", "text")
+        }
+    found |= {Arm(name, RIVALS[name], factors={"method": name}): METHODS[name] for name in config.rivals}
+    return {arm: learning(config, each) for arm, each in found.items()}
 
 
-def syntic(config: SynticConfig = TINY, arms_: Mapping[str, TrainCaptioner] | None = None) -> Plan:
+def _without(part: str) -> Arm:
+    return Arm(f"without-{part}", f"without {part}", factors={"method": "syntic", "without": part})
+
+
+def syntic(config: SynticConfig = TINY, arms_: Mapping[Arm, TrainCaptioner] | None = None) -> Plan:
     """Sentences -> painted images -> features, refined and projected -> a captioner for photos, beside others -> a page.
 
     Example: reverie run syntic --captions sentences.txt --out runs/mine
@@ -263,12 +293,17 @@ def syntic(config: SynticConfig = TINY, arms_: Mapping[str, TrainCaptioner] | No
     from reverie.report.page import WritePage
 
     made = painted(config)
-    training, asked = trained(config, arms(config) if arms_ is None else arms_)
-    steps = [*made, *training]
-    last: tuple[str, ...] = tuple(item.weights for item in asked)
+    learned = arms(config) if arms_ is None else arms_
+    training = trained(config, learned)
+    others = other_supports(config)
+    steps = [*made, *training.values(), *others]
+    last = tuple(step.name for step in training.values())
     if config.eval_data:
-        steps.append(Step("measure", measure(config, asked), inputs=last))
-        steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support[1:])))
+        projects = {arm.id for arm, train in learned.items() if train.shows.asked_projected}
+        again = asked_with(config, others, [arm for arm in training if arm.id in projects])
+        inputs = (*last, *(step.name for step in others))
+        steps.append(Step("measure", measure(config, [*training, *again]), inputs=inputs))
+        steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support_steps[1:])))
         last = ("measure", "alignment")
     return Plan(
         recipe="syntic",
@@ -295,11 +330,11 @@ def painted(config: SynticConfig, captions: ReadCorpus | FromScenes | None = Non
     support = [Step("support", MakeSupport(config.clip), inputs=("captions",))]
     if project.max_support:
         drawn = MakeSupport(config.clip, most=project.max_support)
-        support.append(Step(config.support[-1], drawn, inputs=("captions",)))
+        support.append(Step(config.support_steps[-1], drawn, inputs=("captions",)))
     images = PaintFeatures(
         config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.max_tags, config.keep_images
     )
-    refine = config.refine.stage(project.projection_temperature, config.seed)
+    refine = config.refine.stage(project.projection_temperature, config.seed, project.exclude_self != "none")
     return (
         Step("captions", first),
         Step("paint", images, inputs=("captions",)),
@@ -341,28 +376,76 @@ def source(config: SynticConfig) -> ReadCorpus | FromScenes:
     return first
 
 
-def trained(config: SynticConfig, arms_: Mapping[str, TrainCaptioner]) -> tuple[list[Step], list[Asked]]:
-    """The steps that train these arms once with each seed, and what is then asked of them."""
-    from reverie.evaluate.captioning import Asked
-
-    of = ("paint", "support", "refine", *config.support[1:])
-    steps, asked = [], []
-    for name, train in arms_.items():
+def trained(config: SynticConfig, arms_: Mapping[Arm, TrainCaptioner]) -> dict[Arm, Step]:
+    """The steps that train these arms, each arm once with each seed."""
+    of = ("paint", "support", "refine", *config.support_steps[1:])
+    found = {}
+    for arm, train in arms_.items():
         for place, number in enumerate(config.seeds):
-            step = slug(name, number) if name != "SynTIC" or place else MAIN
-            steps.append(Step(step, replace(train, seed=number), inputs=of))
-            asked.append(Asked(name, step, number))
-    return steps, asked
+            asked = arm.under(number, MAIN if arm.id == "syntic" and not place else None)
+            found[asked] = Step(asked.step or MAIN, replace(train, seed=number), inputs=of)
+    return found
 
 
-def measure(config: SynticConfig, asked: list[Asked]) -> MeasureCaptions:
+def other_supports(config: SynticConfig) -> list[Step]:
+    """The steps that make support sets of other sentences. Raises InputError for those that photos cannot be measured with."""
+    from reverie.captions.corpus import ReadCorpus
+    from reverie.datasets.captioned import load_captioned
+    from reverie.evaluate.captioning import refuse_test_captions
+    from reverie.learn.make_support_set import MakeSupport, sentences_in
+    from reverie.models.support_set import ABOUT, SENTENCES
+
+    given, split = config.other.support, config.other.support_split
+    if split and not given:
+        raise InputError("--support-split belongs to a file of --support")
+    if given and not config.eval_data:
+        raise InputError("--support is what photos are said in and measured; name some: --eval-data")
+    steps = []
+    for path in given:
+        if (path / ABOUT).is_file():  # its sentences, all of them, by the encoder of this run
+            corpus = ReadCorpus(path / SENTENCES, distinct=False, max_chars=10_000, max_words=10_000)
+        else:
+            corpus = ReadCorpus(path, split=split)
+            if split is None and set(corpus.splits) - {"train", "restval"}:
+                raise InputError(
+                    f"{path} holds {', '.join(corpus.splits)}; say what to say photos in: --support-split train"
+                )
+        assert config.eval_data is not None
+        photos = load_captioned(config.eval_data, config.eval_images, config.eval_split)
+        refuse_test_captions(sentences_in(corpus, config.seed), photos)
+        steps.append(Step(_other(path), MakeSupport(config.clip, corpus, config.project.max_support)))
+        if any(step.name == steps[-1].name for step in steps[:-1]):
+            raise InputError(f"--support names {path.name} twice, or two files that are called so; give each once")
+    return steps
+
+
+def asked_with(config: SynticConfig, others: list[Step], asked: Iterable[Arm]) -> list[Arm]:
+    """The same captioners, asked in terms of each other support set."""
+    return [
+        replace(
+            arm,
+            id=f"{arm.id}-{step.name}",
+            label=f"{arm.label}, support {path.name}",
+            factors={**arm.factors, "support": step.name},
+        )
+        for path, step in zip(config.other.support, others, strict=True)
+        for arm in asked
+    ]
+
+
+def _other(path: Path) -> str:
+    return f"other-{re.sub(r'[^a-z0-9]+', '-', path.stem.lower()).strip('-') or 'support'}"
+
+
+def measure(config: SynticConfig, asked: Iterable[Arm]) -> MeasureCaptions:
     """The stage that scores the captions of photos."""
     from reverie.evaluate.captioning import MeasureCaptions
 
     assert config.eval_data is not None
     return MeasureCaptions(
-        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor
-    )
+        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor,
+        config.spice,
+    )  # fmt: skip
 
 
 def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
@@ -376,7 +459,7 @@ def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
     assert config.eval_data is not None
     project = config.project
     return MeasureAlignment(
-        config.support[-1],
+        config.support_steps[-1],
         "refine",
         project.projection_temperature,
         config.clip,
@@ -389,11 +472,6 @@ def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
         texts=config.texts,
         **more,
     )
-
-
-def slug(name: str, number: int) -> str:
-    """The name of the step that trains an arm with a seed."""
-    return f"{name.lower().replace(',', '').replace(' ', '-')}-{number}"
 
 
 def _refuse_strangers(painter: str, corpus: ReadCorpus) -> None:

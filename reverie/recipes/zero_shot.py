@@ -1,4 +1,5 @@
-"""A classifier from class names alone: paint the classes, keep what an encoder believes, tune its text classifier on that.
+"""A classifier from class names alone: paint images of the classes, keep those that CLIP recognises, and tune CLIP's zero-shot classifier on
+them.
 
     He et al., Is synthetic data from generative models ready for image recognition?, ICLR 2023, arXiv:2210.07574
 
@@ -10,23 +11,28 @@ The defaults of ``paper`` are the published ones where the paper or its code say
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reverie.arms import Arm
+from reverie.arms import zero_shot as zero_shot_arm
 from reverie.captions.classes import read_classes
-from reverie.captions.domains import Domain, read_domain
+from reverie.captions.domains import CAPTION, Domain, context_of, read_domain
 from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
 from reverie.recipes.options import (
     BUILTIN,
     PUBLIC_PAINTER,
+    TEMPLATES,
     ClassifierCaptions,
     ClassifierLearning,
     Painting,
     Scale,
     Selection,
+    amount,
+    captions_of,
     clip_for,
 )
 from reverie.run.plan import Plan, Step
@@ -43,33 +49,34 @@ if TYPE_CHECKING:
     from reverie.learn.train import Train
     from reverie.learn.tune_classifier import TuneClassifier
 
-    Arm = TuneClassifier | Train
+    Tuning = TuneClassifier | Train
 
 WHOLE_LR, WHOLE_BATCH = 1e-4, 64  # of tuning end to end
 USABLE = "status = 'ok' and blank = false"
 WORDS = "builtin:words"
+MAIN = "classifier"  # id of the arm whose first seed reverie predict asks, and the step that trains it
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
     """Settings of a classifier from class names alone."""
 
-    scale: Scale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes, paper is as published
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     text: ClassifierCaptions = ClassifierCaptions(words=WORDS)
     paint: Painting = Painting(per_caption=2)
     clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also teaches, and is tuned
     select: Selection = Selection()
-    fill: bool = True  # the surest images of those that do not pass, where fewer than K of a class do
+    fill: bool = True  # the surest of the other images, to fill up classes where fewer than K pass
     learn: ClassifierLearning = ClassifierLearning()
-    end_to_end_steps: int = 0  # steps of tuning the whole encoder as well, as the contrast; 0 = none
-    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of training, each of which trains all arms once
+    end_to_end_steps: int = 0  # optimiser steps of one more arm, which tunes the whole encoder; 0 = no such arm
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
     # absent
     eval_data: str | None = "smallworld:street:1:960"
     # part of the photos to measure on; settings are chosen on train, so that test is read once
     eval_split: Literal["train", "test"] = "test"
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
     def following(self, usual: ZeroShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes."""
@@ -111,6 +118,7 @@ class Task:
     names: tuple[str, ...] | Path
     own: tuple[str, ...] | Path | None  # None where they are those of the small world
     said: tuple[str, ...]  # with {class} in them
+    around: str  # how a caption is said, with {caption} in it
     record: Domain
 
     @property
@@ -119,9 +127,9 @@ class Task:
         return len(read_classes(self.names))
 
     def captions(self, text: ClassifierCaptions) -> FillTemplates | WordToSentence | AskWriter:
-        """The stage that writes them."""
-        also = (self.record.synonyms, self.record.context) if text.words else (None, None)
-        return text.stage(text.per_class, self.own, *also)
+        """The stage that writes them, said as the task says its classes."""
+        said = self.said if text.context is not None or text.domain else TEMPLATES
+        return text.stage(text.per_class, self.own, self.record.synonyms, self.around, said, repeat=True)
 
     def confidence(self, clip: str) -> ClipConfidence:
         """The stage that says how sure an encoder is of each image's class."""
@@ -134,7 +142,7 @@ class Task:
         from reverie.filters.per_class import KeepPerClass
 
         return KeepPerClass(
-            self.names, USABLE, threshold=select.threshold, most=select.most, choose=select.choose, fill=fill
+            self.names, USABLE, threshold=select.confidence, most=select.most, choose=select.choose, fill=fill
         )
 
     def tune(self, learn: ClassifierLearning, clip: str) -> TuneClassifier:
@@ -161,8 +169,11 @@ def task(text: ClassifierCaptions) -> Task:
     context = text.context
     if context is not None and CLASS_SLOT not in context:
         context = f"{context.rstrip()} {CLASS_SLOT}"
+    around = record.context
+    if context:
+        around = context_of(context) if context.count(CLASS_SLOT) == 1 else CAPTION
     own = text.classes or record.classes or None
-    return Task(own or class_names(), own, (context,) if context else record.templates, record)
+    return Task(own or class_names(), own, (context,) if context else record.templates, around, record)
 
 
 def own_classes(text: ClassifierCaptions) -> bool:
@@ -177,21 +188,23 @@ def words_of(text: ClassifierCaptions, paint: Painting, usual: ClassifierCaption
 
 
 def check(config: Any) -> str:
-    """The encoder. Raises InputError for seeds and models that do not go together."""
+    """The encoder. Raises InputError for seeds, scales and models that do not go together."""
+    config.text.refuse_few(config.scale)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise InputError(f"--seeds {' '.join(map(str, config.seeds))}: give at least one, and none twice")
     clip_for(config.paint.painter, config.clip)
     return str(config.clip)
 
 
-def arms(config: ZeroShotConfig = TINY) -> dict[str, Arm]:
-    """What is tuned beside what, by name, under the first seed."""
+def arms(config: ZeroShotConfig = TINY) -> dict[Arm, Tuning]:
+    """What is tuned beside what, under the first seed."""
     about, clip = task(config.text), check(config)
     tune = about.tune(config.learn, clip)
-    found: dict[str, Arm] = {"tuned on painted images": tune}
+    found: dict[Arm, Tuning] = {Arm(MAIN, "tuned on painted images", factors={"tuned": "head"}): tune}
     if config.end_to_end_steps:
         images = about.captions(config.text).count * config.paint.per_caption
-        found["tuned end to end"] = end_to_end(config, config.end_to_end_steps, min(WHOLE_BATCH, max(1, images // 4)))
+        whole = Arm("end-to-end", "tuned end to end", factors={"tuned": "encoder"})
+        found[whole] = end_to_end(config, config.end_to_end_steps, min(WHOLE_BATCH, max(1, images // 4)))
     return found
 
 
@@ -214,7 +227,7 @@ def end_to_end(config: ZeroShotConfig, steps: int, batch: int = WHOLE_BATCH) -> 
     )
 
 
-def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[str, Arm] | None = None) -> Plan:
+def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[Arm, Tuning] | None = None) -> Plan:
     """Class names -> captions -> images -> CLIP filter -> a tuned classifier, beside zero-shot CLIP -> a page.
 
     Example: reverie run zero_shot --classes classes.txt --eval-data photos/ --out runs/mine
@@ -224,18 +237,23 @@ def zero_shot(config: ZeroShotConfig = TINY, arms_: Mapping[str, Arm] | None = N
     """
     from reverie.report.page import WritePage
 
-    made = painted(config)
+    made, about = painted(config), task(config.text)
+    per_caption = config.paint.per_caption
+    images = captions_of(made[0].stage, about.num_classes) * per_caption
+    note = f"{amount(made[0].stage, about.num_classes, per_caption)}; {config.select.fate(images, config.fill)}"
     tuned = trained(config, arms(config) if arms_ is None else arms_)
-    steps = [*made, zero_shot_step(config), *(step for step, _ in tuned.values())]
+    names = tuple(step.name for step in tuned.values())
+    steps = [*made, zero_shot_step(config), *tuned.values()]
     if config.eval_data:
-        steps.append(Step("measure", measure(config, tuned, config.eval_data), inputs=("zero-shot", *tuned)))
-    page = Step("page", WritePage(), inputs=("measure",) if config.eval_data else tuple(tuned))
+        steps.append(Step("measure", measure(config, tuned, config.eval_data), inputs=("zero-shot", *names)))
+    page = Step("page", WritePage(), inputs=("measure",) if config.eval_data else names)
     return Plan(
         recipe="zero_shot",
         seed=config.seed,
         unit_size=config.unit_size,
         arguments=flat(config),
         steps=(*steps, page),
+        notes=(note,),
     )
 
 
@@ -267,31 +285,18 @@ def zero_shot_step(config: ZeroShotConfig) -> Step:
     )
 
 
-def trained(config: ZeroShotConfig, arms_: Mapping[str, Arm]) -> dict[str, tuple[Step, str]]:
-    """The steps that tune these arms once with each seed, by name, and what each arm is called."""
+def trained(config: ZeroShotConfig, arms_: Mapping[Arm, Tuning]) -> dict[Arm, Step]:
+    """The steps that tune these arms, each arm once with each seed."""
     found = {}
-    for name, stage in arms_.items():
+    for arm, stage in arms_.items():
         for place, number in enumerate(config.seeds):
-            step = step_name(name, number, first=place == 0)
-            found[step] = (Step(step, replace(stage, seed=number), inputs=("keep",)), name)
+            tuned = arm.under(number, MAIN if arm.id == MAIN and not place else None)
+            found[tuned] = Step(tuned.step or MAIN, replace(stage, seed=number), inputs=("keep",))
     return found
 
 
-def step_name(arm: str, number: int, first: bool = False) -> str:
-    """Name of the step that tunes an arm under a seed. The first classifier is the one that reverie predict asks."""
-    if arm == "tuned on painted images":
-        return "classifier" if first else f"classifier-{number}"
-    slug = (
-        "end-to-end" if arm == "tuned end to end" else arm.lower().replace("+", "-").replace(",", "").replace(" ", "-")
-    )
-    return f"{slug}-{number}"
-
-
-def measure(config: ZeroShotConfig, tuned: Mapping[str, tuple[Step, str]], photos: str) -> MeasureClassifiers:
+def measure(config: ZeroShotConfig, tuned: Iterable[Arm], photos: str) -> MeasureClassifiers:
     """The stage that measures these and the zero-shot classifier, which has no seed as nothing in it is random."""
-    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+    from reverie.evaluate.classifiers import MeasureClassifiers
 
-    ours = tuple(Tuned(name, step.name, step.stage.seed) for step, name in tuned.values())  # type: ignore[union-attr]
-    return MeasureClassifiers(
-        (*ours, Tuned("zero-shot", "zero-shot")), task(config.text).names, photos, config.eval_split
-    )
+    return MeasureClassifiers((*tuned, zero_shot_arm()), task(config.text).names, photos, config.eval_split)

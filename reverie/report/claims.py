@@ -170,7 +170,8 @@ def write(
     page = folder / "report.html"
     with atomic_file(page) as partial:
         partial.write_text(text, encoding="utf-8")
-    (folder / "claims.md").write_text(markdown(judged) + "\n", encoding="utf-8")
+    with atomic_file(folder / "claims.md") as partial:
+        partial.write_text(markdown(judged) + "\n", encoding="utf-8")
     return page
 
 

@@ -1,6 +1,6 @@
 """What a run with a classifier knows of each class: captions, images, what the filter let pass, and how often it is right.
 
-Reads files only. Everything is counted in arrays, so that a thousand classes with a thousand images each are no matter.
+Reads files only. Everything is counted in arrays, so a thousand classes with a thousand images each are no problem.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reverie.errors import StoreError
 from reverie.pairs import DROPPED, FAILED, OK
-from reverie.report.facts import Arm, Facts
+from reverie.report.facts import ArmFacts, Facts, read_classifier_classes
 from reverie.run.events import read_events
 from reverie.store import tables
-from reverie.store.json_files import misfit, read_json
+from reverie.store.json_files import misfit
 
 HARDLY = 0.05  # a class of which no larger share passes cannot be drawn, or is not known to the encoder
 ALIKE = 0.95  # cosine from which a painted image is called close to a copy
@@ -43,7 +42,7 @@ class Class:
     passed: int | None  # surer than that filter asks; None before it ran
     kept: int | None  # to learn from
     photos: int  # that the classifiers were tested on
-    right: Mapping[str, float]  # arm -> share of these photos, mean over seeds
+    right: Mapping[str, float]  # id of an arm -> share of these photos, mean over seeds
 
     @property
     def pass_rate(self) -> float | None:
@@ -67,11 +66,16 @@ class Classes:
     """All classes of a run, in the order of its classifier."""
 
     classes: tuple[Class, ...]
-    arms: tuple[str, ...]  # what was asked about photos; the first is compared with the second
-    confusion: Mapping[str, Counts]  # arm -> (classes, classes), rows are the truth, summed over its seeds
+    labels: Mapping[str, str]  # of what was asked about photos, by id; the first is compared with the second
+    confusion: Mapping[str, Counts]  # id of an arm -> (classes, classes), rows are the truth, summed over its seeds
     num_seeds: Mapping[str, int]
     measured: str  # the measuring step that all this is of
     column: str  # of the pairs: true where an image is kept
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Ids of what was asked about photos."""
+        return tuple(self.labels)
 
     @property
     def weakest(self) -> list[Class]:
@@ -115,7 +119,7 @@ class Classes:
 
 def gather(facts: Facts) -> Classes | None:
     """All that is known of the classes; None for a run that makes no classifier, or knows no class yet."""
-    if not any(step.stage == "TuneClassifier" for step in facts.steps):
+    if not any(step.role == "learn" and "classes" in dict(step.settings) for step in facts.steps):
         return None
     measured = next((found for found in facts.measured if _tables(found.arms[0])), None)
     arms = tuple(arm for arm in measured.arms if _tables(arm)) if measured else ()
@@ -125,8 +129,9 @@ def gather(facts: Facts) -> Classes | None:
     step, column = _selection(facts)
     kept = _kept(pairs, column)
     told = _told(facts, step)
-    confusion = {arm.name: np.sum(_tables(arm), axis=0) for arm in arms}
-    seeds = {arm.name: len(_tables(arm)) for arm in arms}
+    confusion = {arm.id: np.sum(_tables(arm), axis=0) for arm in arms}
+    seeds = {arm.id: len(_tables(arm)) for arm in arms}
+    labels = {arm.id: arm.label for arm in arms}
     found = []
     for number, name in enumerate(names):
         photos = {arm: int(table[number].sum()) // seeds[arm] for arm, table in confusion.items()}
@@ -150,20 +155,20 @@ def gather(facts: Facts) -> Classes | None:
         )
     if not found:
         return None
-    return Classes(tuple(found), tuple(confusion), confusion, seeds, measured.step if measured else "", column)
+    return Classes(tuple(found), labels, confusion, seeds, measured.step if measured else "", column)
 
 
-def _names(folder: Path, arms: Sequence[Arm]) -> list[str]:
+def _names(folder: Path, arms: Sequence[ArmFacts]) -> list[str]:
     """The classes in the order of the classifier, from what was measured, else from a finished classifier."""
     for arm in arms:
-        return list(arm.records[0]["classes"])
+        return list(arm.records[0].classes or ())
     for about in sorted(folder.glob("weights/*/classifier.json")):
-        return list(read_json(about, {"classes": [str]}, StoreError, "make the classifier again")["classes"])
+        return list(read_classifier_classes(about))
     return []
 
 
-def _tables(arm: Arm) -> list[Counts]:
-    return [np.array(record["confusion"], dtype=np.int64) for record in arm.records if "confusion" in record]
+def _tables(arm: ArmFacts) -> list[Counts]:
+    return [np.array(record.confusion, dtype=np.int64) for record in arm.records if record.confusion is not None]
 
 
 def _statuses(path: Path) -> Counter[tuple[str, str]]:
@@ -188,8 +193,8 @@ def _kept(pairs: Path, column: str) -> Counter[str] | None:
 
 def _selection(facts: Facts) -> tuple[str, str]:
     """The filter whose images the classifier that is asked by default learns from, and its column."""
-    settings = {step.name: (step.stage, dict(step.settings)) for step in facts.steps}
-    filters = {own.get("column", "kept"): name for name, (stage, own) in settings.items() if stage == "KeepPerClass"}
+    settings = {step.name: (step.role, dict(step.settings)) for step in facts.steps}
+    filters = {own["column"]: name for name, (role, own) in settings.items() if role == "select" and "column" in own}
     asked = settings.get("classifier", ("", {}))[1].get("where", "kept")
     column = asked if asked in filters else next(iter(filters), "kept") if "kept" not in filters else "kept"
     return filters.get(column, ""), column

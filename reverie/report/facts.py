@@ -11,52 +11,68 @@ import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from reverie.arms import UNTRAINED, WITHOUT_CHANCE, Factor
+from reverie.errors import StoreError
 from reverie.evaluate.significance import Difference, bootstrap, is_packed, paired, unpack
 from reverie.pairs import DROPPED, FAILED, OK
 from reverie.run.events import read_events
 from reverie.run.plan import read_plan
 from reverie.stage import words_unknown
 from reverie.store import results, tables
-from reverie.store.json_files import log_lines
+from reverie.store.json_files import log_lines, read_json
+from reverie.store.results import Result
 
 SCORES = {  # metric -> what the page calls it, best first
-    "top1_shape": "linear probe, shape",
-    "top1": "linear probe, top-1",
-    "top1_colour": "linear probe, colour",
-    "mean_per_class": "linear probe, mean per class",
+    "top1_shape": "shape of the named class",
+    "top1": "top-1",
+    "top1_colour": "colour of the named class",
+    "mean_per_class": "mean per class",
     "knn_top1_shape": "nearest neighbours, shape",
     "knn_top1": "nearest neighbours, top-1",
     "knn_top1_colour": "nearest neighbours, colour",
-    "accuracy_shape": "shape of the named class",
-    "accuracy": "top-1",
-    "accuracy_colour": "colour of the named class",
-    "accuracy_per_class": "mean per class",
-    "accuracy_at_best": "top-1 of the step that was best on held-out images",
-    "episodes_top1": "few-shot episodes, top-1",
+    "top1_at_best": "top-1 of the step that was best on held-out images",
+}
+CALLED = {  # protocol -> what is called otherwise there
+    "linear-probe": {
+        "top1_shape": "linear probe, shape",
+        "top1": "linear probe, top-1",
+        "top1_colour": "linear probe, colour",
+        "mean_per_class": "linear probe, mean per class",
+    },
+    "episodes": {"top1": "few-shot episodes, top-1"},
 }
 CAPTION_SCORES = {  # the same of captions, which papers print a hundred times over as well; the toolkit's CIDEr is CIDEr-D
     "cider_d": "CIDEr-D",
     "bleu4": "BLEU-4",
     "meteor": "METEOR without paraphrases",
     "rouge_l": "ROUGE-L",
+    "spice": "SPICE",
     "distinct": "different captions",
 }
-RETRIEVAL = {"R@1": "R@1", "R@5": "R@5", "precision": "mean average precision of words"}
-ASPECTS = (  # shape, class and colour by one classifier or one protocol: shown side by side, the shape first
-    ("top1_shape", "top1", "top1_colour"),
-    ("accuracy_shape", "accuracy", "accuracy_colour"),
-)
+BEAM = "_beam"  # ending of a metric of captions by beam search
+RETRIEVAL = {
+    "recall_at_1": "R@1",
+    "recall_at_5": "R@5",
+    "own_sentence": "weight of the own sentence",
+    "mean_average_precision": "mean average precision of words",
+}
+OTHERS = {
+    "pair_cosine": "pair cosine",
+    "centroid_distance": "distance of centroids",
+    "mmd": "MMD",
+    "worth_real_photos": "worth in real photos",
+    "gradient_norm": "norm of the gradient",
+}
+ASPECT_WORDS = {"top1_shape": "shape", "top1": "class", "top1_colour": "colour"}  # side by side, the shape first
 HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL  # metrics that are shown a hundred times over
-MEASURING = ("LinearProbe", "MeasureClassifiers", "FineTune", "FewShotEpisodes", "MeasureCaptions")
 CURVE = {"step": int, ...: float}
-SEEDLESS = ("pixels", "zero-shot")  # nothing about them is drawn by chance, so they are the same under every seed
 
 
 @dataclass(frozen=True)
@@ -78,13 +94,15 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One measured thing: its value by metric and seed."""
+class ArmFacts:
+    """An arm with its seeds: its value by metric and seed."""
 
-    name: str
+    id: str
+    label: str
     trained: bool
     values: Mapping[str, Mapping[int, float]]  # metric -> seed -> value in [0, 1]
-    records: tuple[Mapping[str, Any], ...]
+    records: tuple[Result, ...]
+    factors: Mapping[str, Factor] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float:
         """Mean over seeds."""
@@ -104,8 +122,8 @@ class Arm:
 class Comparison:
     """One arm against another, over seeds and, if the right answers are known, over photos."""
 
-    first: str
-    second: str
+    first: ArmFacts
+    second: ArmFacts
     over_seeds: Difference
     over_photos: Difference | None
 
@@ -115,9 +133,10 @@ class Measured:
     """What one measuring step found."""
 
     step: str
-    arms: tuple[Arm, ...]
+    protocol: str  # see store/results.py
+    arms: tuple[ArmFacts, ...]
     comparisons: tuple[Comparison, ...]
-    about: Mapping[str, Any]  # what all records say alike: photos, num_test, ...
+    about: Mapping[str, Any]  # what all records say alike: photos, num_test, ..., and their details
 
 
 @dataclass(frozen=True)
@@ -125,7 +144,8 @@ class StepFacts:
     """One step of the plan: how far it is, and how long it took."""
 
     name: str
-    stage: str
+    stage: str  # its class, for people
+    role: str
     reads: tuple[str, ...]
     state: str  # done, begun, waiting
     done: int | None  # of ``total``, while begun
@@ -168,7 +188,7 @@ def gather(folder: Path) -> Facts:
     plan = read_plan(folder)
     events = list(read_events(folder))
     # The step that writes the page cannot be done while it writes, and has nothing to tell.
-    steps = tuple(_step(step, folder, events) for step in plan["steps"] if step["settings"]["stage"] != "WritePage")
+    steps = tuple(_step(step, folder, events) for step in plan["steps"] if step["role"] != "page")
     measured = tuple(_measured(results.read(folder / "results.jsonl")))
     counts = tuple(_counts(folder, plan))
     curves = {
@@ -213,16 +233,16 @@ def command(facts: Facts) -> str:
 
 def headline(facts: Facts) -> str:
     """The result in one sentence, or how far the run is."""
-    if not facts.measured and not facts.missing and (tuned := _tuned(facts.plan)):
-        return f"{tuned} is ready; it was not measured, as no photos were given."
+    if not facts.measured and not facts.missing and (made := artifact(facts)):
+        return f"{made.words} is ready; it was not measured, as no photos were given."
     if not facts.measured:
         whole = sum(step.state == "done" for step in facts.steps)
         return f"Nothing is measured yet; {whole} of {len(facts.steps)} steps are done."
     found = facts.measured[0]
-    if worth := next((each for each in facts.measured if main_metric(each) == "worth_real_photos"), None):
+    if worth := next((each for each in facts.measured if each.protocol == "equivalence"), None):
         # Of the arms with painted images alone, that with most of them: what the run was made to know.
-        arm = max(worth.arms, key=lambda each: (not each.records[0]["num_real"], each.records[0]["num_painted"]))
-        painted, mean = int(arm.records[0]["num_painted"]), arm.mean("worth_real_photos")
+        arm = max(worth.arms, key=lambda each: (not each.records[0].num_real, each.records[0].num_painted or 0))
+        painted, mean = arm.records[0].num_painted or 0, arm.mean("worth_real_photos")
         return (
             f"{painted:,} painted images do what {mean:,.0f} real photos do, for the same network trained from nothing."
         )
@@ -230,23 +250,27 @@ def headline(facts: Facts) -> str:
     asked = [arm for arm in found.arms if metric in arm.values]
     first = next((arm for arm in asked if arm.trained), asked[0])
     if metric in CAPTION_SCORES:
-        others = [f"{number(metric, arm.mean(metric))} {_with(arm.name)}" for arm in asked if arm is not first]
-        say = f"The captions of {first.name} for {found.about.get('num_test', 0):,} unseen photos have {called(metric)} {number(metric, first.mean(metric))}"
+        others = [f"{number(metric, arm.mean(metric))} {_with(arm)}" for arm in asked if arm is not first]
+        say = f"The captions of {first.label} for {found.about.get('num_test', 0):,} unseen photos have {called(metric)} {number(metric, first.mean(metric))}"
         return f"{say}; {_and(others[:5])}." if others else f"{say}."
     if metric not in SCORES:
-        return f"{first.name}: {metric} {number(metric, first.mean(metric))}."
+        return f"{first.label}: {called(metric)} {number(metric, first.mean(metric))}."
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
-    on = f"{shown(first.name)} features" if first.trained else shown(first.name)
-    what = f"A linear classifier on {on}" if metric.startswith("top1") else f"The classifier {shown(first.name)}"
-    if metric == "episodes_top1":
+    on = f"{first.label} features" if first.trained else first.label
+    what = f"The classifier {first.label}"
+    if found.protocol == "linear-probe":
+        what = f"A linear classifier on {on}"
+    if found.protocol == "episodes":
         what = f"Knowing {found.about['shots']} photo{'s' * (found.about['shots'] > 1)} of each of {found.about['ways']} classes, the nearest prototype in {on}"
         photos = f"{found.about['episodes']:,} episodes' questions"
-    does = {"top1_shape": "tells the shape in", "accuracy_shape": "names the right shape in"}.get(metric, "is right on")
+    does = "is right on"
+    if metric == "top1_shape":
+        does = "tells the shape in" if found.protocol == "linear-probe" else "names the right shape in"
     say = f"{what} {does} {first.mean(metric):.1%} of {photos}"
     rivals = [arm for arm in asked if arm is not first]
     trained = [arm for arm in rivals if arm.trained]
     others = [  # further trained arms are in the table
-        f"{arm.mean(metric):.1%} with {'the ' * (arm.name == 'untrained')}{shown(arm.name)}"
+        f"{arm.mean(metric):.1%} with {'the ' * (arm.id == UNTRAINED)}{arm.label}"
         for arm in rivals
         if arm not in trained[1:]
     ]
@@ -255,29 +279,29 @@ def headline(facts: Facts) -> str:
     return f"{say}; {_and(others)}." if others else f"{say}."
 
 
-def _with(name: str) -> str:
-    return name if name.startswith("without ") else f"with {name}"
+def _with(arm: ArmFacts) -> str:
+    return arm.label if "without" in arm.factors else f"with {arm.label}"
 
 
-def _tuned(plan: Mapping[str, Any]) -> str:
-    """What a plan makes that can be asked about photos, in words; empty if it makes nothing of the kind."""
-    for step in plan["steps"]:
-        if step["settings"]["stage"] == "TrainCaptioner":
-            return "A captioner"
-        if step["settings"]["stage"] in ("TuneClassifier", "CacheModel"):
-            classes = step["settings"].get("classes", "")
-            of = f"{len(classes)} classes" if isinstance(classes, list) else str(classes).partition(",")[0]
-            return f"A classifier of {of}"
-    return ""
+class Artifact(NamedTuple):
+    """What a run makes that can be asked about photos."""
+
+    kind: Literal["classifier", "captioner"]
+    words: str
 
 
-def _measures(plan: Mapping[str, Any]) -> bool:
-    return any("photos" in step["settings"] for step in plan["steps"] if step["settings"]["stage"] in MEASURING)
+def artifact(facts: Facts) -> Artifact | None:
+    """What stands finished in the run that can be asked about photos; None if there is nothing of the kind."""
+    if any(facts.folder.glob("weights/*/captioner.json")):
+        return Artifact("captioner", "A captioner")
+    for about in sorted(facts.folder.glob("weights/*/classifier.json")):
+        return Artifact("classifier", f"A classifier of {len(read_classifier_classes(about)):,} classes")
+    return None
 
 
-def shown(name: str) -> str:
-    """What a person calls an arm."""
-    return {"pixels": "raw pixels", "untrained": "untrained network"}.get(name, name)
+def read_classifier_classes(about: Path) -> tuple[str, ...]:
+    """The classes of a finished classifier, in its order. Raises StoreError if the file is damaged."""
+    return tuple(read_json(about, {"classes": [str]}, StoreError, "make the classifier again")["classes"])
 
 
 def main_metric(found: Measured) -> str:
@@ -288,12 +312,12 @@ def main_metric(found: Measured) -> str:
 def aspects(found: Measured) -> tuple[str, ...]:
     """Metrics to draw side by side: shape, class and colour where photos have them, else the main one alone."""
     metric = main_metric(found)
-    return next((group for group in ASPECTS if metric == group[0]), (metric,))
+    return tuple(ASPECT_WORDS) if metric == next(iter(ASPECT_WORDS)) else (metric,)
 
 
 def guessing(found: Measured, metric: str) -> float | None:
     """How often a guess is right; None where that is not known."""
-    own = {record.get("num_classes") for arm in found.arms for record in arm.records if record["metric"] == metric}
+    own = {record.num_classes for arm in found.arms for record in arm.records if record.metric == metric}
     number_of = own.pop() if len(own) == 1 else None
     return 1 / number_of if number_of else None
 
@@ -311,22 +335,25 @@ def columns(found: Measured) -> list[str]:
         return [metric for metric in every if "per_class" not in metric]
     if every[0] not in CAPTION_SCORES:
         return every
-    beams = [metric for metric in every if metric.startswith(f"{every[0]}, beam")]
-    return [metric for metric in every if metric in CAPTION_SCORES] + beams
+    beam = f"{every[0]}{BEAM}"
+    return [metric for metric in every if metric in CAPTION_SCORES or metric == beam]
 
 
 def called(metric: str, found: Measured | None = None) -> str:
     """What the page calls a metric; beside those of shape and colour, top-1 is that of the class."""
-    first, comma, rest = metric.partition(", ")
-    name = HUNDREDS.get(first, first) + comma + rest
+    known = HUNDREDS | OTHERS | (CALLED.get(found.protocol, {}) if found else {})
+    plain = metric.removesuffix(BEAM)
+    name = known.get(plain, plain)
+    if plain != metric:
+        name += f", beam {found.about['beams']}" if found and "beams" in found.about else ", beam"
     return name.replace("top-1", "class") if found and len(aspects(found)) > 1 else name
 
 
 def number(metric: str, value: float) -> str:
     """A measured value as text: per cent for accuracies, as papers print them for captions, else four digits, fewer below 1."""
-    if metric in SCORES or metric in RETRIEVAL or metric == "distinct":
+    if metric in SCORES or metric in RETRIEVAL or metric.removesuffix(BEAM) == "distinct":
         return f"{value:.1%}"
-    if metric.partition(", ")[0] in CAPTION_SCORES:
+    if metric.removesuffix(BEAM) in CAPTION_SCORES:
         return f"{100 * value:.1f}"
     return f"{value:.{2 if abs(value) < 0.1 else 3 if abs(value) < 1 else 4}g}"
 
@@ -353,7 +380,7 @@ def _step(step: Mapping[str, Any], folder: Path, events: list[dict[str, Any]]) -
     settings = tuple(_flat("", {key: value for key, value in step["settings"].items() if key != "stage"}))
     done, total = (last.get("done"), last.get("total")) if state == "begun" else (None, None)
     return StepFacts(
-        step["name"], step["settings"]["stage"], tuple(step["inputs"]), state, done, total, _seconds(own), step["fingerprint"], settings
+        step["name"], step["settings"]["stage"], step["role"], tuple(step["inputs"]), state, done, total, _seconds(own), step["fingerprint"], settings
     )  # fmt: skip
 
 
@@ -416,21 +443,26 @@ def _counts(folder: Path, plan: Mapping[str, Any]) -> Iterable[Count]:
         yield Count("kept to learn from", made, kept[True], kept[False], 0, tuple(reasons.most_common()))
 
 
-def _measured(records: list[dict[str, Any]]) -> Iterable[Measured]:
-    for step in dict.fromkeys(record["step"] for record in records):
-        of_step = [record for record in records if record["step"] == step and record["value"] is not None]
+def _measured(records: list[Result]) -> Iterable[Measured]:
+    for step in dict.fromkeys(record.step for record in records):
+        of_step = [record for record in records if record.step == step and record.value is not None]
         arms = []
-        for name in dict.fromkeys(record["name"] for record in of_step):
-            own = tuple(record for record in of_step if record["name"] == name)
+        for name in dict.fromkeys(record.arm for record in of_step):
+            own = tuple(record for record in of_step if record.arm == name)
             values: dict[str, dict[int, float]] = {}
             for record in own:
-                values.setdefault(record["metric"], {})[record["seed"]] = float(record["value"])
-            arms.append(Arm(name, any(record.get("weights") for record in own), values, own))
+                values.setdefault(record.metric, {})[record.seed] = float(record.value or 0.0)
+            trained = any(record.weights for record in own)
+            arms.append(ArmFacts(name, own[0].label, trained, values, own, own[0].factors))
         if not arms:
             continue
-        alike = {key: value for key, value in of_step[0].items() if all(record.get(key) == value for record in of_step)}
-        found = Measured(step, tuple(arms), (), alike)
-        yield Measured(step, tuple(arms), tuple(_comparisons(found)), alike)
+        lines = [record.as_dict() for record in of_step]
+        lines = [
+            {key: value for key, value in line.items() if key != "details"} | line.get("details", {}) for line in lines
+        ]
+        alike = {key: value for key, value in lines[0].items() if all(line.get(key) == value for line in lines)}
+        found = Measured(step, of_step[0].protocol, tuple(arms), (), alike)
+        yield replace(found, comparisons=tuple(_comparisons(found)))
 
 
 def _comparisons(found: Measured) -> Iterable[Comparison]:
@@ -444,19 +476,20 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
         if other is first or metric not in other.values:
             continue
         theirs = dict(other.values[metric])
-        if other.name in SEEDLESS:
+        if other.id in WITHOUT_CHANCE:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
         if not ours.keys() & theirs.keys():
             continue
-        yield Comparison(first.name, other.name, paired(ours, theirs), _over_photos(first, other, metric))
+        yield Comparison(first, other, paired(ours, theirs), _over_photos(first, other, metric))
 
 
-def _over_photos(first: Arm, other: Arm, metric: str) -> Difference | None:
+def _over_photos(first: ArmFacts, other: ArmFacts, metric: str) -> Difference | None:
     """Compare photo by photo, where it is known what each arm had of this metric on each."""
     ours, theirs = (
-        {r["seed"]: unpack(r) for r in arm.records if r["metric"] == metric and is_packed(r)} for arm in (first, other)
+        {record.seed: unpack(record) for record in arm.records if record.metric == metric and is_packed(record)}
+        for arm in (first, other)
     )
-    if other.name in SEEDLESS and theirs:
+    if other.id in WITHOUT_CHANCE and theirs:
         theirs = dict.fromkeys(ours, next(iter(theirs.values())))
     shared = sorted(ours.keys() & theirs.keys())
     if not shared or len({len(rows) for seed in shared for rows in (ours[seed], theirs[seed])}) > 1:
@@ -478,5 +511,6 @@ def _missing(
         yield "there are no captions yet"
     if "pairs" in kinds and "images" not in known:
         yield "there are no images yet"
-    if not measured and (_measures(plan) or not _tuned(plan)):
+    roles = {step["role"] for step in plan["steps"]}
+    if not measured and ("measure" in roles or "learn" not in roles):
         yield "no result has been measured yet"

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jinja2
 import pyarrow as pa
@@ -24,8 +24,8 @@ from reverie.pairs import OK, TOKEN_COLUMNS
 from reverie.report import captioning, duplicates, plots
 from reverie.report import classes as by_class
 from reverie.report.facts import (
-    SCORES,
     Facts,
+    artifact,
     aspects,
     called,
     columns,
@@ -35,11 +35,10 @@ from reverie.report.facts import (
     headline,
     metrics,
     number,
-    shown,
 )
 from reverie.report.thumbs import THUMB_PX, Thumbs
 from reverie.run.plan import read_plan
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, Role, StepContext
 from reverie.store import tables
 from reverie.store.files import atomic_file
 
@@ -64,6 +63,8 @@ LOOKED_AT = 20_000  # rows searched for examples of what was not kept
 @dataclass(frozen=True)
 class WritePage(Job):
     """Everything in the run folder so far -> report.html."""
+
+    role: ClassVar[Role] = "page"
 
     def run(self, context: StepContext) -> None:
         """Write the page, or write it again."""
@@ -92,7 +93,6 @@ def _render(facts: Facts) -> str:
     )
     environment.filters |= {
         "duration": duration,
-        "shown": shown,
         "number": number,
         "brief": _brief,
     }
@@ -105,7 +105,7 @@ def _render(facts: Facts) -> str:
         shapes=bool(facts.measured) and len(aspects(facts.measured[0])) > 1,
         longest=max((step.seconds or 0.0 for step in facts.steps), default=0.0) or 1.0,
         command=command(facts),
-        scores=SCORES,
+        artifact=artifact(facts),
         metrics=metrics,
         columns=columns,
         called=called,
@@ -132,31 +132,34 @@ def _curves(facts: Facts) -> tuple[list[tuple[str, Any]], dict[str, str]]:
 
     Contrastive arms, whose loss has a known floor, are drawn together, and the arms of a fine-tuning job; others each alone.
     """
-    measured = [arm for found in facts.measured for arm in found.arms]
-    arm_of = {
-        record[key]: arm.name
-        for arm in measured
-        for record in arm.records
-        for key in ("weights", "curve")
-        if record.get(key)
-    }
-    # The arms of one fine-tuning job learn the same thing, so their losses can be compared.
-    job_of = {record["curve"]: found.step for found in facts.measured for arm in found.arms for record in arm.records if "curve" in record}  # fmt: skip
-    learners = {step.name: dict(step.settings).get("learner.class", step.name) for step in facts.steps}
+    # Of a learning step, or of the part of a fine-tuning job that is called by the job and the arm.
+    arm_of: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    job_of: dict[str, str] = {}  # the arms of one fine-tuning job learn the same thing, so their losses can be compared
+    for step in facts.plan["steps"]:
+        for arm in step["settings"].get("arms", ()) if step["role"] == "measure" else ():
+            labels.setdefault(arm["id"], arm["label"])
+            part = f"{step['name']}.{arm['id']}-{arm['seed']}"
+            job_of[part] = step["name"]
+            arm_of[part] = arm["id"]
+            if arm["step"]:
+                arm_of.setdefault(arm["step"], arm["id"])
+    names = [arm.id for found in facts.measured for arm in found.arms]
+    labels |= {arm.id: arm.label for found in facts.measured for arm in found.arms}
     drawn: dict[tuple[str, str], dict[str, dict[str, list[tuple[float, float]]]]] = {}
-    names = [arm.name for arm in measured]
-    for step, rows in facts.curves.items():
-        arm = arm_of.get(step, learners.get(step, step))
-        names.append(arm)
-        metric, group = ("kl", "") if all("kl" in row for row in rows) else ("loss", job_of.get(step, arm))
+    for name, rows in facts.curves.items():
+        own = arm_of.get(name, name)
+        labels.setdefault(own, own)
+        names.append(own)
+        metric, group = ("kl", "") if all("kl" in row for row in rows) else ("loss", job_of.get(name, labels[own]))
         if points := [(row["step"], row[metric]) for row in rows if "step" in row and metric in row]:
-            drawn.setdefault((metric, group), {}).setdefault(arm, {})[step] = points
+            drawn.setdefault((metric, group), {}).setdefault(own, {})[name] = points
     colours = plots.arm_colours(list(dict.fromkeys(names)))
     drawings = []
     for (metric, group), lines in drawn.items():
         unit = "loss above its lowest possible value, in nats" if metric == "kl" else f"loss of {group}"
         inorder = dict(sorted(lines.items(), key=lambda item: names.index(item[0])))
-        drawings.append((metric, plots.curves(inorder, unit, colours)))
+        drawings.append((metric, plots.curves(inorder, unit, colours, labels)))
     return drawings, colours
 
 

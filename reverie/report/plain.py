@@ -1,4 +1,4 @@
-"""Words of others in the tables of the terminal, as they are."""
+"""Text from users and models in tables of the terminal, printed as it is: no markup, no control characters."""
 
 from __future__ import annotations
 

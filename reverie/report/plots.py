@@ -16,18 +16,18 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from reverie.arms import PIXELS, UNTRAINED, Factor
 from reverie.evaluate.claims import ClaimResult
 from reverie.report.facts import (
+    ASPECT_WORDS,
     HUNDREDS,
     SCORES,
-    Arm,
+    ArmFacts,
     Measured,
     aspects,
     called,
     guessing,
-    main_metric,
     number,
-    shown,
 )
 
 # Matplotlib wants colours it knows; each of these stands for a variable of the page's style sheet.
@@ -58,14 +58,18 @@ STYLE = {
 }
 HEAT = (0.16, 0.47, 0.68)  # of a picture, which cannot take a variable: as red, green, blue; reads on light and dark
 NAMED_BARS, NAMED_CELLS = 24, 70  # classes whose names are written beside their bars, and beside a matrix
-AMOUNT = re.compile(r"(?:(?P<before>.+), )?(?P<number>\d+) (?P<after>.+)")  # an arm's number of images of a class
+AMOUNTS = (
+    "shots",
+    "real",
+    "painted",
+)  # factors that are numbers of images of a class; the first that is not 0 is the one that grows
 JOINER = "\u200d"  # between emoji that are drawn as one
 POINTS = 300  # of a curve; more only makes the page heavier
 
 
 def arm_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each trained arm in order of appearance; what is not trained stays grey."""
-    trained = [name for name in names if name not in ("untrained", "pixels")]
+    """A colour for each trained arm, by id, in order of appearance; what is not trained stays grey."""
+    trained = [name for name in names if name not in (UNTRAINED, PIXELS)]
     return {name: ARMS[place % len(ARMS)] for place, name in enumerate(trained)} | {
         name: SOFT for name in names if name not in trained
     }
@@ -88,27 +92,30 @@ def accuracy(found: Measured, colours: Mapping[str, str]) -> Markup:
             if axes is not panels[0]:
                 axes.set_yticks([])
             if len(group) > 1:
-                title = ("shape", "class", "colour")[group.index(metric)]
-                axes.set_title(title, loc="left", fontsize=12, color=INK, pad=18)  # above the word "guessing"
+                axes.set_title(
+                    ASPECT_WORDS[metric], loc="left", fontsize=12, color=INK, pad=18
+                )  # above the word "guessing"
         said = ". ".join(
             f"{called(metric, found)}: "
-            + "; ".join(f"{shown(arm.name)} {number(metric, arm.mean(metric))}" for arm in arms if metric in arm.values)
+            + "; ".join(f"{arm.label} {number(metric, arm.mean(metric))}" for arm in arms if metric in arm.values)
             for metric in group
         )
         return _svg(figure, said, f"acc-{found.step}")
 
 
-def _bars(axes: Any, found: Measured, arms: Sequence[Arm], metric: str, colours: Mapping[str, str], wide: bool) -> None:
+def _bars(
+    axes: Any, found: Measured, arms: Sequence[ArmFacts], metric: str, colours: Mapping[str, str], wide: bool
+) -> None:
     """Draw all arms by one metric. ``wide`` axes need less of their width for the number after a bar."""
     scale = 100 if metric in HUNDREDS else 1
     ends = [
-        _bar(axes, row, arm, metric, scale, colours[arm.name]) for row, arm in enumerate(arms) if metric in arm.values
+        _bar(axes, row, arm, metric, scale, colours[arm.id]) for row, arm in enumerate(arms) if metric in arm.values
     ]
     chance = guessing(found, metric) if metric in SCORES else None
     if chance:
         axes.axvline(100 * chance, color=SOFT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         axes.text(100 * chance, -0.72, "guessing", color=SOFT, fontsize=10, ha="left", va="bottom")
-    axes.set_yticks(range(len(arms)), [_short(shown(arm.name)) for arm in arms])
+    axes.set_yticks(range(len(arms)), [_short(arm.label) for arm in arms])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_ylim(len(arms) - 0.45, -0.75)
     axes.set_xlim(0, (max(ends, default=0.0) or 1.0) * (1.22 if wide else 1.6))  # all may be 0
@@ -121,7 +128,7 @@ def _bars(axes: Any, found: Measured, arms: Sequence[Arm], metric: str, colours:
         axes.xaxis.set_major_formatter("{x:g}%")
 
 
-def _bar(axes: Any, row: int, arm: Arm, metric: str, scale: float, colour: str) -> float:
+def _bar(axes: Any, row: int, arm: ArmFacts, metric: str, scale: float, colour: str) -> float:
     """Draw one arm and return where it ends on the axis."""
     mean, values, interval = arm.mean(metric), list(arm.values[metric].values()), arm.interval(metric)
     axes.barh(row, mean * scale, height=0.52, color=colour, alpha=0.28, zorder=2)
@@ -174,67 +181,83 @@ def clouds(drawn: Sequence[tuple[str, Mapping[str, Sequence[Sequence[float]]]]])
 def growth(measured: Sequence[Measured]) -> Markup | None:
     """Accuracy over the number of images of a class, a line for each kind of arm; None where arms do not differ by a number.
 
-    Arms say their number themselves: "mixed, guided, 4 shots", "10 painted a class". An arm without a number is a level line.
+    Arms say their number in their factors (``AMOUNTS``). An arm without one is a level line.
     """
-    lines: dict[str, dict[int, Arm]] = {}
-    levels: dict[str, Arm] = {}
+    lines: dict[str, dict[int, ArmFacts]] = {}
+    levels: dict[str, ArmFacts] = {}
     for found in measured:
         for arm in found.arms:
-            if main_metric(found) not in ("accuracy", "accuracy_shape"):
+            if found.protocol not in ("classifier", "fine-tuning") or "top1" not in arm.values:
                 continue
-            if said := AMOUNT.fullmatch(arm.name):
-                lines.setdefault(said["before"] or said["after"], {})[int(said["number"])] = arm
+            if at := _amount(arm.factors):
+                lines.setdefault(at[0], {})[at[1]] = arm
             else:
-                levels[arm.name] = arm
+                levels[arm.label] = arm
     lines = {name: line for name, line in lines.items() if len(line) > 1}
     if not lines:
         return None
     with _figure(2.9 + 0.12 * (len(lines) + len(levels))) as (figure, axes):
         for place, (name, line) in enumerate(lines.items()):
             amounts, colour = sorted(line), ARMS[place % len(ARMS)]
-            means = [100 * line[amount].mean("accuracy") for amount in amounts]
+            means = [100 * line[amount].mean("top1") for amount in amounts]
             style = ("-", "--")[place // len(ARMS) % 2]
             axes.plot(
                 amounts, means, style, color=colour, linewidth=1.6, marker="o", markersize=5, label=_short(name, 40)
             )
             for amount in amounts:
-                if span := line[amount].interval("accuracy"):
+                if span := line[amount].interval("top1"):
                     axes.plot([amount] * 2, [100 * end for end in span], color=colour, linewidth=1, alpha=0.7)
         for name, arm in levels.items():
-            height = 100 * arm.mean("accuracy")
+            height = 100 * arm.mean("top1")
             axes.axhline(height, color=SOFT, linewidth=1.2, linestyle=(0, (2, 3)), label=_short(name, 40))
         axes.set_xscale("log")
         ticks = sorted({amount for line in lines.values() for amount in line})
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set_xlabel("images of each class")
-        axes.set_title(SCORES["accuracy"], loc="left", fontsize=11, color=SOFT)
+        axes.set_title(SCORES["top1"], loc="left", fontsize=11, color=SOFT)
         axes.yaxis.set_major_formatter("{x:g}%")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         figure.legend(labelcolor=INK, handlelength=1.6, fontsize=10, loc="outside lower center", ncols=2)
         said_all = "; ".join(
-            f"{name}: " + ", ".join(f"{line[n].mean('accuracy'):.1%} at {n:,}" for n in sorted(line))
+            f"{name}: " + ", ".join(f"{line[n].mean('top1'):.1%} at {n:,}" for n in sorted(line))
             for name, line in lines.items()
         )
-        return _svg(figure, f"{SCORES['accuracy']} over images of each class. {said_all}", "growth")
+        return _svg(figure, f"{SCORES['top1']} over images of each class. {said_all}", "growth")
+
+
+def _amount(factors: Mapping[str, Factor]) -> tuple[str, int] | None:
+    """The line that an arm is a point of, in words, and where on it; None for an arm without a number of images."""
+    name = next((name for name in AMOUNTS if factors.get(name)), None)
+    if name is None or not isinstance(number_of := factors[name], int):
+        return None
+    rest = {key: value for key, value in factors.items() if key != name and value}
+    words = [str(value) for value in rest.values() if isinstance(value, str)]
+    words += [f"{key} {value:g}" for key, value in rest.items() if isinstance(value, float)]
+    others = [f"{value} {key}" for key, value in rest.items() if key in AMOUNTS]
+    return (", ".join(words) if name == "shots" else f"{' and '.join((name, *others))} a class"), number_of
 
 
 def curves(
-    lines: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], unit: str, colours: Mapping[str, str]
+    lines: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    unit: str,
+    colours: Mapping[str, str],
+    labels: Mapping[str, str],
 ) -> Markup:
     """Training curves.
 
     Args:
-        lines: arm -> learning step -> (step, value) rows; lines of one arm share a colour.
+        lines: id of an arm -> learning step -> (step, value) rows; lines of one arm share a colour.
         unit: what the vertical axis shows.
+        labels: of the arms, by id.
     """
     with _figure(2.9) as (figure, axes):
         lows, highs = [], []
         for arm, runs in lines.items():
             for place, rows in enumerate(runs.values()):
                 steps, values = _thinned(np.array(rows, dtype=float))
-                label = _short(shown(arm)) if place == 0 else None
+                label = _short(labels[arm]) if place == 0 else None
                 axes.plot(steps, values, color=colours[arm], linewidth=1.5, alpha=0.85, label=label)
                 lows.append(values.min())
                 highs.append(values.max())
@@ -248,7 +271,7 @@ def curves(
         axes.set_axisbelow(True)
         if len(lines) > 1:
             figure.legend(labelcolor=INK, handlelength=1.2, loc="outside lower center", ncols=3)
-        said = ", ".join(f"{arm} ({len(runs)} runs)" for arm, runs in lines.items())
+        said = ", ".join(f"{labels[arm]} ({len(runs)} runs)" for arm, runs in lines.items())
         return _svg(
             figure,
             f"{unit} over training steps of {said}; it goes from {highs[0]:.3g} down to {low:.3g}",

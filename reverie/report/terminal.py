@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from reverie.report.facts import aspects, called, columns, gather, headline, number, shown
+from reverie.report.facts import aspects, called, columns, gather, headline, number
 from reverie.report.plain import plain
 
 
@@ -40,7 +40,7 @@ def table(folder: Path) -> Table:
                 low, high = interval or (min(values.values()), max(values.values()))
                 span = f"{number(metric, low)} to {number(metric, high)}" if len(values) > 1 else ""
                 rows.add_row(
-                    plain(shown(arm.name)),
+                    plain(arm.label),
                     plain(called(metric, found)),
                     number(metric, arm.mean(metric)),
                     str(len(values)),
@@ -49,7 +49,7 @@ def table(folder: Path) -> Table:
         for item in found.comparisons:
             gain = item.over_seeds
             rows.add_row(
-                plain(f"{shown(item.first)} - {shown(item.second)}"),
+                plain(f"{item.first.label} - {item.second.label}"),
                 "difference" + " in shape" * (len(group) > 1),
                 f"{100 * gain.mean:+.1f}",
                 str(gain.num_seeds),

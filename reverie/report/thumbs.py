@@ -1,4 +1,4 @@
-"""Small pictures as data URIs, until a page has enough of them."""
+"""Thumbnails as data URIs, up to a limit on the size of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a plan in this process: what is left is a set difference of unit numbers, whoever did the rest.
+"""Runs a plan in this process: does the units of each step that are not done yet, by whichever process.
 
 Unit stages go in order, each over all its units; one thread commits finished units while the next is made. Jobs run once,
 when everything before them is complete, and then leave ``done/<step>.json``.
@@ -53,6 +53,9 @@ def run(
         with alone(folder):
             plan.settle(folder, change=part == (1, 1))  # nobody else is at work then
         events.report("run", part=list(part), device=device)
+        if not all(StepRunner(plan, step, folder, device, events).is_done() for step in plan.steps):
+            for note in plan.notes:
+                events.say(f"{plan.recipe}: {note}")
         for step in plan.steps:
             work = StepRunner(plan, step, folder, device, events)
             if not work.is_done():
@@ -192,7 +195,7 @@ class StepRunner:
         """The finished rows of one unit, checked against what the stage promises."""
         given = self.given(unit)
         rows = worker(given)
-        _check(self.step, unit, given, rows)
+        check_rows(self.step, unit, given, rows)
         return rows
 
     def given(self, unit: int) -> pa.Table:
@@ -348,7 +351,7 @@ def _array(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks()
 
 
-def _check(step: Step, unit: int, given: pa.Table, rows: pa.Table) -> None:
+def check_rows(step: Step, unit: int, given: pa.Table, rows: pa.Table) -> None:
     """A stage keeps its promises, or it is a bug in the stage: then stop before anything is written."""
 
     def promise(kept: bool, what: str) -> None:

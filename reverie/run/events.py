@@ -1,4 +1,4 @@
-"""What happened, one JSON object a line in ``events.jsonl``, and the same as progress for the person who waits.
+"""The event log of a run, ``events.jsonl`` (one JSON object a line), and progress on the terminal from the same events.
 
 Kinds the engine writes: run, step, unit, joined, done, stop. Stages add their own through ``context.report``; any fact
 ``done`` with ``total`` moves the bar of that step, and kind ``warning`` with ``text`` is shown once. Words that a model does

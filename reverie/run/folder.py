@@ -1,4 +1,4 @@
-"""The run folder: new, empty or ours; and who works where in it.
+"""The run folder: checks that it is new, empty or a run, and locks the units that a process works on.
 
 Locks are POSIX byte ranges: byte n of ``.lock`` is unit n. Two processes may share a folder as long as their units
 differ; a second one on the same units is told so at once. A run of all units holds them all to the end of its jobs. The

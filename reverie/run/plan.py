@@ -1,11 +1,12 @@
-"""What a recipe returns: named steps, each a stage and the names of the steps it reads.
+"""The plan that a recipe returns: named steps, each with a stage and the names of the steps that it reads.
 
 ``plan.json`` in the run folder is the resolved plan, written whole before any work:
 
     recipe, file, arguments   what to call to get the same plan again (file: the user's own recipe file, or null): all settings, resolved
     given                     names of the settings that were given by hand (null: nobody said); the others were defaults at the time
     seed, unit_size, num_captions, num_units
-    steps                     [{name, inputs, kind: captions | pairs | columns | job, per_caption, settings, fingerprint}]
+    notes                     what was said before any work
+    steps                     [{name, inputs, kind: captions | pairs | columns | job, role, per_caption, settings, fingerprint}]
     versions, made            library versions, and when (UTC)
 
 A step's fingerprint covers its own settings and those of every step it reads, so that it names a result.
@@ -40,11 +41,11 @@ from reverie.store.json_files import read_json
 Kind = Literal["captions", "pairs", "columns", "job"]
 NAME = re.compile(r"[\w.-]+")  # of a step
 STEP = {
-    "name": str, "inputs?": [str], "kind": str, "per_caption?": (int, None), "settings": {"stage": str}, "fingerprint": str,
+    "name": str, "inputs?": [str], "kind": str, "role?": str, "per_caption?": (int, None), "settings": {"stage": str}, "fingerprint": str,
 }  # fmt: skip
 RECORD = {
     "recipe": str, "file?": (str, None), "arguments": {...: object}, "given?": ([str], None), "seed": int, "unit_size": int,
-    "num_captions": int, "num_units": int, "steps": [STEP], "versions?": {...: str}, "made_in?": str, "made?": str,
+    "num_captions": int, "num_units": int, "notes?": [str], "steps": [STEP], "versions?": {...: str}, "made_in?": str, "made?": str,
 }  # fmt: skip
 RECIPES = Path(__file__).parent.parent / "recipes"
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -88,6 +89,7 @@ class Plan:
     arguments: Mapping[str, Any] = field(default_factory=dict)  # what the recipe was called with
     file: str | None = None  # the user's own recipe file
     given: tuple[str, ...] | None = None  # names of the arguments that are none of the defaults; None where nobody said
+    notes: tuple[str, ...] = ()  # what a person should know before any work, such as how much there will be
 
     def __post_init__(self) -> None:
         seen: dict[str, Kind] = {}
@@ -156,11 +158,13 @@ class Plan:
             "unit_size": self.unit_size,
             "num_captions": self.num_captions,
             "num_units": self.num_units,
+            "notes": list(self.notes),
             "steps": [
                 {
                     "name": step.name,
                     "inputs": list(step.inputs),
                     "kind": step.kind,
+                    "role": step.stage.role,
                     "per_caption": step.stage.per_caption if isinstance(step.stage, UnitStage) else None,
                     "settings": {"stage": type(step.stage).__name__, **stages.options(step.stage)},
                     "fingerprint": prints[step.name],
@@ -239,8 +243,8 @@ def read_plan(folder: Path) -> dict[str, Any]:
         what = "is not a run folder (no plan.json in it)" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}; give the folder that a run was told with --out")
     record: dict[str, Any] = read_json(path, RECORD, InputError, "it is not the plan of a run; use another --out")
-    if old := next((step for step in record["steps"] if "inputs" not in step), None):
-        if "of" not in old:
+    if old := next((step for step in record["steps"] if not {"inputs", "role"} <= step.keys()), None):
+        if not {"of", "inputs"} & old.keys():
             raise InputError(f"{path} is damaged (step {old['name']!r} has no 'inputs'); use another folder")
         raise InputError(
             f"{folder} was made by an earlier version of reverie, which this one cannot go on with; use another --out"
@@ -248,8 +252,9 @@ def read_plan(folder: Path) -> dict[str, Any]:
     names = [step["name"] for step in record["steps"]]
     if bad := next((name for name in names if not NAME.fullmatch(name) or names.count(name) > 1), None):
         raise InputError(f"{path} is damaged (a step is called {bad!r}); use another folder")
-    if bad := next((step["kind"] for step in record["steps"] if step["kind"] not in typing.get_args(Kind)), None):
-        raise InputError(f"{path} is damaged (a step is of kind {bad!r}); use another folder")
+    for what, known in (("kind", Kind), ("role", stages.Role)):
+        if bad := next((step[what] for step in record["steps"] if step[what] not in typing.get_args(known)), None):
+            raise InputError(f"{path} is damaged (a step is of {what} {bad!r}); use another folder")
     return record
 
 
@@ -293,7 +298,7 @@ def _has_grown(old: Mapping[str, Any], step: Step) -> bool:
     fields = step.stage.grows if isinstance(step.stage, Job) else ()
     if not fields or not set(old["inputs"]) <= set(step.inputs):
         return False
-    before, now = old["settings"], {"stage": type(step.stage).__name__, **stages.options(step.stage)}
+    before, now = stages.decisive(old["settings"]), stages.settings(step.stage)
     grown = [name for name in fields if before.get(name) != now[name]]
     complete = all(name in before and all(item in now[name] for item in before[name]) for name in grown)
     rest = [{key: value for key, value in each.items() if key not in grown} for each in (before, now)]
@@ -312,7 +317,7 @@ def _has_begun(folder: Path, step: Mapping[str, Any]) -> bool:
 
 def _flat(prefix: str, value: object) -> dict[str, object]:
     if isinstance(value, Mapping):
-        parts = [_flat(f"{prefix}.{key}", item) for key, item in value.items() if key != "speed"]
+        parts = [_flat(f"{prefix}.{key}", item) for key, item in value.items() if key not in stages.NO_SETTINGS]
         return {key: item for part in parts for key, item in part.items()}
     if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
         return _flat(prefix, {str(number): item for number, item in enumerate(value)})

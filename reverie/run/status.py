@@ -1,4 +1,4 @@
-"""How far a run is, read from its folder beside whoever works there."""
+"""How far each step of a run is, read from its folder, also while the run is under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is: scenes of one to four coloured shapes, with everything about them known.
+"""Scenes of the small world: one to four coloured shapes, with everything about them known.
 
 A scene graph says what a caption can say (shape, colour, size, place, count, relation, background). What a caption
 never says (rotation, texture, light, clutter) is not here: it is drawn from a seed when the scene is photographed.

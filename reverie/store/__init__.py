@@ -1,1 +1,1 @@
-"""Bytes on disk: tables, training batches, and the doors in and out. The only folder that imports Lance."""
+"""Data on disk: tables, training batches, imports and exports. The only package that imports Lance."""

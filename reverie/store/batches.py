@@ -1,4 +1,4 @@
-"""Store -> training batches: n captions with m of their images each, shuffled exactly, resumable from one integer.
+"""Training batches from the store: n captions with m of their images each, in an exact shuffle that resumes from one integer.
 
 The order of the whole training is a pure function of (seed, rows of the table): epoch e visits the captions in a permutation
 drawn from (seed, e), and batch b draws its m of l copies from (seed, b). So there is no shuffle buffer and no state: batch b
@@ -48,6 +48,7 @@ class CaptionBatches:
             dealt to the captions at random, the same way whatever the seed.
         min_images: leave out captions with fewer images than this, where that is more than m, so that learners with different m
             see the same images.
+        max_images: of each caption use the first so many images only; 0 = all.
     Attributes: num_captions, captions with enough copies; left_out, captions with too few of them; ``len()``, batches an epoch.
     Raises: InputError if too few captions are left for one batch, or the sizes do not go together.
     Source: StableRep, arXiv:2306.00984 (section 3, multi-positive batches).
@@ -68,9 +69,12 @@ class CaptionBatches:
         limit: int = 0,
         group: Group = "caption",
         min_images: int = 0,
+        max_images: int = 0,
     ) -> None:
         if min(captions, images, size_px, threads, world) < 1 or not 0 <= rank < world:
             raise InputError("captions, images, size_px, threads and world must be at least 1, and rank below world")
+        if 0 < max_images < images and group == "caption":
+            raise InputError(f"{images} images of a caption cannot be drawn from at most {max_images}")
         if captions % world:
             raise InputError(f"{captions} captions a batch cannot be shared equally by {world} processes")
         self.captions, self.images, self.seed, self.size_px = captions, images, seed, size_px
@@ -88,6 +92,10 @@ class CaptionBatches:
             whole = np.diff(_run_starts(keys["caption_id"]), append=len(keys))
             few = int((whole < min_images).sum())
             keys = keys.filter(pa.array(np.repeat(whole >= min_images, whole)))
+        if max_images:
+            first = _run_starts(keys["caption_id"])
+            place = np.arange(len(keys)) - np.repeat(first, np.diff(first, append=len(keys)))
+            keys = keys.filter(pa.array(place < max_images))
         starts = np.arange(len(keys)) if group == "image" else _run_starts(keys["caption_id"])
         copies = np.diff(starts, append=len(keys))
         enough = copies >= images

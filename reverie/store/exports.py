@@ -1,6 +1,6 @@
-"""Doors out: pairs of a table -> files that other tools read.
+"""Exports: pairs of a table -> files that other tools read.
 
-Every export is built in a hidden folder beside its target and gets its name when it is whole. Pairs come unit by unit, sorted
+Every export is built in a folder beside its target and gets its name when it is complete. Pairs come unit by unit, sorted
 by id within a unit, so equal pairs give equal files whoever made them in whatever order.
 """
 
@@ -13,7 +13,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reverie.errors import BrokenImage, FolderInUse, InputError, StoreFull
+from reverie.errors import BrokenImage, FolderInUse, InputError
 from reverie.pairs import TOKEN_COLUMNS
 from reverie.store import tables
+from reverie.store.files import atomic_folder
 from reverie.store.pictures import suffix
 
 OK = "status = 'ok'"
@@ -316,27 +317,14 @@ def unit_tables(
 def _whole(folder: str | Path) -> Iterator[Path]:
     """A folder to build in; it takes the place of ``folder`` at the end, or disappears."""
     target = Path(folder).resolve()
-    part = target.with_name(f".{target.name}.partial")
-    try:
-        if (target.exists() and not target.is_dir()) or (target.is_dir() and any(target.iterdir())):
-            raise FolderInUse(f"{folder} holds something already; give a new folder")
-        shutil.rmtree(part, ignore_errors=True)  # left by a kill
-        part.mkdir(parents=True)
-    except OSError as error:
-        if tables.is_full(error):
-            raise StoreFull(f"no space left for {folder}; nothing was written") from error
-        raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            if (target.exists() and not target.is_dir()) or (target.is_dir() and any(target.iterdir())):
+                raise FolderInUse(f"{folder} holds something already; give a new folder")
+            part = stack.enter_context(atomic_folder(target, durable=False))
+        except OSError as error:
+            raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
         yield part
-        part.replace(target)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if tables.is_full(error):
-            raise StoreFull(f"no space left for {folder}; nothing was written") from error
-        raise
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _file_name(name: str) -> str:

@@ -1,15 +1,19 @@
-"""Files and folders that are seen complete or not at all, whenever the machine stops."""
+"""Files and folders that are seen complete or not at all, whenever the work is cut off."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from reverie.errors import StoreFull
+
+FULL = re.compile(r"os error (28|122|27)\b|No space left|quota exceeded|File too large", re.IGNORECASE)
+BESIDE = (".tmp", ".previous")  # endings of what ``atomic_folder`` keeps beside a folder while it works
 
 
 @contextmanager
@@ -19,33 +23,52 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises: StoreFull if the disk is.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write the same file
-    try:
+    with _full_is_told(path):
         try:
             yield partial
             flush_to_disk(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFull(f"no space left to write {path}; free some and run the same command again") from error
-        raise
 
 
 @contextmanager
-def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """An empty folder beside ``path`` to fill: it takes that name when the block ends.
+def atomic_folder(path: Path, *, replace: bool = False, durable: bool = True) -> Iterator[Path]:
+    """An empty folder beside ``path`` to fill: it takes that name when the block ends, and disappears if the block fails.
 
     Args:
-        replace: take away a folder that has the name already; else it must not be there.
+        replace: take the place of a folder that has the name already; else only an empty one may. Killed between the two
+            renames that this takes, the old one waits for ``restore_folder``.
+        durable: flush every file first, so that it is complete even after a power cut; slow for very many small files.
+    Raises: StoreFull if the disk is.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a kill
-    temporary.mkdir(parents=True)
-    yield temporary
-    if replace:
-        shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
+    temporary, previous = (path.with_name(f"{path.name}{ending}") for ending in BESIDE)
+    with _full_is_told(path):
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a kill
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for item in (*temporary.rglob("*"), temporary) if durable else ():
+                flush_to_disk(item)
+            if replace:
+                restore_folder(path)
+                shutil.rmtree(previous, ignore_errors=True)
+                if path.exists():
+                    path.rename(previous)
+            temporary.rename(path)
+            flush_to_disk(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if replace:
+                restore_folder(path)
+                shutil.rmtree(previous, ignore_errors=True)
+
+
+def restore_folder(path: Path) -> None:
+    """Give a folder its name back where a kill fell between the two renames of ``atomic_folder(path, replace=True)``."""
+    previous = path.with_name(f"{path.name}.previous")
+    if previous.exists() and not path.exists():
+        previous.rename(path)
 
 
 def flush_to_disk(path: Path) -> None:
@@ -55,3 +78,18 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_full(error: OSError) -> bool:
+    """Disk full, quota used up, or a file larger than allowed; Lance says it in words only."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or bool(FULL.search(str(error)))
+
+
+@contextmanager
+def _full_is_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise StoreFull(f"no space left to write {path}; free some and run the same command again") from error
+        raise

@@ -1,4 +1,4 @@
-"""Who works in a folder: the same file and bytes that runs lock, for those that take all units, such as an import.
+"""A lock on a whole folder, for an import or another job that takes all units; the same file and bytes that runs lock.
 
 A POSIX lock belongs to a process, which may take it twice and loses it when it closes the file anywhere. So what this process
 itself holds is kept beside it.

@@ -1,4 +1,4 @@
-"""Image bytes <-> pictures, with the care that bytes from elsewhere need."""
+"""Encoding and decoding of images, safely also for bytes from unknown sources."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ Paths may be local folders or Lance addresses (s3://...); give those as str.
 
 from __future__ import annotations
 
-import errno
 import functools
 import random
 import re
@@ -31,6 +30,7 @@ from lance.fragment import write_fragments
 
 from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, StoreFull, UnitExists
 from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS, TOKEN_COLUMNS
+from reverie.store.files import is_full
 from reverie.store.pictures import open_picture
 
 TablePath = str | Path
@@ -44,7 +44,6 @@ CLEANUP = {"lance.auto_cleanup.interval": "500", "lance.auto_cleanup.older_than"
 TRIES = 100  # how often a commit is tried against rivals before giving up
 BATCH_ROWS = 1024
 BUFFER_BYTES = 64 << 20  # Lance's own default reads 2 GB ahead
-FULL = re.compile(r"os error (28|122|27)\b|No space left|quota exceeded|File too large", re.IGNORECASE)
 CONFLICT = "Retryable commit conflict"
 EXAMPLE = "write for example: status = 'ok' and clip_score >= 0.2"
 
@@ -779,11 +778,6 @@ def _commits(path: TablePath) -> Iterator[None]:
         if is_full(error):
             raise StoreFull(f"no space left for {path}; free some and run the same command again") from error
         raise
-
-
-def is_full(error: OSError) -> bool:
-    """Disk full, quota used up, or a file larger than allowed; Lance says it in words only."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or bool(FULL.search(str(error)))
 
 
 def _short(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""One file a recipe: the runs that put a paper's claims to the test, and the claims themselves.
+"""Studies: the runs that test a paper's claims, and the claims themselves. One file a recipe.
 
 A study builds on the parts of its recipe: settings, arms, and the functions that make steps of them.
 
@@ -20,7 +20,7 @@ from reverie.stage import Job
 
 @dataclass(frozen=True)
 class Study:
-    """Runs by name, and claims about their arms, which are written run/step/name."""
+    """Runs by name, and claims about their arms, which are written run/step/id."""
 
     about: str  # one paragraph for the page: what was done, on what
     runs: Mapping[str, Plan]

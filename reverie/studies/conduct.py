@@ -1,4 +1,4 @@
-"""Conduct a study: say what it can see, run it, look, and add seeds until its claims are decided or the time is up.
+"""Conducts a study: estimates its power, does its runs, judges its claims, and adds seeds until they are decided or the time is up.
 
 Steps of a run are named by their seed, and jobs that measure say which fields may grow (``stage.Job``), so a study with more
 seeds goes on in the folder of the one with fewer.

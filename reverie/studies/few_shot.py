@@ -22,10 +22,10 @@ LEVELS = (1.0, 0.853, 0.708, 0.0)  # sqrt(abar): copies; the paper's for four sh
 class FewShotStudy:
     """Settings of a study of few-shot classifiers."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 4  # captions for each class, where they are written from class names
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 TINY = FewShotStudy()
@@ -55,47 +55,52 @@ def few_shot(config: FewShotStudy = TINY) -> Study:
     return Study(about, named("few_shot", config, runs), CLAIMS, words)
 
 
-def _arm(name: str, shots: int = MANY, run: str = "strategies") -> str:
-    return f"{run}/measure-{shots}/{name}, {shots} shot{'s' * (shots > 1)}"
+def _arm(strategy: str, shots: int = MANY, order: str | None = "mixed", level: float | None = None) -> str:
+    run = "strategies" if level is None else "levels"
+    return f"{run}/measure-{shots}/{recipe.arm_id(shots, strategy, order, level)}"
+
+
+def _alone(shots: int = MANY) -> str:
+    return _arm("shots-alone", shots, None)
 
 
 def _claim(name: str, says: str, paper: str, terms: tuple[tuple[str, float], ...], above: float = 0.0) -> Claim:
-    return Claim(name, says, paper, terms, "accuracy", above=above)
+    return Claim(name, says, paper, terms, "top1", above=above)
 
 
-GUIDED, ALONE = "mixed, guided", "shots alone"
+GUIDED, BEST, MORE_NOISE = "guided", 0.853, 0.708
 CLAIMS = (
-    _claim("7a", "With 1 shot, painted images help", "+9.6 (EuroSAT)", beats(_arm(GUIDED, FEW), _arm(ALONE, FEW))),
-    _claim("7b", "and with 4 shots they do", "+5.4", beats(_arm(GUIDED), _arm(ALONE))),
+    _claim("7a", "With 1 shot, painted images help", "+9.6 (EuroSAT)", beats(_arm(GUIDED, FEW), _alone(FEW))),
+    _claim("7b", "and with 4 shots they do", "+5.4", beats(_arm(GUIDED), _alone())),
     _claim(
         "7c", "The more shots, the less they help", "+9.6 to +2.7",
-        gains_more(_arm(GUIDED, FEW), _arm(ALONE, FEW), _arm(GUIDED), _arm(ALONE)),
+        gains_more(_arm(GUIDED, FEW), _alone(FEW), _arm(GUIDED), _alone()),
     ),
-    _claim("8a", "Real guidance beats real filtering", "88.47 and 87.33", beats(_arm(GUIDED), _arm("mixed, real filter"))),
+    _claim("8a", "Real guidance beats real filtering", "88.47 and 87.33", beats(_arm(GUIDED), _arm("filter"))),
     _claim(
         "8b", "Real filtering is no worse than the basic strategy (by 1 point or more)", "87.33 and 87.10",
-        beats(_arm("mixed, real filter"), _arm("mixed, basic")), above=-0.01,
+        beats(_arm("filter"), _arm("basic")), above=-0.01,
     ),
     _claim(
         "8c", "Real guidance has its best level inside: the paper's level beats copies of the shots", "",
-        beats(_arm("mixed, guided at 0.853", run="levels"), _arm("mixed, guided at 1", run="levels")),
+        beats(_arm(GUIDED, level=BEST), _arm(GUIDED, level=1.0)),
     ),
     _claim(
-        "8d", "and beats no guidance", "", beats(_arm("mixed, guided at 0.853", run="levels"), _arm("mixed, guided at 0", run="levels")),
+        "8d", "and beats no guidance", "", beats(_arm(GUIDED, level=BEST), _arm(GUIDED, level=0.0)),
     ),
     _claim(
         "8e", "The more shots, the less noise is best: 0.853 over 0.708 is worth more with 4 shots than with 1", "0.973 for 16 shots, 0.708 for 1",
         gains_more(
-            _arm("mixed, guided at 0.853", run="levels"), _arm("mixed, guided at 0.708", run="levels"),
-            _arm("mixed, guided at 0.853", FEW, "levels"), _arm("mixed, guided at 0.708", FEW, "levels"),
+            _arm(GUIDED, level=BEST), _arm(GUIDED, level=MORE_NOISE),
+            _arm(GUIDED, FEW, level=BEST), _arm(GUIDED, FEW, level=MORE_NOISE),
         ),
     ),
     _claim(
-        "9a", "Mixed training beats painted images first, then shots", "", beats(_arm(GUIDED), _arm("painted, then shots, guided"))
+        "9a", "Mixed training beats painted images first, then shots", "", beats(_arm(GUIDED), _arm(GUIDED, order="painted-first"))
     ),
-    _claim("9b", "and shots first, then painted images", "", beats(_arm(GUIDED), _arm("shots, then painted, guided"))),
+    _claim("9b", "and shots first, then painted images", "", beats(_arm(GUIDED), _arm(GUIDED, order="shots-first"))),
     _claim(
         "9c", "Painted images first beats shots first (expected, not confirmed by the paper)", "",
-        beats(_arm("painted, then shots, guided"), _arm("shots, then painted, guided")),
+        beats(_arm(GUIDED, order="painted-first"), _arm(GUIDED, order="shots-first")),
     ),
 )  # fmt: skip

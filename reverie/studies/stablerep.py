@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from reverie.arms import Arm, Factor, by_id, seeds_together
 from reverie.evaluate.claims import Claim, beats
 from reverie.recipes import stablerep as recipe
 from reverie.recipes.options import SmallScale
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from reverie.learn.train import Train
 
 LOW_PX = 16  # side of photos that are photographed again from afar
+DOWNSCALED = "stablerep-downscaled"  # id of the arm that sees some images small
 STRONG = 8.0  # guidance of the second run
 IMAGES = (2, 4, 6)  # images of one caption in a batch, m, of claim 3; with 6 a batch may be up to 5 views smaller
 
@@ -30,13 +32,15 @@ IMAGES = (2, 4, 6)  # images of one caption in a batch, m, of claim 3; with 6 a 
 class StableRepStudy:
     """Settings of a study of StableRep."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 4  # captions for each class, where they are written from class names
     train_steps: int = 150  # optimiser steps of training, the same in every arm
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str = "smallworld:street:1280:6400"
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    # methods that StableRep is held against besides SimCLR; each is one more arm for every seed, and one more claim
+    against: tuple[Literal["clip"], ...] = ()
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 # 45 arms in half an hour; claim 2 needs l times as many captions as the budget's arm with l copies.
@@ -55,10 +59,19 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
     usual = recipe.SCALES[config.scale]
     shared = {
         "per_class": config.per_class, "keep_best": 1.0, "seeds": seeds_of(config.num_seeds), "train_steps": config.train_steps,
-        "eval_data": config.eval_data, "seed": config.seed,
+        "eval_data": config.eval_data, "seed": config.seed, "one_image": (),
     }  # fmt: skip
     few, copies = usual.paint.per_caption, max(usual.paint.per_caption, *IMAGES)
-    main = resolve(usual, shared | {"per_caption": copies, "text_tower": True, "controls": True})
+    main = resolve(
+        usual,
+        shared
+        | {
+            "per_caption": copies,
+            "text_tower": True,
+            "controls": True,
+            "arms": ("stablerep", "simclr", *config.against),
+        },
+    )
     strong = resolve(usual, shared | {"guidance": STRONG})
     runs = {"guidance-2": _all_arms(main, few), "guidance-8": recipe.stablerep(strong)}
     about = (
@@ -66,10 +79,10 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
         f"({copies} for m = {max(IMAGES)}); a small ResNet, {config.train_steps} steps of {main.views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
     )
     words = {"guidance-2": "all arms but those of claim 4", "guidance-8": "the same captions, painted with guidance 8"}
-    return Study(about, named("stablerep", config, runs), _claims(main.per_batch), words)
+    return Study(about, named("stablerep", config, runs), _claims(main.per_batch, config.against), words)
 
 
-def arms(config: recipe.StableRepConfig, few: int) -> tuple[dict[str, Train], dict[str, Train]]:
+def arms(config: recipe.StableRepConfig, few: int) -> tuple[dict[Arm, Train], dict[Arm, Train]]:
     """The recipe's arms, and more of them, which differ from StableRep in one thing each.
 
     Args:
@@ -77,38 +90,42 @@ def arms(config: recipe.StableRepConfig, few: int) -> tuple[dict[str, Train], di
     """
     usual = f"kept and copy < {few}"
     own = {
-        name: replace(train, where=usual) if train.where == "kept" else train
-        for name, train in recipe.arms(config).items()
+        arm: replace(train, where=usual) if train.where == "kept" else train
+        for arm, train in recipe.arms(config).items()
     }
-    train, m = own["StableRep"], config.per_batch
-    more: dict[str, Train] = {}
+    train, m = by_id(own)["stablerep"], config.per_batch
+    more: dict[Arm, Train] = {}
     for other in IMAGES:
         if other != m:
-            more[_with_images(other, m)] = replace(
+            more[_variant(_with_images(other, m), f"StableRep, m = {other}", m=other)] = replace(
                 _with(train, config.views // other, images_per_caption=other),
                 where=usual if other <= few else "kept", min_images=other,
             )  # fmt: skip
     fixed = f"kept and copy < {m}"  # the same m images at every visit
-    more["StableRep, l = m"] = replace(train, where=fixed)
-    more["StableRep, downscaled"] = _with(train, train.captions_per_batch, downscale_px=(LOW_PX,))
+    more[_variant("stablerep-l-is-m", "StableRep, l = m", l=m)] = replace(train, where=fixed)
+    more[_variant(DOWNSCALED, "StableRep, downscaled", downscale_px=LOW_PX)] = _with(
+        train, train.captions_per_batch, downscale_px=(LOW_PX,)
+    )
     budget = config.text.stage().count  # images
-    more["few captions, many images"] = replace(train, limit=budget // few)
+    more[_variant("few-captions-many-images", "few captions, many images", captions=budget // few)] = replace(
+        train, limit=budget // few
+    )
     crops = _with(train, train.captions_per_batch, images_per_caption=1, crops=m)
-    more["many captions, one image"] = replace(crops, where="kept and copy = 0", min_images=0)
+    more[_variant("many-captions-one-image", "many captions, one image", captions=budget)] = replace(
+        crops, where="kept and copy = 0", min_images=0
+    )
     return own, more
 
 
 def _all_arms(config: recipe.StableRepConfig, few: int) -> Plan:
     """All arms, probed; two of them on photos of low resolution as well."""
-    from reverie.evaluate.linear_probe import Arm
     from reverie.report.page import WritePage
 
-    own, more = arms(config, few)
-    training = recipe.trained(config, own) | recipe.trained(config, more)
+    own, more = (recipe.trained(config, each) for each in arms(config, few))
+    training = own | more
     probe = recipe.probe(config, own)
-    added = tuple(Arm(name, number, recipe.slug(name, number)) for name in more for number in config.seeds)
-    probe = replace(probe, arms=(*probe.arms, *added))
-    low_arms = tuple(arm for arm in probe.arms if arm.name in ("StableRep", "StableRep, downscaled"))
+    probe = replace(probe, arms=(*probe.arms, *seeds_together(more)))
+    low_arms = tuple(arm for arm in probe.arms if arm.id in ("stablerep", DOWNSCALED))
     low = replace(probe, arms=low_arms, size_px=LOW_PX, resize_px=LOW_PX)
     return Plan(
         recipe="stablerep",
@@ -117,8 +134,8 @@ def _all_arms(config: recipe.StableRepConfig, few: int) -> Plan:
         steps=(
             *recipe.painted(config),
             *training.values(),
-            Step("probe", probe, inputs=tuple(training)),
-            Step("probe-low", low, inputs=tuple(arm.weights for arm in low_arms if arm.weights)),
+            Step("probe", probe, inputs=tuple(step.name for step in training.values())),
+            Step("probe-low", low, inputs=tuple(arm.step for arm in low_arms if arm.step)),
             Step("page", WritePage(), inputs=("probe", "probe-low")),
         ),
     )
@@ -128,12 +145,17 @@ def _arm(name: str, run: str = "guidance-2", step: str = "probe") -> str:
     return f"{run}/{step}/{name}"
 
 
+def _variant(name: str, label: str, **factors: Factor) -> Arm:
+    """StableRep with one thing changed."""
+    return Arm(name, label, factors={"learner": "stablerep", "images": "painted", **factors})
+
+
 def _with_images(number: int, m: int) -> str:
-    """The arm that learns from so many images of each caption."""
-    return "StableRep" if number == m else f"StableRep, m = {number}"
+    """The id of the arm that learns from so many images of each caption."""
+    return "stablerep" if number == m else f"stablerep-m-{number}"
 
 
-def _claims(m: int) -> tuple[Claim, ...]:
+def _claims(m: int, rivals: tuple[str, ...] = ()) -> tuple[Claim, ...]:
     """The claims, all about shape, where StableRep takes m images of each caption."""
     about_shape = functools.partial(Claim, metric="top1_shape")
     two, four, six = (_arm(_with_images(number, m)) for number in IMAGES)
@@ -142,53 +164,62 @@ def _claims(m: int) -> tuple[Claim, ...]:
             "1",
             "StableRep tells shapes better than SimCLR on the same images, with the same steps and views",
             "about +10 points after 35 epochs",
-            beats(_arm("StableRep"), _arm("SimCLR")),
+            beats(_arm("stablerep"), _arm("simclr")),
+        ),
+        *(
+            about_shape(
+                "1b",
+                "and better than CLIP, which is told the captions",
+                "73.5 against 67.8 after 35 epochs",
+                beats(_arm("stablerep"), _arm(rival)),
+            )
+            for rival in rivals
         ),
         about_shape(
             "2",
             "With a budget of images, several of each of fewer captions are better for shape than one of each of more captions",
             "",
-            beats(_arm("few captions, many images"), _arm("many captions, one image")),
+            beats(_arm("few-captions-many-images"), _arm("many-captions-one-image")),
         ),
         about_shape(
             "3a", "With a batch of so many views, m = 2 is better for shape than one image and two crops", "",
-            beats(two, _arm("SimCLR")),
+            beats(two, _arm("simclr")),
         ),
-        about_shape("3b", "and m = 4 is", "", beats(four, _arm("SimCLR"))),
-        about_shape("3c", "and m = 6 is", "", beats(six, _arm("SimCLR"))),
+        about_shape("3b", "and m = 4 is", "", beats(four, _arm("simclr"))),
+        about_shape("3c", "and m = 6 is", "", beats(six, _arm("simclr"))),
         about_shape(
             "3d", "The gain in shape flattens: from 1 to 2 images it is greater than from 2 to 4", "",
-            ((two, 2.0), (_arm("SimCLR"), -1.0), (four, -1.0)),
+            ((two, 2.0), (_arm("simclr"), -1.0), (four, -1.0)),
         ),
         about_shape(
             "4",
             "StableRep gains more in shape from guidance 2 over guidance 8 than SimCLR does",
             "best at 2 to 3 and at 8",
             (
-                (_arm("StableRep"), 1.0), (_arm("StableRep", "guidance-8"), -1.0),
-                (_arm("SimCLR"), -1.0), (_arm("SimCLR", "guidance-8"), 1.0),
+                (_arm("stablerep"), 1.0), (_arm("stablerep", "guidance-8"), -1.0),
+                (_arm("simclr"), -1.0), (_arm("simclr", "guidance-8"), 1.0),
             ),
         ),
-        about_shape("7", "StableRep+ tells shapes better than StableRep at equal steps", "", beats(_arm("StableRep+"), _arm("StableRep"))),
+        about_shape("7", "StableRep+ tells shapes better than StableRep at equal steps", "", beats(_arm("stablerep-plus"), _arm("stablerep"))),
         about_shape(
             "9a", "Making some images small and large again helps to tell shapes in photos of low resolution", "",
-            beats(_arm("StableRep, downscaled", step="probe-low"), _arm("StableRep", step="probe-low")),
+            beats(_arm(DOWNSCALED, step="probe-low"), _arm("stablerep", step="probe-low")),
         ),
         about_shape(
             "9b", "and costs at most 1.5 points on the others", "at most 1.5 points",
-            beats(_arm("StableRep, downscaled"), _arm("StableRep")), above=-0.015,
+            beats(_arm(DOWNSCALED), _arm("stablerep")), above=-0.015,
         ),
         about_shape(
             "10", "Drawing m of l > m images afresh at each visit is better for shape than the same m = l", "l = 10 over 4: +0.5",
-            beats(_arm("StableRep"), _arm("StableRep, l = m")),
+            beats(_arm("stablerep"), _arm("stablerep-l-is-m")),
         ),
         about_shape(
             "11a", "Control: with images dealt to captions at random, StableRep falls below SimCLR in shape", "",
-            beats(_arm("SimCLR"), _arm("images dealt at random")), control=True,
+            beats(_arm("simclr"), _arm("images-dealt-at-random")), control=True,
         ),
         about_shape(
             "11b", "Control: m crops of one image are not as good for shape as m images", "",
-            beats(_arm("StableRep"), _arm("crops of one image")), control=True,
+            beats(_arm("stablerep"), _arm("crops-of-one-image")), control=True,
         ),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from reverie.arms import Arm, Factor, by_id, untrained
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import synthetic_pretraining as recipe
 from reverie.recipes.options import SmallScale
@@ -28,8 +29,8 @@ RUN, TRANSFER, TRANSFER_VIT = "backbones", "transfer", "transfer-vit"
 class PretrainingStudy:
     """Settings of a study of pre-training on painted images."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     num_images: int = 640  # images to paint, of all classes together
     pretrain_shots: int = 10  # photos of each class to pre-train on
     train_steps: int = 200  # optimiser steps of training, the same in every arm
@@ -37,7 +38,7 @@ class PretrainingStudy:
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train
     # photos
     eval_data: str = "smallworld:street:640:6400"
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 TINY = PretrainingStudy()
@@ -90,62 +91,68 @@ def synthetic_pretraining(config: PretrainingStudy = TINY) -> Study:
     return Study(about, named("synthetic_pretraining", config, {RUN: plan}), CLAIMS, words)
 
 
-def arms(config: recipe.PretrainingConfig) -> dict[str, Train]:
+def arms(config: recipe.PretrainingConfig) -> dict[Arm, Train]:
     """The same learner on painted images and on photos."""
-    painted = recipe.arms(config)["supervised on painted images"]
+    painted = by_id(recipe.arms(config))["supervised-on-painted-images"]
     usable = "status = 'ok' and label is not null and image is not null"
-    return {"painted": painted, "photos": replace(painted, store=REAL, where=usable, limit=0)}
+    return {
+        _told("painted", "painted"): painted,
+        _told("photos", "photos", "real"): replace(painted, store=REAL, where=usable, limit=0),
+    }
 
 
-def _all_arms(config: recipe.PretrainingConfig) -> dict[str, Train]:
+def _told(name: str, label: str, images: str = "painted", method: str = "supervised", **factors: Factor) -> Arm:
+    return Arm(name, label, factors={"method": method, "images": images, **factors})
+
+
+def _all_arms(config: recipe.PretrainingConfig) -> dict[Arm, Train]:
     """These, and more that differ from one of them in one thing each."""
     found, names = arms(config), class_names()
-    painted, real = found["painted"], found["photos"]
+    painted, real = by_id(found)["painted"], by_id(found)["photos"]
     half = tuple(name for name in names if name.split()[0] in list(COLOURS)[: len(COLOURS) // 2])
     quoted = ", ".join(f"'{name}'" for name in half)
     mocov2 = recipe.learner("mocov2", names, config)
     return found | {
-        "painted, wrong labels": replace(painted, learner=replace(painted.learner, wrong_labels=1.0)),
-        "painted, half as many": replace(painted, limit=config.num_images // 2),
-        "painted, a quarter": replace(painted, limit=config.num_images // 4),
-        "half of the classes": replace(
+        _told("painted-wrong-labels", "painted, wrong labels", wrong_labels=1.0): replace(
+            painted, learner=replace(painted.learner, wrong_labels=1.0)
+        ),
+        _told("painted-half-as-many", "painted, half as many", share=0.5): replace(
+            painted, limit=config.num_images // 2
+        ),
+        _told("painted-a-quarter", "painted, a quarter", share=0.25): replace(painted, limit=config.num_images // 4),
+        _told("half-of-the-classes", "half of the classes", share=0.5, classes=len(half)): replace(
             painted,
             where=f"kept and label in ({quoted})",
             learner=recipe.learner("supervised", half, config),
             limit=config.num_images // 2,
         ),
-        "photos, then painted": replace(painted, start="photos"),
-        "MoCo v2, painted": replace(painted, learner=mocov2),
-        "MoCo v2, photos": replace(real, learner=mocov2),
+        _told("photos-then-painted", "photos, then painted", then="real"): replace(painted, start="photos"),
+        _told("moco-v2-painted", "MoCo v2, painted", method="mocov2"): replace(painted, learner=mocov2),
+        _told("moco-v2-photos", "MoCo v2, photos", "real", "mocov2"): replace(real, learner=mocov2),
     }
 
 
-def _backbone(config: recipe.PretrainingConfig, arms_: dict[str, Train], transfer: str) -> list[Step]:
+def _backbone(config: recipe.PretrainingConfig, arms_: dict[Arm, Train], transfer: str) -> list[Step]:
     """The pre-training of arms of one backbone on the same images, and the step that fine-tunes them all.
 
     Args:
         transfer: name of that step.
     """
-    from reverie.evaluate.fine_tuning import Arm
-
     steps, tuned = [], []
     before = "" if transfer == TRANSFER else "vit-"
     for number in config.seeds:
-        for name, train in arms_.items():
-            step = before + _slug(name, number)
-            start = before + _slug(train.start, number) if train.start else None
+        for arm, train in arms_.items():
+            step = f"{before}{arm.id}-{number}"
+            start = f"{before}{train.start}-{number}" if train.start else None
             of = ("keep", REAL, *((start,) if start else ()))
             steps.append(Step(step, replace(train, seed=number, start=start), inputs=of))
-            tuned.append(Arm(name, number, step))
-            if name == "painted" and transfer == TRANSFER:  # a ViT has no BatchNorm
-                tuned.append(Arm("painted, frozen BatchNorm", number, step, frozen_batchnorm=True))
-        tuned.append(Arm("untrained", number))
-    of = tuple(dict.fromkeys(arm.weights for arm in tuned if arm.weights))
+            tuned.append(arm.under(number, step))
+            if arm.id == "painted" and transfer == TRANSFER:  # a ViT has no BatchNorm
+                frozen = _told("painted-frozen-batchnorm", "painted, frozen BatchNorm", frozen_batchnorm=True)
+                tuned.append(frozen.under(number, step))
+        tuned += untrained([number])
+    of = tuple(dict.fromkeys(arm.step for arm in tuned if arm.step))
     return [*steps, Step(transfer, recipe.transfer(config, tuple(tuned), keep=False), inputs=of)]
-
-
-def _slug(name: str, number: int) -> str:
-    return f"{name.lower().replace(',', '').replace(' ', '-')}-{number}"
 
 
 def _arm(name: str, transfer: str = TRANSFER) -> str:
@@ -155,29 +162,29 @@ def _arm(name: str, transfer: str = TRANSFER) -> str:
 def _claim(
     name: str, says: str, paper: str, terms: tuple[tuple[str, float], ...], above: float = 0.0, control: bool = False
 ) -> Claim:
-    return Claim(name, says, paper, terms, "accuracy_shape", above=above, control=control)
+    return Claim(name, says, paper, terms, "top1_shape", above=above, control=control)
 
 
 PAINTED, PHOTOS = _arm("painted"), _arm("photos")
 CLAIMS = (
     _claim(
-        "10", "Frozen BatchNorm is better for shape than BatchNorm in train mode", "", beats(_arm("painted, frozen BatchNorm"), PAINTED)
+        "10", "Frozen BatchNorm is better for shape than BatchNorm in train mode", "", beats(_arm("painted-frozen-batchnorm"), PAINTED)
     ),
     _claim("11a", "Pre-training on painted images helps to tell shapes", "83.90 and 78.83 (CIFAR-100)", beats(PAINTED, _arm("untrained"))),
-    _claim("11b", "More painted images are better for shape than a quarter of them", "85.24 and 83.90", beats(PAINTED, _arm("painted, a quarter"))),
+    _claim("11b", "More painted images are better for shape than a quarter of them", "85.24 and 83.90", beats(PAINTED, _arm("painted-a-quarter"))),
     _claim(
         "11c", "with diminishing returns", "85.03 to 85.24 after 83.90 to 85.03",
-        gains_more(_arm("painted, half as many"), _arm("painted, a quarter"), PAINTED, _arm("painted, half as many")),
+        gains_more(_arm("painted-half-as-many"), _arm("painted-a-quarter"), PAINTED, _arm("painted-half-as-many")),
     ),
     _claim(
         "11d", "At equal number, twice the classes are no worse for shape than half (by 1 point or more)", "+0.2 to +0.5",
-        beats(_arm("painted, half as many"), _arm("half of the classes")), above=-0.01,
+        beats(_arm("painted-half-as-many"), _arm("half-of-the-classes")), above=-0.01,
     ),
-    _claim("11e", "Photos and then painted images (twice the steps) are better for shape than photos", "85.52 and 84.50", beats(_arm("photos, then painted"), PHOTOS)),
-    _claim("11f", "and better than painted images", "85.52 and 85.24", beats(_arm("photos, then painted"), PAINTED)),
+    _claim("11e", "Photos and then painted images (twice the steps) are better for shape than photos", "85.52 and 84.50", beats(_arm("photos-then-painted"), PHOTOS)),
+    _claim("11f", "and better than painted images", "85.52 and 85.24", beats(_arm("photos-then-painted"), PAINTED)),
     _claim(
         "12a", "MoCo v2 loses less in shape by painted images in place of photos than supervised learning does", "0.2 and 0.6 (VOC)",
-        gains_more(_arm("MoCo v2, painted"), _arm("MoCo v2, photos"), PAINTED, PHOTOS),
+        gains_more(_arm("moco-v2-painted"), _arm("moco-v2-photos"), PAINTED, PHOTOS),
     ),
     _claim(
         "12b", "A ViT loses less in shape than a ResNet", "",
@@ -185,6 +192,6 @@ CLAIMS = (
     ),
     _claim(
         "0", "Control: images under labels drawn at random are worth less for shape than under their own", "",
-        beats(PAINTED, _arm("painted, wrong labels")), control=True,
+        beats(PAINTED, _arm("painted-wrong-labels")), control=True,
     ),
 )  # fmt: skip

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reverie.arms import Arm, Factor
 from reverie.evaluate.claims import Claim, beats
 from reverie.recipes import syntic as recipe
 from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
 from reverie.settings import resolve
 from reverie.studies import Study, named, seeds_of
-from reverie.studies.syntic_simulation import STEPS, TEMPERATURES, SimulateSynTIC
+from reverie.studies.syntic_simulation import STEPS, TEMPERATURES, SimulateSynTIC, refined
 
 TEMPERATURE = 0.01
 THIRDS = 3
@@ -25,15 +26,15 @@ THIRDS = 3
 class SynticStudy:
     """Settings of a study of SynTIC."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     # file of captions: text, CSV, TSV, JSONL, COCO JSON or parquet; to simulate features of, those of the small world
     # when absent
     captions: Path | None = None
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     epochs: int = 6  # passes over the examples of training
     simulated: bool = False  # the simulated features alone, in a minute
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 TINY = SynticStudy()
@@ -84,19 +85,27 @@ def syntic(config: SynticStudy = TINY) -> Study:
     return Study(about, named("syntic", config, runs), claims, words)
 
 
-def arms(config: recipe.SynticConfig) -> dict[str, Any]:
+def arms(config: recipe.SynticConfig) -> dict[Arm, Any]:
     """The recipe's arms, and more that differ from SynTIC in one thing each."""
     shows = recipe.shown(config)
     plain: dict[str, Any] = {"tags": "none", "learns_projected": False, "asked_projected": False}
     more = {
-        "refined features": replace(shows, **plain),
-        "tags of other images": replace(shows, shuffle_tags=True),
-        "own sentence hidden": replace(shows, exclude_self="caption"),
+        _variant("refined-features", "refined features", without="projection and tags"): replace(shows, **plain),
+        _variant("tags-of-other-images", "tags of other images", shuffle_tags=True): replace(shows, shuffle_tags=True),
+        _variant("own-sentence-hidden", "own sentence hidden", exclude_self="caption"): replace(
+            shows, exclude_self="caption"
+        ),
     }
     for temperature in TEMPERATURES:
         if temperature != TEMPERATURE:
-            more[f"temperature {temperature:g}"] = replace(shows, temperature=temperature)
-    return recipe.arms(config) | {name: recipe.learning(config, each) for name, each in more.items()}
+            other = _variant(f"temperature-{temperature:g}", f"temperature {temperature:g}", temperature=temperature)
+            more[other] = replace(shows, temperature=temperature)
+    return recipe.arms(config) | {arm: recipe.learning(config, each) for arm, each in more.items()}
+
+
+def _variant(name: str, label: str, **factors: Factor) -> Arm:
+    """SynTIC with one thing changed."""
+    return Arm(name, label, factors={"method": "syntic", **factors})
 
 
 def _smallworld(config: recipe.SynticConfig) -> Plan:
@@ -104,22 +113,23 @@ def _smallworld(config: recipe.SynticConfig) -> Plan:
     from reverie.learn.refine import Refine, RefineFeatures
     from reverie.report.page import WritePage
 
-    training, asked = recipe.trained(config, arms(config))
+    training = recipe.trained(config, arms(config))
     over = {
-        f"refine-{steps}": RefineFeatures("support", Refine(steps, guard=False, seed=config.seed)) for steps in STEPS
+        refined(steps, f"refine-{steps}"): RefineFeatures("support", Refine(steps, guard=False, seed=config.seed))
+        for steps in STEPS
     }
-    more = tuple((name, f"{steps} steps") for name, steps in zip(over, STEPS, strict=True))
-    align = recipe.alignment(config, parts=THIRDS, more=more)
+    names = tuple(f"refine-{steps}" for steps in STEPS)
+    align = recipe.alignment(config, parts=THIRDS, more=tuple(over))
     return Plan(
         recipe="syntic",
         seed=config.seed,
         unit_size=config.unit_size,
         steps=(
             *recipe.painted(config),
-            *training,
-            Step("measure", recipe.measure(config, asked), inputs=tuple(item.weights for item in asked)),
-            *(Step(name, stage, inputs=("paint", "support")) for name, stage in over.items()),
-            Step("alignment", align, inputs=("support", "refine", *over)),
+            *training.values(),
+            Step("measure", recipe.measure(config, training), inputs=tuple(step.name for step in training.values())),
+            *(Step(name, stage, inputs=("paint", "support")) for name, stage in zip(names, over.values(), strict=True)),
+            Step("alignment", align, inputs=("support", "refine", *names)),
             Step("page", WritePage(), inputs=("measure", "alignment")),
         ),
     )
@@ -129,17 +139,16 @@ def _cross(config: recipe.SynticConfig) -> Plan:
     """SynTIC from sentences about other classes than those of the photos, asked with the support of either."""
     from reverie.captions.scenes import FromScenes
     from reverie.datasets.captioned import held_classes
-    from reverie.evaluate.captioning import Asked
     from reverie.learn.make_support_set import MakeSupport
     from reverie.report.page import WritePage
 
     known, held = held_classes()
-    training, asked = recipe.trained(config, recipe.arms(config))
+    training = recipe.trained(config, recipe.arms(config))
     target = MakeSupport(config.clip, source=FromScenes(config.sentences, held))
     both = [
-        Asked(name, arm.weights, arm.seed, support)
-        for arm in asked
-        for name, support in (("source support", None), ("target support", "target-support"))
+        Arm(f"{domain}-support", f"{domain} support", arm.seed, arm.step, factors)
+        for arm in training
+        for domain, factors in (("source", {}), ("target", {"support": "target-support"}))
     ]
     return Plan(
         recipe="syntic",
@@ -147,9 +156,13 @@ def _cross(config: recipe.SynticConfig) -> Plan:
         unit_size=config.unit_size,
         steps=(
             *recipe.painted(config, FromScenes(config.sentences, known, without=held)),
-            *training,
+            *training.values(),
             Step("target-support", target, inputs=("captions",)),
-            Step("measure", recipe.measure(config, both), inputs=(*(item.weights for item in asked), "target-support")),
+            Step(
+                "measure",
+                recipe.measure(config, both),
+                inputs=(*(step.name for step in training.values()), "target-support"),
+            ),
             Step("alignment", recipe.alignment(config), inputs=("support", "refine")),
             Step("page", WritePage(), inputs=("measure", "alignment")),
         ),
@@ -172,7 +185,7 @@ def _both(number: str, says: str, better: str, worse: str, **how: Any) -> tuple[
     """A claim about two arms that both tiers have: first on simulated features."""
     small = how.pop("small", (better, worse))
     return (
-        Claim(f"S-{number}", says, "", beats(_simulated(better), _simulated(worse)), "precision", **how),
+        Claim(f"S-{number}", says, "", beats(_simulated(better), _simulated(worse)), "mean_average_precision", **how),
         Claim(number, says, "", beats(_measured(small[0]), _measured(small[1])), "cider_d", **how),
     )
 
@@ -182,39 +195,39 @@ def _in_order(*claims: Claim) -> tuple[Claim, ...]:
 
 
 _PAIRS = (
-    _both("C1a", "Learning from text features and being asked about photos is worse than from painted ones", "painted features", "text features"),
-    _both("C1b", "and than with CapDec's noise", "CapDec", "text features", small=("capdec", "text features")),
-    _both("C1c", "and than with CLOSE's noise", "CLOSE", "text features", small=("close", "text features")),
-    _both("C1d", "and than with DeCap's projection", "DeCap", "text features", small=("decap", "text features")),
-    _both("C2", "Refined features are better than painted ones", "refined features", "painted features"),
-    _both("C4b", "Projection makes better captions", "SynTIC", "without projection"),
-    _both("C5a", f"Temperature {TEMPERATURE} is better than {min(TEMPERATURES)}", f"temperature {TEMPERATURE}", f"temperature {min(TEMPERATURES)}", small=("SynTIC", f"temperature {min(TEMPERATURES)}")),
-    _both("C5b", f"and than {max(TEMPERATURES)}", f"temperature {TEMPERATURE}", f"temperature {max(TEMPERATURES)}", small=("SynTIC", f"temperature {max(TEMPERATURES)}")),
-    _both("C5d", "The best temperature lies inside: 0.005 is better than 0.001", "temperature 0.005", "temperature 0.001"),
-    _both("C5e", "and 0.05 is better than 0.2", "temperature 0.05", "temperature 0.2"),
-    _both("C6a", "Tags add to projection", "SynTIC", "without tags"),
-    _both("C6b", "Control: tags of other images are worse than none", "without tags", "tags of other images", control=True),
-    _both("C7a", "All of SynTIC is better than without refinement", "SynTIC", "without refinement"),
+    _both("C1a", "Learning from text features and being asked about photos is worse than from painted ones", "painted-features", "text-features"),
+    _both("C1b", "and than with CapDec's noise", "capdec", "text-features"),
+    _both("C1c", "and than with CLOSE's noise", "close", "text-features"),
+    _both("C1d", "and than with DeCap's projection", "decap", "text-features"),
+    _both("C2", "Refined features are better than painted ones", "refined-features", "painted-features"),
+    _both("C4b", "Projection makes better captions", "syntic", "without-projection"),
+    _both("C5a", f"Temperature {TEMPERATURE} is better than {min(TEMPERATURES)}", f"temperature-{TEMPERATURE}", f"temperature-{min(TEMPERATURES)}", small=("syntic", f"temperature-{min(TEMPERATURES)}")),
+    _both("C5b", f"and than {max(TEMPERATURES)}", f"temperature-{TEMPERATURE}", f"temperature-{max(TEMPERATURES)}", small=("syntic", f"temperature-{max(TEMPERATURES)}")),
+    _both("C5d", "The best temperature lies inside: 0.005 is better than 0.001", "temperature-0.005", "temperature-0.001"),
+    _both("C5e", "and 0.05 is better than 0.2", "temperature-0.05", "temperature-0.2"),
+    _both("C6a", "Tags add to projection", "syntic", "without-tags"),
+    _both("C6b", "Control: tags of other images are worse than none", "without-tags", "tags-of-other-images", control=True),
+    _both("C7a", "All of SynTIC is better than without refinement", "syntic", "without-refinement"),
 )  # fmt: skip
 SIMULATED = _in_order(
     *(first for first, _ in _PAIRS),
-    Claim("S-C3a", "50 passes of refinement raise retrieval of the own sentence", "", beats(_simulated("50 steps"), _simulated("0 steps")), "R@1"),
-    Claim("S-C3b", "and bring features nearer to the centroid of photos", "", beats(_simulated("0 steps"), _simulated("best inside")), "distance"),
-    Claim("S-C3c", "but 1,000 passes take them away again", "", beats(_simulated("1000 steps"), _simulated("best inside")), "distance"),
-    Claim("S-C4a", "Projection lowers the discrepancy between what is learned from and asked about", "", beats(_simulated("refined features"), _simulated("without tags")), "MMD"),
-    Claim("S-C5c", "At a high temperature answers are less diverse", "", beats(_simulated("temperature 0.01"), _simulated("temperature 0.2")), "distinct"),
-    Claim("S-C8", "Support of the target domain helps there, without training", "", beats(_simulated("target support"), _simulated("source support")), "precision"),
+    Claim("S-C3a", "50 passes of refinement raise retrieval of the own sentence", "", beats(_simulated("steps-50"), _simulated("steps-0")), "recall_at_1"),
+    Claim("S-C3b", "and bring features nearer to the centroid of photos", "", beats(_simulated("steps-0"), _simulated("steps-best-inside")), "centroid_distance"),
+    Claim("S-C3c", "but 1,000 passes take them away again", "", beats(_simulated("steps-1000"), _simulated("steps-best-inside")), "centroid_distance"),
+    Claim("S-C4a", "Projection lowers the discrepancy between what is learned from and asked about", "", beats(_simulated("refined-features"), _simulated("without-tags")), "mmd"),
+    Claim("S-C5c", "At a high temperature answers are less diverse", "", beats(_simulated("temperature-0.01"), _simulated("temperature-0.2")), "distinct"),
+    Claim("S-C8", "Support of the target domain helps there, without training", "", beats(_simulated("target-support"), _simulated("source-support")), "mean_average_precision"),
 )  # fmt: skip
 SMALLWORLD = _in_order(
     *(second for _, second in _PAIRS),
-    Claim("C1e", "and than with ViECap's noise and prompt", "", beats(_measured("viecap"), _measured("text features")), "cider_d"),
-    Claim("C3a", "50 passes of refinement raise retrieval of the own sentence", "", beats(_aligned("50 steps"), _aligned("0 steps")), "R@1"),
-    Claim("C3b", "and bring features nearer to the centroid of photos", "", beats(_aligned("0 steps"), _aligned("50 steps")), "distance of centroids"),
-    Claim("C3c", "but 1,000 passes take them away again", "", beats(_aligned("1000 steps"), _aligned("50 steps")), "distance of centroids"),
-    Claim("C4a", "Projection lowers the discrepancy between what is learned from and asked about", "", beats(_aligned("refined"), _aligned("refined, projected")), "MMD"),
-    Claim("C4c", "Not the paper's: hiding a picture's own sentence from its projection makes better captions", "", beats(_measured("own sentence hidden"), _measured("SynTIC")), "cider_d"),
-    Claim("C5c", "At a high temperature captions are less diverse", "", beats(_measured("SynTIC"), _measured("temperature 0.2")), "distinct"),
-    Claim("C6c", "Tags add more than those of other images do", "", beats(_measured("SynTIC"), _measured("tags of other images")), "cider_d"),
-    Claim("C7b", "and better than DeCap, the nearest rival", "", beats(_measured("SynTIC"), _measured("decap")), "cider_d"),
-    Claim("C8", "Support of the target domain helps there, without training", "", beats("cross/measure/target support", "cross/measure/source support"), "cider_d"),
+    Claim("C1e", "and than with ViECap's noise and prompt", "", beats(_measured("viecap"), _measured("text-features")), "cider_d"),
+    Claim("C3a", "50 passes of refinement raise retrieval of the own sentence", "", beats(_aligned("steps-50"), _aligned("steps-0")), "recall_at_1"),
+    Claim("C3b", "and bring features nearer to the centroid of photos", "", beats(_aligned("steps-0"), _aligned("steps-50")), "centroid_distance"),
+    Claim("C3c", "but 1,000 passes take them away again", "", beats(_aligned("steps-1000"), _aligned("steps-50")), "centroid_distance"),
+    Claim("C4a", "Projection lowers the discrepancy between what is learned from and asked about", "", beats(_aligned("refined"), _aligned("refined-projected")), "mmd"),
+    Claim("C4c", "Not the paper's: hiding a picture's own sentence from its projection makes better captions", "", beats(_measured("own-sentence-hidden"), _measured("syntic")), "cider_d"),
+    Claim("C5c", "At a high temperature captions are less diverse", "", beats(_measured("syntic"), _measured("temperature-0.2")), "distinct"),
+    Claim("C6c", "Tags add more than those of other images do", "", beats(_measured("syntic"), _measured("tags-of-other-images")), "cider_d"),
+    Claim("C7b", "and better than DeCap, the nearest rival", "", beats(_measured("syntic"), _measured("decap")), "cider_d"),
+    Claim("C8", "Support of the target domain helps there, without training", "", beats("cross/measure/target-support", "cross/measure/source-support"), "cider_d"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""SynTIC's mechanism without any network: features drawn from Gaussians that share content and differ in everything else.
+"""SynTIC on simulated features, without any network: Gaussian features of sentences, photos and painted images that share their content.
 
 Source: arXiv:2312.08865 for the method; the simulator is ours. Every sentence has a content, its words weighted by how rare they are, in
 a random subspace. Features of sentences, photos and painted images are this content plus an offset of their own kind, plus
@@ -24,16 +24,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reverie import seeds as names_of_seeds
+from reverie.arms import Arm, Factor
 from reverie.errors import InputError
 from reverie.evaluate.captioning import score_captions
 from reverie.learn.refine import Refine, refine
 from reverie.nets.projection import nearest, project
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 
 Rows = npt.NDArray[np.float64]
 STEPS = (0, 5, 20, 50, 200, 1000)  # of refinement, claim C3
 TEMPERATURES = (0.001, 0.005, 0.01, 0.05, 0.2)  # of the projection, claim C5
+LABELS = {  # of arms, where they are not their ids in words
+    "capdec": "CapDec",
+    "close": "CLOSE",
+    "decap": "DeCap",
+    "syntic": "SynTIC",
+    "nearest-sentence-projected": "nearest sentence, projected",
+}
 COMMONEST = 1000  # words that are predicted
 RIDGE = 1.0
 
@@ -64,6 +72,7 @@ class SimulateSynTIC(Job):
     Sentences of one photo are told apart by the source of the captions; those without are each a photo of their own.
     """
 
+    role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("seeds",)
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -79,24 +88,18 @@ class SimulateSynTIC(Job):
         groups = self._photos(context)
         ours = results.arm_fingerprint(context, dataclasses.replace(self, seeds=()), context.inputs)
         before = {
-            record["seed"]
-            for record in results.read(context.results)
-            if record["step"] == context.step and record.get("arm_fingerprint") == ours
+            record.seed
+            for record in results.select(results.read(context.results), step=context.step, arm_fingerprint=ours)
         }
         for done, seed in enumerate(self.seeds):
             context.report("progress", done=done, total=len(self.seeds), seed=seed)
             if seed in before:
                 continue
-            values = simulate(groups, self, seed)
-            shared = {
-                "split": "test", "seed": seed, "step": context.step, "arm_fingerprint": ours,
-                "fingerprint": results.step_fingerprint(context, self), "versions": results.versions(),
-            }  # fmt: skip
-            records = [
-                shared | {"name": name, "metric": metric, "value": value}
-                for name, found in values.items()
-                for metric, value in found.items()
-            ]
+            records = []
+            for arm, found in simulate(groups, self, seed).items():
+                arm = dataclasses.replace(arm, seed=seed)
+                record = results.about(context, self, arm, "simulation", arm_fingerprint=ours)
+                records += [record(metric=metric, value=value) for metric, value in found.items()]
             results.append(context.results, *records)
         context.report("progress", done=len(self.seeds), total=len(self.seeds))
 
@@ -115,8 +118,8 @@ class SimulateSynTIC(Job):
         return list(groups.values())
 
 
-def simulate(groups: Sequence[Sequence[str]], how: SimulateSynTIC, seed: int) -> dict[str, dict[str, float]]:
-    """Arm -> metric -> value, for one seed.
+def simulate(groups: Sequence[Sequence[str]], how: SimulateSynTIC, seed: int) -> dict[Arm, dict[str, float]]:
+    """What each arm has of each metric, for one seed.
 
     Args: groups: the sentences of each photo.
     """
@@ -133,11 +136,11 @@ def simulate(groups: Sequence[Sequence[str]], how: SimulateSynTIC, seed: int) ->
     photos = kinds.features(np.stack([bag.mean(0) for bag in said]) * words.rare, "photo")
     painted = kinds.features(kinds.painted(bags) * words.rare, "painted")
     asked = np.stack([bag.any(0) for bag in said])
-    refined: dict[int, Tensor] = {}
+    after: dict[int, Tensor] = {}  # passes of refinement
 
     def keep(done: int, rows: Tensor) -> None:
         if done in STEPS:
-            refined[done] = rows.clone()
+            after[done] = rows.clone()
 
     some = slice(0, how.followed)
     refine(painted[some], texts[some], dataclasses.replace(how.refinement, steps=max(STEPS), seed=seed), watch=keep)
@@ -148,54 +151,69 @@ def simulate(groups: Sequence[Sequence[str]], how: SimulateSynTIC, seed: int) ->
 
     tags, seen = kinds.tags(bags), kinds.tags(asked.astype(float))
     noise = torch.from_numpy(rng.standard_normal((2, *texts.shape))).float()
-    arms: dict[str, tuple[Tensor, Tensor]] = {  # what it learns from, what it is asked about
-        "text features": (texts, photos),
-        "CapDec": (F.normalize(texts + 0.016**0.5 * noise[0], dim=1), photos),
-        "CLOSE": (F.normalize(texts + 0.08 * noise[1], dim=1), photos),
-        "DeCap": (texts, through(photos)),
-        "painted features": (painted, photos),
-        "refined features": (best, photos),
-        "without tags": (through(best), through(photos)),
-        "without refinement": (_with(through(painted), tags), _with(through(photos), seen)),
-        "without projection": (_with(best, tags), _with(photos, seen)),
-        "SynTIC": (_with(through(best), tags), _with(through(photos), seen)),
-        "tags of other images": (_with(through(best), tags[rng.permutation(len(tags))]), _with(through(photos), seen)),
+    arms: dict[Arm, tuple[Tensor, Tensor]] = {  # what it learns from, what it is asked about
+        _arm("text-features"): (texts, photos),
+        _arm("capdec"): (F.normalize(texts + 0.016**0.5 * noise[0], dim=1), photos),
+        _arm("close"): (F.normalize(texts + 0.08 * noise[1], dim=1), photos),
+        _arm("decap"): (texts, through(photos)),
+        _arm("painted-features"): (painted, photos),
+        _arm("refined-features"): (best, photos),
+        _arm("without-tags"): (through(best), through(photos)),
+        _arm("without-refinement"): (_with(through(painted), tags), _with(through(photos), seen)),
+        _arm("without-projection"): (_with(best, tags), _with(photos, seen)),
+        _arm("syntic"): (_with(through(best), tags), _with(through(photos), seen)),
+        _arm("tags-of-other-images"): (
+            _with(through(best), tags[rng.permutation(len(tags))]),
+            _with(through(photos), seen),
+        ),
     }
     for temperature in TEMPERATURES:
-        arms[f"temperature {temperature:g}"] = (through(best, temperature), through(photos, temperature))
-    found: dict[str, dict[str, float]] = {}
-    for name, (learned, met) in arms.items():
+        arms[_arm(f"temperature-{temperature:g}", temperature=temperature)] = (
+            through(best, temperature),
+            through(photos, temperature),
+        )
+    found: dict[Arm, dict[str, float]] = {}
+    for arm, (learned, met) in arms.items():
         scores = ridge(learned, bags, met)
-        found[name] = {"precision": mean_average_precision(scores, asked), "distinct": _distinct(scores)}
-        found[name]["MMD"] = _mmd(learned, met)
+        found[arm] = {"mean_average_precision": mean_average_precision(scores, asked), "distinct": _distinct(scores)}
+        found[arm]["mmd"] = _mmd(learned, met)
     home, away = _domains(bags, words)
     at_home = torch.from_numpy(home)
     if min(home.sum(), away.sum()) > 10:
         abroad = asked[:, words.away].any(1)
         if abroad.sum() > 10:
             for name, support in (
-                ("source support", texts[at_home]),
-                ("target support", texts[torch.from_numpy(away)]),
+                ("source-support", texts[at_home]),
+                ("target-support", texts[torch.from_numpy(away)]),
             ):
                 scores = ridge(
                     through(best[at_home], support=texts[at_home]),
                     bags[home],
                     through(photos[torch.from_numpy(abroad)], support=support),
                 )
-                found[name] = {"precision": mean_average_precision(scores, asked[abroad])}
-    for name, rows in (("nearest sentence", photos), ("nearest sentence, projected", through(photos))):
+                found[_arm(name)] = {"mean_average_precision": mean_average_precision(scores, asked[abroad])}
+    for name, rows in (("nearest-sentence", photos), ("nearest-sentence-projected", through(photos))):
         _, numbers = nearest(rows, texts, 1)
         scores_of = score_captions([train[number] for number in numbers[:, 0].tolist()], test)
-        found[name] = {metric: score.corpus for metric, score in scores_of.items()}
+        found[_arm(name)] = {metric: score.corpus for metric, score in scores_of.items()}
     middle = photos.mean(0)
-    for steps, rows in refined.items():
-        found[f"{steps} steps"] = {
-            "R@1": float(((rows @ texts[some].T).argmax(1) == torch.arange(len(rows))).float().mean()),
-            "distance": float((rows.mean(0) - middle).norm()),
+    for steps, rows in after.items():
+        found[refined(steps)] = {
+            "recall_at_1": float(((rows @ texts[some].T).argmax(1) == torch.arange(len(rows))).float().mean()),
+            "centroid_distance": float((rows.mean(0) - middle).norm()),
         }
-    inside = [found[f"{steps} steps"]["distance"] for steps in STEPS[1:-1]]
-    found["best inside"] = {"distance": min(inside)}
+    inside = [found[refined(steps)]["centroid_distance"] for steps in STEPS[1:-1]]
+    found[Arm("steps-best-inside", "best inside")] = {"centroid_distance": min(inside)}
     return found
+
+
+def refined(steps: int, step: str | None = None) -> Arm:
+    """Features after so many passes of refinement, of this step."""
+    return Arm(f"steps-{steps}", f"{steps} steps", step=step, factors={"steps": steps})
+
+
+def _arm(name: str, **factors: Factor) -> Arm:
+    return Arm(name, LABELS.get(name, name.replace("-", " ")), factors=factors)
 
 
 def ridge(learned: Tensor, bags: Rows, met: Tensor) -> Rows:

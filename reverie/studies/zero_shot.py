@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from reverie.arms import ZERO_SHOT, Arm, Factor, by_id
+from reverie.arms import zero_shot as zero_shot_arm
+from reverie.captions.domains import CAPTION
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import scratch_efficiency as scratch
 from reverie.recipes import zero_shot as recipe
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 PHOTOS = 6400  # to measure on: with 960, the interval over photos would hide most differences
 CONTEXT = "a photo of a {class}"
 STRICT = 0.5  # confidence that few images have
+OURS = "le-cf-sce"  # id of the arm with all that the paper adds: written captions, filter, soft targets
 FAST = 5  # times the rate of the others: at theirs, so few steps hardly move the head, whatever the labels
 WRONG = 0.3  # share of labels drawn anew
 TUNED_EPOCHS = 5  # of tuning end to end
@@ -38,10 +42,10 @@ FEW, MANY = 2, 10  # images of a class to train from scratch on: five times as m
 class ZeroShotStudy:
     """Settings of a study of classifiers from class names alone."""
 
-    scale: SmallScale = "tiny"  # size of everything that is left out; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of seeds of training, 0, 1, ..., each of which trains all arms once
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 8  # captions for each class, where they are written from class names
-    seed: int = 0  # seed of captions, images, and whatever else is drawn but training
+    seed: int = 0  # random seed of captions, images and everything else but training
 
 
 TINY = ZeroShotStudy()
@@ -55,14 +59,14 @@ def zero_shot(config: ZeroShotStudy = TINY) -> Study:
     """
     numbers, names = seeds_of(config.num_seeds), class_names()
     shared = {
-        "context": CONTEXT, "per_class": config.per_class, "eval_data": f"smallworld:street:1:{PHOTOS}", "seeds": numbers,
+        "context": CONTEXT, "around": CAPTION, "per_class": config.per_class, "eval_data": f"smallworld:street:1:{PHOTOS}", "seeds": numbers,
         "seed": config.seed,
     }  # fmt: skip
     usual = recipe.SCALES[config.scale]
     images = config.per_class * usual.paint.per_caption  # of a class
     sentences, template = resolve(usual, shared), resolve(usual, shared | {"per_caption": images})
     tuned, whole = arms(sentences, images)
-    tune: Any = tuned["LE+CF+SCE"]
+    tune: Any = by_id(tuned)[OURS]
     real = resolve(
         scratch.SCALES[config.scale],
         {
@@ -71,8 +75,16 @@ def zero_shot(config: ZeroShotStudy = TINY) -> Study:
         },
     )  # fmt: skip
     runs = {
-        "sentences": _sentences(sentences, tuned | {"end to end": whole}, images),
-        "template": _template(template, {"B": tuned["LE"], "B+CF": tuned["LE+CF"]}),
+        "sentences": _sentences(
+            sentences, tuned | {_arm_of("end-to-end", "end to end", tuned="encoder"): whole}, images
+        ),
+        "template": _template(
+            template,
+            {
+                _arm_of("b", "B", captions="template"): by_id(tuned)["le"],
+                _arm_of("b-cf", "B+CF", captions="template", filter=True): by_id(tuned)["le-cf"],
+            },
+        ),
         "photos": _on_photos(sentences, images, whole),
         "scratch": scratch.scratch_efficiency(real),
     }
@@ -90,7 +102,7 @@ def zero_shot(config: ZeroShotStudy = TINY) -> Study:
     return Study(about, named("zero_shot", config, runs), CLAIMS, words)
 
 
-def arms(config: recipe.ZeroShotConfig, images: int) -> tuple[dict[str, recipe.Arm], Train]:
+def arms(config: recipe.ZeroShotConfig, images: int) -> tuple[dict[Arm, recipe.Tuning], Train]:
     """The classifiers that are tuned on kept images, and the tuning end to end.
 
     Args:
@@ -98,30 +110,45 @@ def arms(config: recipe.ZeroShotConfig, images: int) -> tuple[dict[str, recipe.A
     """
     from reverie.learn.classifier_tuning import ClassifierTuning
 
-    found: Any = recipe.arms(config)["tuned on painted images"]
+    found: Any = by_id(recipe.arms(config))[recipe.MAIN]
     num_classes = len(class_names())
     # As many steps in every arm, or a filter would also be a shorter training.
     tune: Any = replace(found, steps=config.learn.epochs * math.ceil(images * num_classes / config.learn.tune_batch))
     hard = ClassifierTuning(soft_share=0.0)
     steps = TUNED_EPOCHS * images * num_classes // WHOLE_BATCH
-    tuned: dict[str, recipe.Arm] = {
-        "LE+CF+SCE": tune,
-        "LE": replace(tune, where=USABLE, tuning=hard),
-        "LE+CF": replace(tune, tuning=hard),
-        "LE+SCE": replace(tune, where=USABLE),
-        "wrong labels, CE": replace(tune, tuning=hard, wrong_labels=WRONG),
-        "wrong labels, CE and SCE": replace(tune, wrong_labels=WRONG),
-        "strict filter": replace(tune, where=f"kept and clip_confidence > {STRICT}"),
-        "K at random": replace(tune, where="kept_random"),
-        "top K": replace(tune, where="kept_top"),
-        "random head": replace(tune, tuning=hard, random_head=True),  # and no teacher that knows the names
-        "labels shuffled": replace(tune, tuning=hard, wrong_labels=1.0, lr=FAST * tune.lr),
-        "head alone": replace(tune, steps=steps),
+    both, one = {"filter": True, "soft_targets": True}, {"filter": True}
+    tuned: dict[Arm, recipe.Tuning] = {
+        _arm_of(OURS, "LE+CF+SCE", **both): tune,
+        _arm_of("le", "LE"): replace(tune, where=USABLE, tuning=hard),
+        _arm_of("le-cf", "LE+CF", **one): replace(tune, tuning=hard),
+        _arm_of("le-sce", "LE+SCE", soft_targets=True): replace(tune, where=USABLE),
+        _arm_of("wrong-labels-ce", "wrong labels, CE", **one, wrong_labels=WRONG): replace(
+            tune, tuning=hard, wrong_labels=WRONG
+        ),
+        _arm_of("wrong-labels-ce-and-sce", "wrong labels, CE and SCE", **both, wrong_labels=WRONG): replace(
+            tune, wrong_labels=WRONG
+        ),
+        _arm_of("strict-filter", "strict filter", **both, threshold=STRICT): replace(
+            tune, where=f"kept and clip_confidence > {STRICT}"
+        ),
+        _arm_of("k-at-random", "K at random", **both, choose="random"): replace(tune, where="kept_random"),
+        _arm_of("top-k", "top K", **both, choose="top"): replace(tune, where="kept_top"),
+        # and no teacher that knows the names
+        _arm_of("random-head", "random head", **one, random_head=True): replace(tune, tuning=hard, random_head=True),
+        _arm_of("labels-shuffled", "labels shuffled", **one, wrong_labels=1.0): replace(
+            tune, tuning=hard, wrong_labels=1.0, lr=FAST * tune.lr
+        ),
+        _arm_of("head-alone", "head alone", **both, tuned="head"): replace(tune, steps=steps),
     }
     return tuned, recipe.end_to_end(config, steps)
 
 
-def _sentences(config: recipe.ZeroShotConfig, arms_: Mapping[str, recipe.Arm], images: int) -> Plan:
+def _arm_of(name: str, label: str, **factors: Factor) -> Arm:
+    """An arm that learns from captions of a language model, unless its factors say otherwise."""
+    return Arm(name, label, factors={"captions": "written", **factors})
+
+
+def _sentences(config: recipe.ZeroShotConfig, arms_: Mapping[Arm, recipe.Tuning], images: int) -> Plan:
     """These arms on images of written captions, and the gradient at the start of tuning."""
     from reverie.evaluate.classifiers import MeasureGradient
     from reverie.filters.per_class import KeepPerClass
@@ -135,11 +162,11 @@ def _sentences(config: recipe.ZeroShotConfig, arms_: Mapping[str, recipe.Arm], i
         )
         for choose in ("random", "top")
     ]
-    gradient = Step("gradient", MeasureGradient(arms_["LE+CF+SCE"]), inputs=("keep",))
+    gradient = Step("gradient", MeasureGradient(by_id(arms_)[OURS]), inputs=("keep",))
     return _plan(config, (*recipe.painted(config), *keeps), arms_, [gradient])
 
 
-def _template(config: recipe.ZeroShotConfig, arms_: Mapping[str, recipe.Arm]) -> Plan:
+def _template(config: recipe.ZeroShotConfig, arms_: Mapping[Arm, recipe.Tuning]) -> Plan:
     """These arms on images of one template."""
     from reverie.captions.templates import FillTemplates
 
@@ -147,18 +174,17 @@ def _template(config: recipe.ZeroShotConfig, arms_: Mapping[str, recipe.Arm]) ->
 
 
 def _plan(
-    config: recipe.ZeroShotConfig, made: tuple[Step, ...], arms_: Mapping[str, recipe.Arm], more: list[Step]
+    config: recipe.ZeroShotConfig, made: tuple[Step, ...], arms_: Mapping[Arm, recipe.Tuning], more: list[Step]
 ) -> Plan:
     """What is made, then these arms beside zero-shot CLIP, measured on photos by both cameras, then more."""
-    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+    from reverie.evaluate.classifiers import MeasureClassifiers
     from reverie.report.page import WritePage
 
     training = recipe.trained(config, arms_)
-    tuned = [Tuned("zero-shot", "zero-shot")]
-    tuned += [Tuned(name, step.name, step.stage.seed) for step, name in training.values()]  # type: ignore[union-attr]
-    on_studio = tuple(arm for arm in tuned if arm.name in ("zero-shot", "LE+CF+SCE"))
+    tuned = (zero_shot_arm(), *training)
+    on_studio = tuple(arm for arm in tuned if arm.id in (ZERO_SHOT, OURS))
     photos = str(config.eval_data)
-    street = MeasureClassifiers(tuple(tuned), class_names(), photos)
+    street = MeasureClassifiers(tuned, class_names(), photos)
     studio = MeasureClassifiers(on_studio, class_names(), photos.replace("street", "studio"))
     return Plan(
         recipe="zero_shot",
@@ -167,8 +193,8 @@ def _plan(
         steps=(
             *made,
             recipe.zero_shot_step(config),
-            *(step for step, _ in training.values()),
-            Step("measure", street, inputs=tuple(arm.step for arm in tuned)),
+            *training.values(),
+            Step("measure", street, inputs=(ZERO_SHOT, *(step.name for step in training.values()))),
             Step("measure-studio", studio, inputs=("measure",)),
             *more,
             Step("page", WritePage(), inputs=("measure", "measure-studio", *(step.name for step in more))),
@@ -179,29 +205,33 @@ def _plan(
 def _on_photos(config: recipe.ZeroShotConfig, per_class: int, whole: Train) -> Plan:
     """Head alone and end to end, as on painted images, on as many photos."""
     from reverie.datasets.few_shot import TakeShots
-    from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+    from reverie.evaluate.classifiers import MeasureClassifiers
     from reverie.report.page import WritePage
 
     source = f"smallworld:street:{3 * per_class * len(class_names())}:1"  # of which the photos are taken
-    head: Any = recipe.arms(config)["tuned on painted images"]
-    arms_: dict[str, Any] = {
-        "head alone": replace(head, steps=whole.fit.steps, on="shots", shots="photos", real_batch=WHOLE_BATCH),
-        "end to end": replace(whole, store="photos", where=TAKEN),
+    head: Any = by_id(recipe.arms(config))[recipe.MAIN]
+    arms_: dict[Arm, Any] = {
+        Arm("head-alone", "head alone", factors={"images": "real", "tuned": "head"}): replace(
+            head, steps=whole.fit.steps, on="shots", shots="photos", real_batch=WHOLE_BATCH
+        ),
+        Arm("end-to-end", "end to end", factors={"images": "real", "tuned": "encoder"}): replace(
+            whole, store="photos", where=TAKEN
+        ),
     }
-    steps, tuned = [Step("photos", TakeShots(class_names(), source, per_class))], []
-    for name, stage in arms_.items():
-        for number in config.seeds:
-            step = recipe.step_name(name, number)
-            steps.append(Step(step, replace(stage, seed=number), inputs=("photos",)))
-            tuned.append(Tuned(name, step, number))
-    measure = MeasureClassifiers(tuple(tuned), class_names(), str(config.eval_data))
+    training = {
+        arm.under(number): Step(arm.under(number).key, replace(stage, seed=number), inputs=("photos",))
+        for arm, stage in arms_.items()
+        for number in config.seeds
+    }
+    measure = MeasureClassifiers(tuple(training), class_names(), str(config.eval_data))
     return Plan(
         recipe="zero_shot",
         seed=config.seed,
         unit_size=config.unit_size,
         steps=(
-            *steps,
-            Step("measure", measure, inputs=tuple(arm.step for arm in tuned)),
+            Step("photos", TakeShots(class_names(), source, per_class)),
+            *training.values(),
+            Step("measure", measure, inputs=tuple(step.name for step in training.values())),
             Step("page", WritePage(), inputs=("measure",)),
         ),
     )
@@ -212,49 +242,46 @@ def _arm(name: str, run: str = "sentences", step: str = "measure") -> str:
 
 
 def _scratch(number: int, kind: str = "painted") -> str:
-    return _arm(f"{number} {kind} a class", "scratch", "scratch")
-
-
-ZERO_SHOT, OURS = _arm("zero-shot"), _arm("LE+CF+SCE")
+    return _arm(f"{kind}-{number}", "scratch", "scratch")
 
 
 def _claim(
-    name: str, says: str, paper: str, terms: tuple[tuple[str, float], ...], metric: str = "accuracy", **how: Any
+    name: str, says: str, paper: str, terms: tuple[tuple[str, float], ...], metric: str = "top1", **how: Any
 ) -> Claim:
-    fixed = tuple(arm for arm, _ in terms if arm.endswith("/zero-shot"))
+    fixed = tuple(arm for arm, _ in terms if arm.endswith(f"/{ZERO_SHOT}"))
     return Claim(name, says, paper, terms, metric, fixed=fixed, **how)
 
 
 CLAIMS = (
-    _claim("1a", "Tuning on painted images beats zero-shot CLIP", "+4.3 (RN50), +2.9 (ViT-B/16)", beats(OURS, ZERO_SHOT)),
+    _claim("1a", "Tuning on painted images beats zero-shot CLIP", "+4.3 (RN50), +2.9 (ViT-B/16)", beats(_arm(OURS), _arm(ZERO_SHOT))),
     _claim(
         "1b", "and gains more where zero-shot is weak (street) than where it is strong (studio)", "+17.9 to +0.0",
-        gains_more(OURS, ZERO_SHOT, _arm("LE+CF+SCE", step="measure-studio"), _arm("zero-shot", step="measure-studio")),
+        gains_more(_arm(OURS), _arm(ZERO_SHOT), _arm(OURS, step="measure-studio"), _arm(ZERO_SHOT, step="measure-studio")),
     ),
-    _claim("2a", "Written captions (LE) beat one template (B) at equal image count", "", beats(_arm("LE"), _arm("B", "template"))),
-    _claim("2b", "The CLIP filter (CF) helps written captions", "", beats(_arm("LE+CF"), _arm("LE"))),
+    _claim("2a", "Written captions (LE) beat one template (B) at equal image count", "", beats(_arm("le"), _arm("b", "template"))),
+    _claim("2b", "The CLIP filter (CF) helps written captions", "", beats(_arm("le-cf"), _arm("le"))),
     _claim(
         "2c", "and helps them more than the template", "",
-        gains_more(_arm("LE+CF"), _arm("LE"), _arm("B+CF", "template"), _arm("B", "template")),
+        gains_more(_arm("le-cf"), _arm("le"), _arm("b-cf", "template"), _arm("b", "template")),
     ),
-    _claim("2d", "Soft targets and labels (CE and SCE) beat labels alone", "", beats(OURS, _arm("LE+CF"))),
+    _claim("2d", "Soft targets and labels (CE and SCE) beat labels alone", "", beats(_arm(OURS), _arm("le-cf"))),
     _claim(
         "2e", f"most of all with {WRONG:.0%} wrong labels", "",
-        gains_more(_arm("wrong labels, CE and SCE"), _arm("wrong labels, CE"), OURS, _arm("LE+CF")),
+        gains_more(_arm("wrong-labels-ce-and-sce"), _arm("wrong-labels-ce"), _arm(OURS), _arm("le-cf")),
     ),
-    _claim("3a", "Keeping what is likelier than chance beats no filter", "", beats(OURS, _arm("LE+SCE"))),
-    _claim("3b", f"and beats a very strict threshold ({STRICT:g})", "", beats(OURS, _arm("strict filter"))),
+    _claim("3a", "Keeping what is likelier than chance beats no filter", "", beats(_arm(OURS), _arm("le-sce"))),
+    _claim("3b", f"and beats a very strict threshold ({STRICT:g})", "", beats(_arm(OURS), _arm("strict-filter"))),
     _claim(
         "3c", "K at random among those that pass is no worse than the top K (by 1 point or more)", "",
-        beats(_arm("K at random"), _arm("top K")), above=-0.01,
+        beats(_arm("k-at-random"), _arm("top-k")), above=-0.01,
     ),
     _claim(
         "5a", "On painted images, tuning the head alone is no worse than tuning end to end (by 1 point or more)",
-        "60.78 and 60.35 (ImageNet)", beats(_arm("head alone"), _arm("end to end")), above=-0.01,
+        "60.78 and 60.35 (ImageNet)", beats(_arm("head-alone"), _arm("end-to-end")), above=-0.01,
     ),
     _claim(
         "5b", "On as many street photos, end to end is better", "76.17 and 70.09 (ImageNet)",
-        beats(_arm("end to end", "photos"), _arm("head alone", "photos")),
+        beats(_arm("end-to-end", "photos"), _arm("head-alone", "photos")),
     ),
     _claim("6a", f"From scratch, {MANY} photos a class beat {MANY} painted images", "", beats(_scratch(MANY, "real"), _scratch(MANY))),
     _claim(
@@ -265,13 +292,13 @@ CLAIMS = (
         "6c", f"From {FEW} to {MANY} a class, photos gain more than painted images, which saturate", "",
         gains_more(_scratch(MANY, "real"), _scratch(FEW, "real"), _scratch(MANY), _scratch(FEW)),
     ),
-    _claim("13a", "A head from class names beats a random one", "", beats(_arm("LE+CF"), _arm("random head"))),
-    _claim("13b", f"Control: with shuffled labels, at {FAST} times the rate, tuning falls below zero-shot", "", beats(ZERO_SHOT, _arm("labels shuffled")), control=True),
+    _claim("13a", "A head from class names beats a random one", "", beats(_arm("le-cf"), _arm("random-head"))),
+    _claim("13b", f"Control: with shuffled labels, at {FAST} times the rate, tuning falls below zero-shot", "", beats(_arm(ZERO_SHOT), _arm("labels-shuffled")), control=True),
     _claim(
         "13c", "Control: at temperature 1 with soft targets alone, the gradient at the start is zero", "0",
-        ((_arm("soft targets, T = 1", step="gradient"), 1.0),), "gradient", within=1e-5, control=True,
+        ((_arm("soft-targets-1", step="gradient"), 1.0),), "gradient_norm", within=1e-5, control=True,
     ),
     _claim(
-        "13d", "and at temperature 2 it is not", "", ((_arm("soft targets, T = 2", step="gradient"), 1.0),), "gradient", above=1e-5, control=True,
+        "13d", "and at temperature 2 it is not", "", ((_arm("soft-targets-2", step="gradient"), 1.0),), "gradient_norm", above=1e-5, control=True,
     ),
 )  # fmt: skip

@@ -61,6 +61,24 @@ def test_refused_captions_are_kept_and_asked_again_with_another_seed(context):
     assert [len(call) for call in writer.calls] == [2, 1, 1, 1]  # only what is left is asked again
 
 
+def test_captions_are_said_in_the_context(context):
+    said = ["A forest from above.", "a forest from above", "a forest in winter", f"a forest {'very ' * 30}far away"]
+    stage = AskWriter(
+        classes=("forest",), per_class=2, max_tries=2, max_chars=170, context="a satellite photo of {caption}, land"
+    )
+    rows = rows_of(stage, Scripted(lambda prompt, time: said[time]), context).to_pylist()
+    assert [(row["text"], row["reason"]) for row in rows] == [
+        ("a satellite photo of A forest from above, land", None),
+        ("a forest from above", "duplicate within its unit"),
+        ("a satellite photo of a forest in winter, land", None),
+    ]
+    stage = AskWriter(classes=("forest",), max_chars=170, context=stage.context)
+    rows = rows_of(stage, Scripted(lambda prompt, time: said[3 - time]), context).to_pylist()
+    assert [row["reason"] for row in rows] == ["longer than 170 characters", None]
+    with pytest.raises(InputError, match=r"must hold \{caption\} once"):
+        AskWriter(classes=("forest",), context="a satellite photo")
+
+
 def test_duplicates_within_a_unit(context):
     stage = AskWriter(classes=("cat",), per_class=2, max_tries=2)
     rows = rows_of(stage, Scripted(lambda prompt, time: ["A cat.", "a cat", "a black cat"][time]), context).to_pylist()

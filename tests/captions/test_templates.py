@@ -34,11 +34,37 @@ def test_more_asked_than_there_are_is_said(context):
     assert "making 2 captions in all" in context.report[0][1]["text"]
 
 
+def test_templates_repeat_where_that_is_asked_and_in_equal_numbers(context):
+    stage = FillTemplates(("cat", "dog"), ("a {class}", "the {class}", "my {class}"), per_class=7, repeat=True)
+    assert (stage.count, stage.num_templates) == (14, 3)
+    rows = [row for unit in units_of(stage, context, 5) for row in unit.to_pylist()]
+    assert Counter(row["label"] for row in rows) == {"cat": 7, "dog": 7}
+    for label in ("cat", "dog"):
+        assert sorted(Counter(row["prompt"] for row in rows if row["label"] == label).values()) == [2, 2, 3]
+    assert len({row["caption_id"] for row in rows}) == 14, "so that images of one template differ"
+    assert {row["status"] for row in rows} == {"ok"}
+    assert not context.report
+
+
 def test_files(tmp_path, context):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     (tmp_path / "templates.txt").write_text("a {class}\nthe {class}\n")
     stage = FillTemplates(tmp_path / "classes.txt", tmp_path / "templates.txt", per_class=2)
     assert stage.count == 4
+
+
+def test_a_context_is_put_around_what_does_not_say_it_already(context):
+    own = ("{class} in winter", "a satellite photo of {class}.", "a satellite photo of a {class}, a type of land")
+    stage = FillTemplates(("forest",), own, per_class=3, context="a satellite photo of {caption}, a type of land")
+    (unit,) = units_of(stage, context, unit_size=3)
+    assert sorted(unit["text"].to_pylist()) == [
+        "a satellite photo of a forest, a type of land",
+        "a satellite photo of forest in winter, a type of land",
+        "a satellite photo of forest, a type of land",
+    ]
+    assert set(unit["prompt"].to_pylist()) == set(own)
+    with pytest.raises(InputError, match=r"must hold \{caption\} once"):
+        FillTemplates(("forest",), context="a satellite photo")
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from reverie import pairs
+from reverie.arms import Arm
 from reverie.cli.main import main
 from reverie.errors import BrokenImage, InputError
-from reverie.evaluate.classifiers import MeasureClassifiers, Tuned
+from reverie.evaluate.classifiers import MeasureClassifiers
 from reverie.filters.per_class import KeepPerClass
 from reverie.learn.tune_classifier import TuneClassifier
 from reverie.models.classifier import load_classifier, save_classifier
@@ -168,10 +169,10 @@ def test_measuring_on_photos_of_every_mode(run: Path, photos: Path, tmp_path: Pa
     files = [photos / name for name in KINDS]
     labels = [CLASSES[number % 3] for number in range(len(files))]
     source = as_parquet(tmp_path / "set", [file.read_bytes() for file in files], labels)
-    MeasureClassifiers((Tuned("it", "classifier"),), CLASSES, str(source)).run(StepContext(run, "measure"))
-    (found,) = [row for row in results.read(run / "results.jsonl") if row["metric"] == "accuracy"]
+    MeasureClassifiers((Arm("it", "it", step="classifier"),), CLASSES, str(source)).run(StepContext(run, "measure"))
+    (found,) = results.select(results.read(run / "results.jsonl"), metric="top1")
     right = [answer.label == label for answer, label in zip(load_classifier(run)(files), labels, strict=True)]
-    assert found["value"] == pytest.approx(np.mean(right))
+    assert found.value == pytest.approx(np.mean(right))
 
 
 def test_measuring_names_the_photo_that_is_broken(run: Path, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_measuring_names_the_photo_that_is_broken(run: Path, tmp_path: Path) -> 
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     source = as_parquet(tmp_path / "set", [buffer.getvalue(), b"no picture"], ["red", "blue"])
     with pytest.raises(BrokenImage, match="image 1: these 10 bytes are not"):
-        MeasureClassifiers((Tuned("it", "classifier"),), CLASSES, str(source)).run(StepContext(run, "measure"))
+        MeasureClassifiers((Arm("it", "it", step="classifier"),), CLASSES, str(source)).run(StepContext(run, "measure"))
 
 
 def test_photos_whose_labels_differ_from_the_classes_by_case(run: Path, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_photos_whose_labels_differ_from_the_classes_by_case(run: Path, tmp_path
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     source = as_parquet(tmp_path / "set", [buffer.getvalue()] * 2, ["Red", "blue"])
     with pytest.raises(InputError, match="Red"):
-        MeasureClassifiers((Tuned("it", "classifier"),), CLASSES, str(source)).run(StepContext(run, "measure"))
+        MeasureClassifiers((Arm("it", "it", step="classifier"),), CLASSES, str(source)).run(StepContext(run, "measure"))
 
 
 def test_a_class_of_which_no_image_passes(tmp_path: Path) -> None:

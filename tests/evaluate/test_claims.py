@@ -12,6 +12,8 @@ from reverie.evaluate.looks import Looks, levels
 from reverie.evaluate.power import detectable
 from reverie.store.results import append
 
+from ..records import result
+
 A = {0: 0.50, 1: 0.54, 2: 0.52}
 B = {0: 0.40, 1: 0.43, 2: 0.43}
 
@@ -83,11 +85,8 @@ def test_one_number_serves_all_seeds_where_nothing_is_drawn():
 
 def test_results_of_several_runs_are_judged_and_written(tmp_path):
     for run, values in (("one", A), ("two", B)):
-        shared = {"name": "arm", "split": "test", "step": "probe", "fingerprint": "f", "versions": {}, "metric": "top1"}
-        append(
-            tmp_path / run / "results.jsonl",
-            *({**shared, "seed": seed, "value": value} for seed, value in values.items()),
-        )
+        found = [result(arm="arm", seed=seed, value=value) for seed, value in values.items()]
+        append(tmp_path / run / "results.jsonl", *found)
     (found,) = judge_all([claim(beats("one/probe/arm", "two/probe/arm"))], tmp_path, ("one", "two"))
     assert found.verdict == "holds"
     (written,) = json.loads((tmp_path / "claims.json").read_text())["claims"]

@@ -7,6 +7,8 @@ from reverie.evaluate.data_equivalence import RealImageEquivalent, worth_of
 from reverie.stage import StepContext
 from reverie.store import results
 
+from ..records import result
+
 REAL = {1000: 0.4, 10_000: 0.6, 20_000: 0.7}
 
 
@@ -30,12 +32,11 @@ def test_a_curve_that_dips_by_chance_does_not_count_twice():
     assert worth_of(0.5, dips).photos == pytest.approx(expected)
 
 
-def record(name, seed, num_real, num_painted, value, begins="untrained"):
-    return {
-        "name": name, "metric": "accuracy", "value": value, "split": "test", "seed": seed, "step": "scratch", "begins": begins,
-        "num_real": num_real, "num_painted": num_painted, "num_train": num_real + num_painted, "num_classes": 10,
-        "photos": "cifar10", "fingerprint": "0", "versions": {},
-    }  # fmt: skip
+def record(name, seed, num_real, num_painted, value, start="untrained"):
+    return result(
+        arm=name.replace(" ", "-"), label=name, seed=seed, value=value, step="scratch", start=start, num_real=num_real,
+        num_painted=num_painted, num_train=num_real + num_painted, num_classes=10, photos="cifar10",
+    )  # fmt: skip
 
 
 def test_the_job_compares_within_a_seed_and_a_beginning(tmp_path):
@@ -44,18 +45,18 @@ def test_the_job_compares_within_a_seed_and_a_beginning(tmp_path):
     results.append(
         context.results,
         *(record(f"{n} real", seed, n, 0, value + 0.1 * seed) for n, value in REAL.items() for seed in (0, 1)),
-        record("1000 real", 2, 1000, 0, 0.9, begins="elsewhere"),
+        record("1000 real", 2, 1000, 0, 0.9, start="elsewhere"),
         record("9000 painted", 0, 0, 9000, 0.5),
         record("9000 painted", 1, 0, 9000, 0.95),
     )
     RealImageEquivalent("scratch").run(context)
     RealImageEquivalent("scratch").run(context)
-    found = [row for row in results.read(context.results) if row["step"] == "worth"]
-    assert [(row["name"], row["seed"], row["metric"]) for row in found] == [
-        ("9000 painted", seed, "worth_real_photos") for seed in (0, 1)
+    found = results.select(results.read(context.results), step="worth")
+    assert [(row.arm, row.seed, row.metric) for row in found] == [
+        ("9000-painted", seed, "worth_real_photos") for seed in (0, 1)
     ]
-    assert found[0]["value"] == pytest.approx(math.sqrt(1000 * 10_000))
-    assert found[1]["value"] is None
+    assert found[0].value == pytest.approx(math.sqrt(1000 * 10_000))
+    assert found[1].value is None
     assert told[0] == ("warning", {"text": "9000 painted, seed 1, is worth more than 20,000 real photos"})
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from reverie import seeds
+from reverie.arms import Arm, pixels, untrained
 from reverie.errors import InputError
 from reverie.evaluate.few_shot import FewShotEpisodes, accuracies, interval, nearest
-from reverie.evaluate.linear_probe import Arm
 from reverie.models.backbones import build_backbone, save_backbone
 from reverie.stage import StepContext
 from reverie.store import results
@@ -93,27 +93,28 @@ def test_the_job_measures_every_arm_on_the_same_episodes(photo_folder, tmp_path)
     torch.manual_seed(0)
     context.weights("learn-0").mkdir(parents=True)
     save_backbone(build_backbone("resnet-tiny", 32), context.weights("learn-0"))
-    arms = (Arm("mine", 0, "learn-0"), Arm("untrained", 0), Arm("pixels"))
+    arms = (Arm("mine", "mine", 0, "learn-0"), *untrained([0]), pixels())
     job = FewShotEpisodes(arms, str(photo_folder), size_px=16, pixels_px=4, episodes=50, **SIZES)
     job.check()
     job.run(context)
     first = results.read(context.results)
     job.run(context)
-    assert [record["value"] for record in results.read(context.results)] == [record["value"] for record in first]
-    pixels = first[-1]
-    assert [record["name"] for record in first] == ["mine", "untrained", "pixels"]
-    assert pixels["value"] > 0.95  # the classes are colours
-    assert pixels["interval"] == pytest.approx(1.96 * pixels["deviation"] / math.sqrt(50))
-    assert (pixels["ways"], pixels["shots"], pixels["num_classes"], pixels["metric"]) == (3, 2, 3, "episodes_top1")
+    assert [record.value for record in results.read(context.results)] == [record.value for record in first]
+    assert [record.arm for record in first] == ["mine", "untrained", "pixels"]
+    last = first[-1]
+    assert last.value > 0.95  # the classes are colours
+    assert last.details["interval"] == pytest.approx(1.96 * last.details["deviation"] / math.sqrt(50))
+    assert (last.details["ways"], last.details["shots"], last.num_classes) == (3, 2, 3)
+    assert (last.protocol, last.metric) == ("episodes", "top1")
 
 
 def test_slips_are_named(photo_folder, tmp_path):
     with pytest.raises(InputError, match="2 classes or more"):
-        FewShotEpisodes((Arm("pixels"),), ways=1)
+        FewShotEpisodes((pixels(),), ways=1)
     with pytest.raises(InputError, match="at least 1"):
-        FewShotEpisodes((Arm("pixels"),), shots=0)
-    job = FewShotEpisodes((Arm("pixels"),), str(photo_folder), size_px=16, episodes=5)
+        FewShotEpisodes((pixels(),), shots=0)
+    job = FewShotEpisodes((pixels(),), str(photo_folder), size_px=16, episodes=5)
     with pytest.raises(InputError, match="3 classes have 5 train and 6 test photos, but an episode wants 5"):
         job.run(StepContext(tmp_path / "run", "episodes"))
     with pytest.raises(InputError, match="no train photos"):
-        FewShotEpisodes((Arm("pixels"),), str(tmp_path / "none")).check()
+        FewShotEpisodes((pixels(),), str(tmp_path / "none")).check()

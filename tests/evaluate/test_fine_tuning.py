@@ -11,10 +11,11 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from reverie import pairs
+from reverie.arms import Arm, untrained
 from reverie.datasets.labelled import LabelledImages, load_photos
 from reverie.errors import InputError, ModelError
 from reverie.evaluate import fine_tuning
-from reverie.evaluate.fine_tuning import Arm, FineTune
+from reverie.evaluate.fine_tuning import FineTune
 from reverie.evaluate.fine_tuning_images import PhotoBatches, draw, too_few
 from reverie.evaluate.significance import unpack
 from reverie.learn.fit import Fit, FitSpeed
@@ -39,7 +40,7 @@ def context(tmp_path):
 
 @pytest.fixture
 def job(photo_folder):
-    return FineTune((Arm("untrained"),), str(photo_folder), fit=QUICK, batch=16, looks=2)
+    return FineTune((*untrained([0]),), str(photo_folder), fit=QUICK, batch=16, looks=2)
 
 
 def paint(folder, num, labels=("blue", "green", "red")):
@@ -54,38 +55,40 @@ def paint(folder, num, labels=("blue", "green", "red")):
 
 
 def by_metric(context, name="untrained"):
-    return {row["metric"]: row for row in results.read(context.results) if row["name"] == name}
+    return {row.metric: row for row in results.select(results.read(context.results), arm=name)}
+
+
+def arm(name="a", seed=0, step=None, **factors):
+    return Arm(name, name, seed, step, factors)
 
 
 def test_every_arm_is_trained_for_as_many_steps_and_measured_on_test(job, context, photo_folder):
     arms = (
-        Arm("mine", 1, "learn-0"),
-        Arm("frozen", 1, "learn-0", frozen_batchnorm=True),
-        Arm("few", real=5),
-        Arm("untrained"),
+        arm("mine", 1, "learn-0"),
+        arm("frozen", 1, "learn-0", frozen_batchnorm=True),
+        arm("few", real=5),
+        arm("untrained"),
     )
     steps = []
     told = dataclasses.replace(context, report=lambda kind, **facts: steps.append(facts))
     dataclasses.replace(job, arms=arms, fit=Fit(24, 5e-3)).run(told)
     found = results.read(context.results)
-    keys = [(row["name"], row["metric"]) for row in found]
-    assert keys == [
-        (arm.name, metric) for arm in arms for metric in ("accuracy", "accuracy_per_class", "accuracy_at_best")
-    ]
+    keys = [(row.arm, row.metric) for row in found]
+    assert keys == [(own.id, metric) for own in arms for metric in ("top1", "mean_per_class", "top1_at_best")]
     mine = by_metric(context, "mine")
-    assert mine["accuracy"]["value"] > 0.8  # the classes are colours
-    assert unpack(mine["accuracy"]).mean() == pytest.approx(mine["accuracy"]["value"])
-    assert [by_metric(context, arm.name)["accuracy"]["weights"] for arm in arms] == [
+    assert mine["top1"].value > 0.8  # the classes are colours
+    assert unpack(mine["top1"]).mean() == pytest.approx(mine["top1"].value)
+    assert [by_metric(context, own.id)["top1"].weights for own in arms] == [
         "learn-0",
         "learn-0",
         "transfer.few-0",
         None,
     ]
-    assert [by_metric(context, arm.name)["accuracy"]["num_train"] for arm in arms] == [60, 60, 15, 60]
-    assert {row["steps"] for row in found} == {24}
+    assert [by_metric(context, own.id)["top1"].num_train for own in arms] == [60, 60, 15, 60]
+    assert {row.details["steps"] for row in found} == {24}
     assert (steps[-1]["done"], steps[-1]["total"]) == (96, 96)
-    for arm in arms:
-        curve = (context.checkpoints(f"transfer.{arm.folder}") / "curve.jsonl").read_text()
+    for own in arms:
+        curve = (context.checkpoints(f"transfer.{own.key}") / "curve.jsonl").read_text()
         assert curve.count("\n") == 24
 
 
@@ -113,15 +116,15 @@ def test_the_best_step_is_chosen_on_held_out_photos_and_its_weights_are_measured
     job = dataclasses.replace(job, looks=3, keep=True)
     job.run(context)
     records = by_metric(context)
-    best = records["accuracy_at_best"]
-    assert (best["best_step"], best["held_out_accuracy"]) == (2, 0.9)
-    assert records["accuracy"]["num_held_out"] == 6
+    best = records["top1_at_best"].details
+    assert (best["best_step"], best["held_out_top1"]) == (2, 0.9)
+    assert records["top1"].details["num_held_out"] == 6
     net = AutoModelForImageClassification.from_pretrained(context.weights("transfer.untrained-0")).eval()
     test = load_photos(photo_folder, "test", ("blue", "green", "red"))
-    for step, metric in ((6, "accuracy"), (2, "accuracy_at_best")):
+    for step, metric in ((6, "top1"), (2, "top1_at_best")):
         net.load_state_dict(kept[step])
         predicted = job._predict(net, test, None, "cpu")
-        assert float(np.mean(predicted == test.labels)) == pytest.approx(records[metric]["value"]), metric
+        assert float(np.mean(predicted == test.labels)) == pytest.approx(records[metric].value), metric
     assert list(net.config.id2label.values()) == ["blue", "green", "red"]
 
 
@@ -168,7 +171,8 @@ def test_killed_in_an_arm_it_goes_on_to_the_same_numbers(job, context, photo_fol
     job.run(context)
 
     def told(of):
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in results.read(of.results)]
+        rows = results.read(of.results)
+        return [dataclasses.replace(row, details={**row.details, "seconds": 0.0}) for row in rows]
 
     assert told(context) == told(whole)
     left = {path.name for path in context.checkpoints("transfer.untrained-0").iterdir()}
@@ -191,7 +195,7 @@ def test_painted_images_join_by_name_alone_and_mixed(job, context, photo_folder)
     )  # another order than that of the photos, and right for none of them
     images, _ = colour_photos(30, 5)
     names = [("red", "blue", "green")[n % 3] for n in range(30)]
-    arms = (Arm("painted", real=0, painted=None), Arm("mixed", real=2, painted=4), Arm("half", real=2, painted=4))
+    arms = (arm("painted", real=0, painted=None), arm("mixed", real=2, painted=4), arm("half", real=2, painted=4))
     job = dataclasses.replace(job, arms=arms)
     pool = fine_tuning.ArmImages(job, context)
     real, painted = pool.rows(arms[0])
@@ -209,8 +213,9 @@ def test_painted_images_join_by_name_alone_and_mixed(job, context, photo_folder)
     assert job._shares(train) == (3, 13)
     assert dataclasses.replace(job, real_share=0.5)._shares(train) == (8, 8)
     job.run(context)
-    row = by_metric(context, "mixed")["accuracy"]
-    assert (row["num_train"], row["num_real"], row["num_painted"]) == (18, 6, 12)
+    row = by_metric(context, "mixed")["top1"]
+    assert (row.num_train, row.num_real, row.num_painted) == (18, 6, 12)
+    assert row.factors == {"real": 2, "painted": 4}
 
 
 def test_a_filter_may_take_one_image_or_a_twentieth():
@@ -222,20 +227,20 @@ def test_hardly_fewer_painted_images_than_asked_are_a_warning_and_much_fewer_an_
     told = []
     paint(context.folder, 120)
     reporting = dataclasses.replace(context, report=lambda kind, **facts: told.append((kind, facts.get("text"))))
-    job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=41),))
+    job = dataclasses.replace(job, arms=(arm("painted", real=0, painted=41),))
     _, rows = fine_tuning.ArmImages(job, reporting).rows(job.arms[0])
     assert len(rows) == 120
     assert told == [("warning", "painted: a class has 40 painted images of 41, and all of them are used")]
-    job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=50),))
+    job = dataclasses.replace(job, arms=(arm("painted", real=0, painted=50),))
     with pytest.raises(InputError, match="a class has 40 painted images of 50; paint more, or ask for fewer"):
         fine_tuning.ArmImages(job, context).rows(job.arms[0])
 
 
 def test_too_few_photos_and_strange_labels_are_told_before_any_work(job, photo_folder):
     with pytest.raises(InputError, match="21 train photos of each class are wanted"):
-        dataclasses.replace(job, arms=(Arm("untrained", real=21),)).check()
+        dataclasses.replace(job, arms=(arm("untrained", real=21),)).check()
     with pytest.raises(InputError, match="labels that are not in the class list"):
-        dataclasses.replace(job, classes=("dog", "cat"), arms=(Arm("untrained", real=1),)).check()
+        dataclasses.replace(job, classes=("dog", "cat"), arms=(arm("untrained", real=1),)).check()
 
 
 def test_draws_are_nested_balanced_and_of_the_seed():
@@ -286,24 +291,27 @@ def test_a_batch_larger_than_what_there_is_sees_images_again():
 def test_classes_may_be_given_so_that_no_train_photos_are_needed(job, context, photo_folder):
     paint(context.folder, 30)
     (photo_folder / "train.parquet").unlink()
-    job = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=None),), classes=("red", "green", "blue"))
+    job = dataclasses.replace(job, arms=(arm("painted", real=0, painted=None),), classes=("red", "green", "blue"))
     job.check()
     job.run(context)
-    assert by_metric(context, "painted")["accuracy"]["num_held_out"] == 3
+    assert by_metric(context, "painted")["top1"].details["num_held_out"] == 3
 
 
 def test_slips_are_named(job, context, photo_folder, tmp_path):
     for arguments, said in (
-        ({"name": "a", "weights": "x", "model": "y"}, "not from both"),
-        ({"name": "a", "frozen_batchnorm": True}, "no statistics of BatchNorm"),
-        ({"name": "a", "real": 0}, "at least one real or painted"),
-        ({"name": "a", "real": -1}, "at least one real or painted"),
+        ({"step": "x", "start": "y"}, "not from both"),
+        ({"frozen_batchnorm": True}, "no statistics of BatchNorm"),
+        ({"real": 0}, "at least one real or painted"),
+        ({"real": -1}, "at least one real or painted"),
+        ({"real": "many"}, "'many' is no number of images"),
     ):
         with pytest.raises(InputError, match=said):
-            Arm(**arguments)
+            dataclasses.replace(job, arms=(arm(**arguments),))
+    with pytest.raises(InputError, match="arm id 'A b': lower-case letters"):
+        arm("A b")
     for changes, said in (
         ({"arms": ()}, "at least one arm"),
-        ({"arms": (Arm("a b"), Arm("A-b"))}, "differ in name or seed"),
+        ({"arms": (arm("a"), arm("a"))}, "differ in id or seed"),
         ({"batch": 0}, "at least 1"),
         ({"real_share": 1.0}, r"lie in \[0, 1\)"),
     ):
@@ -314,7 +322,7 @@ def test_slips_are_named(job, context, photo_folder, tmp_path):
     with pytest.raises(InputError, match="no train photos"):
         dataclasses.replace(job, photos=str(tmp_path / "none")).check()
     paint(context.folder, 6, ("red", "violet"))
-    painted = dataclasses.replace(job, arms=(Arm("painted", real=0, painted=None),))
+    painted = dataclasses.replace(job, arms=(arm("painted", real=0, painted=None),))
     with pytest.raises(InputError, match="not among the classes: violet"):
         painted.run(context)
     paint(tmp_path / "one", 6, ("red",))
@@ -329,37 +337,37 @@ def test_slips_are_named(job, context, photo_folder, tmp_path):
 def test_weights_of_another_architecture_are_told_before_any_work(job, context, tmp_path):
     save_backbone(build_backbone("vit-tiny", 32), tmp_path / "vit")
     with pytest.raises(ModelError, match="vit is a ViTModel, which cannot start a ResNetModel"):
-        dataclasses.replace(job, arms=(Arm("a", model=tmp_path / "vit"),)).check()
+        dataclasses.replace(job, arms=(arm(start=tmp_path / "vit"),)).check()
     save_backbone(build_backbone("vit-tiny", 32), context.weights("learn-0"))
     with pytest.raises(ModelError, match="cannot start a ResNetModel"):
-        dataclasses.replace(job, arms=(Arm("a", weights="learn-0"),)).run(context)
+        dataclasses.replace(job, arms=(arm(step="learn-0"),)).run(context)
 
 
 def test_shape_and_colour_are_those_of_the_class_that_is_named(context):
-    job = FineTune((Arm("untrained"),), "smallworld:studio:128:64", fit=QUICK, batch=16, looks=2, keep=True)
+    job = FineTune((*untrained([0]),), "smallworld:studio:128:64", fit=QUICK, batch=16, looks=2, keep=True)
     job.run(context)
     found = by_metric(context)
-    assert set(found) == {"accuracy", "accuracy_per_class", "accuracy_shape", "accuracy_colour", "accuracy_at_best"}
+    assert set(found) == {"top1", "mean_per_class", "top1_shape", "top1_colour", "top1_at_best"}
     net = AutoModelForImageClassification.from_pretrained(context.weights("transfer.untrained-0")).eval()
     test = load_photos("smallworld:studio:128:64", "test")
     said = [test.classes[number].split() for number in job._predict(net, test, None, "cpu")]
     true = [test.classes[number].split() for number in test.labels]
     for word, name in enumerate(("colour", "shape")):
         right = [a[word] == b[word] for a, b in zip(said, true, strict=True)]
-        assert unpack(found[f"accuracy_{name}"]).tolist() == right
-        assert found[f"accuracy_{name}"]["value"] == pytest.approx(np.mean(right))
-        assert found[f"accuracy_{name}"]["num_classes"] == 8
-    assert found["accuracy"]["num_classes"] == 64
+        assert unpack(found[f"top1_{name}"]).tolist() == right
+        assert found[f"top1_{name}"].value == pytest.approx(np.mean(right))
+        assert found[f"top1_{name}"].num_classes == 8
+    assert found["top1"].num_classes == 64
 
 
 def test_an_arm_that_was_finished_before_there_were_shapes_is_measured_anew(context, monkeypatch):
-    job = FineTune((Arm("untrained"),), "smallworld:studio:128:64", fit=Fit(2, 3e-3), batch=16, looks=1)
+    job = FineTune((*untrained([0]),), "smallworld:studio:128:64", fit=Fit(2, 3e-3), batch=16, looks=1)
     monkeypatch.setattr(fine_tuning, "attributes", lambda *_: {})
     job.run(context)
-    assert "accuracy_shape" not in by_metric(context)
+    assert "top1_shape" not in by_metric(context)
     monkeypatch.undo()
     job.run(context)
-    assert {"accuracy", "accuracy_shape", "accuracy_colour"} <= set(by_metric(context))
+    assert {"top1", "top1_shape", "top1_colour"} <= set(by_metric(context))
     before = context.results.read_text()
     monkeypatch.setattr(fine_tuning, "fit", None)  # would fail
     job.run(context)

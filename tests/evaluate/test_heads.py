@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from reverie.errors import InputError
-from reverie.evaluate.heads import STRENGTHS, logistic_heads, probe, sgd_heads, split
+from reverie.evaluate.heads import STRENGTHS, SgdProbe, logistic_heads, probe, sgd_heads, split
 
 from .test_logistic import blobs
 
@@ -100,3 +100,43 @@ def test_sgd_heads_equal_torchs_own_sgd_head_by_head(batch_norm):
         assert torch.allclose(found.weights[head], linear.weight.T, atol=1e-5)
         assert torch.allclose(found.bias[head], linear.bias, atol=1e-5)
         assert (found.predict(x)[head] == linear(norm(x)).argmax(dim=1)).all()
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_probe_on_features_that_stay_is_the_probe_on_features_that_are_new(batch_norm):
+    """With the same rows in every epoch both say the same of the test split, after the same choice."""
+    x, labels = blobs(400)
+    test_x, test_labels = blobs(300, seed=5)
+    options = {"candidates": (0.001, 0.05, 5.0), "batch_norm": batch_norm, "epochs": 5}
+    expected = probe(x, labels, lambda: (test_x, test_labels), 4, protocol="sgd", **options)
+    found = SgdProbe(labels, 12, 4, **options)
+    for _ in range(5):
+        found.epoch(x)
+    found = found.finish(x, lambda: (test_x, test_labels))
+    assert (found.chosen, found.held_out, found.top1) == (expected.chosen, expected.held_out, expected.top1)
+    assert (found.predicted == expected.predicted).all()
+    assert len(set(found.held_out)) > 1
+
+
+def test_a_probe_learns_from_the_rows_of_each_epoch_and_chooses_on_rows_that_stay():
+    """One batch an epoch, whose rows are another draw each time, against torch's own SGD."""
+    x, labels = blobs(64)
+    epochs = [x + torch.randn(x.shape, generator=torch.Generator().manual_seed(number)) for number in range(6)]
+    found = SgdProbe(labels, 12, 4, candidates=(0.5,), epochs=6)
+    for rows in epochs:
+        found.epoch(rows)
+    linear = torch.nn.Linear(12, 4)
+    first = sgd_heads(x, labels, 4, (0.0,), epochs=1, batch_size=64)
+    linear.weight.data, linear.bias.data = first.weights[0].T.clone(), torch.zeros(4)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.5 * 64 / 256, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
+    for rows in epochs:
+        optimizer.zero_grad()
+        F.cross_entropy(linear(rows), labels).backward()
+        optimizer.step()
+        schedule.step()
+    final = found.finish(x, lambda: (x, labels))
+    assert final.predicted.tolist() == linear(x).argmax(dim=1).tolist()
+    _, outside = split(labels.numpy(), 0.2, 0)
+    assert len(outside) == 12 or len(outside) == 13
+    assert round(final.held_out[0] * len(outside), 6).is_integer()

@@ -5,6 +5,7 @@ import io
 import math
 from collections import Counter
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -12,9 +13,10 @@ from PIL import Image
 
 from reverie import pairs, seeds, stage
 from reverie.datasets.few_shot import TakeShots
-from reverie.errors import InputError
+from reverie.errors import InputError, UnknownName
 from reverie.images.pixels import PaintPixels, PaintSpeed
-from reverie.images.real_guidance import LEVELS, FromShots, Guide, level_for
+from reverie.images.real_guidance import LEVELS, FromShots, Guide, level_for, published_steps, steps_for
+from reverie.models.noise_levels import start_at
 from reverie.stage import StepContext
 from reverie.store import tables
 from tests.datasets.test_few_shot import every, picture, write
@@ -49,7 +51,7 @@ def captions(*labels, unit=0):
 @pytest.fixture
 def guided(sd_folder):
     return PaintPixels(
-        sd_folder, 4, guidance=2.0, steps=6, starts=(FromShots("shots-0", SHOTS),), speed=PaintSpeed(batch=3)
+        sd_folder, 4, guidance=2.0, steps=6, starts=(FromShots("shots-0", SHOTS, steps=2),), speed=PaintSpeed(batch=3)
     )
 
 
@@ -71,6 +73,34 @@ def test_levels_are_those_of_the_table_and_between_them_follow_the_logarithm():
         assert math.sqrt(cosine[t]) == pytest.approx(LEVELS[shots], abs=2e-3)
 
 
+def test_from_a_shot_there_are_as_many_steps_as_published_and_the_rest_of_the_noise_is_theirs():
+    """On Stable Diffusion's own schedule, of which they were a small share: 18, 13, 11, 5 and 3 of 50."""
+    published = {1: 50, 2: 40, 4: 35, 8: 20, 16: 15}
+    assert {shots: published_steps(level) for shots, level in LEVELS.items()} == published
+    assert [published_steps(level) for level in (0.0, 1.0)] == [100, 1]
+    assert [published_steps(level / 50) for level in range(51)] == sorted(
+        [published_steps(level / 50) for level in range(51)], reverse=True
+    )
+    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    ddim = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **noise)
+    firsts = [int((ddim.alphas_cumprod - level**2).abs().argmin()) for level in LEVELS.values()]
+    assert [round(50 * (first + 1) / 1000) for first in firsts] == [18, 13, 11, 5, 3]
+    for kind, off in (("DDIMScheduler", 2), ("DPMSolverMultistepScheduler", 0)):
+        scheduler = getattr(diffusers, kind).from_config(ddim.config)
+        for shots, steps in published.items():
+            start = start_at(scheduler, LEVELS[shots], steps_for("published", LEVELS[shots], 50))
+            start.scheduler.set_timesteps(start.steps)
+            times = [float(time) for time in start.scheduler.timesteps]
+            assert len(times) == start.steps
+            assert abs(len(times) - steps) <= off, "DDIM takes whole strides of timesteps"
+            assert float(ddim.alphas_cumprod[round(times[0])]) ** 0.5 == pytest.approx(LEVELS[shots], abs=2e-3)
+            gaps = -np.diff(times)
+            assert times[-1] <= gaps.max(), "down to the picture"
+            assert gaps.max() - gaps.min() <= 1, "evenly"
+    assert steps_for(7, 0.5, 50) == 7
+    assert [steps_for("share", LEVELS[shots], 20) for shots in published] == [10, 8, 7, 4, 3]
+
+
 def abar(time):
     return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
@@ -87,7 +117,7 @@ def test_every_shot_begins_as_many_images_and_rows_say_which(folder, guided):
     share = float(rows[0]["start"].split()[-1])
     assert share**2 == pytest.approx(LEVELS[SHOTS] ** 2, abs=1e-3)
     assert rows[0]["start"].split()[1] == "sqrt(abar)"
-    assert {row["steps"] for row in rows} == {2}, "of six steps, those that this level leaves"
+    assert {row["steps"] for row in rows} == {2}, "of denoising from there, whatever an image from noise takes"
     assert {row["origin"] for row in rows} == {"painted"}
     assert [row["seed"] for row in rows] == [seeds.image_seed(SEED, r["caption_id"], r["copy"]) for r in rows]
 
@@ -96,7 +126,8 @@ def test_an_image_shows_its_shot_the_more_the_higher_the_level(folder, sd_folder
     """Level 1 gives back the autoencoder's reconstruction of the middle of the shot, shorter side resized."""
 
     def far(level):
-        stage = PaintPixels(sd_folder, 1, guidance=1.0, steps=6, starts=(FromShots("shots-0", 1, level=level),))
+        start = FromShots("shots-0", 1, level=level, steps="share")
+        stage = PaintPixels(sd_folder, 1, guidance=1.0, steps=6, starts=(start,))
         worker = stage.open(context(folder))
         (row,) = worker(captions("cat")).to_pylist()
         shot = next(row for row in every(tables.scan(folder / "shots/shots-0/pairs.lance")) if row["label"] == "cat")
@@ -116,9 +147,8 @@ def test_an_image_shows_its_shot_the_more_the_higher_the_level(folder, sd_folder
 
 
 def test_starts_share_the_copies_of_a_caption_in_blocks(folder, guided):
-    both = dataclasses.replace(
-        guided, per_caption=6, starts=(None, FromShots("shots-0", 1), FromShots("shots-0", level=0.9, steps=50))
-    )
+    starts = (None, FromShots("shots-0", 1, steps="share"), FromShots("shots-0", level=0.9, steps=7))
+    both = dataclasses.replace(guided, per_caption=6, starts=starts)
     rows = both.open(context(folder))(captions("cat", "dog")).to_pylist()
     assert [row["pair_id"] for row in rows] == [pairs.pair_id(f"0-{n}", copy) for n in range(2) for copy in range(6)]
     for row in rows:
@@ -126,9 +156,9 @@ def test_starts_share_the_copies_of_a_caption_in_blocks(folder, guided):
             assert (row["start"], row["steps"]) == (None, 6)
         elif row["copy"] < 4:
             assert row["start"].startswith(shots_of(folder, row["label"])[0])
-            assert row["steps"] == 3
+            assert row["steps"] == 3, "half of six, as half of a hundred are published"
         else:
-            assert row["steps"] > 6, "a start may ask for more steps"
+            assert row["steps"] == 7, "a start may ask for more steps than an image from noise takes"
     plain = dataclasses.replace(guided, per_caption=2, starts=(None,))
     alone = plain.open(context(folder))(captions("cat", "dog")).to_pylist()
     by_id = {row["pair_id"]: row for row in rows}
@@ -225,8 +255,8 @@ def test_what_cannot_be_is_refused(folder, guided, tmp_path):
         PaintPixels(starts=(FromShots(tmp_path),)).check()
     with pytest.raises(InputError, match="no order of shots"):
         FromShots(tmp_path, 3)
-    for wrong in ({"level": 1.2}, {"level": -1.0}, {"level": math.nan}, {"num": 0}, {"steps": 0}):
-        with pytest.raises(InputError):
+    for wrong in ({"level": 1.2}, {"level": -1.0}, {"level": math.nan}, {"num": 0}, {"steps": 0}, {"steps": "all"}):
+        with pytest.raises((InputError, UnknownName)):
             FromShots("shots-0", **wrong)
 
 

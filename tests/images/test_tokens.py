@@ -203,3 +203,13 @@ def test_ids_that_are_all_there_is_are_never_replaced(tmp_path, folder):
     tables.append_unit(tmp_path / "mixed" / "pairs.lance", 0, pairs.table([common | r for r in mixed], pairs.PAIRS))
     with pytest.raises(StoreError, match="would overwrite codebook, grid, tokens"):
         tokenize_store(tmp_path / "mixed", Tokenize(folder))
+
+
+def test_a_table_from_before_there_were_codebooks_takes_what_has_none(tmp_path):
+    row = {"pair_id": "a-000", "caption_id": "a", "copy": 0, "unit": 0, "status": "ok"}
+    tables.append_unit(tmp_path / "old.lance", 0, pairs.table([row], pairs.PAIRS).drop_columns("codebook"))
+    tables.append_unit(tmp_path / "old.lance", 1, pairs.table([{**row, "pair_id": "b-000", "unit": 1}], pairs.PAIRS))
+    assert tables.count(tmp_path / "old.lance") == 2
+    tokens = {**row, "pair_id": "c-000", "unit": 2, "tokens": [1], "grid": [1, 1], "codebook": "feed"}
+    with pytest.raises(StoreError, match="has no column codebook"):
+        tables.append_unit(tmp_path / "old.lance", 2, pairs.table([tokens], pairs.PAIRS))

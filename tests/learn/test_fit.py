@@ -96,7 +96,7 @@ def test_kill_9_twice_and_the_curve_is_the_same(whole, tmp_path):
 def test_a_kill_between_the_two_renames_loses_nothing(whole, tmp_path):
     with pytest.raises(ConnectionError):
         fit(Line(), Points(end=20, fails=True), SETTINGS, tmp_path, seed=3)
-    (tmp_path / "latest").rename(tmp_path / "previous")
+    (tmp_path / "latest").rename(tmp_path / "latest.previous")
     (tmp_path / "latest.tmp").mkdir()
     fit(Line(), Points(), SETTINGS, tmp_path, seed=3)
     same_curves(whole[0], tmp_path)
@@ -113,6 +113,18 @@ def test_a_kill_between_the_two_renames_loses_nothing(whole, tmp_path):
 def test_other_settings_are_refused(whole, learner, settings, seed, named):
     with pytest.raises(SettingsChanged, match=named):
         fit(learner, Points(), settings, whole[0], seed=seed)
+
+
+def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default(whole, tmp_path):
+    with pytest.raises(ConnectionError):
+        fit(Line(), Points(end=23, fails=True), SETTINGS, tmp_path, seed=3)
+    file = tmp_path / "latest" / "state.json"
+    state = json.loads(file.read_text())
+    del state["settings"]["learner"]["width"], state["settings"]["fit"]["minutes"]
+    file.write_text(json.dumps(state))
+    with pytest.raises(SettingsChanged, match=r"learner\.width: 8 -> 9"):
+        fit(Line(width=9), Points(), SETTINGS, tmp_path, seed=3)
+    same_nets(whole[1].net, fit(Line(), Points(), SETTINGS, tmp_path, seed=3).net)
 
 
 def test_a_loss_that_is_no_number_stops_and_leaves_the_batch(tmp_path):
@@ -242,6 +254,17 @@ def test_decay_groups():
 
     assert ids(decayed["params"]) == ids([net.kernel, net.fullname, net.cls_token])
     assert ids(spared["params"]) == ids([net.ln_1, net.position_bias, net.bn2, net.scale])
+
+
+def test_weights_with_a_rate_of_their_own_are_groups_of_their_own():
+    net = nn.ModuleDict({"text": nn.Linear(2, 2), "image": nn.Linear(2, 2)})
+    groups = decay_groups(net, 0.3, {"text": 0.1})
+    assert [(group["weight_decay"], group.get("rate")) for group in groups] == [
+        (0.3, None), (0.0, None), (0.3, 0.1), (0.0, 0.1),
+    ]  # fmt: skip
+    wanted = [net["image"].weight, net["image"].bias, net["text"].weight, net["text"].bias]
+    for group, weight in zip(groups, wanted, strict=True):
+        assert [id(one) for one in group["params"]] == [id(weight)]
 
 
 def test_progress_reaches_the_end(tmp_path):

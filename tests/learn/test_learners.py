@@ -134,6 +134,31 @@ def test_clip_learns_and_opens_as_clip(pictures, tower, tmp_path):
     assert float(model.logit_scale.detach().exp()) == pytest.approx(1 / 0.07, rel=0.2)
 
 
+def test_clip_on_a_backbone_is_clip_and_opens_as_a_backbone_and_as_an_encoder(pictures, tower, tmp_path):
+    learner = CLIP(image_size=32, text=tower, augmentation="none", backbone="resnet-tiny")
+    (net, _), rows = train(learner, pictures(8, 1), tmp_path, steps=25)
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+    batch = next(pictures(5, 1).iterate(0))
+    net = net.eval()
+    with torch.no_grad():
+        ours = learner.losses(net, batch)["loss"]
+        rows = represent(load_backbone(tmp_path / "weights"), batch["images"])
+        torch.testing.assert_close(rows, represent(net.backbone, batch["images"]))
+    encoder = open_encoder(str(tmp_path / "weights" / "dual_encoder"))
+    pixels = batch["images"].permute(0, 2, 3, 1).numpy()
+    logits = encoder.logit_scale * encoder.images(pixels) @ encoder.texts(batch["text"]).T
+    # Slowly: the logarithm of the share that the own caption has among all captions, and the own image among all images.
+    total = 0.0
+    for row in range(5):
+        for line in (logits[row], logits[:, row]):
+            total -= float((line[row].exp() / sum(value.exp() for value in line)).log()) / 10
+    assert float(ours) == pytest.approx(total, rel=1e-3)
+    with torch.no_grad():
+        net.logit_scale.fill_(9.0)
+        learner.after_step(net)
+    assert float(net.logit_scale.detach()) == pytest.approx(np.log(100), abs=1e-4)
+
+
 def test_a_tokenizer_whose_end_token_would_be_misread_is_refused(tower, tokenizer_folder, tmp_path):
     text = open(f"{tokenizer_folder}/tokenizer.json").read()  # noqa: PTH123, SIM115
     swapped = text.replace('"<start>": 2', '"<start>": 99').replace('"<end>": 3', '"<end>": 2').replace(": 99", ": 3")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, ViTModel
@@ -10,19 +11,20 @@ from reverie.learn import views
 from reverie.learn.fit import Fit, fit
 from reverie.learn.mae import MAE
 from reverie.models.backbones import build_backbone, load_backbone, represent, save_backbone
+from reverie.models.encoder import open_backbone
 
 LEARNER = MAE("vit-tiny", 32, decoder_width=32, decoder_layers=1, decoder_heads=2)
 
 
-def test_the_loss_is_that_of_a_slow_reference(pictures, monkeypatch):
+def test_the_loss_is_that_of_a_slow_reference(pictures):
     """Patch by patch: squared error against its pixels with mean 0 and variance 1, over hidden patches alone."""
     torch.manual_seed(0)
     net = LEARNER.build()
-    pixels = torch.randn(2, 3, 32, 32)
-    monkeypatch.setattr("reverie.learn.mae.views.light", lambda *_: pixels)
+    images = next(pictures(2, 1).iterate(0))["images"]
     torch.manual_seed(1)
-    loss = LEARNER.losses(net, {"images": torch.zeros(2, 3, 32, 32)})["loss"]
+    loss = LEARNER.losses(net, {"images": images})["loss"]
     torch.manual_seed(1)
+    pixels = views.light(images, 32, 0.2)
     with torch.no_grad():
         output = net(pixel_values=pixels)
     assert output.mask.sum(1).tolist() == [12, 12]  # of 16 patches
@@ -40,6 +42,20 @@ def test_the_loss_is_that_of_a_slow_reference(pictures, monkeypatch):
             guess = output.logits[image, patch]
             errors.append(float(((guess - (truth - mean) / (variance + 1e-6) ** 0.5) ** 2).mean()))
     assert float(loss.detach()) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
+def test_its_usual_settings_are_the_papers():
+    """Table 8 and section 4 of arXiv:2111.06377: three quarters hidden, a decoder of 8 blocks of width 512, targets normalised."""
+    learner = MAE()
+    assert (learner.backbone, learner.image_size, learner.masked, learner.min_area) == ("vit-b16", 224, 0.75, 0.2)
+    with torch.device("meta"):
+        config = learner.build().config
+    assert (config.decoder_hidden_size, config.decoder_num_hidden_layers, config.decoder_num_attention_heads) == (
+        512,
+        8,
+        16,
+    )
+    assert (config.mask_ratio, config.norm_pix_loss, config.decoder_intermediate_size) == (0.75, True, 2048)
 
 
 def test_the_decoder_knows_where_a_patch_is():
@@ -77,6 +93,7 @@ def test_the_encoder_is_saved_as_a_plain_vit_that_sees_all_patches(pictures, tmp
     loaded = load_backbone(tmp_path / "weights")
     assert type(loaded) is ViTModel
     assert type(AutoModel.from_pretrained(tmp_path / "weights")) is ViTModel
+    assert open_backbone(str(tmp_path / "weights")).features(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 128)
     images = next(pictures(3, 1).iterate(9))["images"]
     net.config.mask_ratio = net.vit.config.mask_ratio = 0.0
     with torch.no_grad():

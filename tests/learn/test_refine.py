@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -70,6 +71,31 @@ def test_it_nears_the_own_sentence_and_stops_where_it_is_told():
     torch.testing.assert_close(refine(images, texts, Refine(0)).rows, images)
 
 
+def test_the_guard_looks_at_the_weight_of_the_own_sentence():
+    content, kinds = rows(200, 48, seed=2), rows(2, 48, seed=3)  # a gap between the two kinds, as CLIP has it
+    texts = F.normalize(content + 1.5 * kinds[0], dim=1)
+    images = F.normalize(content + 1.5 * rows(200, 48, seed=1) + 2 * kinds[1], dim=1)
+
+    def share(found):
+        weights = (found @ texts.T / 0.03).softmax(1)
+        return float(weights.diagonal().mean())
+
+    how = Refine(40, 2e-3, batch=64, temperature=0.03, max_own=0.5)
+    free = refine(images, texts, dataclasses.replace(how, guard=False))
+    found = refine(images, texts, how)
+    assert share(images) < 0.4
+    assert share(free.rows) > 0.55
+    assert 0.5 <= share(found.rows) < 0.55
+    assert found.curve[-1]["own"] == pytest.approx(share(found.rows), abs=1e-5)
+    assert all(row["own"] < 0.5 for row in found.curve[:-1])
+    assert f"{share(found.rows):.0%} of its weight on its own sentence, which no photo has" in found.stop_reason
+    assert "own" not in free.curve[-1]
+    # Where the own sentence is hidden from the projection, its weight is of no account.
+    hidden = refine(images, texts, dataclasses.replace(how, max_own=1.0))
+    assert len(hidden.curve) > len(found.curve)
+    assert refine(images, texts, dataclasses.replace(how, max_own=0.01)).steps == 0
+
+
 def test_killed_it_goes_on_to_the_same_rows(tmp_path, monkeypatch):
     images, texts, how = rows(64, seed=1), rows(64, seed=2), Refine(6, batch=16, guard=False)
     monkeypatch.setattr("reverie.learn.refine.SAVE_EVERY_S", 0.0)
@@ -106,3 +132,5 @@ def test_slips():
         Refine(batch=1)
     with pytest.raises(InputError, match="above 0"):
         Refine(lr=0)
+    with pytest.raises(InputError, match=r"in \(0, 1\]"):
+        Refine(max_own=0)

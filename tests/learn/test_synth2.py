@@ -13,10 +13,11 @@ from PIL import Image
 
 import reverie
 from reverie import pairs
+from reverie.arms import Arm
 from reverie.cli.main import main
 from reverie.datasets.captioned import CaptionedImages
 from reverie.errors import InputError, ModelError
-from reverie.evaluate.captioning import Asked, MeasureCaptions
+from reverie.evaluate.captioning import MeasureCaptions
 from reverie.learn import manifest
 from reverie.learn.synth2 import Synth2
 from reverie.learn.train_token_captioner import TrainTokenCaptioner
@@ -154,7 +155,7 @@ def test_a_captioner_learns_colours_and_answers_by_every_door(tmp_path, models, 
         [[f"a {name} circle"] for name in COLOURS],
     )
     monkeypatch.setattr("reverie.evaluate.captioning.load_captioned", lambda *_: photos)
-    measure = MeasureCaptions((Asked("ours", "captioner"),))
+    measure = MeasureCaptions((Arm("ours", "Ours", 0, "captioner"),))
     context = StepContext(tmp_path, "measure", seed=7)
     measure.run(context)
     records = [json.loads(line) for line in context.results.read_text().splitlines()]

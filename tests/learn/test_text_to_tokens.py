@@ -11,12 +11,17 @@ import torch
 from diffusers import AmusedPipeline
 from transformers import AutoTokenizer
 
+from reverie import pairs
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit
 from reverie.learn.text_to_tokens import TextToTokens, TokenPredictor, masked
 from reverie.learn.train_painter import LatentBatches
+from reverie.learn.train_token_painter import TrainTokenPainter, read_tokens
 from reverie.models.token_painter import open_token_painter, painted_ids
+from reverie.models.tokenizer import open_tokenizer
 from reverie.nets.words import split_words, write_tokenizer
+from reverie.stage import StepContext
+from reverie.store import tables
 from tests.models import tiny
 
 CODES = 12
@@ -157,3 +162,59 @@ def test_what_cannot_be_is_refused(parts: Path, tmp_path: Path) -> None:
     learner = TextToTokens(str(tmp_path / "more"), str(parts / "words"), start=str(tmp_path / "amused"))
     with pytest.raises(InputError, match="paints ids of 12 codes, and the tokenizer has 13"):
         learner.build()
+
+
+def row(number: int, **changes: object) -> dict[str, object]:
+    caption = pairs.caption_id(0, "test", number)
+    tokens = [2] * 16 if number % 2 else [7] * 16
+    text = "a red thing" if number % 2 else "a blue thing"
+    return {
+        "pair_id": pairs.pair_id(caption, 0), "caption_id": caption, "copy": 0, "unit": 0, "text": text, "status": "ok",
+        "tokens": tokens, "grid": [4, 4], "image": b"never opened", **changes,
+    }  # fmt: skip
+
+
+def test_a_job_trains_on_the_tokens_of_a_store_and_opens_no_image(parts: Path, tmp_path: Path) -> None:
+    name = open_tokenizer(str(parts / "vq")).codebook_name
+    rows = [row(number, codebook=name) for number in range(4)]
+    tables.append_unit(tmp_path / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
+    events: list[str] = []
+    context = StepContext(tmp_path, "painter", report=lambda kind, **facts: events.append(kind))
+    sizes = {
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "conv_width": 16,
+        "conv_blocks": 1,
+        "conv_heads": 2,
+        "text_width": 16,
+    }
+    job = TrainTokenPainter(str(parts / "vq"), **sizes, fit=Fit(steps=2), batch=2)  # type: ignore[arg-type]
+    job.run(context)
+    painter = open_token_painter(str(context.weights()))
+    assert (painter.side, painter.tokenizer.codebook_name) == (4, name)
+    assert painter.words_unknown(["a green thing"]) == ["green"]
+    assert "trained" in events
+    job.run(context)
+    assert events.count("trained") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"codebook": "feed"}, r"the codebook of vq@\w+ is not the one of pair"),
+        ({"tokens": [2] * 15 + [12]}, r"id 12 is none of vq@"),
+        ({"tokens": [2] * 9, "grid": [3, 3]}, r"9 tokens in a grid of \[3, 3\], not in 4 x 4"),
+        ({"text": " "}, "has no caption"),
+    ],
+)
+def test_tokens_that_cannot_be_learnt_from_are_refused(
+    parts: Path, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    rows = [row(0), row(1, **changes)]
+    tables.append_unit(tmp_path / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
+    known = open_tokenizer(str(parts / "vq"))
+    with pytest.raises(InputError, match=said):
+        read_tokens(tmp_path / "pairs.lance", "tokens is not null", known)
+    with pytest.raises(InputError, match="there are no image tokens to learn from"):
+        read_tokens(tmp_path / "pairs.lance", "text = 'none'", known)

@@ -85,7 +85,6 @@ def test_the_gradient_passes_straight_through_to_the_encoder() -> None:
 
 def test_codes_are_the_averages_of_the_vectors_that_chose_them() -> None:
     net = built(Quantiser(**{**SMALL.__dict__, "decay": 0.5}))
-    net.begun.fill_(1)
     start = net.vq.quantize.embedding.weight.data.normal_().clone()
     net.counts.fill_(2.0)
     net.sums.copy_(2 * start)
@@ -100,7 +99,6 @@ def test_codes_are_the_averages_of_the_vectors_that_chose_them() -> None:
 
 def test_a_code_that_nobody_chooses_begins_anew_at_a_vector_of_the_batch() -> None:
     net = built(Quantiser(**{**SMALL.__dict__, "restart_below": 0.1}))
-    net.begun.fill_(1)
     book = net.vq.quantize.embedding.weight.data.fill_(50.0)
     book[:2] = torch.randn(2, 3)
     net.counts.fill_(1e-4)
@@ -112,6 +110,12 @@ def test_a_code_that_nobody_chooses_begins_anew_at_a_vector_of_the_batch() -> No
         assert (flat == code).all(1).any()
     # It is given the count of an even use, so that it is not taken away again before it had its time.
     assert net.counts[2:].tolist() == [2.0] * 4
+    net.steps.fill_(net.restart_steps)
+    book.fill_(50.0)
+    net.counts.fill_(1e-4)
+    net.sums.copy_(net.counts[:, None] * book)
+    net._count(flat[:1], torch.zeros(1, dtype=torch.long))
+    assert (book[1:] > 40).all(), "late in training they are left as they are"
 
 
 @pytest.mark.parametrize("codebook", ["ema", "loss"])

@@ -92,7 +92,7 @@ def test_zero_shot_and_syntic_run_on_it(trained, tmp_path):
     flags = {"clip": name, "sampler_steps": 1}
     classes = {"per_class": 2, "eval_data": "smallworld:street:64:64"}
     assert run(call_recipe("zero_shot", flags | classes), tmp_path / "classes")
-    values = {row["name"]: row["value"] for row in results.read(tmp_path / "classes" / "results.jsonl")}
+    values = {row.arm: row.value for row in results.read(tmp_path / "classes" / "results.jsonl")}
     assert 0 <= values["zero-shot"] <= 1
     small = {
         "sentences": 24,

@@ -186,3 +186,21 @@ def test_a_tokenizer_of_another_size_among_its_parts_is_refused(tmp_path):
     pipe.save_pretrained(tmp_path / "among")
     with pytest.raises(ModelError, match="has the mask 4 among its 12 codes"):
         open_token_painter(str(tmp_path / "among"))
+
+
+def test_an_image_that_overflows_is_told_apart_from_its_neighbours(painter, monkeypatch):
+    embeddings = painter.encode(TEXTS[:3])
+    good = painter.sample_ids(embeddings, range(3), 1.0, 4)
+    own = painter._predict
+
+    def overflows(ids, *told):
+        logits = own(ids, *told)
+        logits[1, 0, 2, 3] = torch.nan
+        return logits
+
+    monkeypatch.setattr(painter, "_predict", overflows)
+    found = painter.sample_ids(embeddings, range(3), 1.0, 4)
+    assert (found[1] == -1).all()
+    assert torch.equal(found[[0, 2]], good[[0, 2]])
+    pictures = painter.sample(embeddings, range(3), 1.0, 4, 16)
+    assert torch.isfinite(pictures).flatten(1).all(1).tolist() == [True, False, True]

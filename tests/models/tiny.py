@@ -174,11 +174,11 @@ def _named(names):
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
-def save_rt_detr(folder: Path) -> Path:
+def save_rt_detr(folder: Path, layer_type: str = "basic") -> Path:
     """Squashes every picture to 32 x 32."""
     torch.manual_seed(0)
     backbone = transformers.RTDetrResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", out_indices=[1, 2]
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type=layer_type, out_indices=[1, 2]
     )
     config = transformers.RTDetrConfig(
         backbone_config=backbone,

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from reverie.errors import InputError
 from reverie.models.support_set import cached_projection
-from reverie.nets.projection import nearest, project
+from reverie.nets.projection import nearest, own_weight, project
 
 
 def rows(num, dim=16, seed=0):
@@ -121,3 +123,29 @@ def test_slips():
     with pytest.raises(InputError, match="leave exclude_self out"):
         project(known[:1], known[:1], own=(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)))
     assert project(torch.empty(0, 16), known).rows.shape == (0, 16)
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 3, 50])
+@pytest.mark.parametrize("tile", [1, 4, 100])
+def test_the_weight_of_the_own_sentence_is_that_of_the_softmax(top_k, tile):
+    generator = torch.Generator().manual_seed(0)
+    support = F.normalize(torch.randn(20, 6, generator=generator), dim=1)
+    support[7] = support[3]  # the same sentence twice
+    features = support[:9] + 0.8 * torch.randn(9, 6, generator=generator)
+    own = support[:9].clone()
+    own[8] = F.normalize(torch.randn(6, generator=generator), dim=0)  # a sentence that is not there
+    found = own_weight(features, own, support, 0.2, top_k=top_k, tile=tile)
+    for row, share in enumerate(found.tolist()):
+        logits = F.normalize(features[row], dim=0) @ support.T / 0.2
+        kept = set(logits.topk(min(top_k or 20, 20)).indices.tolist())
+        weights = {number: math.exp(logits[number]) for number in kept}
+        mine = [number for number in kept if torch.equal(support[number], own[row])]
+        assert share == pytest.approx(sum(weights[number] for number in mine) / sum(weights.values()), abs=1e-5)
+    assert found[8] == 0
+    # It is the weight that the projection gives: what is left when the own rows are taken out is the rest.
+    if not top_k:
+        mixed = project(features[:3], support, 0.2, unit=False).rows
+        numbers = torch.arange(20)
+        numbers[7] = 3
+        rest = project(features[:3], support, 0.2, unit=False, own=(torch.arange(3), numbers)).rows
+        torch.testing.assert_close(found[:3, None] * own[:3] + (1 - found[:3, None]) * rest, mixed)

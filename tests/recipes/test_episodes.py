@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from reverie.arms import Arm, pixels, untrained
 from reverie.errors import InputError
 from reverie.evaluate.few_shot import _splits
-from reverie.evaluate.linear_probe import Arm, LinearProbe
+from reverie.evaluate.linear_probe import LinearProbe
 from reverie.models.backbones import build_backbone, save_backbone
 from reverie.run.engine import run
 from reverie.run.plan import Plan, Step, call_recipe
@@ -41,7 +42,7 @@ def trained(tmp_path):
     """A run folder with a probe in its plan and the weights that it names."""
     folder = tmp_path / "trained"
     folder.mkdir()
-    probe = LinearProbe((Arm("ours", 0, "ours-0"), Arm("untrained", 0), Arm("pixels")))
+    probe = LinearProbe((Arm("ours", "our own").under(0), *untrained([0]), pixels()))
     Plan("x", (Step("probe", probe),)).settle(folder)
     (folder / "weights" / "ours-0").mkdir(parents=True)
     save_backbone(build_backbone("resnet-tiny", 32), folder / "weights" / "ours-0")
@@ -52,10 +53,11 @@ def test_networks_of_a_run_are_measured_on_other_photos(trained, photos, tmp_pat
     plan = episodes(trained, str(photos), ways=3, num_shots=(2, 1), queries=4, episodes=20)
     run(plan, tmp_path / "out")
     found = results.read(tmp_path / "out" / "results.jsonl")
-    assert [(record["step"], record["name"]) for record in found] == [
+    assert [(record.step, record.arm) for record in found] == [
         (f"episodes-{few}", name) for few in (1, 2) for name in ("ours", "untrained", "pixels")
     ]
-    assert {record["split"] for record in found} == {"half of train"}
+    assert {record.split for record in found} == {"half of train"}
+    assert {record.label for record in found} == {"our own", "untrained network", "raw pixels"}
     assert "few-shot" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -71,6 +73,9 @@ def test_slips(trained, photos, tmp_path):
         episodes(tmp_path / "none", str(photos))
     with pytest.raises(InputError, match="different numbers"):
         episodes(trained, str(photos), num_shots=(1, 1))
+    (trained / "weights" / "ours-0" / "config.json").rename(trained / "config.json")
+    with pytest.raises(InputError, match="ours-0 is none; give a run of stablerep"):
+        episodes(trained, str(photos))
     (trained / "weights" / "ours-0").rename(trained / "weights" / "gone")
     with pytest.raises(InputError, match="no weights of ours-0 yet"):
         episodes(trained, str(photos))

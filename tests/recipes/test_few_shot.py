@@ -59,16 +59,18 @@ def rows_of(folder: Path, where: str) -> list[dict[str, Any]]:
 
 
 def test_every_arm_is_measured_on_the_same_photos_beside_zero_shot(finished: Path) -> None:
-    records = [row for row in results.read(finished / "results.jsonl") if row["metric"] == "accuracy"]
-    said = {(row["step"], row["name"], row["seed"], row["shots"]) for row in records}
+    records = results.select(results.read(finished / "results.jsonl"), metric="top1")
+    said = {(row.step, row.label, row.seed, row.get("shots")) for row in records}
     arms = ("mixed, guided", "shots alone", "mixed, real filter", "mixed, basic", "cache model")
     for count, shots in ((1, "1 shot"), (2, "2 shots")):
         assert {(f"measure-{count}", f"{arm}, {shots}", 3, count) for arm in arms} <= said
         assert (f"measure-{count}", "zero-shot", 0, 0) in said
     assert len(said) == len(records) == 12
-    assert {row["num_test"] for row in records} == {16}
-    zero = [row["value"] for row in records if row["name"] == "zero-shot"]
+    assert {row.num_test for row in records} == {16}
+    zero = [row.value for row in results.select(records, arm="zero-shot")]
     assert zero[0] == zero[1]
+    (guided,) = results.select(records, shots=2, strategy="guided", order="mixed")
+    assert (guided.arm, guided.weights) == ("mixed-guided-2", "classifier")
 
 
 def test_blocks_of_copies_are_the_sets_and_each_has_its_own_selection(finished: Path) -> None:
@@ -142,7 +144,7 @@ def test_arms_share_shots_images_and_steps() -> None:
     assert plan["shots-0"].seed != plan["shots-1"].seed
     starts = plan["paint"].starts
     assert starts[0] is None
-    assert set(starts[1:]) == {FromShots(f"shots-{seed}", count) for count in (1, 4) for seed in (0, 1)}
+    assert set(starts[1:]) == {FromShots(f"shots-{seed}", count, steps="share") for count in (1, 4) for seed in (0, 1)}
     assert plan["paint"].per_caption == len(starts) == 5
     tuned = {name: stage for name, stage in plan.items() if name.startswith(("mixed", "shots-alone", "classifier"))}
     assert len(tuned) == 4 * 4
@@ -167,6 +169,7 @@ def test_flags_reach_their_stages() -> None:
             levels=(0.9, 0.5),
             orders=("shots-first", "painted-first", "painted"),
             guided_filter=False,
+            guided_steps=9,
             alpha=2.0,
             beta=3.0,
             soft_share=0.25,
@@ -175,27 +178,26 @@ def test_flags_reach_their_stages() -> None:
         )
     )
     starts = plan["paint"].starts
-    assert [start.level for start in starts] == [0.9, 0.5] * 2
+    assert [(start.level, start.steps) for start in starts] == [(0.9, 9), (0.5, 9)] * 2
     assert plan["paint"].per_caption == 12
     assert plan["keep-guided-2-3-1"].candidates == "copy >= 3 and copy < 6"
     assert plan["keep-guided-2-3-1"].threshold == 0.0
     assert plan["classifier"].on == "shots, then painted"
-    assert plan["painted-then-shots-guided-at-0.5-1-3"].on == "painted, then shots"
+    assert plan["painted-first-guided-at-0.5-1-3"].on == "painted, then shots"
     assert plan["painted-guided-at-0.9-1-3"].on == "painted"
     assert plan["painted-guided-at-0.9-1-3"].real_batch == 7
     assert plan["painted-guided-at-0.9-1-3"].tuning.soft_share == 0.25
     assert (plan["cache-model-1-3"].alpha, plan["cache-model-1-3"].beta) == (2.0, 3.0)
     assert "keep" not in plan
-    names = [arm.name for arm in plan["measure-1"].arms]
+    names = [arm.label for arm in plan["measure-1"].arms]
     assert names[1] == "shots alone, 1 shot", "what painted images are worth is the first comparison of the page"
 
 
 def test_paper_is_as_published(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("forest\nriver\n")
     (tmp_path / "photos" / "forest").mkdir(parents=True)
-    plan = few_shot(
-        "paper", classes=tmp_path / "classes.txt", shots_from=str(tmp_path / "photos"), strategies=("filter",)
-    )
+    flags = {"classes": tmp_path / "classes.txt", "shots_from": str(tmp_path / "photos"), "words": "owner/t5"}
+    plan = few_shot("paper", **flags, strategies=("filter",))
     stages = steps_of(plan)
     tune, paint = stages["classifier"], stages["paint"]
     assert (tune.lr, tune.weight_decay, tune.clip, tune.batch, tune.real_batch) == (1e-3, 0.1, 1.0, 512, 32)
@@ -203,7 +205,7 @@ def test_paper_is_as_published(tmp_path: Path) -> None:
     assert (tune.tuning.real_weight, tune.tuning.synthetic_weight) == (1.0, 1.0)
     assert tune.steps == 30 * -(-800 * 2 // 512)
     assert (paint.guidance, paint.starts) == (3.0, (None,))
-    assert SCALES["paper"].num_shots == (1, 2, 4, 8, 16)
+    assert (SCALES["paper"].num_shots, SCALES["paper"].guided_steps) == ((1, 2, 4, 8, 16), "published")
     assert "measure-1" not in stages, "there are no test photos"
     assert plan.step("page").inputs
 
@@ -220,6 +222,8 @@ def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_pa
         ({"strategies": ()}, "--strategies needs"),
         ({"orders": ("mixed", "mixed")}, "names one twice"),
         ({"levels": (0.5,), "strategies": ("basic",)}, "add guided"),
+        ({"guided_steps": 5, "strategies": ("basic",)}, "add guided"),
+        ({"guided_steps": 0}, "--guided-steps 0: at least 1"),
         ({"levels": (1.5,)}, r"lies in \[0, 1\]"),
         ({"most": 0}, "at least 1 image"),
     ):

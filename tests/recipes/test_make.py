@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 from reverie.errors import InputError
+from reverie.recipes.make import MakeConfig
 from reverie.recipes.options import clip_default, clip_for
 from reverie.report.page import write
 from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.run.repaint import repaint
+from reverie.settings import resolve
 from reverie.store import exports, tables
 from tests.models import tiny
 
@@ -100,23 +102,28 @@ def test_make_with_the_builtin_painter(tmp_path: Path) -> None:
 
 
 def test_tokens_are_painted_by_their_own_painter_and_looked_at_without_pixels_where_that_can_be() -> None:
-    plan = make(as_="tokens")
+    config = resolve(MakeConfig(), {"as_": "tokens"})
+    assert (config.paint.painter, config.paint.guidance, config.paint.sampler_steps) == (
+        "builtin:token-painter",
+        3.0,
+        8,
+    )
+    assert config.keep == "status = 'ok' and duplicate_of is null"
+    plan = make(as_="tokens", painter="owner/painter", clip="owner/clip")
     stages = {step.name: step.stage for step in plan.steps}
     assert list(stages) == ["captions", "paint", "clip_score", "hash", "duplicates", "keep"]
     paint: Any = stages["paint"]
-    assert (type(paint).__name__, paint.model, paint.guidance, paint.steps) == (
-        *("PaintTokens", "builtin:token-painter", 3.0, 8),
-    )
+    assert (type(paint).__name__, paint.model, paint.guidance, paint.steps) == ("PaintTokens", "owner/painter", 3.0, 8)
     names = [type(stages[name]).__name__ for name in ("clip_score", "hash")]
     assert names == ["Decoded", "TokenHash"]
     assert stages["duplicates"].near is False  # type: ignore[attr-defined]
     assert stages["keep"].rule == "status = 'ok' and duplicate_of is null"  # type: ignore[attr-defined]
-    plan = make(as_="tokens", clip=None, duplicates=False, guidance=5.0)
+    plan = make(as_="tokens", painter="owner/painter", clip=None, duplicates=False, guidance=5.0)
     assert [(step.name, step.inputs) for step in plan.steps[1:]] == [("paint", ("captions",)), ("keep", ("paint",))]
     assert plan.steps[1].stage.guidance == 5.0  # type: ignore[attr-defined]
     for flags in ({"scheduler": "ddim"}, {"store_px": 32}):
         with pytest.raises(InputError, match="is about pixels"):
-            make(as_="tokens", **flags)
+            make(as_="tokens", painter="owner/painter", **flags)
 
 
 def test_the_flag_is_called_as(capsys: pytest.CaptureFixture[str]) -> None:

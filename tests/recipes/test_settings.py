@@ -26,33 +26,36 @@ from reverie.run.plan import (
     read_plan,
     recipe_scales,
 )
-from reverie.settings import change, flat, helps, names, required, resolve
+from reverie.settings import change, flag, flat, helps, names, required, resolve
 
 KINDS = {name: find_recipe(name) for name in known_recipes()}
 KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
 EVERY = [(name, scale) for name, recipe in KINDS.items() for scale in (recipe_scales(recipe) or {"": None})]
 ABSENT = {  # what a person may truly do without; everything else has a default that is a value
-    "around", "captions", "captions_split", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
-    "limit", "more_classes", "most", "paint_px", "prompt", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px", "synonyms",
-    "templates", "text_column", "transfer_shots", "until", "max_seeds", "words", "writer",
+    "around", "captioner", "captions", "captions_split", "captions_where", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
+    "limit", "more_classes", "most", "paint_px", "prompt", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px",
+    "support_split", "synonyms", "templates", "text_column", "text_lr", "transfer_shots", "until", "max_seeds", "words", "writer",
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
+    "as_": {"painter", "guidance", "sampler_steps", "keep"},
     "painter": {"clip", "keep_best", "words", "scheduler"},
     "clip": {"keep_best"},
-    "classes": {"eval_data", "shots_from", "words", "per_class", "per_caption"},
+    "classes": {"eval_data", "shots_from", "words", "per_class"},
     "domain": {"eval_data", "shots_from", "words"},
-    "more_classes": {"eval_data", "per_class", "per_caption"},
+    "more_classes": {"eval_data", "per_class"},
     "captions": {"eval_data", "sentences"},
-    "writer": {"words", "per_caption"},
-    "templates": {"words", "per_caption"},
-    "words": {"per_caption"},
+    "writer": {"words"},
+    "templates": {"words"},
     "shots_from": {"eval_data"},
-    "per_batch": {"lr"},
-    "captions_per_batch": {"lr"},
+    "per_batch": {"lr", "mae_lr"},
+    "captions_per_batch": {"lr", "mae_lr"},
+    "crops": {"lr", "mae_lr"},
+    "protocol": {"probe_augment"},
     "per_caption": {"unit_size", "per_class"},
-    "num_images": {"per_class", "per_caption"},
-    "painted_per_class": {"per_class", "per_caption"},
+    "num_images": {"per_class"},
+    "painted_per_class": {"per_class"},
     "duplicates": {"keep"},
+    "start": {"lr"},
 }
 
 
@@ -92,7 +95,7 @@ def other(name: str, value: Any, hint: Any, files: dict[str, Any]) -> Any:
             items = get_args(kind)[0]
             if get_origin(items) is Literal:
                 return next((each,) for each in get_args(items) if (each,) != value)
-            return {int: (3, 5), float: (0.25,), str: ("x",)}[items]
+            return {int: (3, 5), float: (0.25,), str: ("x",), Path: (Path("other"),)}[items]
     kind = next(kind for kind in kinds if kind in (bool, int, float, str, Path))
     if isinstance(value, str) and kind is float:  # a word in place of a number
         return 0.25
@@ -111,10 +114,9 @@ def hints(kind: type) -> dict[str, Any]:
 
 
 def words_for(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+        return [flag(name) if value else flag(name).replace("--", "--no-", 1)]
+    return [flag(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
 
 
 def read(name: str, words: list[str], out: str = "no-such-folder") -> Any:
@@ -205,8 +207,8 @@ NEEDS: dict[str, dict[str, Any]] = {  # what must be there for a setting to say 
     "text_column": {"captions": "captions", "captions_per_batch": 2}, "label_column": {"captions": "captions", "captions_per_batch": 2}, "limit": {"captions": "captions", "captions_per_batch": 2}, "synonyms": {"words": "builtin:words"},
     "around": {"words": "builtin:words"}, **{f"text_{part}": {"text_tower": True} for part in ("tokenizer", "width", "layers", "heads", "context", "out")},
     "queue": {"methods": ("mocov2",), "queue": 512}, "momentum": {"methods": ("mocov2",)}, "batchnorm_groups": {"methods": ("mocov2",)},
-    **{f"decoder_{part}": {"methods": ("mae",), "backbone": "vit-tiny"} for part in ("width", "layers", "heads")},
-    "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
+    **{f"decoder_{part}": {"methods": ("mae",), "arms": ("mae",), "backbone": "vit-tiny"} for part in ("width", "layers", "heads")},
+    "mae_lr": {"arms": ("mae",)}, "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
 }  # fmt: skip
 SILENT = {  # speed, names of other settings, and what other files than ours must hold
     "scale", "paint_batch", "trackers", "real_store", "images_from", "start", "captions_split", "of", "store", "queue", "decoder_width", "decoder_heads", "batchnorm_groups", "text_width", "text_heads", "width",
@@ -269,6 +271,7 @@ def test_help_is_a_phrase_that_stands_alone() -> None:
         kind = config_type(recipe)
         assert kind is not None
         for item, text in helps(kind).items():
+            assert text, f"{item} has no help"
             assert not re.match(r"(of|its|likewise|the same)\b", text), f"{item}: {text}"
             assert not text.endswith(".")
 

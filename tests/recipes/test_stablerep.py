@@ -2,9 +2,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from reverie.errors import InputError, ReverieError
+from reverie.models.encoder import open_backbone, open_encoder
 from reverie.recipes.stablerep import SCALES
 from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
@@ -77,8 +79,18 @@ def test_every_flag_reaches_its_stage() -> None:
 
 
 def test_arms_are_probed_beside_untrained_and_pixels() -> None:
-    arms = [(arm.name, arm.weights) for arm in stage(stablerep(seeds=(0,), **ANY), "probe").arms]
-    assert arms == [("StableRep", "stablerep-0"), ("SimCLR", "simclr-0"), ("untrained", None), ("pixels", None)]
+    arms = [(arm.id, arm.label, arm.step) for arm in stage(stablerep(seeds=(0,), **ANY), "probe").arms]
+    assert arms == [
+        ("stablerep", "StableRep", "stablerep-0"),
+        ("simclr", "SimCLR", "simclr-0"),
+        ("untrained", "untrained network", None),
+        ("pixels", "raw pixels", None),
+    ]
+
+
+def test_the_seeds_of_an_arm_stand_together() -> None:
+    arms = [(arm.id, arm.seed) for arm in stage(stablerep(seeds=(3, 4), **ANY), "probe").arms]
+    assert arms[:4] == [("stablerep", 3), ("stablerep", 4), ("simclr", 3), ("simclr", 4)]
 
 
 @pytest.mark.parametrize("flags", [{"per_batch": 1}, {"per_batch": 3, "captions_per_batch": 5}])
@@ -148,11 +160,143 @@ def test_more_arms_differ_from_the_two_in_one_thing() -> None:
     plan = stablerep(real_store=Path("photos"), controls=True, per_caption=5, keep_best=0.9, **ANY)
     ours, simclr = stage(plan, "stablerep-1"), stage(plan, "simclr-1")
     real = stage(plan, "simclr-on-real-photos-1")
-    assert real.limit == round(64 * 2 * 5 * 0.9)
-    assert real == dataclasses.replace(simclr, store=Path("photos"), where=real.where, limit=real.limit, min_images=0)
+    assert real.limit == round(64 * 2 * 0.9)  # as many as SimCLR has painted images
+    photos = {"store": Path("photos"), "where": real.where, "min_images": 0, "max_images": 0}
+    assert real == dataclasses.replace(simclr, limit=real.limit, **photos)
+    several = stablerep(real_store=Path("photos"), per_caption=5, keep_best=0.9, one_image=(), **ANY)
+    assert stage(several, "simclr-on-real-photos-1").limit == round(64 * 2 * 5 * 0.9)
     assert stage(plan, "images-dealt-at-random-1") == dataclasses.replace(ours, group="random")
     crops = stage(plan, "crops-of-one-image-1").learner
     assert (crops.crops, crops.images_per_caption) == (ours.learner.images_per_caption, 1)
+
+
+def views(train: Any) -> int:
+    """Of a step of training."""
+    images = train.captions_per_batch * max(
+        1, train.images_per_caption or getattr(train.learner, "images_per_caption", 1)
+    )
+    return images * getattr(train.learner, "crops", 1)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+@pytest.mark.parametrize("flags", [{}, {"crops": 2}, {"per_batch": 1, "crops": 4}])
+def test_all_methods_see_the_same_images_steps_and_views(scale: str, flags: dict[str, int]) -> None:
+    plan = stablerep(
+        scale,
+        arms=("stablerep", "simclr", "clip", "mae"),
+        backbone="vit-tiny",
+        one_image=(),
+        per_class=8,
+        **flags,
+        **ANY,
+    )
+    arms = {name: stage(plan, f"{name}-0") for name in ("stablerep", "simclr", "clip", "mae")}
+    wanted = SCALES[scale].per_batch * SCALES[scale].captions_per_batch * flags.get("crops", 1)
+    if "per_batch" in flags:
+        wanted //= SCALES[scale].per_batch
+    assert {name: views(train) for name, train in arms.items()} == dict.fromkeys(arms, wanted)
+    for field in ("where", "store", "min_images", "max_images", "limit", "size_px", "seed"):
+        assert len({getattr(train, field) for train in arms.values()}) == 1, field
+    assert {train.fit.steps for train in arms.values()} == {SCALES[scale].net.train_steps}
+    assert {train.learner.backbone for train in arms.values()} == {"vit-tiny"}
+    assert (
+        arms["clip"].learner.text == stage(stablerep(text_tower=True, **ANY), "stablerep-plus-0").learner.text
+        or scale != "tiny"
+    )
+
+
+def test_one_image_of_a_caption_is_for_those_that_are_told() -> None:
+    everyone = {"arms": ("stablerep", "simclr", "clip", "mae")}
+    for one_image in ((), ("simclr",), ("simclr", "clip", "mae")):
+        plan = stablerep(**everyone, one_image=one_image, **ANY)
+        found = {name: stage(plan, f"{name}-0").max_images for name in everyone["arms"]}
+        assert found == {name: int(name in one_image) for name in found}
+        labels = {arm.id: arm.label for arm in stage(plan, "probe").arms}
+        assert labels["simclr"] == ("SimCLR" if "simclr" in one_image else "SimCLR, all images")
+        assert labels["mae"] == ("MAE" if "mae" in one_image else "MAE, all images")
+        assert labels["stablerep"] == "StableRep"
+        factors = {arm.id: arm.factors.get("l") for arm in stage(plan, "probe").arms}
+        assert [name for name, number in factors.items() if number == 1] == list(one_image)
+    assert SCALES["tiny"].one_image == ("simclr",)
+    assert SCALES["paper"].one_image == ("simclr", "clip", "mae")
+
+
+def test_methods_are_chosen_and_probed() -> None:
+    plan = stablerep(arms=("clip",), seeds=(0,), **ANY)
+    assert [step.name for step in plan.steps if step.name.endswith("-0")] == ["clip-0"]
+    assert [arm.id for arm in stage(plan, "probe").arms] == ["clip", "untrained", "pixels"]
+    mae = stage(
+        stablerep(arms=("mae",), per_batch=2, captions_per_batch=24, mae_lr=0.5, decoder_layers=3, **ANY), "mae-0"
+    )
+    assert (mae.fit.lr, mae.fit.betas, mae.fit.weight_decay, mae.learner.decoder_layers) == (0.5, (0.9, 0.95), 0.05, 3)
+
+
+def test_few_captions_give_clip_several_images_of_each(tmp_path: Path) -> None:
+    """A caption that were in a batch twice would be a negative of its own image."""
+    (tmp_path / "classes.txt").write_text("".join(f"thing {n}\n" for n in range(5)))
+    own = {
+        "classes": tmp_path / "classes.txt",
+        "per_class": 2,
+        "eval_data": "photos",
+        "arms": ("clip",),
+        "painter": "owner/painter",
+    }
+    for per_caption, m, n, expected in ((8, 4, 10, (10, 4)), (8, 6, 4, (8, 3)), (8, 2, 4, (8, 1)), (8, 4, 4, (8, 2))):
+        train = stage(stablerep(**own, per_caption=per_caption, per_batch=m, captions_per_batch=n), "clip-0")
+        assert (train.captions_per_batch, train.images_per_caption or 1) == expected, (m, n)
+        assert train.group == "caption"
+
+
+def test_the_probes_flags_reach_it_and_paper_probes_as_published(tmp_path: Path) -> None:
+    probe = stage(stablerep(protocol="sgd", probe_batch_norm=True, probe_augment=True, probe_epochs=3, **ANY), "probe")
+    assert (probe.protocol, probe.batch_norm, probe.augment, probe.epochs) == ("sgd", True, True, 3)
+    (tmp_path / "captions.txt").write_text("".join(f"dog {n}\n" for n in range(1376)))
+    paper = {"captions": tmp_path / "captions.txt", "eval_data": "imagenet"}
+    probe = stage(stablerep("paper", **paper), "probe")
+    assert (probe.protocol, probe.augment, probe.epochs, probe.size_px, probe.resize_px) == ("sgd", True, 90, 224, 256)
+    assert stage(stablerep("paper", protocol="logistic", **paper), "probe").augment is False
+    with pytest.raises(InputError, match="belong to --protocol sgd"):
+        stablerep(probe_batch_norm=True, **ANY)
+
+
+def test_temperature_and_crops_reach_the_learners() -> None:
+    plan = stablerep(contrast_temperature=0.2, crops=2, controls=True, **ANY)
+    ours, simclr = stage(plan, "stablerep-0").learner, stage(plan, "simclr-0").learner
+    assert (ours.temperature, simclr.temperature, ours.crops, simclr.crops) == (0.2, 0.2, 2, 2)
+    assert stage(plan, "crops-of-one-image-0").learner.crops == 6
+    assert stage(plan, "simclr-0").fit.lr == pytest.approx(2 * SCALES["tiny"].net.lr)
+
+
+def test_captions_may_be_sentences_of_class_names() -> None:
+    plan = stablerep(words="builtin:words")
+    assert type(stage(plan, "captions")).__name__ == "WordToSentence"
+    assert stage(plan, "captions").count == 128
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"arms": ()}, "--arms needs at least one value"),
+        ({"arms": ("clip", "clip")}, "--arms clip clip names one twice"),
+        ({"arms": ("stablerep",), "real_store": Path("x")}, "SimCLR, CLIP or MAE on photos"),
+        ({"crops": 0}, "--crops 0"),
+        ({"contrast_temperature": 0.0}, "--contrast-temperature"),
+        ({"probe_epochs": 0}, "--probe-epochs 0"),
+        ({"images_from": Path("nowhere")}, "nowhere holds no pairs.lance"),
+        ({"images_from": Path("nowhere"), "guidance": 4.0}, "--guidance is about how images are made"),
+        ({"images_from": Path("nowhere"), "words": "builtin:words"}, "--words is about how images are made"),
+        ({"images_from": Path("nowhere"), "keep_best": 0.5}, "--keep-best is about how images are made"),
+    ],
+)
+def test_more_slips_are_told_before_any_work(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        stablerep(**flags)
+
+
+def test_mae_on_a_network_without_patches_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="plain ViT, and resnet-tiny is a ResNetModel; use vit-tiny"):
+        run(stablerep(arms=("mae",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_whole_line_with_the_builtin_models(tmp_path: Path) -> None:
@@ -171,8 +315,29 @@ def test_the_whole_line_with_the_builtin_models(tmp_path: Path) -> None:
     )
     plan = dataclasses.replace(plan, unit_size=6)
     assert run(plan, tmp_path / "a run") is True
-    found = {(record["name"], record["metric"]) for record in read(tmp_path / "a run" / "results.jsonl")}
-    assert {(name, "top1") for name in ("StableRep", "SimCLR", "untrained", "pixels")} <= found
+    learn_again(tmp_path)
+    found = {(record.arm, record.metric) for record in read(tmp_path / "a run" / "results.jsonl")}
+    assert {(name, "top1") for name in ("stablerep", "simclr", "untrained", "pixels")} <= found
     page = (tmp_path / "a run" / "report.html").read_text(encoding="utf-8")
     assert "StableRep" in page
     assert "red circle" in page
+
+
+def learn_again(folder: Path) -> None:
+    """CLIP and MAE, in a second run, from what the first one painted; the probe on crops, with batch norm."""
+    again = stablerep(
+        images_from=folder / "a run", arms=("clip", "mae"), backbone="vit-tiny", per_batch=2, captions_per_batch=4, train_steps=2,
+        seeds=(0,), eval_data="smallworld:street:128:64", protocol="sgd", probe_batch_norm=True, probe_augment=True, probe_epochs=2,
+    )  # fmt: skip
+    assert [step.name for step in again.steps] == ["clip-0", "mae-0", "probe", "page"]
+    assert stage(again, "clip-0").where == "kept"
+    assert run(again, folder / "again") is True
+    assert not (folder / "again" / "pairs.lance").exists()
+    found = {record.arm for record in read(folder / "again" / "results.jsonl") if record.metric == "top1"}
+    assert found == {"clip", "mae", "untrained", "pixels"}
+    weights = folder / "again" / "weights"
+    assert open_encoder(str(weights / "clip-0" / "dual_encoder")).texts(["a red circle"]).shape == (1, 128)
+    assert open_backbone(str(weights / "mae-0")).features(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 128)
+    assert "MAE" in (folder / "again" / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="12 captions, too few for batches of --captions-per-batch 40"):
+        stablerep(images_from=folder / "a run", captions_per_batch=40)

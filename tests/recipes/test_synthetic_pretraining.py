@@ -42,13 +42,13 @@ def test_the_whole_line_with_two_methods(names: Path, tmp_path: Path) -> None:
     plan = call_recipe("synthetic_pretraining", SMALL | {"classes": names, "methods": ("supervised", "mocov2")})
     plan = dataclasses.replace(plan, unit_size=4)
     assert run(plan, tmp_path / "run") is True
-    found = {
-        row["name"]: row for row in results.read(tmp_path / "run" / "results.jsonl") if row["metric"] == "accuracy"
-    }
-    assert set(found) == {"supervised on painted images", "MoCo v2 on painted images", "untrained"}
-    for row in found.values():
-        assert (row["num_test"], row["num_classes"], row["steps"], row["num_train"]) == (64, 64, 2, 128)
-    for step in ("supervised-on-painted-images-0", "moco-v2-on-painted-images-0", "transfer.untrained-0"):
+    found = results.select(results.read(tmp_path / "run" / "results.jsonl"), metric="top1")
+    assert {row.arm for row in found} == {"supervised-on-painted-images", "mocov2-on-painted-images", "untrained"}
+    for row in found:
+        assert (row.num_test, row.num_classes, row.details["steps"], row.num_train) == (64, 64, 2, 128)
+    (moco,) = results.select(found, method="mocov2", images="painted")
+    assert moco.label == "MoCo v2 on painted images"
+    for step in ("supervised-on-painted-images-0", "mocov2-on-painted-images-0", "transfer.untrained-0"):
         load_backbone(tmp_path / "run" / "weights" / step)
     assert tables.count(tmp_path / "run" / "pairs.lance", "kept") == 16
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -78,8 +78,11 @@ def test_as_many_images_of_more_classes(names: Path, tmp_path: Path) -> None:
     uneven = synthetic_pretraining(classes=names, num_images=242, writer="builtin:writer")
     assert uneven.num_captions * 2 == 248
     assert stage(uneven, "supervised-on-painted-images-0").limit == 242
-    few = synthetic_pretraining(classes=names, num_images=242)  # eight templates for each class
-    assert (few.num_captions, stage(few, "paint").per_caption) == (32, 8)
+    few = synthetic_pretraining(
+        classes=names, num_images=242
+    )  # eight templates for each class, each four times or less
+    assert (few.num_captions, stage(few, "paint").per_caption) == (124, 2)
+    assert (stage(few, "captions").num_templates, stage(few, "captions").repeat) == (8, True)
     more.write_text("red star\nblue square\n", encoding="utf-8")
     with pytest.raises(InputError, match="'blue square' twice"):
         synthetic_pretraining(classes=names, more_classes=more)
@@ -103,18 +106,21 @@ def test_every_flag_reaches_its_stage(names: Path, tmp_path: Path) -> None:
     assert (transfer.fit.steps, transfer.fit.lr, transfer.batch, transfer.photos, transfer.image_size) == (
         11, 0.25, 5, "somewhere", 24,
     )  # fmt: skip
-    arms = [(arm.name, arm.seed, arm.weights, arm.model, arm.real, arm.frozen_batchnorm) for arm in transfer.arms]
+    arms = [
+        (arm.id, arm.seed, arm.step, *map(arm.factors.get, ("start", "real", "frozen_batchnorm")))
+        for arm in transfer.arms
+    ]
     assert arms == [
         *(
-            (f"{method} on painted images", seed, f"{method.lower()}-on-painted-images-{seed}", None, 3, True)
+            (f"{method}-on-painted-images", seed, f"{method}-on-painted-images-{seed}", None, 3, True)
             for seed in (3, 4)
-            for method in ("MAE", "supervised")
+            for method in ("mae", "supervised")
         ),
-        *(("where it began", seed, None, start, 3, True) for seed in (3, 4)),
-        *(("untrained", seed, None, None, 3, False) for seed in (3, 4)),
+        *(("start", seed, None, start, 3, True) for seed in (3, 4)),
+        *(("untrained", seed, None, None, 3, None) for seed in (3, 4)),
     ]
     assert plan.seed == 8
-    assert set(plan.step("transfer").inputs) == {arm.weights for arm in transfer.arms if arm.weights}
+    assert set(plan.step("transfer").inputs) == {arm.step for arm in transfer.arms if arm.step}
 
 
 def test_real_photos_are_learned_from_beside_painted_ones(names: Path, tmp_path: Path) -> None:
@@ -138,15 +144,15 @@ def test_real_photos_are_learned_from_beside_painted_ones(names: Path, tmp_path:
     assert real.learner.classes == ("cat", "owl")
     assert real.where.endswith("label is not null")
     assert real == dataclasses.replace(painted, learner=real.learner, store=tmp_path / "photos", where=real.where)
-    moco = stage(plan, "moco-v2-on-real-photos-2")
-    assert moco.learner == stage(plan, "moco-v2-on-painted-images-2").learner
+    moco = stage(plan, "mocov2-on-real-photos-2")
+    assert moco.learner == stage(plan, "mocov2-on-painted-images-2").learner
     assert "label" not in moco.where
-    assert [arm.name for arm in stage(plan, "transfer").arms] == [
+    assert [arm.label for arm in stage(plan, "transfer").arms] == [
         "supervised on painted images",
         "supervised on real photos",
         "MoCo v2 on painted images",
         "MoCo v2 on real photos",
-        "untrained",
+        "untrained network",
     ]
 
 
@@ -154,7 +160,7 @@ def test_paper_has_the_published_numbers_of_images(names: Path) -> None:
     plan = synthetic_pretraining(
         "paper", classes=names, writer="builtin:writer", eval_data="cifar100", methods=("supervised", "mocov2")
     )
-    paint, moco = stage(plan, "paint"), stage(plan, "moco-v2-on-painted-images-0").learner
+    paint, moco = stage(plan, "paint"), stage(plan, "mocov2-on-painted-images-0").learner
     assert plan.num_captions * paint.per_caption == 1_200_000
     assert (paint.guidance, paint.per_caption) == (3.0, 10)
     assert (moco.queue, moco.momentum, moco.temperature, moco.head_out, moco.backbone) == (
@@ -184,6 +190,7 @@ def test_what_cannot_be_is_refused_before_any_work(names: Path, tmp_path: Path) 
         "8 captions of --per-caption 2 make fewer than --num-images 640",
         writer=None,
         num_images=640,
+        per_class=2,
         templates=one_sentence(tmp_path),
     )
     refused("--methods wants one", methods=())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,9 +27,13 @@ from reverie.datasets.captioned import CaptionedImages, held_classes, load_capti
 from reverie.errors import InputError, ReverieError
 from reverie.evaluate import caption_files
 from reverie.evaluate.captioning import refuse_test_captions
+from reverie.evaluate.metrics import java
 from reverie.models.captioner import load_captioner
+from reverie.models.detector import open_detector
 from reverie.models.encoder import open_encoder
 from reverie.models.support_set import Support, load_support
+from reverie.recipes.options import PUBLIC_DETECTOR
+from reverie.recipes.syntic import SCALES
 from reverie.report import captioning
 from reverie.report.facts import gather
 from reverie.report.page import write
@@ -37,6 +43,7 @@ from reverie.run.plan import Plan, call_recipe
 from reverie.run.repaint import repaint
 from reverie.stage import StepContext
 from reverie.store import results, tables
+from tests.models import tiny
 
 
 def syntic(scale: str = "tiny", **flags: Any) -> Plan:
@@ -48,7 +55,7 @@ SMALL: dict[str, Any] = {
     "rivals": ("capdec", "decap", "viecap"),
 }  # fmt: skip
 ARMS = (
-    "SynTIC", "without refinement", "without projection", "without tags", "painted features", "text features", "capdec",
+    "syntic", "without-refinement", "without-projection", "without-tags", "painted-features", "text-features", "capdec",
     "decap", "viecap",
 )  # fmt: skip
 
@@ -68,18 +75,18 @@ def photos(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_every_arm_is_asked_about_the_same_photos_in_both_ways(finished: Path) -> None:
-    rows = [row for row in results.read(finished / "results.jsonl") if row["step"] == "measure"]
-    for metric in ("cider_d", "cider_d, beam 5", "bleu4", "rouge_l", "distinct"):
-        assert [row["name"] for row in rows if row["metric"] == metric] == list(ARMS)
+    rows = results.select(results.read(finished / "results.jsonl"), step="measure")
+    for metric in ("cider_d", "cider_d_beam", "bleu4", "rouge_l", "distinct", "distinct_beam"):
+        assert [row.arm for row in rows if row.metric == metric] == list(ARMS)
     for row in rows:
-        if row["metric"].startswith("cider_d"):
-            assert np.mean(row["each"]) == pytest.approx(row["value"], abs=1e-5)
-            assert len(row["each"]) == row["num_test"] == 12
+        if row.metric.startswith("cider_d"):
+            assert np.mean(row.each) == pytest.approx(row.value, abs=1e-5)
+            assert len(row.each) == row.num_test == 12
     files = list((finished / "captions" / "measure").glob("*.jsonl"))
     assert len(files) == len(ARMS)
     lines = [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 12
-    assert {"photo", "references", "tags", "greedy", "beam 5"} == lines[0].keys()
+    assert {"photo", "references", "tags", "greedy", "beam"} == lines[0].keys()
 
 
 def test_the_page_compares_photo_by_photo_by_the_metric_it_names(finished: Path) -> None:
@@ -113,12 +120,12 @@ def test_captions_are_coco_results_and_the_page_finds_photos_from_any_folder(
             step["settings"] |= {"photos": "captions.json", "images": "."}
     (folder / "plan.json").write_text(json.dumps(plan | {"made_in": str(photos)}))
 
-    values = {(row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")}
+    values = {(row.arm, row.metric): row.value for row in results.read(folder / "results.jsonl")}
     coco = folder / "captions" / "measure" / "coco"
     for references in (photos / "captions.json", coco / "references.json"):
         for file, name, metric in (
-            ("syntic-0-greedy", "SynTIC", "cider_d"),
-            ("without-refinement-0-beam-5", "without refinement", "cider_d, beam 5"),
+            ("syntic-0-greedy", "syntic", "cider_d"),
+            ("without-refinement-0-beam", "without-refinement", "cider_d_beam"),
         ):
             read = caption_files.read(coco / f"{file}.json", references)
             assert read.ids == [70, 71, 72]
@@ -160,20 +167,65 @@ def test_distances_are_those_of_every_picture_and_its_own_sentence(finished: Pat
     photos = encoder.images(next(load_captioned("smallworld:street:12").batches(12))).numpy()
     painted = np.array(pairs["embedding"].to_pylist())
     rows = results.read(finished / "results.jsonl")
-    values = {(row["name"], row["metric"]): row["value"] for row in rows if row["step"] == "alignment"}
-    assert values["refined", "pair cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
-    assert values["refined", "R@1"] == pytest.approx(np.mean(right))
+    values = {(row.arm, row.metric): row.value for row in results.select(rows, step="alignment")}
+    assert values["refined", "pair_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert values["refined", "recall_at_1"] == pytest.approx(np.mean(right))
     gap = np.linalg.norm(painted.mean(0) - photos.mean(0))
-    assert values["painted", "distance of centroids"] == pytest.approx(gap, abs=1e-5)
+    assert values["painted", "centroid_distance"] == pytest.approx(gap, abs=1e-5)
+
+
+def test_the_page_says_how_much_of_a_projection_is_the_own_sentence(finished: Path, tmp_path: Path) -> None:
+    support = load_support(finished / "weights" / "captioner" / "support")
+    (pairs,) = tables.scan(finished / "pairs.lance", ["caption_id", "embedding"], "embedding is not null")
+    own = torch.tensor([support.ids.index(name) for name in pairs["caption_id"].to_pylist()])
+    features = {"painted": torch.tensor(pairs["embedding"].to_pylist())}
+    features["refined"] = load_file(finished / "weights" / "refine" / "rows.safetensors")["rows"]
+    rows = results.select(results.read(finished / "results.jsonl"), step="alignment")
+    values = {(row.arm, row.metric): row.value for row in rows}
+    told = {}
+    for name, each in features.items():
+        weights = (each @ support.rows.T / 0.01).softmax(1)
+        twins = (support.rows[own] @ support.rows.T > 0.9999).float()
+        told[name] = float((weights * twins).sum(1).mean())
+        assert values[f"{name}-projected", "own_sentence"] == pytest.approx(told[name], abs=1e-4)
+        assert ("own_sentence" in {metric for who, metric in values if who == name}) is False
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert f"{told['painted']:.1%} of its weight on its own sentence before refinement" in page
+    assert f"{told['refined']:.1%} after it" in page
+    assert ("hardly more than features of sentences" in page) == (told["refined"] >= 0.9)
+    done = json.loads((finished / "weights" / "refine" / "refined.json").read_text())
+    assert done["curve"][0]["own"] == pytest.approx(told["painted"], abs=1e-4)
+    assert f"Refinement made {done['steps']} passes and ended by" in page
+
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if line["arm"] == "refined-projected" and line["metric"] == "own_sentence":
+            line["value"] = 0.99991
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write(tmp_path / "run").read_text(encoding="utf-8")
+    assert "more than 99.9% after it" in page
+    assert "hardly more than features of sentences" in page
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines if line["metric"] != "own_sentence"))
+    assert "on its own sentence" not in write(tmp_path / "run").read_text(encoding="utf-8")
+
+
+def test_what_is_hidden_from_the_projection_is_not_guarded() -> None:
+    usual, hidden = (
+        call_recipe("syntic", SMALL | flags).step("refine").stage.config.max_own  # type: ignore[attr-defined]
+        for flags in ({}, {"exclude_self": "caption"})
+    )
+    assert (usual, hidden) == (0.9, 1.0)
 
 
 def test_the_page_shows_photos_captions_and_clouds(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
-    for text in ("Photos and what is said of them", "Where the features lie", "without projection", "CIDEr-D"):
+    for text in ("Photos and what is said of them", "Where the features lie", "without projection", "CIDEr-D, beam 5"):
         assert text in page
     assert "not complete" not in page
     clouds = json.loads((finished / "clouds.json").read_text())
-    assert {"photos", "painted", "refined", "refined, projected", "sentences"} <= clouds.keys()
+    assert {"photos", "painted", "refined", "refined-projected", "sentences"} <= clouds.keys()
 
 
 def test_the_encoder_is_untouched_and_the_features_are_its(finished: Path) -> None:
@@ -253,6 +305,105 @@ def test_another_support_set_changes_what_is_seen_without_training(
         "a large blue heart on a black background",
         "two small red rings",
     ]
+
+
+def test_a_finished_run_is_measured_with_another_support_set(finished: Path, tmp_path: Path) -> None:
+    folder, file = tmp_path / "run", tmp_path / "Other Domain.txt"
+    file.write_text("two small red rings\na large blue heart on a black background\na green star\n")
+    shutil.copytree(finished, folder)
+    before = results.select(results.read(folder / "results.jsonl"), step="measure")
+    weights = sorted(path.stat().st_mtime_ns for path in folder.glob("weights/*/visual.safetensors"))
+    plan = call_recipe("syntic", SMALL | {"support": (file,)})
+    assert run(plan, folder)
+    rows = results.select(results.read(folder / "results.jsonl"), step="measure")
+    assert [row for row in rows if row in before] == before  # nothing is asked anew
+    projecting = ("syntic", "without-refinement", "without-tags", "decap")
+    new = [row for row in rows if row not in before]
+    assert list(dict.fromkeys(row.arm for row in new)) == [f"{name}-other-other-domain" for name in projecting]
+    assert new[0].label == "SynTIC, support Other Domain.txt"
+    assert sorted(path.stat().st_mtime_ns for path in folder.glob("weights/*/visual.safetensors")) == weights
+    support = load_support(folder / "weights" / "other-other-domain")
+    assert list(support.texts) == file.read_text().splitlines()
+    told = load_captioner(folder, support=folder / "weights" / "other-other-domain")(
+        load_captioned("smallworld:street:12").images
+    )
+    lines = json.loads((folder / "captions/measure/coco/syntic-other-other-domain-0-greedy.json").read_text())
+    assert [line["caption"] for line in lines] == [item.text for item in told]
+    assert "SynTIC, support Other Domain.txt" in (folder / "report.html").read_text(encoding="utf-8")
+    # A support set, and a run, are files of sentences like any other.
+    shutil.copytree(folder / "weights" / "other-other-domain", tmp_path / "set")
+    stage: Any = syntic(**SMALL, support=(tmp_path / "set",)).step("other-set").stage
+    assert stage.source.texts(9) == list(support.texts)
+    assert any(step.name == "other-run" for step in syntic(**SMALL, support=(folder,)).steps)
+
+
+def test_slips_of_other_support(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a red circle\na blue star\n")
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "a.txt", tmp_path / "b" / "A.txt")
+    (text,) = load_captioned("smallworld:street:1").references[0][:1]
+    (tmp_path / "test.txt").write_text(f"{text}\n")
+    image = {"filename": "a.jpg", "filepath": "val", "split": "test", "sentences": [{"raw": "a red circle"}]}
+    more = image | {"filename": "b.jpg", "split": "train", "sentences": [{"raw": "a blue star"}]}
+    (tmp_path / "karpathy.json").write_text(json.dumps({"images": [image, more]}))
+    for flags, said in (
+        ({"support": (tmp_path / "no.txt",)}, "does not exist"),
+        ({"support": (tmp_path / "a.txt", tmp_path / "b" / "A.txt")}, "give each once"),
+        ({"support": (tmp_path / "a.txt",), "eval_data": None}, "name some: --eval-data"),
+        ({"support_split": "train"}, "belongs to a file of --support"),
+        ({"support": (tmp_path / "test.txt",)}, "is a reference of the test photo"),
+        ({"support": (tmp_path / "karpathy.json",)}, "holds test, train; .*--support-split train"),
+    ):
+        with pytest.raises(InputError, match=said):
+            syntic(**SMALL | flags)
+    assert syntic(**SMALL, support=(tmp_path / "karpathy.json",), support_split="train").step("other-karpathy")
+
+
+JAVA = """#!{python}
+import json, sys
+if "-version" in sys.argv:
+    print('java version "{version}"', file=sys.stderr)
+else:
+    asked = json.load(open(sys.argv[sys.argv.index("spice-1.0.jar") + 1]))
+    told = [{{"image_id": each["image_id"], "scores": {{"All": {{"f": 0.25 * (each["image_id"] % 2)}}}}}} for each in asked]
+    json.dump(told, open(sys.argv[sys.argv.index("-out") + 1], "w"))
+"""
+
+
+@pytest.mark.parametrize("version", ["1.8.0_402", "17.0.2"])
+def test_spice_is_measured_where_its_java_is_and_else_said_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    package = tmp_path / "pycocoevalcap"
+    (package / "spice" / "lib").mkdir(parents=True)
+    for name in java.CORENLP:
+        (package / "spice" / "lib" / name).touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").write_text(JAVA.format(python=sys.executable, version=version))
+    (tmp_path / "bin" / "java").chmod(0o755)
+    monkeypatch.setattr(java, "_package", lambda need: package)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    usual: Any = syntic(**SMALL).step("measure").stage
+    stage = dataclasses.replace(usual, arms=usual.arms[:1], photos="smallworld:street:4")
+    said: list[str] = []
+    context = StepContext(folder, "spice", report=lambda kind, **facts: said.append(str(facts.get("text", ""))))
+    stage.run(context)
+    values = {row.metric: row.value for row in results.select(results.read(context.results), step="spice")}
+    left_out = {text for text in said if text.startswith("SPICE is left out")}
+    if version.startswith("1.8"):
+        assert values["spice"] == values["spice_beam"] == pytest.approx(0.125)
+        assert not left_out
+        return
+    assert not {"spice", "spice_beam"} & set(values)
+    assert "cider_d" in values
+    (why,) = left_out  # the same words each time, which are shown once
+    assert "runs under Java 8 only" in why
+    with pytest.raises(ReverieError, match="Java 8 only"):
+        syntic(**SMALL, spice="on").step("measure").stage.check()
+    dataclasses.replace(stage, spice="off").run(StepContext(folder, "off", report=context.report))
+    assert len([text for text in said if text.startswith("SPICE")]) == 2  # of the two decoders, before
 
 
 def test_without_images_the_features_stay_and_a_picture_can_be_seen_again(tmp_path: Path) -> None:
@@ -351,9 +502,9 @@ def test_one_photo_is_measured_as_far_as_one_can_be(finished: Path, tmp_path: Pa
     shutil.copytree(finished, tmp_path / "run")
     stage: Any = syntic(**SMALL | {"eval_data": "smallworld:street:1"}).step("alignment").stage
     stage.run(StepContext(tmp_path / "run", "alone", ("support", "refine")))
-    rows = [row for row in results.read(tmp_path / "run" / "results.jsonl") if row["step"] == "alone"]
-    assert ("photos", "R@1") in {(row["name"], row["metric"]) for row in rows}
-    assert "MMD" not in {row["metric"] for row in rows if row["name"] in ("photos", "painted")}
+    rows = results.select(results.read(tmp_path / "run" / "results.jsonl"), step="alone")
+    assert ("photos", "recall_at_1") in {(row.arm, row.metric) for row in rows}
+    assert "mmd" not in {row.metric for row in rows if row.arm in ("photos", "painted")}
 
 
 def test_a_warm_up_beyond_the_end_is_warned_of(finished: Path, tmp_path: Path) -> None:
@@ -481,6 +632,26 @@ def test_plans_name_what_they_are_asked_for() -> None:
         syntic("paper")
 
 
+def test_the_detector_of_paper_runs_with_what_constraints_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its architecture, small, with the settings that its config on the Hub has, through our own door."""
+    assert SCALES["paper"].tags.detector == PUBLIC_DETECTOR == "PekingU/rtdetr_r50vd"
+    pinned = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8")
+    assert not re.search(r"^(timm|torchvision)\b", pinned, re.MULTILINE)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "timm" else find(name, *more))
+    folder = tiny.save_rt_detr(tmp_path / "detector", layer_type="bottleneck")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (config["model_type"], config["backbone_config"]["model_type"]) == ("rt_detr", "rt_detr_resnet")
+    config |= {"backbone": None, "backbone_kwargs": None, "use_timm_backbone": False, "use_pretrained_backbone": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    preparing = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    preparing["image_processor_type"] = "RTDetrImageProcessor"  # without Pil, as it was saved
+    (folder / "preprocessor_config.json").write_text(json.dumps(preparing))
+    found = open_detector(str(folder)).find([Image.new("RGB", (40, 20), "red")], 0.0)[0]
+    assert {item.name for item in found} <= set(tiny.DETECTED)
+    assert found
+
+
 def test_with_sentences_of_ones_own_the_page_says_that_a_captioner_is_ready(tmp_path: Path) -> None:
     lines = [f"a {size} {colour} circle" for size in ("small", "large") for colour in ("red", "blue", "green")]
     (tmp_path / "own.txt").write_text("\n".join(lines))
@@ -506,9 +677,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path: Path) -> N
     flags = "--sentences 60 --sampler-steps 2 --epochs 3 --width 32 --tag-heads 2 --eval-data smallworld:street:12 --no-meteor"
 
     def numbers(folder: Path) -> dict[tuple[str, str, str], float]:
-        return {
-            (row["step"], row["name"], row["metric"]): row["value"] for row in results.read(folder / "results.jsonl")
-        }
+        return {(row.step, row.arm, row.metric): row.value for row in results.read(folder / "results.jsonl")}
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-m", "reverie.cli", "run", "syntic", *flags.split(), "--out", str(folder)]
@@ -529,9 +698,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path: Path) -> N
 def test_a_run_goes_on_with_more_seeds_as_if_they_had_been_there(tmp_path: Path) -> None:
     few = SMALL | {"parts": False, "rivals": (), "epochs": 3}
 
-    def measured(folder: Path) -> dict[tuple[str, int, str], dict[str, Any]]:
-        rows = results.read(folder / "results.jsonl")
-        return {(row["name"], row["seed"], row["metric"]): row for row in rows if row["step"] == "measure"}
+    def measured(folder: Path) -> dict[tuple[str, int, str], results.Result]:
+        rows = results.select(results.read(folder / "results.jsonl"), step="measure")
+        return {(row.arm, row.seed, row.metric): row for row in rows}
 
     assert run(call_recipe("syntic", few | {"seeds": (0,)}), tmp_path / "grown")
     before = measured(tmp_path / "grown")
@@ -543,4 +712,4 @@ def test_a_run_goes_on_with_more_seeds_as_if_they_had_been_there(tmp_path: Path)
     assert all(file.stat().st_mtime_ns == when for file, when in files.items())  # not asked again
     assert run(call_recipe("syntic", few | {"seeds": (0, 1)}), tmp_path / "at-once")
     whole = measured(tmp_path / "at-once")
-    assert {key: row["value"] for key, row in after.items()} == {key: row["value"] for key, row in whole.items()}
+    assert {key: row.value for key, row in after.items()} == {key: row.value for key, row in whole.items()}

@@ -34,17 +34,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_measures_zero_shot_and_tuned_beside_each_other(finished: Path) -> None:
-    rows = [row for row in results.read(finished / "results.jsonl") if row["metric"] == "accuracy"]
-    tuned = "tuned on painted images"
-    whole = "tuned end to end"
-    named = sorted((row["name"], row["seed"]) for row in rows)
-    assert named == [(whole, 0), (whole, 1), (tuned, 0), (tuned, 1), ("zero-shot", 0)]
+    rows = results.select(results.read(finished / "results.jsonl"), metric="top1")
+    named = sorted((row.arm, row.seed) for row in rows)
+    assert named == [("classifier", 0), ("classifier", 1), ("end-to-end", 0), ("end-to-end", 1), ("zero-shot", 0)]
+    assert {row.label for row in results.select(rows, tuned="encoder")} == {"tuned end to end"}
     for row in rows:
-        table = np.array(row["confusion"])
-        assert table.sum() == row["num_test"] == 64
-        assert np.trace(table) / 64 == pytest.approx(row["value"])
+        table = np.array(row.confusion)
+        assert table.sum() == row.num_test == 64
+        assert np.trace(table) / 64 == pytest.approx(row.value)
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "zero-shot" in page
+    assert "Planned: 1 image of each of 64 classes (1 caption of each, 1 image of a caption); the filter drops" in page
     assert "not complete" not in page
 
 
@@ -123,6 +123,33 @@ def test_a_domain_gives_classes_templates_and_what_sentences_are_said_in(tmp_pat
     assert plan.step("classifier").stage.templates == ("{class}",)
 
 
+def test_painter_and_head_are_given_one_context_whatever_writes_the_captions(tmp_path: Path) -> None:
+    record = {"classes": ["forest", "river"], "templates": ["a satellite photo of a {}.", "a satellite view of {}."]}
+    (tmp_path / "land.json").write_text(json.dumps({"EuroSAT": record | {"context": "a satellite photo of {caption}"}}))
+    (tmp_path / "own.txt").write_text("{class} in winter\n")
+    (tmp_path / "classes.txt").write_text("forest\nriver\n")
+    public = {"painter": "owner/painter", "clip": "owner/clip"}
+    domain = public | {"domain": f"{tmp_path / 'land.json'}:EuroSAT"}
+    context = public | {
+        "classes": tmp_path / "classes.txt",
+        "context": "a satellite photo of a {class}, a kind of land.",
+    }
+    said = ("a satellite photo of a {class}.", "a satellite view of {class}.")
+    for flags in ({"writer": "owner/writer"}, {"words": "owner/t5"}, {"templates": tmp_path / "own.txt"}):
+        plan = zero_shot(**domain, **flags)
+        captions: Any = plan.step("captions").stage
+        assert captions.context == "a satellite photo of {caption}"
+        assert plan.step("classifier").stage.templates == plan.step("confidence").stage.templates == said  # type: ignore[union-attr]
+        captions = zero_shot(**context, **flags).step("captions").stage
+        assert captions.context == "a satellite photo of {caption}, a kind of land"
+        captions = zero_shot(**context, **flags, around="{caption}").step("captions").stage
+        assert captions.context == "{caption}", "--around goes before both"
+    captions = zero_shot(**domain).step("captions").stage
+    assert (captions.templates, captions.context) == (said, "{caption}"), "those of the record, as they are"
+    captions = zero_shot(**context).step("captions").stage
+    assert captions.templates == ("a satellite photo of a {class}, a kind of land.",)
+
+
 def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
     one = tmp_path / "one.txt"
     one.write_text("cat\n", encoding="utf-8")
@@ -140,7 +167,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
 def test_without_photos_a_finished_run_says_that_its_classifier_is_ready(tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
     classes.write_text("red circle\nblue star\n")
-    arguments = SMALL | {"seeds": (0,), "classes": classes, "above": 0.0}
+    arguments = SMALL | {"seeds": (0,), "classes": classes, "threshold": 0.0}
     assert run(call_recipe("zero_shot", arguments), tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "is ready; it was not measured" in page

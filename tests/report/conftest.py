@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 from reverie import pairs
-from reverie.evaluate.linear_probe import Arm, LinearProbe
+from reverie.arms import Arm, pixels, untrained
+from reverie.evaluate.linear_probe import LinearProbe
 from reverie.report.page import WritePage
 from reverie.run.plan import Plan, Step
 from reverie.stage import Job, SourceStage, UnitStage
 from reverie.store import results, tables
+
+from ..records import result
 
 EVIL = '<script>alert("1")</script> & <img src=x onerror=alert(2)>'
 
@@ -29,6 +32,7 @@ class Write(SourceStage):
 
 @dataclass(frozen=True)
 class Paint(UnitStage):
+    role: ClassVar[str] = "paint"
     writes: ClassVar[str] = "pairs"
     per_caption: int = 3
     guidance: float = 2.0
@@ -69,8 +73,8 @@ def make_plan(num_captions=6, num_seeds=3):
     training = [
         Step(f"{kind.__name__.lower()}-{s}", Train(kind()), ("paint",)) for s in numbers for kind in (StableRep, SimCLR)
     ]
-    arms = tuple(Arm(name, s, f"{name.lower()}-{s}") for name in ("StableRep", "SimCLR") for s in numbers)
-    arms += (*(Arm("untrained", s) for s in numbers), Arm("pixels"))
+    trained = [Arm(name.lower(), name).under(s) for name in ("StableRep", "SimCLR") for s in numbers]
+    arms = (*trained, *untrained(numbers), pixels())
     steps = (
         Step("captions", Write(num_captions)),
         Step("paint", Paint(), ("captions",)),
@@ -144,21 +148,20 @@ def write_curves(folder, plan):
 
 def write_results(folder, num_seeds=3, num_test=400):
     means = {"StableRep": 0.31, "SimCLR": 0.25, "untrained": 0.12, "pixels": 0.17}
+    labels = {"untrained": "untrained network", "pixels": "raw pixels"}
     hard = np.random.default_rng(0).random(num_test)  # every arm finds the same photos hard, as arms do
     for name, mean in means.items():
         for seed in range(1 if name == "pixels" else num_seeds):
             draw = np.random.default_rng([seed, len(name)])
             right = 0.6 * hard + 0.4 * draw.random(num_test) < mean * 0.95 + 0.02 * draw.normal()
-            record = {"name": name, "split": "test", "seed": seed, "step": "probe", "fingerprint": "f", "versions": {}}
-            record |= {
-                "weights": f"{name.lower()}-{seed}" if mean > 0.2 else None,
-                "num_train": 2000,
-                "num_test": num_test,
-            }
-            record |= {"photos": "smallworld:street:2000:400", "num_classes": 64}
             value = float(right.mean())
-            top1 = record | {"metric": "top1", "value": value, "correct": np.packbits(right).tobytes().hex()}
-            results.append(folder / "results.jsonl", top1, record | {"metric": "knn_top1", "value": 0.8 * value})
+            top1 = result(
+                arm=name.lower(), label=labels.get(name, name), seed=seed, value=value, correct=np.packbits(right).tobytes().hex(),
+                weights=f"{name.lower()}-{seed}" if mean > 0.2 else None, num_train=2000, num_test=num_test,
+                photos="smallworld:street:2000:400", num_classes=64,
+            )  # fmt: skip
+            near = replace(top1, metric="knn_top1", value=0.8 * value, correct=None)
+            results.append(folder / "results.jsonl", top1, near)
 
 
 @pytest.fixture
@@ -177,15 +180,14 @@ def run_folder(tmp_path):
 def add_shapes(folder, metric="top1", gains=None):
     """Shape and colour beside the class of every arm, as they are on photos of the small world: shapes are easier by ``gains``."""
     records = results.read(folder / "results.jsonl")
-    for name, seed in dict.fromkeys((record["name"], record["seed"]) for record in records):
-        own = [record for record in records if (record["name"], record["seed"]) == (name, seed)]
-        top1 = next(record for record in own if record["metric"] == metric)
+    for name, seed in dict.fromkeys((record.arm, record.seed) for record in records):
+        own = results.select(records, arm=name, seed=seed)
+        top1 = next(record for record in own if record.metric == metric)
         more = []
         for ending, gain in (("shape", (gains or {}).get(name, 0.2)), ("colour", 0.5)):
-            right = (
-                np.random.default_rng([seed, len(name), len(ending)]).random(top1["num_test"]) < top1["value"] + gain
-            )
+            draw = np.random.default_rng([seed, len(name), len(ending)])
+            right = draw.random(top1.num_test) < top1.value + gain
             bits = np.packbits(right).tobytes().hex()
             value = {"value": float(right.mean()), "num_classes": 8, "correct": bits}
-            more.append(top1 | value | {"metric": f"{metric}_{ending}"})
+            more.append(replace(top1, metric=f"{metric}_{ending}", **value))
         results.append(folder / "results.jsonl", *own, *more)

@@ -19,6 +19,7 @@ from reverie.run.plan import Plan, Step
 from reverie.stage import Job, UnitStage
 from reverie.store import results, tables
 
+from ..records import result
 from .conftest import EVIL, Paint, Write, picture
 from .test_page import read
 
@@ -26,13 +27,15 @@ LONG = "a very long class name that goes on and on as those of ImageNet do, for 
 
 
 @dataclass(frozen=True)
-class TuneClassifier(Job):
+class Tune(Job):
     on: str = "painted"
+    classes: tuple[str, ...] = ()
     shots: Path | None = None
 
 
 @dataclass(frozen=True)
-class MeasureClassifiers(Job):
+class Measure(Job):
+    role: ClassVar[str] = "measure"
     photos: str = "photos"
 
 
@@ -52,8 +55,8 @@ def make_run(folder, num_classes, per_class=4, measured=True, shots=None):
         Step("captions", Write(num_classes * 2)),
         Step("paint", Paint(per_class), ("captions",)),
         Step("keep", KeepPerClass(names), ("paint",)),
-        Step("classifier", TuneClassifier(shots=shots), ("keep",)),
-        Step("measure", MeasureClassifiers(), ("classifier",)),
+        Step("classifier", Tune(shots=shots), ("keep",)),
+        Step("measure", Measure(), ("classifier",)),
         Step("page", WritePage(), ("measure",)),
     )
     plan = Plan("zero_shot", steps, unit_size=1000)
@@ -101,23 +104,18 @@ def make_run(folder, num_classes, per_class=4, measured=True, shots=None):
 def write_accuracy(folder, names):
     """Ten photos a class. Tuned: class n has (5 + seed) right for even n, 2 for odd; zero-shot: always 4."""
     num = len(names)
-    for name, seeds in (("tuned on painted images", (0, 1, 2)), ("zero-shot", (0,))):
+    for name, label, seeds in (("classifier", "tuned on painted images", (0, 1, 2)), ("zero-shot", "zero-shot", (0,))):
         for seed in seeds:
             right = np.where(np.arange(num) % 2, 2, 5 + seed) if name != "zero-shot" else np.full(num, 4)
             table = np.diag(right)
             table[np.arange(num), (np.arange(num) + 1) % num] += 10 - right  # all mistakes go to the next class
             correct = np.concatenate([np.arange(10) < value for value in right])
-            record = {
-                "name": name,
-                "split": "test",
-                "seed": seed,
-                "step": "measure",
-                "fingerprint": "f",
-                "versions": {},
-            }
-            record |= {"weights": f"{name}-{seed}", "photos": "photos", "num_test": 10 * num, "num_classes": num}
-            record |= {"classes": list(names), "metric": "accuracy", "value": float(right.sum() / (10 * num))}
-            record |= {"confusion": table.tolist(), "correct": np.packbits(correct).tobytes().hex()}
+            record = result(
+                arm=name, label=label, seed=seed, step="measure", protocol="classifier", weights=f"{name}-{seed}",
+                photos="photos", num_test=10 * num, num_classes=num, classes=tuple(names),
+                value=float(right.sum() / (10 * num)), confusion=tuple(map(tuple, table.tolist())),
+                correct=np.packbits(correct).tobytes().hex(),
+            )  # fmt: skip
             results.append(folder / "results.jsonl", record)
 
 
@@ -143,8 +141,8 @@ def test_counts_of_each_class(four):
 
 def test_accuracy_with_and_without_is_the_mean_over_seeds(four):
     found = by_class.gather(gather(four))
-    assert found.arms == ("tuned on painted images", "zero-shot")
-    assert [item.right["tuned on painted images"] for item in found.classes] == pytest.approx([0.6, 0.2, 0.6, 0.2])
+    assert found.labels == {"classifier": "tuned on painted images", "zero-shot": "zero-shot"}
+    assert [item.right["classifier"] for item in found.classes] == pytest.approx([0.6, 0.2, 0.6, 0.2])
     assert [round(change, 9) for _, change in found.changed] == [0.2, 0.2, -0.2, -0.2]
     first, *_ = found.confused(5)
     assert (first.truth, first.answer, first.times, first.before, first.photos) == (LONG, "thing number 0", 8, 6, 10)
@@ -211,7 +209,7 @@ def test_before_anything_is_measured_or_selected(tmp_path):
     assert "gained" not in seen.text
     other = tmp_path / "other"
     other.mkdir()
-    Plan("zero_shot", (Step("captions", Write(4)), Step("tune", TuneClassifier(), ("captions",)))).settle(other)
+    Plan("zero_shot", (Step("captions", Write(4)), Step("tune", Tune(), ("captions",)))).settle(other)
     write(other)
     assert "The classes" not in read(other).text
 

@@ -9,6 +9,7 @@ from reverie.report.facts import called, columns, duration, gather, guessing, he
 from reverie.report.terminal import table
 from reverie.store import results
 
+from ..records import result
 from .conftest import add_shapes, make_plan, write_results
 
 
@@ -59,10 +60,10 @@ def test_interval_over_seeds_is_the_t_interval(run_folder):
 
 def test_raw_pixels_are_compared_with_every_seed(run_folder):
     (found,) = gather(run_folder).measured
-    assert [(item.first, item.second) for item in found.comparisons] == [
-        ("StableRep", "SimCLR"),
-        ("StableRep", "untrained"),
-        ("StableRep", "pixels"),
+    assert [(item.first.id, item.second.id) for item in found.comparisons] == [
+        ("stablerep", "simclr"),
+        ("stablerep", "untrained"),
+        ("stablerep", "pixels"),
     ]
     assert all(item.over_seeds.num_seeds == 3 for item in found.comparisons)
     assert all(item.over_photos is not None for item in found.comparisons)
@@ -72,8 +73,9 @@ def test_raw_pixels_are_compared_with_every_seed(run_folder):
 
 def test_other_metrics_are_shown_as_they_are(tmp_path):
     make_plan(num_seeds=1).settle(tmp_path)
-    record = {"name": "painter", "metric": "frechet", "value": 12.345, "split": "test", "seed": 0, "step": "quality"}
-    results.append(tmp_path / "results.jsonl", record | {"fingerprint": "f", "versions": {}})
+    results.append(
+        tmp_path / "results.jsonl", result(arm="painter", metric="frechet", value=12.345, protocol="quality")
+    )
     facts = gather(tmp_path)
     assert headline(facts) == "painter: frechet 12.35."
     assert facts.measured[0].comparisons == ()
@@ -81,8 +83,7 @@ def test_other_metrics_are_shown_as_they_are(tmp_path):
 
 def test_what_could_not_be_measured_is_no_zero(tmp_path):
     make_plan(num_seeds=1).settle(tmp_path)
-    record = {"name": "painter", "metric": "top1", "value": None, "split": "test", "seed": 0, "step": "quality"}
-    results.append(tmp_path / "results.jsonl", record | {"fingerprint": "f", "versions": {}})
+    results.append(tmp_path / "results.jsonl", result(arm="painter", value=None))
     assert gather(tmp_path).measured == ()
 
 
@@ -108,7 +109,7 @@ def test_the_headline_is_shape_where_photos_have_shapes(run_folder):
     before = gather(run_folder)
     assert main_metric(before.measured[0]) == "top1"
     assert "1.6% by guessing" in headline(before)
-    add_shapes(run_folder, gains={"SimCLR": -0.1})
+    add_shapes(run_folder, gains={"simclr": -0.1})
     facts = gather(run_folder)
     (found,) = facts.measured
     ours, theirs = (arm.mean("top1_shape") for arm in found.arms[:2])
@@ -121,7 +122,8 @@ def test_the_headline_is_shape_where_photos_have_shapes(run_folder):
     assert found.comparisons[0].over_photos.mean == pytest.approx(ours - theirs)
     assert columns(found) == ["top1_shape", "top1", "top1_colour", "knn_top1"]
     assert called("top1", found) == "linear probe, class"
-    assert called("top1") == "linear probe, top-1"
+    assert called("top1", before.measured[0]) == "linear probe, top-1"
+    assert called("top1") == "top-1"
     assert guessing(found, "top1") == 1 / 64
     console = Console(width=120, file=io.StringIO())
     console.print(table(run_folder))
@@ -132,20 +134,19 @@ def test_the_headline_is_shape_where_photos_have_shapes(run_folder):
 
 def test_arms_that_were_measured_before_there_were_shapes_are_no_slip(run_folder):
     """A run that was going on while the package was renewed: the first arms have the class alone."""
-    old = [record for record in results.read(run_folder / "results.jsonl") if record["name"] == "StableRep"]
+    old = results.select(results.read(run_folder / "results.jsonl"), arm="stablerep")
     add_shapes(run_folder)
     results.append(run_folder / "results.jsonl", *old)
     facts = gather(run_folder)
     assert headline(facts).startswith("A linear classifier on SimCLR features tells the shape in")
-    assert [item.first for item in facts.measured[0].comparisons] == ["SimCLR", "SimCLR"]
+    assert [item.first.id for item in facts.measured[0].comparisons] == ["simclr", "simclr"]
 
 
 def test_a_fine_tuned_classifier_names_the_right_shape(tmp_path):
     make_plan(num_seeds=1).settle(tmp_path)
-    shared = {"name": "painted", "split": "test", "seed": 0, "step": "transfer", "fingerprint": "f", "versions": {}}
-    shared |= {"weights": "w", "num_test": 64}
-    numbers = {"accuracy": (0.25, 64), "accuracy_shape": (0.5, 8), "accuracy_colour": (0.75, 8)}
-    records = [shared | {"metric": name, "value": value, "num_classes": num} for name, (value, num) in numbers.items()]
+    shared = {"arm": "painted", "step": "transfer", "protocol": "fine-tuning", "weights": "w", "num_test": 64}
+    numbers = {"top1": (0.25, 64), "top1_shape": (0.5, 8), "top1_colour": (0.75, 8)}
+    records = [result(**shared, metric=name, value=value, num_classes=num) for name, (value, num) in numbers.items()]
     results.append(tmp_path / "results.jsonl", *records)
     said = headline(gather(tmp_path))
     assert said == "The classifier painted names the right shape in 50.0% of 64 unseen photos; 12.5% by guessing."

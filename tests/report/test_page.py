@@ -80,7 +80,7 @@ def test_nothing_of_others_becomes_markup(run_folder):
 
 def test_an_evil_arm_name_stays_text_in_the_drawings(run_folder):
     path = run_folder / "results.jsonl"
-    path.write_text(path.read_text().replace('"SimCLR"', '"<script>$x_1$</script>&"'))
+    path.write_text(path.read_text().replace('"label": "SimCLR"', '"label": "<script>$x_1$</script>&"'))
     write(run_folder)
     seen = read(run_folder)
     assert not [tag for tag, _ in seen.tags if tag == "script"]

@@ -2,37 +2,41 @@ from __future__ import annotations
 
 import warnings
 
-from reverie.report.facts import Arm, Measured
+from reverie.arms import Factor
+from reverie.report.facts import ArmFacts, Measured
 from reverie.report.plots import by_class, growth
 
 
-def arm(name: str, *values: float) -> Arm:
-    return Arm(name, True, {"accuracy": dict(enumerate(values))}, ())
+def arm(name: str, *values: float, **factors: Factor) -> ArmFacts:
+    return ArmFacts(name, name, True, {"top1": dict(enumerate(values))}, (), factors)
 
 
-def test_growth_draws_a_line_for_arms_that_differ_by_a_number():
-    few = Measured("a", (arm("mixed, guided, 1 shot", 0.5, 0.6, 0.7), arm("zero-shot", 0.4)), (), {})
-    many = Measured("b", (arm("mixed, guided, 16 shots", 0.7, 0.8, 0.9), arm("other, 4 shots", 0.1)), (), {})
+def measured(*arms: ArmFacts, protocol: str = "classifier") -> Measured:
+    return Measured("measure", protocol, arms, (), {})
+
+
+def test_growth_draws_a_line_for_arms_that_differ_by_a_number() -> None:
+    guided = {"order": "mixed", "strategy": "guided"}
+    few = measured(arm("a", 0.5, 0.6, 0.7, shots=1, **guided), arm("zero-shot", 0.4, shots=0))
+    many = measured(arm("b", 0.7, 0.8, 0.9, shots=16, **guided), arm("c", 0.1, shots=4, strategy="other"))
     drawn = growth([few, many])
+    assert drawn is not None
     assert "mixed, guided: 60.0% at 1, 80.0% at 16" in drawn
     assert "zero-shot" in drawn
     assert "other" not in drawn  # one number makes no line
 
 
-def test_growth_of_photos_and_painted_images():
-    names = (
-        "10 real a class",
-        "50 real a class",
-        "10 painted a class",
-        "50 painted a class",
-        "10 real and 50 painted a class",
-    )
-    drawn = growth([Measured("a", tuple(arm(name, 0.2) for name in names), (), {})])
+def test_growth_of_photos_and_painted_images() -> None:
+    amounts = ((10, 0), (50, 0), (0, 10), (0, 50), (10, 50))
+    arms = [arm(f"{real}-{painted}", 0.2, real=real, painted=painted) for real, painted in amounts]
+    drawn = growth([measured(*arms, protocol="fine-tuning")])
+    assert drawn is not None
     assert "real a class: 20.0% at 10, 20.0% at 50; painted a class: 20.0% at 10, 20.0% at 50" in drawn
 
 
-def test_no_growth_where_arms_have_no_number():
-    assert growth([Measured("a", (arm("StableRep", 0.3), arm("SimCLR", 0.2)), (), {})]) is None
+def test_no_growth_where_arms_have_no_number() -> None:
+    assert growth([measured(arm("StableRep", 0.3), arm("SimCLR", 0.2))]) is None
+    assert growth([measured(arm("a", 0.3, shots=1), arm("b", 0.2, shots=4), protocol="linear-probe")]) is None
 
 
 def test_emoji_and_other_scripts_are_letters_that_the_page_draws_in_its_own_font():

@@ -17,7 +17,7 @@ from PIL import Image
 from reverie import pairs, seeds
 from reverie.errors import InputError
 from reverie.run.plan import Plan, Step
-from reverie.stage import Job, SourceStage, StepContext, UnitStage, Worker
+from reverie.stage import Job, Role, SourceStage, StepContext, UnitStage, Worker
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Sentences(SourceStage):
 class PaintNoise(UnitStage):
     """Pictures of 8x8 noise, from nothing but the seed."""
 
+    role: ClassVar[Role] = "paint"
     writes: ClassVar[Literal["pairs"]] = "pairs"
     per_caption: int = 2
     guidance: float = 2.0
@@ -131,6 +132,8 @@ class Brightness(UnitStage):
 @dataclass(frozen=True)
 class CountPairs(Job):
     """A job: one number."""
+
+    role: ClassVar[Role] = "measure"
 
     where: str = "status = 'ok' and brightness > 0"
 

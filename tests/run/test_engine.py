@@ -15,6 +15,7 @@ from reverie.run.repaint import repaint
 from reverie.run.status import status
 from reverie.stage import Job, StepContext, Worker
 from reverie.store import results, tables
+from tests.records import result
 from tests.run.fake_recipe import Brightness, PaintNoise, Sentences, changed, fake_recipe
 
 Rows = Callable[[Path], dict[str, list[dict[str, Any]]]]
@@ -42,6 +43,20 @@ def test_running_again_does_nothing(tmp_path: Path) -> None:
     assert run(fake_recipe(pause_s=0.001), tmp_path, device="cuda") is True
     assert sum(event["kind"] == "unit" for event in read_events(tmp_path)) == seen
     assert not (tmp_path / "count.txt").exists()
+
+
+def test_what_there_will_be_is_said_before_any_work_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = dataclasses.replace(fake_recipe(), notes=("10 images of each class",))
+    run(plan, tmp_path)
+    said = capsys.readouterr().err
+    assert said.startswith("fake_recipe: 10 images of each class\n")
+    assert said.count("of each class") == 1
+    assert read_plan(tmp_path)["notes"] == ["10 images of each class"]
+    run(plan, tmp_path)
+    assert "of each class" not in capsys.readouterr().err, "there is no work"
+    run(fake_recipe(), tmp_path)  # words are no settings
 
 
 def test_changed_settings_are_refused_and_touch_nothing(tmp_path: Path, rows: Rows) -> None:
@@ -88,8 +103,8 @@ class LearnOnce(Job):
             context.checkpoints().mkdir(parents=True)
             good = tables.count(context.pairs, "status = 'ok'")
             (context.weights() / "seen.json").write_text(json.dumps([good, *before]))
-            about = {"name": context.step, "metric": "images", "split": "all", "seed": 0, "step": context.step}
-            results.append(context.results, about | {"value": good, "fingerprint": "f", "versions": {}})
+            found = result(arm=context.step, metric="images", value=good, step=context.step)
+            results.append(context.results, found)
 
 
 def test_a_retry_forgets_what_was_learned_of_the_failed_rows(tmp_path: Path) -> None:
@@ -109,7 +124,7 @@ def test_a_retry_forgets_what_was_learned_of_the_failed_rows(tmp_path: Path) -> 
     retry(plan, folder)
     after = tables.count(folder / "pairs.lance", "status = 'ok'")
     assert before < after
-    assert {row["name"] for row in results.read(folder / "results.jsonl")} == {"together"}
+    assert {row.arm for row in results.read(folder / "results.jsonl")} == {"together"}
     assert not (folder / "checkpoints" / "learned").exists()
     assert run(plan, folder)
 
@@ -117,7 +132,7 @@ def test_a_retry_forgets_what_was_learned_of_the_failed_rows(tmp_path: Path) -> 
         return json.loads((folder / "weights" / step / "seen.json").read_text())
 
     assert (seen("learned"), seen("of-that"), seen("together")) == ([after], [after, [after]], [before])
-    values = {row["name"]: row["value"] for row in results.read(folder / "results.jsonl")}
+    values = {row.arm: row.value for row in results.read(folder / "results.jsonl")}
     assert values == {"learned": after, "of-that": after, "together": before}
 
 

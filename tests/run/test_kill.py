@@ -94,8 +94,7 @@ def test_ten_kills_of_painting_and_training_leave_the_same_images_and_losses(tmp
         )
         assert [row["loss"] for row in first] == pytest.approx([row["loss"] for row in second], abs=1e-6)
     first, second = (
-        [(row["name"], row["metric"], row["value"]) for row in results.read(each / "results.jsonl")]
-        for each in (folder, alone)
+        [(row.arm, row.metric, row.value) for row in results.read(each / "results.jsonl")] for each in (folder, alone)
     )
     assert first == second
     assert tables.verify(folder, per_caption=2) == []

@@ -89,6 +89,7 @@ def test_record_is_whole(tmp_path: Path) -> None:
     assert record["arguments"]["per_caption"] == 2  # defaults too
     assert (record["num_captions"], record["num_units"], record["unit_size"]) == (9, 3, 4)
     assert [step["kind"] for step in record["steps"]] == ["captions", "pairs", "columns", "job"]
+    assert [step["role"] for step in record["steps"]] == ["source", "paint", "score", "measure"]
     assert record["steps"][1]["per_caption"] == 2
     assert record["steps"][1]["settings"]["speed"] == {"class": "Speed", "pause_s": 0.0}
     assert record["versions"]["python"].startswith("3.")

@@ -61,6 +61,7 @@ def test_photos_know_their_scenes():
     photos = load_captioned("smallworld:street:12:held")
     for scene, texts in zip(photos.scenes, photos.references, strict=True):
         assert all(facts_said(text) <= facts_of(scene) for text in texts)
-    perfect = {row["metric"]: row for row in _facts([texts[0] for texts in photos.references], photos, "beam 5")}
-    assert 0.3 < perfect["slot_f1, beam 5"]["value"] < 1
-    assert len(perfect["slot_f1, beam 5"]["each"]) == 12
+    (metric, value, each), *_ = _facts([texts[0] for texts in photos.references], photos)
+    assert metric == "slot_f1"
+    assert 0.3 < value < 1
+    assert len(each) == 12

@@ -236,3 +236,21 @@ def test_learners_with_other_m_see_the_same_images(tmp_path):
     assert seen(1, "caption", 2) == (both, left_out) == (both, 1)
     assert seen(1, "image", 2)[0] == both
     assert seen(1, "caption", 0)[0] == both | {rows[4]["pair_id"]}
+
+
+def test_one_image_of_a_caption_is_always_the_same_and_the_first_that_there_is(tmp_path):
+    """The first image of the third caption failed, so its second one stands for it; all captions are there."""
+    path = tmp_path / "pairs.lance"
+    rows = pairs_of(captions_of(0, 4), 3).to_pylist()
+    rows[6] |= {"status": "failed", "reason": "black"}
+    tables.append_unit(path, 0, pairs.table(rows, pairs.PAIRS))
+
+    def seen(**options):
+        batches = CaptionBatches(path, 2, 1, seed=0, size_px=8, **options)
+        return {name for batch in first(batches, 40) for name in batch["pair_id"]}
+
+    assert seen(max_images=1) == {rows[place]["pair_id"] for place in (0, 3, 7, 9)}
+    assert seen(max_images=1, min_images=3) == {rows[place]["pair_id"] for place in (0, 3, 9)}
+    assert seen(max_images=2, group="image") == {rows[place]["pair_id"] for place in (0, 1, 3, 4, 7, 8, 9, 10)}
+    with pytest.raises(InputError, match="2 images of a caption cannot be drawn from at most 1"):
+        CaptionBatches(path, 2, 2, seed=0, size_px=8, max_images=1)

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from reverie.errors import StoreFull
-from reverie.store.files import atomic_file, atomic_folder
+from reverie.store.files import atomic_file, atomic_folder, restore_folder
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_complete(tmp_path):
@@ -48,3 +48,44 @@ def test_a_folder_has_its_name_when_it_is_complete(tmp_path):
     with pytest.raises(OSError), atomic_folder(path) as folder:  # noqa: PT011 - not empty, in any words
         (folder / "c").write_text("3")
     assert [item.name for item in path.iterdir()] == ["b"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_block_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path):
+    path = tmp_path / "latest"
+    with atomic_folder(path) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(RuntimeError, match="killed"), atomic_folder(path, replace=True) as folder:  # noqa: PT012
+        (folder / "a").write_text("half")
+        raise RuntimeError("killed")
+    assert (path / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(StoreFull, match="no space left to write"), atomic_folder(path, replace=True):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_stopped_at_either_rename_the_old_folder_stays(tmp_path, monkeypatch, number):
+    path, renames = tmp_path / "latest", []
+    with atomic_folder(path) as folder:
+        (folder / "a").write_text("old")
+    rename = type(path).rename
+
+    def cut(self, target):
+        renames.append(target)
+        if len(renames) == number:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "rename", cut)
+        with pytest.raises(KeyboardInterrupt), atomic_folder(path, replace=True) as folder:
+            (folder / "a").write_text("new")
+    assert (path / "a").read_text() == "old"
+    path.rename(tmp_path / "latest.previous")  # as a kill would leave it
+    restore_folder(path)
+    assert (path / "a").read_text() == "old"
+    with atomic_folder(path, replace=True) as folder:
+        (folder / "a").write_text("new")
+    assert (path / "a").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from reverie.arms import Arm
 from reverie.cli.main import main
 from reverie.errors import InputError, SettingsChanged
 from reverie.evaluate.claims import Claim, beats, judge
@@ -18,7 +19,7 @@ from reverie.evaluate.looks import Looks
 from reverie.report.claims import summary
 from reverie.run.events import read_events
 from reverie.run.plan import Plan, Step
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 from reverie.studies import Study
 from reverie.studies.conduct import Decide, conduct, next_seeds, seconds_per_seed, seeds_there
@@ -43,24 +44,15 @@ class Learn(Job):
 class Measure(Job):
     """Records what steps left."""
 
+    role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("arms",)
-    arms: tuple[tuple[str, int], ...]
+    arms: tuple[Arm, ...]
     metric: str = "top1"
 
     def run(self, context: StepContext) -> None:
-        for name, seed in self.arms:
-            value = float((context.weights(f"{name}-{seed}") / "value").read_text())
-            record = {
-                "name": name,
-                "seed": seed,
-                "metric": self.metric,
-                "value": value,
-                "split": "test",
-                "step": context.step,
-            }
-            results.append(
-                context.results, record | {"fingerprint": results.step_fingerprint(context, self), "versions": {}}
-            )
+        for arm in self.arms:
+            value = float((context.weights(arm.step) / "value").read_text())
+            results.append(context.results, results.about(context, self, arm, "mine")(metric=self.metric, value=value))
 
 
 @dataclass(frozen=True)
@@ -73,6 +65,8 @@ class MeasureOnce(Measure):
 @dataclass(frozen=True)
 class Page(Job):
     """Says how many numbers there are."""
+
+    role: ClassVar[Role] = "page"
 
     def run(self, context: StepContext) -> None:
         (context.folder / "report.html").write_text(str(len(results.read(context.results))))
@@ -98,7 +92,7 @@ def study(seeds: int, seconds: float = 0.0, gains=GAINS, claims=CLAIMS) -> Study
         for seed in range(seeds)
         for number, (name, gain) in enumerate(gains.items())
     ]
-    arms = tuple((name, seed) for seed in range(seeds) for name in gains)
+    arms = tuple(Arm(name, name).under(seed) for seed in range(seeds) for name in gains)
     steps = (
         *learn,
         Step("measure", Measure(arms), inputs=tuple(step.name for step in learn)),
@@ -212,7 +206,11 @@ def test_a_claim_that_does_not_depend_on_seeds_is_looked_at_once(tmp_path):
     def with_one_more(seeds):
         plain = study(seeds)
         draws = tuple(Step(f"draw-{number}", Learn(0.1, 500 + number)) for number in range(3))
-        once = Step("once", MeasureOnce(tuple(("draw", number) for number in range(3))), tuple(s.name for s in draws))
+        once = Step(
+            "once",
+            MeasureOnce(tuple(Arm("draw", "draw").under(number) for number in range(3))),
+            tuple(s.name for s in draws),
+        )
         plan = dataclasses.replace(plain.runs["one"], steps=(*draws, once, *plain.runs["one"].steps))
         claims = (*plain.claims, Claim("3", "of three draws", "", (("one/once/draw", 1.0),)))
         return Study("About.", {"one": plan}, claims)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from reverie.arms import by_id
 from reverie.errors import InputError
 from reverie.learn.refine import Refine
 from reverie.run.engine import run
@@ -38,12 +39,14 @@ def test_ridge_is_sklearns():
 
 def test_the_same_seed_gives_the_same_numbers_and_another_gives_others():
     how = SimulateSynTIC(test=40, most=100, refinement=Refine(5, guard=False))
-    first, again, other = (simulate(scenes(160), how, seed) for seed in (0, 0, 1))
+    first, again, other = (by_id(simulate(scenes(160), how, seed)) for seed in (0, 0, 1))
     assert first == again != other
-    assert {"SynTIC", "text features", "CapDec", "temperature 0.2", "0 steps", "1000 steps"} <= first.keys()
-    assert all(0 <= found["precision"] <= 1 for found in first.values() if "precision" in found)
-    assert first["1000 steps"]["R@1"] > first["0 steps"]["R@1"]
-    assert first["temperature 0.2"]["distinct"] < first["temperature 0.001"]["distinct"]
+    assert {"syntic", "text-features", "capdec", "temperature-0.2", "steps-0", "steps-1000"} <= first.keys()
+    assert all(
+        0 <= found["mean_average_precision"] <= 1 for found in first.values() if "mean_average_precision" in found
+    )
+    assert first["steps-1000"]["recall_at_1"] > first["steps-0"]["recall_at_1"]
+    assert first["temperature-0.2"]["distinct"] < first["temperature-0.001"]["distinct"]
 
 
 def test_the_study_of_simulated_features_needs_no_images(tmp_path):
@@ -56,10 +59,10 @@ def test_the_study_of_simulated_features_needs_no_images(tmp_path):
     )
     assert run(plan, tmp_path / "run")
     rows = results.read(tmp_path / "run" / "results.jsonl")
-    assert {row["seed"] for row in rows} == {0, 1}
-    arms = {f"simulated/simulate/{row['name']}" for row in rows}
+    assert {row.seed for row in rows} == {0, 1}
+    arms = {f"simulated/simulate/{row.arm}" for row in rows}
     missing = {arm for claim in study.claims for arm, _ in claim.terms} - arms
-    assert missing <= {"simulated/simulate/source support", "simulated/simulate/target support"}  # of more sentences
+    assert missing <= {"simulated/simulate/source-support", "simulated/simulate/target-support"}  # of more sentences
     assert not list((tmp_path / "run").glob("pairs.lance"))
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["recipe"] == "claims/syntic/simulated"
 
@@ -77,6 +80,6 @@ def test_every_claim_of_the_whole_study_names_an_arm_that_is_made():
     for name, plan in study.runs.items():
         for step in plan.steps:
             for arm in getattr(step.stage, "arms", ()):
-                made.add(f"{name}/{step.name}/{arm.name}")
+                made.add(f"{name}/{step.name}/{arm.id}")
     named = {arm for claim in study.claims for arm, _ in claim.terms if "/measure/" in arm}
     assert named <= made

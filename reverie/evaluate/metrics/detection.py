@@ -1,4 +1,4 @@
-"""Boxes against boxes. Pure functions on arrays; a box is x0, y0, x1, y1."""
+"""Overlap of boxes, and how many detected ones are right. Pure functions on arrays; a box is x0, y0, x1, y1."""
 
 from __future__ import annotations
 

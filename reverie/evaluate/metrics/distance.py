@@ -1,4 +1,4 @@
-"""How far apart two sets of rows are: what every stage of SynTIC tries to make smaller."""
+"""Distances between two sets of feature vectors, which the stages of SynTIC try to make smaller."""
 
 from __future__ import annotations
 

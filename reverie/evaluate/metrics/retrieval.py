@@ -1,4 +1,4 @@
-"""Whether the right thing is among the first k found. Pure functions on arrays."""
+"""Retrieval: how often the right item is among the first k. Pure functions on arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doors in: folders and files that others wrote -> units of captions and real images.
+"""Imports: folders and files that others wrote -> units of captions and real images.
 
 Nothing is trusted: images are decoded before they count as ok, names inside archives never reach the disk, and what cannot
 be used becomes a row with a reason. Ids come from a name for the source and the position in it, so importing again, from

@@ -1,4 +1,4 @@
-"""What readers yield, and how a row of any table becomes it."""
+"""The samples that readers yield, and how a row of any table becomes one."""
 
 from __future__ import annotations
 

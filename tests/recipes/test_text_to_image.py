@@ -1,0 +1,76 @@
+"""The recipe's settings: what goes together, and what they come to. Training itself is in tests/learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reverie.errors import InputError
+from reverie.learn.train_painter import TrainPainter
+from reverie.recipes.text_to_image import TextToImageConfig, text_to_image
+from reverie.settings import resolve, resolved
+
+CONFIG = TextToImageConfig(store=Path("store"))
+
+
+def stage(**settings: Any) -> TrainPainter:
+    (step,) = text_to_image(resolve(CONFIG, settings)).steps
+    assert isinstance(step.stage, TrainPainter)
+    return step.stage
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr", "text_lr"),
+    [
+        ({}, 1e-3, 1e-3),
+        ({"lr": 2e-3}, 2e-3, 2e-3),
+        ({"text_lr": 1e-4}, 1e-3, 1e-4),
+        ({"start": "builtin:painter"}, 1e-5, 1e-5),
+        ({"start": "builtin:painter", "lr": 1e-4, "text_lr": 1e-6}, 1e-4, 1e-6),
+        ({"start": "builtin:painter", "train_parts": "text", "text_lr": 1e-6}, 1e-6, 1e-6),
+        ({"start": "builtin:painter", "train_parts": "text", "lr": 1e-6}, 1e-6, 1e-6),
+        ({"start": "builtin:painter", "train_parts": "unet"}, 1e-5, 1e-5),
+    ],
+)
+def test_rates(settings: dict[str, Any], lr: float, text_lr: float) -> None:
+    made = stage(**settings)
+    assert made.fit.lr == lr
+    assert made.fit.lr * made.text_rate == pytest.approx(text_lr)
+    assert made.parts == settings.get("train_parts", "both")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"start": "builtin:painter", "channels": (8, 8)}, "--channels belongs to a painter from scratch"),
+        ({"start": "builtin:painter", "autoencoder_steps": 5}, "--autoencoder-steps belongs to a painter from scratch"),
+        ({"train_parts": "text"}, "--train-parts says what of a --start learns"),
+        (
+            {"start": "builtin:painter", "train_parts": "unet", "text_lr": 1e-4},
+            "which they do not with --train-parts unet",
+        ),
+        ({"lr": 0.0}, "--lr 0.0: give a number above 0"),
+        ({"text_lr": -1.0}, "--text-lr -1.0"),
+        ({"caption_drop": 1.5}, "--caption-drop 1.5"),
+        ({"caption_drop": -0.5}, "--caption-drop -0.5"),
+        ({"paint_px": 0}, "--paint-px 0"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        stage(**settings)
+
+
+def test_the_rate_follows_the_start_unless_it_is_given() -> None:
+    """As for a command line, where the settings have no default as a whole."""
+
+    def ask(**given: Any) -> Any:
+        return lambda base: replace(base or CONFIG, **given)
+
+    assert resolved(None, ask()).config.lr == 1e-3
+    further = resolved(None, ask(start="owner/pipeline"))
+    assert (further.config.lr, further.given) == (1e-5, ("start",))
+    assert resolved(None, ask(start="owner/pipeline", lr=1e-4)).config.lr == 1e-4
