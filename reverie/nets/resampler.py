@@ -63,24 +63,36 @@ class CrossAttention(nn.Module):
         return self.out(read.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return rows.view(*rows.shape[:-1], self.heads, -1).transpose(1, 2)
+
+
+class ResamplerLayer(nn.Module):
+    """X <- X + Attn(q = X, kv = [V; X]); X <- X + FFN(X)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = CrossAttention(width, width, heads)
+        self.forwards = FeedForward(width)
+
+    def forward(self, rows: Tensor, seen: Tensor) -> Tensor:
+        """The latents (B, R, d) after they read the image (B, n, d) and each other."""
+        rows = rows + self.attention(rows, torch.cat([self.norm(seen), self.attention.norm(rows)], 1))
+        return rows + self.forwards(rows)  # type: ignore[no-any-return]
 
 
 class Resampler(nn.Module):
-    """Vectors (B, n, d) of any number -> latents (B, R, d). Each layer: X <- X + Attn(q = X, kv = [V; X]); X <- X + FFN(X)."""
+    """Vectors (B, n, d) of any number -> latents (B, R, d)."""
 
     def __init__(self, width: int, latents: int, layers: int, heads: int) -> None:
         super().__init__()
         self.latents = nn.Parameter(0.02 * torch.randn(latents, width))
-        self.seen_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
-        self.attentions = nn.ModuleList(CrossAttention(width, width, heads) for _ in range(layers))
-        self.forwards = nn.ModuleList(FeedForward(width) for _ in range(layers))
+        self.layers = nn.ModuleList(ResamplerLayer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, seen: Tensor) -> Tensor:
         """The latents of each image."""
         rows = self.latents.expand(len(seen), -1, -1)
-        for norm, attention, forward in zip(self.seen_norms, self.attentions, self.forwards, strict=True):
-            rows = rows + attention(rows, torch.cat([norm(seen), attention.norm(rows)], 1))
-            rows = rows + forward(rows)
+        for layer in self.layers:
+            rows = layer(rows, seen)
         return self.norm(rows)  # type: ignore[no-any-return]
