@@ -179,7 +179,8 @@ class AskAboutClasses(AskWriter):
         elif self.balance == "one-in-ten":
             weights = np.zeros(num)
             weights[np.random.default_rng(derive("one in ten")).permutation(num)[: -(-num // 10)]] = 1
-        return np.cumsum(shared_out(num * self.per_class, weights))
+        ends: np.ndarray = np.cumsum(shared_out(num * self.per_class, weights))
+        return ends
 
     @cached_property
     def _scenes(self) -> tuple[str, ...]:
