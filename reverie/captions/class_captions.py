@@ -179,8 +179,7 @@ class AskAboutClasses(AskWriter):
         elif self.balance == "one-in-ten":
             weights = np.zeros(num)
             weights[np.random.default_rng(derive("one in ten")).permutation(num)[: -(-num // 10)]] = 1
-        ends: np.ndarray = np.cumsum(shared_out(num * self.per_class, weights))
-        return ends
+        return np.asarray(np.cumsum(shared_out(num * self.per_class, weights)))
 
     @cached_property
     def _scenes(self) -> tuple[str, ...]:
@@ -213,10 +212,10 @@ def without_stem(caption: str) -> str:
 def shared_out(total: int, weights: np.ndarray) -> np.ndarray:
     """Whole numbers (n,) in proportion to weights that sum to ``total``: the largest remainders are rounded up, earlier ones first."""
     exact = total * weights / weights.sum()
-    counts = np.floor(exact).astype(np.int64)
+    counts: np.ndarray = np.floor(exact).astype(np.int64)
     order = np.argsort(-(exact - counts), kind="stable")
     counts[order[: total - int(counts.sum())]] += 1
-    return counts
+    return np.asarray(counts)
 
 
 def read_glosses(source: Path | str, classes: Sequence[str]) -> dict[str, str]:

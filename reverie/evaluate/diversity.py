@@ -184,7 +184,7 @@ def in_top_clusters(
             f"the {top} largest of {clusters} clusters hold {len(inside):,} captions, and {size:,} are wanted; write more"
         )
     drawn = np.random.default_rng(seeds.derive("top clusters", seed)).permutation(inside)[:size]
-    return np.sort(drawn).tolist()
+    return [int(at) for at in np.sort(drawn)]
 
 
 @dataclass(frozen=True)
