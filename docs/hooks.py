@@ -27,7 +27,23 @@ GUIDES = (
     "adding-a-learner.md",
     "adding-a-model.md",
 )
-MORE = ("reverie.stage", "reverie.errors")  # modules of which everything is in the reference
+MORE = (  # modules of which everything is in the reference
+    "reverie.stage",
+    "reverie.errors",
+    "reverie.arms",
+    "reverie.pairs",
+    "reverie.settings",
+    "reverie.store.tables",
+    "reverie.store.batches",
+    "reverie.store.results",
+    "reverie.store.files",
+    "reverie.run.plan",
+    "reverie.run.engine",
+    "reverie.learn.losses",
+    "reverie.learn.views",
+    "reverie.models.names",
+    "reverie.evaluate.claims",
+)
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -17,7 +17,7 @@ class Colourful(UnitStage):
     writes: ClassVar[str] = "columns"
     reads: ClassVar[tuple[str, ...]] = ("image",)
 
-    def open(self, place):
+    def open(self, context):
         def look(rows: pa.Table) -> pa.Table:
             found = np.full(len(rows), np.nan, dtype=np.float32)
             for numbers, pictures in reverie.decoded(rows, 64):

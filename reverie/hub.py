@@ -20,6 +20,7 @@ from reverie.errors import FolderInUse, InputError
 from reverie.models.names import HUB_ID
 from reverie.run.plan import read_plan
 from reverie.store import results, tables
+from reverie.store.files import atomic_file, atomic_folder
 
 Kind = Literal["model", "dataset"]
 BUILTIN_LICENCE = "Apache-2.0"
@@ -54,8 +55,9 @@ def save_weights(weights: Path, run: Path, step: str, folder: Path) -> Path:
     """Copy a folder of weights to a new one and put a card beside them. Raises FolderInUse."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FolderInUse(f"{folder} holds something already; give a new folder")
-    shutil.copytree(weights, folder, dirs_exist_ok=True)
-    write_card(folder, run, step=step)
+    with atomic_folder(folder.resolve()) as temporary:
+        shutil.copytree(weights, temporary, dirs_exist_ok=True)
+        write_card(temporary, run, step=step)
     return folder
 
 
@@ -101,7 +103,8 @@ def write_card(
         versions = record.get("versions", {})
         lines += ["Made with " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".", ""]
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items())  # JSON is YAML
-    (folder / "README.md").write_text(f"---\n{front}---\n\n" + "\n".join(lines), encoding="utf-8")
+    with atomic_file(folder / "README.md") as partial:
+        partial.write_text(f"---\n{front}---\n\n" + "\n".join(lines), encoding="utf-8")
 
 
 def models_used(run: Path, step: str | None = None) -> list[str]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from reverie import hub
 from reverie.errors import InputError, MissingExtra
-from reverie.run import engine as local
+from reverie.run import engine
 from reverie.run.plan import Plan, call_recipe, find_recipe, read_plan
 from reverie.run.status import StepStatus, status
 from reverie.store import exports, results, tables
@@ -69,7 +69,7 @@ def run(
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    local.run(plan, Path(folder), device, part, until)
+    engine.run(plan, Path(folder), device, part, until)
     return Run(Path(folder))
 
 

@@ -49,7 +49,7 @@ def flat(config: Any) -> dict[str, Any]:
 def change(config: T, **changes: Any) -> T:
     """The same with other settings, by their flat names; JSON's lists and texts become tuples and paths again.
 
-    Raises UnknownName for a setting that is not there.
+    Raises UnknownName for a setting that is not there, InputError for a value of another kind.
     """
     known = flat(config)
     for name in changes:
@@ -66,7 +66,7 @@ def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
         if _is_group(value):
             new[item.name] = _changed(value, changes)
         elif item.name in changes:
-            new[item.name] = _typed(changes[item.name], hints[item.name])
+            new[item.name] = _typed(item.name, changes[item.name], hints[item.name])
     return dataclasses.replace(config, **new)
 
 
@@ -83,7 +83,7 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
             group = typing.cast(Any, getattr(kind, item.name, None) or hints[item.name]())
             given[item.name] = _changed(group, values)
         elif item.name in values:
-            given[item.name] = _typed(values[item.name], hints[item.name])
+            given[item.name] = _typed(item.name, values[item.name], hints[item.name])
         elif item.name in required(kind):
             raise InputError(f"give {flag(item.name)}")
     return kind(**given)
@@ -185,10 +185,56 @@ def _is_group(value: object) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _typed(value: Any, hint: Any) -> Any:
-    """A value as its annotation has it: JSON knows no tuples and no paths."""
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """A value as its annotation has it: JSON knows no tuples and no paths, and 3 is a float where one is asked for.
+
+    Raises InputError for a value of another kind.
+    """
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if isinstance(value, (list, tuple)):
-        of = [item for kind in kinds if typing.get_origin(kind) is tuple for item in typing.get_args(kind)]
-        return tuple(Path(item) if isinstance(item, str) and Path in of else item for item in value)
-    return Path(value) if isinstance(value, str) and Path in kinds else value
+    for kind in kinds:
+        if (found := _as(value, kind)) is not _UNFIT:
+            return found
+    raise InputError(f"--{name.replace('_', '-')} {value!r}: give {' or '.join(map(_called, kinds))}")
+
+
+_UNFIT = object()
+_CALLED = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    type(None): "None",
+}
+
+
+def _as(value: Any, kind: Any) -> Any:
+    """The value as one of this kind, or ``_UNFIT``; any value fits a kind that a user's own settings have and ours do not."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return value if any(value == each and type(value) is type(each) for each in parts) else _UNFIT
+    if origin is tuple and parts[1:] == (...,):
+        if not isinstance(value, (list, tuple)):
+            return _UNFIT
+        items = tuple(_as(item, parts[0]) for item in value)
+        return _UNFIT if any(item is _UNFIT for item in items) else items
+    if kind not in _CALLED:
+        return tuple(value) if isinstance(value, list) and origin is not list else value
+    if kind is Path:
+        return Path(value) if isinstance(value, (str, Path)) else _UNFIT
+    if kind is str and isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bool) and kind is not bool:
+        return _UNFIT
+    if kind is float and isinstance(value, int):
+        return float(value)
+    return value if isinstance(value, kind) else _UNFIT
+
+
+def _called(kind: Any) -> str:
+    """What a person calls values of this kind."""
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return f"several, each {_called(typing.get_args(kind)[0])}"
+    return _CALLED.get(kind, str(kind))

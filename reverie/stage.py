@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
+from reverie.errors import InputError
+
 Worker = Callable[[pa.Table], pa.Table]
-"""Rows of one unit in, rows of the same unit out. Source stages get rows of ``unit`` and ``position`` only."""
+"""Rows of one unit in, rows of the same unit out; see ``UnitStage``."""
 
 Role = Literal["source", "paint", "score", "select", "learn", "measure", "page"]
 """What a stage is for in a plan; who asks what a run does goes by this, never by the class of a stage."""
@@ -99,12 +101,23 @@ class Stage:
     def check(self) -> None:
         """Raise what can be known to go wrong, before any work of any step."""
 
+    def check_device(self, device: str) -> None:
+        """Raise what cannot be done on this device, before any work of any step: half precision (fp16) needs a GPU."""
+        if device == "cpu" and (name := _half(self)):
+            flag = "painter-dtype" if name == "dtype" else name
+            raise InputError(f"--{flag} fp16 needs a GPU; use bf16 or fp32 on a CPU")
+
 
 class UnitStage(Stage):
     """Rows of a unit in, rows of the same unit out.
 
-    ``writes`` says which table: ``captions``, ``pairs``, or ``columns`` (pair_id, unit and new columns, joined to the
-    pairs when every unit is done).
+    ``writes`` says what the worker is given and returns:
+
+        captions   rows of ``unit`` and ``position`` -> rows of ``pairs.CAPTIONS``: for each position one that is ok or failed,
+                   and any number that are dropped
+        pairs      the captions of a unit that are ok -> rows of ``pairs.PAIRS``, ``per_caption`` of each, ok, dropped or failed
+        columns    the pairs of a unit that are ok, in the columns of ``reads`` -> pair_id, unit and new columns, which join the
+                   pairs when every unit is done
     """
 
     role: ClassVar[Role] = "score"  # one that writes pairs says "paint"
@@ -154,6 +167,17 @@ class Job(Stage):
     def run(self, context: StepContext) -> None:
         """Do the work, or the rest of it."""
         raise NotImplementedError
+
+
+def _half(settings: object) -> str | None:
+    """The first field that says fp16, at any depth."""
+    if isinstance(settings, tuple):
+        return next(filter(None, map(_half, settings)), None)
+    if not dataclasses.is_dataclass(settings):
+        return None
+    fields = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
+    own = next((name for name in ("dtype", "precision") if fields.get(name) == "fp16"), None)
+    return own or next(filter(None, map(_half, fields.values())), None)
 
 
 def options(stage: object) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import pytest
 from reverie.captions.classes import read_classes, read_synonyms
 from reverie.captions.corpus import ReadCorpus
 from reverie.captions.domains import read_domain
+from reverie.captions.prompts import read_prompt
 from reverie.cli.main import main
 from reverie.datasets import labelled
 from reverie.errors import ReverieError
@@ -35,7 +36,7 @@ from tests.store.test_imports import add_to_tar
 
 pytestmark = pytest.mark.slow
 
-MUTATIONS = 300  # of each source
+MUTATIONS = int(os.environ.get("REVERIE_FUZZ", 300))  # of each source
 LIMIT_S = 60  # for one of them, on a busy machine
 ODD = [
     *(
@@ -312,6 +313,18 @@ def refuses_in_one_line(read: Callable[[], object], seed: int) -> None:
             "d.json",
             json.dumps({"A": {"classes": ["x", ["y", "z"]], "templates": ["a {}."]}}),
             lambda path: read_domain(str(path)),
+        ),
+        (
+            "p.txt",
+            "a sentence about \u043b\u0438\u0441\u0430 and {class}{gloss}:\n",
+            lambda path: read_prompt(path, ("fox", "owl")).of("fox"),
+        ),
+        (
+            "p.json",
+            json.dumps(
+                {"prompt": "{examples}{class} ({gloss}): ", "glosses": {"fox": "a beast"}, "examples": [["owl", "x"]]}
+            ),
+            lambda path: read_prompt(path, ("fox", "owl")).of("fox").encode(),
         ),
     ],
 )

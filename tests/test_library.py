@@ -176,6 +176,10 @@ def test_weights_go_to_the_hub_with_a_card_and_come_back(tmp_path):
     assert "builtin:painter" in card
     with pytest.raises(reverie.FolderInUse):
         run.save_pretrained("encoder", tmp_path / "hub/me/encoder")
+    (run.folder / "plan.json").write_text("{}")
+    with pytest.raises(reverie.InputError, match="damaged"):
+        run.save_pretrained("encoder", tmp_path / "shared/encoder")
+    assert list((tmp_path / "shared").iterdir()) == []  # all of it or nothing
 
 
 def test_a_model_card_says_the_licence_of_a_folder(tmp_path):

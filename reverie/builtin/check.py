@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -171,7 +171,7 @@ def _check_paintings(
 ) -> list[Row]:
     rows, spent_s = [], 0.0
     for things, needed in ((1, 0.90), (2, 0.75)):
-        captions = [caption for _, caption, _ in _asked(things, seed, num)]
+        scenes, captions, _ = zip(*_asked(things, seed, num), strict=True)
         start = time.perf_counter()
         told = functools.partial(progress, f"{what}, {things} thing{'s' * (things > 1)}")
         images = make(captions, seed, device, told)
@@ -183,6 +183,8 @@ def _check_paintings(
             said = [value for verdict in verdicts if (value := getattr(verdict, part)) is not None]
             if said:
                 rows.append(Row(f"  {part}, where said", float(np.mean(said))))
+        if things == 1:
+            rows += _spread(images, scenes)
     return [*rows, Row(f"{what}, images with guidance", 2 * num / spent_s, unit="per second")]
 
 
@@ -211,6 +213,19 @@ def check_tokenizer(name: str, seed: int = 0, num: int = 500, device: str = "cpu
         rows.append(Row(f"tokenizer, {what}: {camera} renders still right", float(np.mean(right)), needed))
     shares = counts[counts > 0] / counts.sum()
     rows.append(Row("  codes in use", float(np.exp(-(shares * np.log(shares)).sum()) / len(counts))))
+    return rows
+
+
+def _spread(images: Iterable[Images], scenes: Iterable[Scene]) -> list[Row]:
+    """How various pictures of one thing are, against scenes of the same captions: a painter may paint right, but always the same."""
+    shown = [reading.things[0] for image in images if len((reading := read(image)).things) == 1]
+    meant = [scene.things[0] for scene in scenes]
+    rows = []
+    for what, values in (("places", lambda thing: (thing.x, thing.y)), ("sizes", lambda thing: (thing.radius,))):
+        found, wanted = (
+            np.std([values(thing) for thing in some], axis=0).mean() if some else 0.0 for some in (shown, meant)
+        )
+        rows.append(Row(f"  standard deviation of {what}, of the scenes'", float(found / wanted) if wanted else 0.0))
     return rows
 
 

@@ -50,6 +50,8 @@ def read_domain(name: str) -> Domain:
         path = Path(front)
     records = read_json(path, "domains")
     if isinstance(records, dict) and isinstance(records.get("classes", records.get("templates")), list):
+        if dataset and dataset.casefold() != path.stem.casefold():
+            raise UnknownName(f"data set in {path.name}", dataset, [path.stem])
         records = {dataset or path.stem: records}  # the file is one record
     if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
         raise InputError(f"{path} must hold a JSON object: data set -> its {', '.join(FIELDS)}")

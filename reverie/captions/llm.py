@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,10 @@ class AskWriter(SourceStage):
         if isinstance(self.prompt, Path):
             read_prompt(self.prompt, self._classes)
         return max(1, len(self._classes)) * self.per_class
+
+    def check(self) -> None:
+        """Raises UnknownName, ModelError, InputError for a model that is not there."""
+        check_writer(self.writer)
 
     def open(self, context: StepContext) -> Worker:
         """Load the model. Raises ModelError, UnknownName, InputError."""
@@ -165,10 +170,23 @@ def opened(name: str, dtype: str, speed: WriterSpeed, context: StepContext) -> W
     )
 
 
+def check_writer(name: str) -> None:
+    """That a language model is there, before any work; a server is asked when it is needed. Raises as ``open_writer``."""
+    from reverie.models.names import locate
+    from reverie.models.pretrained import check_model
+
+    if locate(name).kind != "openai":
+        check_model(name)
+
+
 def check_sampling(temperature: float, top_p: float) -> None:
     """Raises InputError for numbers that no sampling knows."""
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise InputError("temperature must not be negative, and top_p must lie in (0, 1]")
+    if not 0 <= temperature < math.inf:
+        raise InputError(
+            f"--temperature {temperature:g}: give a number of 0 (the likeliest words) or more, such as 0.7"
+        )
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p {top_p:g} must lie in (0, 1]")
 
 
 THINKING = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)

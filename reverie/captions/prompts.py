@@ -18,7 +18,7 @@ from reverie.captions.checks import clean
 from reverie.errors import InputError, UnknownName
 from reverie.pairs import CLASS_SLOT
 from reverie.store.json_files import misfit
-from reverie.store.sources import read_json
+from reverie.store.sources import is_text, read_json, read_text
 
 OWN = "class: {class}"  # what builtin:writer learned
 # Small chat models repeat what a longer instruction says.
@@ -68,22 +68,22 @@ def read_prompt(prompt: str | Path, classes: Sequence[str]) -> Prompt:
     if not isinstance(prompt, Path):
         return _checked(Prompt(prompt), classes, repr(prompt))
     if prompt.suffix != ".json":
-        try:
-            text = prompt.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise InputError(f"cannot read the prompt from {prompt}: {why}") from error
-        return _checked(Prompt(text.rstrip("\n")), classes, str(prompt))
+        return _checked(Prompt(read_text(prompt, "the prompt").rstrip("\n")), classes, str(prompt))
     given = read_json(prompt, "the prompt")
     if wrong := misfit(given, SHAPE):
         raise InputError(f"{prompt} is not a prompt ({wrong})")
-    if any(len(example) != 2 for example in given.get("examples", ())):
+    glosses, examples = given.get("glosses", {}), given.get("examples", ())
+    if any(len(example) != 2 for example in examples):
         raise InputError(f"{prompt}: an example is a list of two texts, a class and a caption")
+    if not all(
+        map(is_text, (given["prompt"], *glosses, *glosses.values(), *(text for pair in examples for text in pair)))
+    ):
+        raise InputError(f"{prompt} holds half of a character (a lone surrogate)")
     known = {name.casefold() for name in classes}
-    glosses = {clean(name).casefold(): clean(text) for name, text in given.get("glosses", {}).items()}
+    glosses = {clean(name).casefold(): clean(text) for name, text in glosses.items()}
     if strange := next((name for name in glosses if name not in known), None):
         raise UnknownName(f"class in the glosses of {prompt.name}", strange, classes)
-    return _checked(Prompt(given["prompt"], glosses, given.get("examples", ())), classes, str(prompt))
+    return _checked(Prompt(given["prompt"], glosses, examples), classes, str(prompt))
 
 
 def _checked(prompt: Prompt, classes: Sequence[str], what: str) -> Prompt:

@@ -19,7 +19,7 @@ from reverie.cli.data import duplicates, export, import_, recaption, tokenize
 from reverie.cli.predict import caption, evaluate, models, predict
 from reverie.cli.recipes import claims, demo, make, run_recipe
 from reverie.cli.runs import compact, repaint, report, retry, status, verify
-from reverie.errors import ReverieError, UnknownName
+from reverie.errors import InputError, ReverieError, UnknownName
 
 USAGE = """reverie: synthetic image-text data, the models trained on it, and the numbers that say what it was worth.
 
@@ -108,7 +108,15 @@ def _dispatch(words: list[str]) -> int:
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
         raise UnknownName("command", name, COMMANDS)
+    _refuse_twice(rest)
     return COMMANDS[name](rest)
+
+
+def _refuse_twice(words: list[str]) -> None:
+    """Raises InputError for a flag that is there twice: the last one would count, and the others be lost without a word."""
+    flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    if twice := next((flag for flag in flags if flags.count(flag) > 1), None):
+        raise InputError(f"{twice} is given twice; give it once, with all its values after it")
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

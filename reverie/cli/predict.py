@@ -259,6 +259,7 @@ def evaluate_transfer(
         "photos", *(Column(head, justify="right") for head in ("classes", "train", "test", "linear probe", "nearest")),
         box=None, header_style="bold",
     )  # fmt: skip
+    names = called(photos)
     with Console(stderr=True).status("measuring") as line:
         for row in transfer(
             features, photos, max_train=max_train, max_test=max_test, neighbours=neighbours, seed=seed, batch_size=batch,
@@ -266,7 +267,7 @@ def evaluate_transfer(
         ):  # fmt: skip
             rows.append(row)
             numbers = f"{row.num_classes:,}", f"{row.num_train:,}", f"{row.num_test:,}"
-            table.add_row(called(row.photos), *numbers, f"{row.linear:.1%}", f"{row.knn:.1%}")
+            table.add_row(plain(names[len(rows) - 1]), *numbers, f"{row.linear:.1%}", f"{row.knn:.1%}")
     mean = means(rows)
     if json:
         print(as_json.dumps({"encoder": name, "photos": [dataclasses.asdict(row) for row in rows], "mean": mean}))

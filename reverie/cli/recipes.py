@@ -200,12 +200,13 @@ def _begun(folder: Path, name: str) -> Path | None:
 
 
 def _said_early(words: list[str], flag: str) -> str | None:
-    """What follows a flag on the command line, before anything else is read; None where it is left out."""
+    """What follows a flag on the command line, the last time that it is there, before anything else is read; None where it is left out."""
+    said = None
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name == f"--{flag}":
-            return value if equals else next(iter(words[place + 1 :]), None)
-    return None
+            said = value if equals else next(iter(words[place + 1 :]), None)
+    return said
 
 
 def _with_settings(

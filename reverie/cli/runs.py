@@ -111,6 +111,7 @@ def repaint(
     """
     from reverie.run.plan import plan_again
     from reverie.run.repaint import repaint as paint
+    from reverie.store.files import atomic_file
 
     path = (out or Path(f"{pair_id}.png")).resolve()
     if path.is_dir():
@@ -119,7 +120,8 @@ def repaint(
         raise InputError(f"there is no folder {path.parent} to write {path.name} to")
     folder = _where_it_was_made(folder)
     image, stored = paint(plan_again(folder), folder, pair_id, find_device(device))
-    path.write_bytes(image)
+    with atomic_file(path) as partial:
+        partial.write_bytes(image)
     print(
         f"{path}: {'the same bytes as the stored image' if image == stored else 'not the same bytes as the stored image'}"
     )

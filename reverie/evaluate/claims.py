@@ -32,6 +32,7 @@ from reverie.evaluate.power import LEVEL, detectable, seeds_needed
 from reverie.evaluate.significance import MIN_SEEDS, Verdict, is_packed, paired, unpack
 from reverie.store import results
 from reverie.store.files import atomic_file
+from reverie.store.json_files import misfit, read_json
 
 Measured = Mapping[str, Mapping[int, float]]
 """Value by seed of every arm, for one metric. Arms are written run/step/id."""
@@ -269,10 +270,10 @@ def read_looks(folder: Path) -> Looks:
     path = folder / RECORD
     if not path.exists():
         return Looks()
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, list):  # written before looks were
-            return Looks()
-        return Looks(tuple(int(look["seeds"]) for look in record["looks"]), record["max_seeds"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error!r}); the same command without it judges anew") from error
+    hint = "the same command without it judges anew"
+    record = read_json(path, object, StoreError, hint)
+    if isinstance(record, list):  # written before looks were
+        return Looks()
+    if wrong := misfit(record, {"looks": [{"seeds": int}], "max_seeds": (int, None)}):
+        raise StoreError(f"{path} is damaged ({wrong}); {hint}")
+    return Looks(tuple(look["seeds"] for look in record["looks"]), record["max_seeds"])

@@ -251,7 +251,8 @@ def _measured(texts: list[str], rows: Floats, labels: npt.NDArray[np.int64], clu
         if order == 1:
             numbers["words"] = different
     forms = np.unique([same(text) for text in texts], return_inverse=True)[1]
-    numbers["unique"] = np.array([len(np.unique(forms[row > 0])) for row in weights]) / size
+    # Of the captions that a draw holds, as a draw repeats some by itself.
+    numbers["unique"] = np.array([len(np.unique(forms[row > 0])) / (row > 0).sum() for row in weights])
     numbers["length"] = weights @ lengths / size
     return _Once({name: (float(value[0]), value[1:]) for name, value in numbers.items()}, shares[0])
 

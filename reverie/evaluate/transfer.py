@@ -61,8 +61,9 @@ def transfer(
     Raises: InputError for a source that is not there, named twice, or has no class with two train photos; ModelError for
         features that are not finite.
     """
-    if twice := sorted({source for source in sources if list(sources).count(source) > 1}):
-        raise InputError(f"{twice[0]} is named twice")
+    places = [_place(source) for source in sources]
+    if twice := [source for source, place in zip(sources, places, strict=True) if places.count(place) > 1]:
+        raise InputError(f"{twice[-1]} is named twice")
     if min(max_train, max_test) < 0 or neighbours < 1 or batch_size < 1:
         raise InputError("the most photos are 0 (all) or more; neighbours and the batch are 1 or more")
     for source in sources:  # a slip in the last one must not cost the work of all before it
@@ -133,6 +134,11 @@ def _drawn(photos: LabelledImages, most: int, seed: int) -> LabelledImages:
     return photos.only(wanted)
 
 
-def called(source: str) -> str:
-    """What a table calls a source: the last part of a folder."""
-    return source if source.startswith("smallworld:") else Path(source).resolve().name
+def called(sources: Sequence[str]) -> list[str]:
+    """What a table calls sources: the last part of a folder, or all that was given where two end alike."""
+    names = [_place(source).rpartition("/")[2] for source in sources]
+    return [source if names.count(name) > 1 else name for source, name in zip(sources, names, strict=True)]
+
+
+def _place(source: str) -> str:
+    return source if source.startswith("smallworld:") else Path(source).resolve().as_posix()

@@ -23,6 +23,7 @@ from reverie import pairs, seeds
 from reverie.errors import InputError, ModelError, ReverieError, UnknownName
 from reverie.images.real_guidance import FromShots, Guide
 from reverie.stage import Role, StepContext, UnitStage, words_unknown
+from reverie.store.pictures import MAX_PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ SCHEDULERS = (
     "unipc",
     "flow-match",
 )  # of models/painter.py, which is slow to load
+LARGEST_PX = math.isqrt(MAX_PIXELS)
 BLANK_LEVELS = 1  # an image whose channels each span at most this many of 255 levels shows nothing
 
 
@@ -92,6 +94,10 @@ class PaintPixels(UnitStage):
         for name, value in counts.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
+        if (side := max(self.size_px or 1, self.store_px or 1)) > LARGEST_PX:
+            raise InputError(
+                f"pictures of {side:,} pixels a side are more than can be read again; give {LARGEST_PX:,} or less"
+            )
         if not self.starts or self.per_caption % len(self.starts):
             raise InputError(
                 f"{self.per_caption} images of a caption cannot be dealt equally to {len(self.starts)} starts; use a multiple"

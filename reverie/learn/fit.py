@@ -106,8 +106,8 @@ class Fit:
             raise InputError(f"{self.steps} steps with {self.warmup_steps} of warm-up cannot be; give 1 step or more")
         if self.minutes is not None and self.minutes <= 0:
             raise InputError(f"minutes {self.minutes} must be above 0; leave it out to train for all the steps")
-        if self.lr <= 0 or self.weight_decay < 0:
-            raise InputError(f"lr {self.lr} must be above 0, and weight_decay {self.weight_decay} not below")
+        if not 0 < self.lr < math.inf or self.weight_decay < 0:
+            raise InputError(f"lr {self.lr} must be a number above 0, and weight_decay {self.weight_decay} not below")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise InputError(f"ema {self.ema} is a decay: at least 0, below 1")
 
@@ -411,9 +411,11 @@ def _save_batch(path: Path, batch: Batch, facts: Mapping[str, Any]) -> Path:
     """Tensors of a batch to ``path``.safetensors, the rest to ``path``.json."""
     tensors = {key: value.contiguous().cpu() for key, value in batch.items() if isinstance(value, Tensor)}
     others = {key: value for key, value in batch.items() if not isinstance(value, Tensor)}
-    path.with_suffix(".json").write_text(json.dumps({**facts, **others}, default=repr), encoding="utf-8")
+    with atomic_file(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps({**facts, **others}, default=repr), encoding="utf-8")
     file = path.with_suffix(".safetensors")
-    save_file(tensors, file)
+    with atomic_file(file) as partial:
+        save_file(tensors, partial)
     return file
 
 

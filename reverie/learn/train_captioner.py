@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class TrainCaptioner(Job):
     where: str = "status = 'ok'"  # which pairs
     texts: str | None = None  # step with the text features of all captions, where the support set holds a part of them
     seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, 1 if self.steps is None else self.steps) < 1:
@@ -161,6 +163,7 @@ class TrainCaptioner(Job):
             weight_decay=0.01,
             betas=(0.9, 0.999),
             clip=1.0,
+            precision=self.precision,
             speed=FitSpeed(checkpoint_every_s=60),
         )
 

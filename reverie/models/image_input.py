@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from reverie.errors import InputError
-from reverie.store.pictures import open_picture, upright_rgb
+from reverie.store.pictures import open_picture, read_picture, upright_rgb
 
 Pictured = str | Path | bytes | Image.Image | np.ndarray[Any, np.dtype[np.uint8]]
 """A file, encoded bytes, a picture of any mode, or uint8 (H, W, 3)."""
@@ -29,7 +29,4 @@ def opened_picture(image: Pictured) -> Image.Image:
         raise InputError(
             f"a {type(image).__name__} is no picture; give a file, bytes, a PIL picture or uint8 (H, W, 3)"
         )
-    try:
-        return open_picture(Path(image).read_bytes(), str(image))
-    except OSError as error:
-        raise InputError(f"cannot read {image}: {error.strerror}") from error
+    return read_picture(Path(image))

@@ -33,7 +33,7 @@ class EpisodesConfig:
     num_shots: tuple[int, ...] = (1, 5)
     queries: int = 6  # photos of each class that an episode asks about
     episodes: int = 2000  # episodes, the same for all networks
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run
 
 
 def episodes(config: EpisodesConfig) -> Plan:

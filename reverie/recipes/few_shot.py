@@ -104,7 +104,7 @@ class FewShotConfig:
     real_batch: int = 32  # shots in a step of tuning a classifier
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: FewShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes; test photos lie with those that shots are taken of."""
@@ -139,7 +139,9 @@ SCALES = {
         eval_data=None,
         num_shots=(1, 2, 4, 8, 16),
         guided_steps="published",
-        paint=Painting(PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50),
+        paint=Painting(  # CLIP sees 224 pixels
+            PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50, painter_dtype="fp16", store_px=256
+        ),
         clip="openai/clip-vit-base-patch16",
         select=Selection(most=800),
         learn=ClassifierLearning(tune_batch=512, lr=1e-3),
@@ -369,7 +371,7 @@ def _refuse_slips(config: FewShotConfig) -> None:
         raise InputError(f"--num-shots {min(config.num_shots)}: at least 1; the zero-shot arm is always there")
     if config.levels != "by-shots" and "guided" not in config.strategies:
         raise InputError("--levels are noise levels of guided images; add guided to --strategies")
-    if isinstance(config.guided_steps, int) and "guided" not in config.strategies:
+    if config.guided_steps != SCALES[config.scale].guided_steps and "guided" not in config.strategies:
         raise InputError("--guided-steps are those of guided images; add guided to --strategies")
     if config.shots_from is None:
         raise InputError("name the photos that shots are taken of: --shots-from FOLDER")

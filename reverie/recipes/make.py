@@ -38,7 +38,7 @@ class MakeConfig:
     # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
     keep: str = KEPT[True]
     unit_size: int = 100  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run
 
     def following(self, usual: MakeConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter; nothing is kept by what was not looked for; tokens by their painter."""

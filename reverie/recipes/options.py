@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 Scale = Literal["tiny", "small", "paper"]
 SmallScale = Literal["tiny", "small"]
 Precision = Literal["fp32", "bf16", "fp16"]
+ImageFormat = Literal["png", "jpeg", "webp"]
 
 BUILTIN = "builtin:"
-SMALL_WORLD = "smallworld:"
 PUBLIC_PAINTER = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 PUBLIC_DETECTOR = "PekingU/rtdetr_r50vd"  # all of it is in transformers; DETR's own checkpoints want timm
 TEMPLATES = (
@@ -138,6 +138,7 @@ class ClassCaptions:
         from reverie.captions.word_to_sentence import WordToSentence
         from reverie.smallworld.scene import class_names
 
+        check_at_least(1, per_class=per_class)
         own = classes or self.classes
         named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
         if len(given := [flag for flag, value in named if value]) > 1:
@@ -212,6 +213,7 @@ class Painting:
     scheduler: str | None = "ddim"  # sampler: ddim, dpm-solver++, euler, ...; the painter's own when absent
     paint_px: int | None = None  # side of painted images in pixels; what the painter was made for when absent
     store_px: int | None = None  # side of stored images in pixels; as painted when absent
+    image_format: ImageFormat = "png"  # format of stored images; png loses nothing, jpeg and webp take less room
     painter_dtype: Precision = "fp32"  # number format that the painter computes in; fp16 needs a GPU
     paint_batch: int = 16  # images painted together; changes the speed only
 
@@ -226,7 +228,16 @@ class Painting:
         Args:
             per_caption: images of each caption, of all starts together.
             starts: what images begin at; None is noise.
+        Raises: InputError that names a flag below its range.
         """
+        check_at_least(
+            1,
+            per_caption=self.per_caption,
+            sampler_steps=self.sampler_steps,
+            paint_px=self.paint_px,
+            store_px=self.store_px,
+            paint_batch=self.paint_batch,
+        )
         from reverie.images.pixels import PaintPixels, PaintSpeed
 
         return PaintPixels(
@@ -237,6 +248,7 @@ class Painting:
             scheduler=self.scheduler,
             size_px=self.paint_px,
             store_px=self.store_px,
+            image_format=self.image_format,
             dtype=self.painter_dtype,
             starts=starts,
             speed=PaintSpeed(self.paint_batch),
@@ -338,7 +350,7 @@ class Network:
     backbone: str = "resnet-tiny"
     view_px: int = 32  # side of a training view in pixels
     image_px: int = 64  # side in pixels that images and photos are resized to before views are cropped from them
-    train_steps: int = 200  # optimiser steps of training, the same in every arm
+    train_steps: int = 200  # optimiser steps of training; the same in every arm
     lr: float = 1e-3  # peak learning rate
     warmup: float = 0.1  # share of the training steps in which the learning rate rises
 
@@ -372,7 +384,9 @@ def usable_of(images: Path) -> str:
 
 def captions_of(source: UnitStage | Job, num_classes: int) -> int:
     """Captions of each class that a source gives."""
-    return int(getattr(source, "count", 0)) // num_classes
+    from reverie.stage import SourceStage
+
+    return source.count // num_classes if isinstance(source, SourceStage) else 0
 
 
 def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str:

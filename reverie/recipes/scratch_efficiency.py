@@ -19,7 +19,7 @@ from reverie.arms import Arm
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.ranges import check_at_least
-from reverie.recipes.options import ClassCaptions, Network, Painting, SmallScale, amount, clip_for, usable_of
+from reverie.recipes.options import ClassCaptions, Network, Painting, Precision, SmallScale, amount, clip_for, usable_of
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -42,11 +42,13 @@ class ScratchConfig:
     mixed_per_class: tuple[int, ...] = (2,)
     # share of photos in a batch where they are mixed with painted images; 0 = as many as there are of them
     real_share: float = 0.5
+
     net: Network = Network(train_steps=150, lr=3e-3)
     batch_size: int = 64  # examples in a step of training
+    precision: Precision = "fp32"  # number format of training
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: ScratchConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; as many captions as the largest arm needs."""
@@ -164,7 +166,14 @@ def scratch_efficiency(config: ScratchConfig = TINY, arms_: tuple[Arm, ...] | No
         backbone=net.backbone,
         image_size=net.view_px,
         size_px=net.image_px,
-        fit=Fit(net.train_steps, net.lr, int(net.warmup * net.train_steps), weight_decay=0.05, betas=(0.9, 0.999)),
+        fit=Fit(
+            net.train_steps,
+            net.lr,
+            int(net.warmup * net.train_steps),
+            weight_decay=0.05,
+            betas=(0.9, 0.999),
+            precision=config.precision,
+        ),
         batch=config.batch_size,
         real_share=config.real_share,
         min_area=0.8,

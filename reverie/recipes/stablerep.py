@@ -14,6 +14,7 @@ from all that are kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,9 +107,11 @@ class StableRepConfig:
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str | None = "smallworld:street:1280:640"
+
     probing: Probing = Probing()
     # store of real photos, made by reverie import, to train on as many of as there are painted images
     real_store: Path | None = None
+
     towers: Text = Text()
     # sides in pixels that 5 % of StableRep's images are scaled down to and up again, so that it sees photos of low
     # resolution
@@ -116,7 +119,7 @@ class StableRepConfig:
     # two more arms that must do worse than StableRep: images dealt to captions at random, and crops of one image
     controls: bool = False
     unit_size: int = 16  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: StableRepConfig) -> dict[str, Any]:
         """No CLIP model by default for a public painter, nothing left out without one; a rate and a commit by what is in them."""
@@ -150,8 +153,8 @@ class StableRepConfig:
             raise InputError(
                 f"--per-batch {m} (or --crops {k}) and --captions-per-batch {n} must be 2 or more, and their product even"
             )
-        if self.contrast_temperature <= 0 or self.mae_lr <= 0:
-            raise InputError("--contrast-temperature and --mae-lr must be above 0")
+        if not (0 < self.contrast_temperature < math.inf and 0 < self.mae_lr < math.inf):
+            raise InputError("--contrast-temperature and --mae-lr must be numbers above 0")
         if min(self.text.per_class, self.paint.sampler_steps) < 1:
             raise InputError("--per-class and --sampler-steps must be 1 or more")
         refuse_twins("--seeds", self.seeds)
@@ -166,6 +169,13 @@ class StableRepConfig:
     def _check_flags_that_say_nothing(self) -> None:
         if self.probing.protocol != "sgd" and (self.probing.probe_batch_norm or self.probing.probe_augment):
             raise InputError("--probe-batch-norm and --probe-augment belong to --protocol sgd")
+        if self.probing.protocol != "sgd" and self.probing.probe_epochs != Probing.probe_epochs:
+            raise InputError("--probe-epochs belongs to --protocol sgd; a logistic regression has no epochs")
+        idle = [kind for kind in self.one_image if kind not in self.arms]
+        if idle and self.one_image != SCALES[self.scale].one_image:
+            raise InputError(
+                f"--one-image {idle[0]} says what {LABELS[idle[0]]} learns from, which --arms does not name"
+            )
         if self.real_store and set(self.arms) <= {"stablerep"}:
             raise InputError("--real-store trains SimCLR, CLIP or MAE on photos too; name one of them with --arms")
         if self.images_from:

@@ -74,10 +74,12 @@ class PretrainingConfig:
     per_class: int = 5  # captions for each class, where they are written from class names
     # file of class names beside those of --classes, for as many images of more classes
     more_classes: Path | None = None
+
     paint: Painting = Painting(per_caption=2)
     num_images: int = 640  # images to paint, of all classes together
     # methods of pre-training on the same images: by labels, or without them by mocov2 and mae
     methods: tuple[Method, ...] = ("supervised",)
+
     net: Network = Network(train_steps=300, lr=3e-3)
     # folder or Hub id of weights to begin from; of this backbone, and fine-tuned as they are as well, as one more arm
     start: str | None = None
@@ -90,10 +92,11 @@ class PretrainingConfig:
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
     # absent
     eval_data: str | None = "smallworld:street:640:640"
+
     transfer: Transfer = Transfer()
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: PretrainingConfig) -> dict[str, Any]:
         """The small world's photos are of its own classes; as many captions as the images need."""

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.arms import Arm
 from reverie.errors import InputError
-from reverie.recipes.options import BUILTIN, PUBLIC_DETECTOR, PUBLIC_PAINTER, CaptionFile, Painting, Scale, clip_for
+from reverie.recipes.options import (
+    BUILTIN,
+    PUBLIC_DETECTOR,
+    PUBLIC_PAINTER,
+    CaptionFile,
+    Painting,
+    Precision,
+    Scale,
+    clip_for,
+)
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 
@@ -146,6 +155,7 @@ class SynticConfig:
     parts: bool = True
     rivals: tuple[Rival, ...] = ()  # other methods to train beside SynTIC, with the same sentences, decoder and steps
     decoder: Decoder = Decoder()
+    precision: Precision = "fp32"  # number format of training
     seeds: tuple[int, ...] = (0,)  # random seeds of training; every arm is trained once with each
     # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
     # absent
@@ -156,7 +166,7 @@ class SynticConfig:
     meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
     spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
     unit_size: int = 64  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: SynticConfig) -> dict[str, Any]:
         """The small world's sentences and photos stand in for a person's own; public painters have a faster sampler."""
@@ -219,7 +229,14 @@ SCALES = {
         TINY,
         scale="paper",
         sentences=0,
-        paint=Painting(PUBLIC_PAINTER, per_caption=1, guidance=7.5, sampler_steps=20, scheduler="dpm-solver++"),
+        paint=Painting(  # as painted, because the detector sees more than 256 pixels; what is stored are features
+            PUBLIC_PAINTER,
+            per_caption=1,
+            guidance=7.5,
+            sampler_steps=20,
+            scheduler="dpm-solver++",
+            painter_dtype="fp16",
+        ),
         clip="openai/clip-vit-base-patch32",
         tags=Tags(PUBLIC_DETECTOR, tag_threshold=0.5),  # its scores lie lower than DETR's, see open_detector
         keep_images=False,
@@ -254,6 +271,7 @@ def learning(config: SynticConfig, shows: DecoderInputConfig) -> TrainCaptioner:
     return TrainCaptioner(
         config.support_steps[-1], "refine", config.clip, tags.finder, tags.tag_threshold, tags.max_tags, shows, shape,
         own.label_smoothing, own.epochs, None, own.batch_size, own.lr, own.warmup_steps, config.where, config.texts,
+        precision=config.precision,
     )  # fmt: skip
 
 

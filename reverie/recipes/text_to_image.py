@@ -43,13 +43,13 @@ class TextToImageConfig:
     autoencoder_steps: int = 3000  # optimiser steps of the autoencoder
     autoencoder_batch: int = 16  # images in a step of the autoencoder
     channels: tuple[int, ...] = (64, 96)  # channels of the U-Net, one number a resolution, finest first
-    train_steps: int = 5000  # optimiser steps of training, the same in every arm
+    train_steps: int = 5000  # optimiser steps of training
     batch_size: int = 32  # examples in a step of training
     lr: float = 1e-3  # peak learning rate; 1e-5 with --start, unless another is given
     text_lr: float | None = None  # peak learning rate of the text encoders; that of --lr when absent
     caption_drop: float = 0.1  # share of captions that are replaced by the empty one, for guidance
     precision: Precision = "fp32"  # number format of training
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run
 
     def check(self) -> None:
         """Raises InputError for settings that do not go together, or say nothing."""

@@ -29,6 +29,7 @@ from reverie.recipes.options import (
     ClassifierCaptions,
     ClassifierLearning,
     Painting,
+    Precision,
     Scale,
     Selection,
     amount,
@@ -69,6 +70,7 @@ class ZeroShotConfig:
     fill: bool = True  # the surest of the other images, to fill up classes where fewer than K pass
     learn: ClassifierLearning = ClassifierLearning()
     end_to_end_steps: int = 0  # optimiser steps of one more arm, which tunes the whole encoder; 0 = no such arm
+    precision: Precision = "fp32"  # number format of training
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; nothing is measured when
     # absent
@@ -76,7 +78,7 @@ class ZeroShotConfig:
     # part of the photos to measure on; settings are chosen on train, so that test is read once
     eval_split: Literal["train", "test"] = "test"
     unit_size: int = 32  # captions in one commit
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: ZeroShotConfig) -> dict[str, Any]:
         """The small world's sentences and photos are of its own classes."""
@@ -101,7 +103,9 @@ SCALES = {
         TINY,
         scale="paper",
         text=ClassifierCaptions(per_class=200),
-        paint=Painting(PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50),
+        paint=Painting(  # CLIP sees 224 pixels
+            PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50, painter_dtype="fp16", store_px=256
+        ),
         clip="openai/clip-vit-base-patch16",
         select=Selection(most=800),
         learn=ClassifierLearning(tune_batch=512),
@@ -220,7 +224,7 @@ def end_to_end(config: ZeroShotConfig, steps: int, batch: int = WHOLE_BATCH) -> 
     learn = config.learn
     return Train(
         EndToEnd(about.names, about.said, clip, learn.soft_share, learn.teacher_temperature, image_size=side),
-        Fit(steps, WHOLE_LR, weight_decay=tune.weight_decay, clip=tune.clip),
+        Fit(steps, WHOLE_LR, weight_decay=tune.weight_decay, clip=tune.clip, precision=config.precision),
         captions_per_batch=batch,
         where="kept",
         group="image",
@@ -267,6 +271,10 @@ def painted(config: ZeroShotConfig, captions: UnitStage | None = None) -> tuple[
 
     if config.end_to_end_steps < 0:
         raise InputError(f"--end-to-end-steps {config.end_to_end_steps} is a number of steps, or 0 for none")
+    if config.precision != ZeroShotConfig.precision and not config.end_to_end_steps:
+        raise InputError(
+            f"--precision {config.precision} is of the encoder's training, and only its head is trained; give --end-to-end-steps"
+        )
     clip = check(config)
     about = task(config.text)
     return (

@@ -151,13 +151,15 @@ def _curves(facts: Facts) -> tuple[list[tuple[str, Any]], dict[str, str]]:
         own = arm_of.get(name, name)
         labels.setdefault(own, own)
         names.append(own)
-        metric, group = ("kl", "") if all("kl" in row for row in rows) else ("loss", job_of.get(name, labels[own]))
+        metric, group = ("kl", "") if all("kl" in row for row in rows) else ("loss", job_of.get(name, own))
         if points := [(row["step"], row[metric]) for row in rows if "step" in row and metric in row]:
             drawn.setdefault((metric, group), {}).setdefault(own, {})[name] = points
     colours = plots.arm_colours(list(dict.fromkeys(names)))
     drawings = []
     for (metric, group), lines in drawn.items():
-        unit = "loss above its lowest possible value, in nats" if metric == "kl" else f"loss of {group}"
+        unit = (
+            "loss above its lowest possible value, in nats" if metric == "kl" else f"loss of {labels.get(group, group)}"
+        )
         inorder = dict(sorted(lines.items(), key=lambda item: names.index(item[0])))
         drawings.append((metric, plots.curves(inorder, unit, colours, labels)))
     return drawings, colours

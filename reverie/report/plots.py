@@ -192,7 +192,7 @@ def growth(measured: Sequence[Measured]) -> Markup | None:
             if at := _amount(arm.factors):
                 lines.setdefault(at[0], {})[at[1]] = arm
             else:
-                levels[arm.label] = arm
+                levels[arm.id] = arm
     lines = {name: line for name, line in lines.items() if len(line) > 1}
     if not lines:
         return None
@@ -207,9 +207,9 @@ def growth(measured: Sequence[Measured]) -> Markup | None:
             for amount in amounts:
                 if span := line[amount].interval("top1"):
                     axes.plot([amount] * 2, [100 * end for end in span], color=colour, linewidth=1, alpha=0.7)
-        for name, arm in levels.items():
+        for arm in levels.values():
             height = 100 * arm.mean("top1")
-            axes.axhline(height, color=SOFT, linewidth=1.2, linestyle=(0, (2, 3)), label=_short(name, 40))
+            axes.axhline(height, color=SOFT, linewidth=1.2, linestyle=(0, (2, 3)), label=_short(arm.label, 40))
         axes.set_xscale("log")
         ticks = sorted({amount for line in lines.values() for amount in line})
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])

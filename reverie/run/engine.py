@@ -46,8 +46,11 @@ def run(
     if int(os.environ.get("RANK", 0)) > 0:
         _follow(plan, folder, device, until)
         return True
-    for step in plan.steps:
+    last = len(plan.steps) if until is None else plan.steps.index(plan.step(until)) + 1
+    for place, step in enumerate(plan.steps):
         step.stage.check()
+        if place < last and not (folder / "done" / f"{step.name}.json").exists():
+            step.stage.check_device(device)
     claim(folder)
     with units_held(folder, part_of(plan.num_units, part)), Events(folder) as events:
         with alone(folder):

@@ -33,6 +33,7 @@ from typing import Any, Literal
 from reverie import settings as setting
 from reverie import stage as stages
 from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.ranges import check_at_least
 from reverie.settings import Resolved
 from reverie.stage import Job, SourceStage, UnitStage
 from reverie.store.files import atomic_file
@@ -114,8 +115,7 @@ class Plan:
         units = [step for step in self.steps if step.kind != "job"]
         if units and not isinstance(units[0].stage, SourceStage):
             raise InputError(f"the first step with units, {units[0].name!r}, must be a source of captions")
-        if self.unit_size < 1:
-            raise InputError(f"unit_size is {self.unit_size}; it must be 1 or more")
+        check_at_least(1, unit_size=self.unit_size)
 
     @property
     def num_captions(self) -> int:
@@ -475,7 +475,10 @@ def settings_of(folder: Path, recipe: Callable[..., Any]) -> Resolved:
     assert kind is not None
     name = record.get("file") or record["recipe"]
     _refuse_unknown(folder / "plan.json", name, arguments, setting.names(kind))
-    config = setting.build(kind, arguments) if default is None else setting.change(default, **arguments)
+    try:
+        config = setting.build(kind, arguments) if default is None else setting.change(default, **arguments)
+    except InputError as error:
+        raise InputError(f"{folder / 'plan.json'} is damaged ({error}); use another folder") from error
     return Resolved(config, tuple(name for name in given if name in arguments))
 
 

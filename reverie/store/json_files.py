@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reverie.errors import ReverieError, StoreError
+from reverie.store.sources import what_is
 
 LARGEST = 2**63  # larger whole numbers fit no column and no tensor
 NAMES = {None: "null", int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -31,6 +32,8 @@ def read_json(path: Path, shape: object, kind: type[ReverieError], hint: str) ->
         kind: error to raise for a file that cannot be read, is no JSON, or is of another shape.
         hint: what to do then, the end of its line.
     """
+    if (found := what_is(path)) and found != "nothing":  # a pipe would be waited for without end
+        raise kind(f"cannot read {path} ({found}, not a file); {hint}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -72,6 +75,8 @@ def all_lines(path: Path, shape: object) -> Iterator[dict[str, Any]]:
     """The lines of a file that is always written whole; none if it is not there. Raises StoreError naming a line that is damaged."""
     if not path.exists():
         return
+    if found := what_is(path):
+        raise StoreError(f"cannot read {path} ({found}, not a file)")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -25,7 +25,7 @@ class FewShotStudy:
     scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
     num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 4  # captions for each class, where they are written from class names
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 TINY = FewShotStudy()

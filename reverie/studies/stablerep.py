@@ -35,12 +35,12 @@ class StableRepStudy:
     scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
     num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 4  # captions for each class, where they are written from class names
-    train_steps: int = 150  # optimiser steps of training, the same in every arm
+    train_steps: int = 150  # optimiser steps of training; the same in every arm
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str = "smallworld:street:1280:6400"
     # methods that StableRep is held against besides SimCLR; each is one more arm for every seed, and one more claim
     against: tuple[Literal["clip"], ...] = ()
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 # 45 arms in half an hour; claim 2 needs l times as many captions as the budget's arm with l copies. Small has four times the

@@ -33,12 +33,12 @@ class PretrainingStudy:
     num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     num_images: int = 640  # images to paint, of all classes together
     pretrain_shots: int = 10  # photos of each class to pre-train on
-    train_steps: int = 200  # optimiser steps of training, the same in every arm
+    train_steps: int = 200  # optimiser steps of training; the same in every arm
     transfer_steps: int = 100  # optimiser steps of fine-tuning, the same in every arm
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train
     # photos
     eval_data: str = "smallworld:street:640:6400"
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 TINY = PretrainingStudy()

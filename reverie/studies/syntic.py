@@ -34,7 +34,7 @@ class SynticStudy:
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     epochs: int = 6  # passes over the examples of training
     simulated: bool = False  # the simulated features alone, in a minute
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 TINY = SynticStudy()

@@ -45,7 +45,7 @@ class ZeroShotStudy:
     scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
     num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 8  # captions for each class, where they are written from class names
-    seed: int = 0  # random seed of captions, images and everything else but training
+    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 # Small has three times the captions, and the longer trainings of the recipes' small; with their images, twice as many at

@@ -46,6 +46,13 @@ def test_captions_say_all_that_is_judged_and_are_fresh_for_each_seed():
     assert [caption for _, caption, _ in one] != [caption for _, caption, _ in check._asked(1, 1, 40)]
 
 
+def test_pictures_of_the_scenes_are_as_various_and_a_single_picture_is_not():
+    scenes, _, numbers = zip(*check._asked(1, 0, 30), strict=True)
+    images = [render(scene, "studio", number).image for scene, number in zip(scenes, numbers, strict=True)]
+    assert [row.measured for row in check._spread(images, scenes)] == pytest.approx([1, 1], abs=0.1)
+    assert [row.measured for row in check._spread(images[:1] * 30, scenes)] == pytest.approx([0, 0], abs=1e-9)
+
+
 def draw_what_is_said(name, captions, seed=0, device="cpu", progress=None):
     """A perfect painter: it reads the caption and photographs such a scene."""
     where = {"left of": (0.25, 0.5), "right of": (0.75, 0.5), "above": (0.5, 0.25), "below": (0.5, 0.75)}

@@ -4,7 +4,7 @@ import pytest
 from reverie.stage import StepContext
 
 
-class Told(list):
+class Events(list):
     """What a stage reported."""
 
     def __call__(self, kind, **facts):
@@ -13,7 +13,7 @@ class Told(list):
 
 @pytest.fixture
 def context(tmp_path):
-    return StepContext(tmp_path / "run", "captions", seed=7, report=Told())
+    return StepContext(tmp_path / "run", "captions", seed=7, report=Events())
 
 
 def units_of(stage, context, unit_size):

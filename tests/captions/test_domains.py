@@ -29,6 +29,7 @@ def write(path, content):
 
 def test_a_record_alone_or_among_others(tmp_path):
     assert read_domain(write(tmp_path / "land.json", RECORD)) == READ
+    assert read_domain(f"{tmp_path / 'land.json'}:Land") == READ
     file = write(tmp_path / "all.json", {"EuroSAT": RECORD})
     assert read_domain(file) == read_domain(f"{file}:EuroSAT") == READ
     file = write(tmp_path / "more.json", {"EuroSAT": RECORD, "Empty": {}})
@@ -71,6 +72,7 @@ def test_a_template_says_how_a_sentence_is_said(template, context):
         ({"A": {"context": ["a photo"]}}, "", "context must be one text"),
         ({"A": {"classes": ["cat"], "synonyms": {"dog": ["hound"]}}}, "", "unknown class in the synonyms 'dog'"),
         ({"A": {"synonyms": ["hound"]}}, "", "synonyms must be an object"),
+        (RECORD, ":EuroSAT", "unknown data set in land.json 'EuroSAT'; known: land"),
         (["forest"], "", "must hold a JSON object: data set -> its classes"),
     ],
 )

@@ -1,7 +1,8 @@
 import pytest
 
 from reverie.captions.llm import AskWriter, words_missing
-from reverie.errors import InputError
+from reverie.captions.word_to_sentence import WordToSentence
+from reverie.errors import InputError, ModelError
 from reverie.pairs import CAPTIONS
 from reverie.seeds import derive
 from tests.captions.conftest import asked
@@ -137,12 +138,20 @@ def test_words_missing(caption, label, missing):
         ({"prompt": "of {class}"}, "no classes are given"),
         ({"classes": ("cat",), "top_p": 0.0}, "top_p"),
         ({"classes": ("cat",), "temperature": -1.0}, "temperature"),
+        ({"classes": ("cat",), "temperature": float("inf")}, "temperature"),
         ({"classes": ("cat",), "max_tries": 0}, "max_tries"),
     ],
 )
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(InputError, match=message):
         AskWriter(**options)
+
+
+def test_a_model_is_looked_for_before_any_work_and_a_server_when_it_is_needed(tmp_path):
+    with pytest.raises(ModelError, match=r"no model file .*missing\.gguf"):
+        AskWriter(str(tmp_path / "missing.gguf"), ("cat",)).check()
+    AskWriter("openai:m@http://localhost:9/v1", ("cat",)).check()
+    WordToSentence(("cat",), 1, "openai:m@http://localhost:9/v1").check()
 
 
 def test_class_list_is_checked():

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -137,3 +138,24 @@ def test_a_thought_that_does_not_end_is_no_caption(text):
 def test_nothing_is_nothing():
     assert tidy("</think>", 300, 60) == ("", "empty")
     assert tidy("Caption:", 300, 60) == ("", "empty")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"prompt": "\ud83d {class}"},
+        {"prompt": "{class} ({gloss})", "glosses": {"cat": "\ud83d"}},
+        {"prompt": "{examples}{class}", "examples": [["cat", "\ud83d"]]},
+    ],
+)
+def test_half_a_character_in_a_prompt_is_refused_before_any_work(tmp_path, given):
+    (tmp_path / "prompt.json").write_text(json.dumps(given))
+    with pytest.raises(InputError, match="half of a character"):
+        read_prompt(tmp_path / "prompt.json", ["cat"])
+
+
+@pytest.mark.parametrize("name", ["prompt.txt", "prompt.json"])
+def test_a_prompt_that_is_a_named_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="named pipe"):
+        read_prompt(tmp_path / name, ["cat"])

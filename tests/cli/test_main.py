@@ -507,3 +507,24 @@ def test_numbers_below_their_range(say: Say, recipe: str, flags: list[str]) -> N
 @pytest.mark.parametrize("flag", ["guidance", "lr"])
 def test_not_a_number(say: Say, flag: str) -> None:
     assert f"--{flag} nan" in refused(say("run", "stablerep", "--device", "cpu", f"--{flag}", "nan"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "syntic", "--support", "a.txt", "--support", "b.txt"],
+        ["make", "--per-class=2", "--per_class", "3"],
+        ["evaluate", "transfer", "pixels", "photos", "--seed", "1", "--seed=1"],
+    ],
+)
+def test_a_flag_that_is_given_twice_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert "is given twice; give it once" in said
+    assert "\n" not in said
+    assert not list(tmp_path.iterdir())

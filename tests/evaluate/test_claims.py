@@ -204,6 +204,22 @@ def test_looks_are_kept_and_read_again(tmp_path):
     written = json.loads((tmp_path / "claims.json").read_text())
     assert [look["level"] for look in written["looks"]] == list(levels(looks))
     assert "spending" in written["rule"]
-    (tmp_path / "claims.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"claims\.json"):
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"null",
+        b"{}",
+        b"[" * 100_000,
+        b'{"looks": [{"seeds": "3"}], "max_seeds": 12}',
+        b'{"looks": [], "max_seeds": [12]}',
+    ],
+)
+def test_looks_that_are_damaged_are_one_line(tmp_path, content):
+    (tmp_path / "claims.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"claims\.json.*judges anew") as caught:
         read_looks(tmp_path)
+    assert "\n" not in str(caught.value)

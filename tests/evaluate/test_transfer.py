@@ -12,7 +12,7 @@ from PIL import Image
 
 from reverie.cli.main import main
 from reverie.errors import InputError, ModelError
-from reverie.evaluate.transfer import _drawn, features_of, means, transfer
+from reverie.evaluate.transfer import _drawn, called, features_of, means, transfer
 from reverie.models.backbones import build_backbone, save_backbone
 from reverie.models.encoder import open_backbone
 
@@ -98,10 +98,17 @@ def test_photos_are_drawn_alike_for_every_encoder(sets):
     assert _drawn(photos, 20, 0).images == _drawn(photos, 20, 0).images != _drawn(photos, 20, 1).images
 
 
+def test_sets_that_are_called_alike_are_told_apart():
+    assert called(["a/pets", "b/food", "smallworld:street:8:8"]) == ["pets", "food", "smallworld:street:8:8"]
+    assert called(["a/pets/", "b/pets", "b/food"]) == ["a/pets/", "b/pets", "food"]
+
+
 def test_slips(sets, capsys):
     features, _ = features_of("pixels")
     with pytest.raises(InputError, match="is named twice"):
         next(transfer(features, [sets[0], sets[0]]))
+    with pytest.raises(InputError, match="is named twice"):
+        next(transfer(features, [sets[0], f"{sets[0]}/"]))
     with pytest.raises(InputError, match="nowhere"):
         next(transfer(lambda pictures: pytest.fail("work before the last source was looked for"), [sets[0], "nowhere"]))
     with pytest.raises(ModelError, match="not finite"):

@@ -11,7 +11,7 @@ from reverie.store import tables
 from tests.models import tiny
 
 
-class Told(list):
+class Events(list):
     """What a stage reported."""
 
     def __call__(self, kind, **facts):
@@ -20,7 +20,7 @@ class Told(list):
 
 @pytest.fixture
 def context(tmp_path):
-    return StepContext(tmp_path, "filter", inputs=("images",), report=Told())
+    return StepContext(tmp_path, "filter", inputs=("images",), report=Events())
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from reverie.filters import captions
 from reverie.filters.captions import CleanCaptions, alike, grams, pieces, repeated
 from reverie.stage import StepContext
 from reverie.store import tables
-from tests.captions.conftest import Told
+from tests.captions.conftest import Events
 
 WORDS = ["red", "blue", "dog", "cat", "sits", "runs", "under", "over", "table", "chair", "window", "morning", "light", "street", "park", "two", "three", "small", "large", "old"]  # fmt: skip
 
@@ -21,7 +21,7 @@ def sentence(seed, length=12):
 
 def put(tmp_path, texts, unit_size=4):
     """Captions in several units."""
-    told = Told()
+    told = Events()
     context = StepContext(tmp_path, "clean", report=told)
     for unit in range(0, -(-len(texts) // unit_size)):
         rows = [

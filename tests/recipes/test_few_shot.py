@@ -223,6 +223,7 @@ def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_pa
         ({"orders": ("mixed", "mixed")}, "names one twice"),
         ({"levels": (0.5,), "strategies": ("basic",)}, "add guided"),
         ({"guided_steps": 5, "strategies": ("basic",)}, "add guided"),
+        ({"guided_steps": "published", "strategies": ("basic",)}, "add guided"),
         ({"guided_steps": 0}, "--guided-steps 0: at least 1"),
         ({"levels": (1.5,)}, r"lies in \[0, 1\]"),
         ({"most": 0}, "at least 1 image"),

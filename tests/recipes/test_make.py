@@ -101,6 +101,22 @@ def test_make_with_the_builtin_painter(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "flag", ["per_class", "unit_size", "per_caption", "sampler_steps", "paint_px", "store_px", "paint_batch"]
+)
+@pytest.mark.parametrize("number", [0, -8])
+def test_a_number_below_its_range_is_told_by_its_flag(flag: str, number: int) -> None:
+    with pytest.raises(InputError, match=f"^--{flag.replace('_', '-')} {number}: give 1 or more$"):
+        make(**{flag: number})
+
+
+@pytest.mark.parametrize("flag", ["paint_px", "store_px"])
+def test_pictures_that_could_not_be_read_again_are_not_painted(flag: str) -> None:
+    make(**{flag: 8000})
+    with pytest.raises(InputError, match="100,000 pixels a side are more than can be read again; give 8,000 or less"):
+        make(**{flag: 100_000})
+
+
 def test_tokens_are_painted_by_their_own_painter_and_looked_at_without_pixels_where_that_can_be() -> None:
     config = resolve(MakeConfig(), {"as_": "tokens"})
     assert (config.paint.painter, config.paint.guidance, config.paint.sampler_steps) == (

@@ -151,3 +151,40 @@ def test_at_small_too_templates_give_as_many_images_as_sentences(given: dict[str
     assert images(plan) == 50 * 4 * NUM_CLASSES
     assert "basic, 8 templates of each, about 25 images of a template" in plan.notes[0]
     assert json.dumps(plan.record()["notes"]) == json.dumps(list(plan.notes))
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_painting_is_in_half_precision_and_stores_no_more_than_is_looked_at(name: str, given: dict[str, Any]) -> None:
+    written = {"words": "owner/t5"} if name in FROM_NAMES else {}
+    (stage,) = (step.stage for step in at_paper(name, given, **written).steps if step.kind == "pairs")
+    paint = getattr(stage, "paint", stage)
+    assert paint.dtype == "fp16"
+    assert paint.store_px == (None if name == "syntic" else 256)
+    assert not (name == "syntic" and stage.keep_images)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "name", ["make", *(name for name in known_recipes() if name not in ("episodes", "text_to_image"))]
+)
+def test_pictures_have_a_size_a_format_and_a_precision_wherever_they_are_painted(
+    name: str, given: dict[str, Any]
+) -> None:
+    flags: dict[str, Any] = {"painter_dtype": "bf16", "store_px": 48, "image_format": "webp"}
+    plan = call_recipe(name, flags | ({"captions": given["captions"]} if name == "make" else {}))
+    (stage,) = (step.stage for step in plan.steps if step.kind == "pairs")
+    paint = getattr(stage, "paint", stage)
+    assert (paint.dtype, paint.store_px, paint.image_format) == ("bf16", 48, "webp")
+
+
+@pytest.mark.parametrize("name", ["scratch_efficiency", "stablerep", "synthetic_pretraining", "syntic", "zero_shot"])
+def test_precision_reaches_all_training_of_networks(name: str) -> None:
+    more = {"end_to_end_steps": 3} if name == "zero_shot" else {}
+    steps = call_recipe(name, {"precision": "bf16"} | more).record()["steps"]
+    said = [json.dumps(step["settings"]) for step in steps if '"precision"' in json.dumps(step["settings"])]
+    assert said
+    assert all('"precision": "bf16"' in text and '"precision": "fp32"' not in text for text in said)
+
+
+def test_precision_without_a_network_to_train_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--precision bf16 .* --end-to-end-steps"):
+        call_recipe("zero_shot", {"precision": "bf16"})

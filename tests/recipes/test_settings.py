@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from tyro._docstrings import get_field_docstring
 
 from reverie.cli import main as cli
 from reverie.cli import recipes as recipe_commands
@@ -160,6 +161,21 @@ def test_help_shows_the_real_default_of_every_flag(
     )
 
 
+def test_a_group_of_settings_is_headed_by_its_own_words() -> None:
+    """tyro gives a comment that stands above a setting to the line below it as well."""
+
+    def groups(kind: Any) -> None:
+        for item, hint in typing.get_type_hints(kind).items():
+            if dataclasses.is_dataclass(hint):
+                assert get_field_docstring(kind, item, ()) is None, (
+                    f"{kind.__name__}.{item}: leave a line free above it"
+                )
+                groups(hint)
+
+    for recipe in KINDS.values():
+        groups(config_type(recipe))
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_each_flag_sets_what_it_names(name: str, files: dict[str, Any]) -> None:
     """All flags at once, each with another value: a setting that got another flag's value, or none, would show."""
@@ -208,7 +224,7 @@ NEEDS: dict[str, dict[str, Any]] = {  # what must be there for a setting to say 
     "around": {"words": "builtin:words"}, **{f"text_{part}": {"text_tower": True} for part in ("tokenizer", "width", "layers", "heads", "context", "out")},
     "queue": {"methods": ("mocov2",), "queue": 512}, "momentum": {"methods": ("mocov2",)}, "batchnorm_groups": {"methods": ("mocov2",)},
     **{f"decoder_{part}": {"methods": ("mae",), "arms": ("mae",), "backbone": "vit-tiny"} for part in ("width", "layers", "heads")},
-    "mae_lr": {"arms": ("mae",)}, "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
+    "mae_lr": {"arms": ("mae",)}, "precision": {"end_to_end_steps": 1}, "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
 }  # fmt: skip
 SILENT = {  # speed, names of other settings, and what other files than ours must hold
     "scale", "paint_batch", "trackers", "real_store", "images_from", "start", "captions_split", "of", "store", "queue", "decoder_width", "decoder_heads", "batchnorm_groups", "text_width", "text_heads", "width",
@@ -354,6 +370,50 @@ def test_a_setting_that_is_no_more_is_told(scales: dict[str, Any]) -> None:
     path.write_text(json.dumps(record))
     with pytest.raises(InputError, match="a setting that it does not have: 'colour'"):
         plan_again(Path("run"))
+
+
+DAMAGED = [
+    ("guidance", "abc", "give a number"), ("guidance", None, "give a number"), ("per_caption", [1, 2], "give a whole number"),
+    ("per_caption", 1.5, "give a whole number"), ("per_caption", True, "give a whole number"), ("captions", ["a"], "give a path or None"),
+    ("clip", {"a": 1}, "give a text or None"), ("painter_dtype", "fp99", "give fp32, bf16, fp16"), ("seeds", [1, "a"], "give several, each a whole number"),
+    ("arms", "simclr", "give several, each stablerep, simclr, clip, mae"), ("duplicates", 1, "give True or False"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value", "said"), DAMAGED)
+def test_a_setting_of_another_kind_is_told(
+    name: str,
+    value: Any,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In Python, and in the plan of a run that is to go on."""
+    with pytest.raises(InputError, match=said):
+        change(stablerep.TINY, **{name: value})
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    call_recipe("stablerep", {}).settle(Path("run"))
+    record = json.loads(Path("run/plan.json").read_text())
+    record["arguments"][name] = value
+    Path("run/plan.json").write_text(json.dumps(record))
+    for words in (("run", "stablerep", "--out", "run", "--until", "captions"), ("retry", "run")):
+        with pytest.raises(SystemExit) as end:
+            cli.main([*words])
+        assert end.value.code == 2
+        assert re.fullmatch(rf"reverie: .*plan\.json.*{said}.*\n", capsys.readouterr().err)
+
+
+def test_a_whole_number_is_a_float_where_one_is_asked_for() -> None:
+    assert (
+        call_recipe("stablerep", {"guidance": 3}).fingerprints()
+        == call_recipe("stablerep", {"guidance": 3.0}).fingerprints()
+    )
+
+
+def test_of_two_scales_the_last_counts() -> None:
+    assert read("stablerep", ["--scale", "tiny", "--scale", "small"]).config == stablerep.SCALES["small"]
 
 
 def test_a_users_recipe_may_be_a_function_with_keyword_arguments_or_have_settings(

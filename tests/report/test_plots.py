@@ -26,6 +26,15 @@ def test_growth_draws_a_line_for_arms_that_differ_by_a_number() -> None:
     assert "other" not in drawn  # one number makes no line
 
 
+def test_arms_that_are_called_alike_are_drawn_apart() -> None:
+    line = [arm("a", 0.5, shots=1, strategy="guided"), arm("b", 0.7, shots=4, strategy="guided")]
+    twins = [ArmFacts(name, "alike", True, {"top1": {0: 0.4}}, (), {}) for name in ("c", "d")]
+    one, both = growth([measured(*line, twins[0])]), growth([measured(*line, *twins)])
+    assert one is not None
+    assert both is not None
+    assert both.count("alike") == 2 * one.count("alike") > 0
+
+
 def test_growth_of_photos_and_painted_images() -> None:
     amounts = ((10, 0), (50, 0), (0, 10), (0, 50), (10, 50))
     arms = [arm(f"{real}-{painted}", 0.2, real=real, painted=painted) for real, painted in amounts]

@@ -8,6 +8,9 @@ import pyarrow as pa
 import pytest
 
 from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.images.features import PaintFeatures
+from reverie.images.pixels import PaintPixels
+from reverie.learn.fit import Fit
 from reverie.run.engine import part_of, retry, run
 from reverie.run.events import read_events
 from reverie.run.plan import Plan, Step, read_plan
@@ -164,6 +167,30 @@ def test_until(tmp_path: Path) -> None:
     assert not tables.exists(tmp_path / "columns" / "brightness.lance")
     with pytest.raises(UnknownName, match="did you mean paint"):
         run(fake_recipe(), tmp_path, until="pain")
+
+
+@dataclasses.dataclass(frozen=True)
+class Half(Job):
+    """Has half precision among its settings, at some depth."""
+
+    fit: Fit = dataclasses.field(default_factory=lambda: Fit(1, precision="fp16"))
+
+    def run(self, context: StepContext) -> None:
+        (context.folder / "half.txt").write_text(context.device)
+
+
+def test_half_precision_is_refused_on_a_cpu_before_any_work(tmp_path: Path) -> None:
+    plan = fake_recipe()
+    plan = dataclasses.replace(plan, steps=(*plan.steps, Step("half", Half(), inputs=("count",))))
+    with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
+        run(plan, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="--painter-dtype fp16 needs a GPU"):
+        PaintFeatures(PaintPixels(dtype="fp16")).check_device("cpu")
+    PaintFeatures(PaintPixels(dtype="bf16")).check_device("cpu")
+    assert run(plan, tmp_path / "run", until="count") is True, "what comes later is somebody else's work"
+    assert run(plan, tmp_path / "run", device="cuda") is True
+    assert run(plan, tmp_path / "run") is True, "it is done"
 
 
 def test_a_user_error_in_a_unit_keeps_the_units_before(tmp_path: Path, rows: Rows) -> None:

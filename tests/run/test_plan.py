@@ -81,7 +81,7 @@ def test_a_run_goes_on_after_its_stages_gained_fields(tmp_path: Path) -> None:
             other.settle(tmp_path)
 
 
-def test_record_is_whole(tmp_path: Path) -> None:
+def test_record_is_complete(tmp_path: Path) -> None:
     plan = call_recipe(FAKE, {"count": 9, "guidance": 3.5})
     plan.settle(tmp_path)
     record = read_plan(tmp_path)

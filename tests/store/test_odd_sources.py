@@ -250,7 +250,7 @@ def test_metadata_of_an_imagefolder(tmp_path):
         folder / "test" / "metadata.jsonl",
         '{"file_name": "b.png", "caption": "a dog"}\n{"file_name": "c.png", "caption": "x"}\n',
     )
-    with pytest.raises(InputError, match=r"several splits \(test, train\); say which one with --split"):
+    with pytest.raises(InputError, match=r"several splits \(test, train\); choose one with --split"):
         everything(folder)
     assert (
         account(folder, tmp_path / "out", split="train")

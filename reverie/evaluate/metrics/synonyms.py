@@ -16,6 +16,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from reverie.store.files import atomic_file
+
 TABLE = Path(__file__).parent / "wordnet" / "synonyms.txt.gz"
 
 # Endings that METEOR takes off a word to find it in WordNet, and what it puts in their place; the first that leads to a word.
@@ -88,7 +90,8 @@ def make(jar: Path, table: Path = TABLE) -> None:
             bases.setdefault(form, []).append(base)
     irregular = [f"{form}\t{' '.join(own)}" for form, own in bases.items() if "_" not in form]
     text = "\n".join(words) + "\n\n" + "\n".join(irregular) + "\n"
-    table.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    with atomic_file(table) as partial:
+        partial.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -152,7 +152,9 @@ def _split_of(path: Path, split: str | None) -> Path:
         return full[0]
     named = ", ".join(splits)
     if full:
-        raise InputError(f"{path} has several splits ({named}); say which one with --split")
+        raise InputError(
+            f"{path} has several splits ({named}); choose one with --split, or name its own folder or file"
+        )
     raise InputError(
         f"{path} holds no classes but what looks like splits ({named}), and no classes in them; expected "
         f"{path.name}/{next(iter(splits))}/CLASS/IMAGE.jpg, or other names if these are classes"

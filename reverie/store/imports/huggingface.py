@@ -41,7 +41,9 @@ def _split_of(path: Path, split: str | None) -> Path:
     splits: list[str] = read_json(path / "dataset_dict.json")["splits"]
     split = split or (splits[0] if len(splits) == 1 else None)
     if split is None:
-        raise InputError(f"{path} has several splits ({', '.join(sorted(splits))}); say which one with --split")
+        raise InputError(
+            f"{path} has several splits ({', '.join(sorted(splits))}); choose one with --split, or name its own folder or file"
+        )
     if split not in splits:
         raise UnknownName(f"split of {path}", split, splits)
     return path / split

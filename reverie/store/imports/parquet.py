@@ -57,7 +57,9 @@ def _of_split(path: Path, files: list[Path], split: str | None) -> list[Path]:
             raise UnknownName(f"split of {path}", split, by_split)
         return by_split[split]
     if len(by_split) > 1 and set(by_split) <= set(SPLITS):
-        raise InputError(f"{path} has several splits ({', '.join(sorted(by_split))}); say which one with --split")
+        raise InputError(
+            f"{path} has several splits ({', '.join(sorted(by_split))}); choose one with --split, or name its own folder or file"
+        )
     return files
 
 
