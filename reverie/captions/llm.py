@@ -90,11 +90,10 @@ class AskWriter(SourceStage):
     def worker(self, writer: Writer, context: StepContext) -> Worker:
         """The work with an open writer. Position p is about class p // per_class."""
         # An adapter of a user's own may not say whether it follows instructions.
-        chats = bool(getattr(writer, "chats", False))
-        prompt = read_prompt(self.prompt, self._classes) if self.prompt else default_prompt(chats)
+        prompts = self._prompts(bool(getattr(writer, "chats", False)))
 
         def write(wanted: pa.Table) -> pa.Table:
-            asked = [self._asked(unit, position, context.seed, prompt) for unit, position in _places(wanted)]
+            asked = [self._asked(unit, position, context.seed, prompts) for unit, position in _places(wanted)]
             rows = self._rows(asked, writer, context.seed, context.retry * self.max_tries)
             return pairs.table(rows, pairs.CAPTIONS)
 
@@ -125,7 +124,10 @@ class AskWriter(SourceStage):
             rows.append({**row, "writer": writer.revision, "status": pairs.FAILED, "reason": why})
         return rows
 
-    def _asked(self, unit: int, position: int, run_seed: int, prompt: Prompt) -> dict[str, Any]:
+    def _prompts(self, chats: bool) -> tuple[Prompt, ...]:
+        return (read_prompt(self.prompt, self._classes) if self.prompt else default_prompt(chats),)
+
+    def _asked(self, unit: int, position: int, run_seed: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
         # The captions of a class stand together, so that one unit holds most of those that could repeat each other.
         label = self._classes[position // self.per_class] if self._classes else None
         return {
@@ -133,7 +135,7 @@ class AskWriter(SourceStage):
             "unit": unit,
             "label": label,
             "source": "llm",
-            "prompt": prompt.of(label),
+            "prompt": prompts[position % len(prompts)].of(label),
         }
 
     def _judged(self, text: str, label: str | None, taken: set[str]) -> tuple[str, str | None]:

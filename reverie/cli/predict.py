@@ -278,6 +278,70 @@ def evaluate_transfer(
     print(f"top-1 on test photos, of the features of {name}")
 
 
+def evaluate_diversity(
+    captions: Annotated[tuple[str, ...], tyro.conf.Positional],
+    names: tuple[str, ...] = (),
+    encoder: str = "words",
+    clusters: int = 50,
+    size: int = 0,
+    num_seeds: int = 5,
+    draws: int = 200,
+    picture: Path | None = None,
+    device: str = "",
+    json: bool = False,
+) -> None:
+    """How varied and how balanced sets of captions are, side by side: files, runs, or columns of either.
+
+    Example: reverie evaluate diversity runs/synth2 captions_val2017.json.gz DOCCI_Test.jsonl:IIW --picture diversity.svg
+
+    All sets are brought to the size of the smallest. Clusters are found in all of them together; each number has its 95 % interval.
+
+    Args:
+        captions: a file of captions, a run folder, or either with :COLUMN behind it.
+        names: what the table and the picture call them; the paths when absent.
+        encoder: words, for vectors of tf-idf; or an encoder of images and texts, whose text tower reads the captions.
+        clusters: k of k-means.
+        size: captions of each set to compare; as many as the smallest has when 0, and never more than 20,000.
+        num_seeds: how often captions are drawn and clustered; numbers are means over them.
+        draws: of the bootstrap.
+        picture: file for a picture, .svg, .png or .pdf.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.diversity import compare, encoder_vectors, read_captions, word_vectors
+    from reverie.report import diversity as shown
+
+    if not captions:
+        raise InputError("name sets of captions to compare: files, run folders, or either with :COLUMN")
+    if picture is not None:
+        shown.check_picture(picture)
+    called = names or tuple(captions)
+    if len(called) != len(captions) or len(set(called)) < len(called):
+        raise InputError(
+            f"{len(called)} names were given for {len(captions)} sets; each needs one of its own (--names)"
+        )
+    sets = {name: read_captions(source) for name, source in zip(called, captions, strict=True)}
+    embed = word_vectors if encoder == "words" else encoder_vectors(encoder, find_device(device))
+    with Console(stderr=True).status("measuring") as line:
+        found = compare(
+            sets, embed, clusters, num_seeds, draws, size,
+            progress=lambda done, total: line.update(f"measuring: seed {done + 1} of {total}"),
+        )  # fmt: skip
+    if picture is not None:
+        shown.draw(found, picture)
+    if json:
+        print(
+            as_json.dumps(
+                {"encoder": encoder, "clusters": clusters, "sets": [dataclasses.asdict(one) for one in found]}
+            )
+        )
+        return
+    open_console().print(shown.table(found))
+    print(f"{found[0].size:,} captions of each set, {clusters} clusters of all together, vectors of {encoder}")
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:
@@ -328,5 +392,6 @@ BUILTIN_IS = {
 # Kinds of `reverie evaluate`.
 EVALUATIONS: dict[str, Callable[[list[str]], int]] = {
     "captions": command_of("evaluate captions", evaluate_captions),
+    "diversity": command_of("evaluate diversity", evaluate_diversity),
     "transfer": command_of("evaluate transfer", evaluate_transfer),
 }

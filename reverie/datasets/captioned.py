@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from reverie import seeds
 from reverie.errors import BrokenImage, InputError, UnknownName
 from reverie.store.pictures import read_picture
 from reverie.store.sources import what_is
+
+if TYPE_CHECKING:
+    from reverie.smallworld.scene import Scene
 
 LOOKED_AT = 10_000  # photos that are decoded before any work
 SETS = ("all", "known", "held")  # of classes of the small world
@@ -37,6 +41,7 @@ class CaptionedImages:
     images: Sequence[Picture]
     references: Sequence[Sequence[str]]
     ids: Sequence[int | str] = ()  # what COCO's files call them; their names where there is no such file
+    scenes: Sequence[Scene] = ()  # what they show, where that is known: in the small world
 
     def __len__(self) -> int:
         return len(self.names)
@@ -135,10 +140,12 @@ def _asked(source: str) -> tuple[str, int, str]:
 
 
 def _smallworld(source: str) -> CaptionedImages:
-    from reverie.smallworld.photos import captioned
+    from reverie.smallworld.photos import captioned, scenes_of_captioned
 
     camera, asked, kind = _asked(source)
     classes = dict(zip(SETS, ((), *held_classes()), strict=True))[kind]
     # The same photos in every run: they are a benchmark, not a choice of the run.
-    pictures, said = captioned(asked, camera, seeds.derive("captioned", kind), classes=classes)  # type: ignore[arg-type]
-    return CaptionedImages([f"{kind}-{number:05d}" for number in range(asked)], list(pictures), said)
+    seed = seeds.derive("captioned", kind)
+    pictures, said = captioned(asked, camera, seed, classes=classes)  # type: ignore[arg-type]
+    names = [f"{kind}-{number:05d}" for number in range(asked)]
+    return CaptionedImages(names, list(pictures), said, scenes=scenes_of_captioned(asked, seed, classes))

@@ -100,7 +100,7 @@ class MeasureCaptions(Job):
                 continue
             support = context.weights(str(other)) if other else None
             captioner = load_captioner(context.weights(arm.step), context.device, self.speed.batch_size, support)
-            taken = refuse_test_captions(captioner.support, photos)
+            taken = refuse_test_captions(captioner.support, photos) if captioner.support else 0
             if taken > TAKEN * len(photos):
                 context.report(
                     # The small world has few sentences, so chance gives many of them twice: logged, and no warning.
@@ -140,6 +140,8 @@ class MeasureCaptions(Job):
                 each = tuple(round(float(value), 6) for value in score.each) if metric == PAIRED else None
                 found.append(record(metric=f"{metric}{ending}", value=score.corpus, each=each))
             found.append(record(metric=f"distinct{ending}", value=len(set(texts)) / len(texts)))
+            for metric, value, values in _facts(texts, photos):
+                found.append(record(metric=f"{metric}{ending}", value=value, each=values))
         results.append(context.results, *found)
 
     def _spice(self, context: StepContext, texts: list[str], photos: CaptionedImages) -> Scores | None:
@@ -162,6 +164,18 @@ class MeasureCaptions(Job):
 def captions_folder(run: Path, step: str) -> Path:
     """Where a measuring step keeps the captions, as JSON lines, one file for each arm and seed."""
     return run / "captions" / step
+
+
+def _facts(texts: Sequence[str], photos: CaptionedImages) -> list[tuple[str, float, tuple[float, ...] | None]]:
+    """How many facts of the scenes were said, where the photos are of known scenes: metric, its number, and that of each photo."""
+    if not photos.scenes:
+        return []
+    from reverie.smallworld.slots import facts_of, facts_said, slot_f1, slot_f1_each
+
+    said, true = [facts_said(text) for text in texts], [facts_of(scene) for scene in photos.scenes]
+    each = tuple(round(value, 6) for value in slot_f1_each(said, true))
+    scores = {name: value for name, value in slot_f1(said, true).items() if value is not None}
+    return [(name, value, each if name == "slot_f1" else None) for name, value in scores.items()]
 
 
 def score_captions(

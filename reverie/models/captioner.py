@@ -1,5 +1,7 @@
 """A captioner folder: a decoder, a support set, and the names of the encoder and the detector that it was trained on.
 
+Another kind of captioner, models/token_captioner.py, answers in the same way and is opened by the same function.
+
 captioner.json       encoder and its revision, detector, names of tags, what the decoder is shown, its size
 decoder/             a GPT-2 that transformers opens, and its tokenizer
 visual.safetensors   the maps from features and tags to its prefix
@@ -71,7 +73,8 @@ class Captioner:
         self, net: CaptionNet, tokenizer: Any, encoder: Encoder, detector: Detector | None, support: Support,
         about: dict[str, Any],
     ) -> None:  # fmt: skip
-        self.net, self.tokenizer, self.encoder, self.detector, self.support = net, tokenizer, encoder, detector, support
+        self.net, self.tokenizer, self.encoder, self.detector = net, tokenizer, encoder, detector
+        self.support: Support | None = support  # None: one that knows no sentences, as of Synth²
         self.names: list[str] = about["names"]
         self.shows: dict[str, Any] = about["shows"]
         self.device = next(net.parameters()).device
@@ -94,6 +97,9 @@ class Captioner:
             raise InputError("give a list of pictures, also for one alone")
         if beams < 1 or num_nearest < 0:
             raise InputError("beams are 1 or more, and num_nearest 0 or more")
+        support = self.support
+        if num_nearest and support is None:
+            raise InputError("this captioner has no support set, so no sentence of it can be shown (--nearest)")
         pictures = [opened_picture(image) for image in images]
         if not pictures:
             return []
@@ -101,10 +107,10 @@ class Captioner:
             seen = self.prepare(self.encoder.images(pictures), self.find_tags(pictures))
             texts = self.generate(seen, beams)
         close: list[tuple[tuple[str, float], ...]] = [()] * len(texts)
-        if num_nearest:
-            cosines, numbers = nearest(seen.features, self.support.rows, num_nearest)
+        if num_nearest and support is not None:
+            cosines, numbers = nearest(seen.features, support.rows, num_nearest)
             close = [
-                tuple((self.support.texts[n], c) for n, c in zip(ns, cs, strict=True))
+                tuple((support.texts[n], c) for n, c in zip(ns, cs, strict=True))
                 for ns, cs in zip(numbers.tolist(), cosines.tolist(), strict=True)
             ]
         return [CaptionOutput(*told) for told in zip(texts, map(tuple, seen.names), close, strict=True)]
@@ -133,6 +139,7 @@ class Captioner:
         if self.shows["asked_projected"]:
             heat = temperature or self.shows["temperature"]
             top_k, device = self.shows["top_k"], str(self.device)
+            assert self.support is not None
             shown = project(features, self.support.rows, heat, top_k=top_k, device=device).rows
         if self.shows["tags"] == "prompt":
             tags = self._entities(features)
@@ -182,6 +189,14 @@ def load_captioner(
     """
     folder = find_artifact("captioner", Path(path), "syntic")
     again = "make it again"
+    if "kind" in read_json(folder / ABOUT, {...: object}, ModelError, again):
+        from reverie.models.token_captioner import open_token_captioner
+
+        if support is not None:
+            raise InputError(
+                f"{folder} says photos in no support set, so another one changes nothing; name a captioner that does"
+            )
+        return open_token_captioner(folder, device, batch_size)
     about = read_json(folder / ABOUT, SHAPE, ModelError, again)
     rest = load_tensors(folder / VISUAL)
     decoder = Located("folder", str(folder / "decoder"), None, f"{folder.name}/decoder")

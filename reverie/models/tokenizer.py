@@ -48,6 +48,13 @@ def open_tokenizer(name: str, device: str = "cpu", dtype: torch.dtype = torch.fl
         return tokenizer
 
 
+def check_tokenizer(name: str) -> None:
+    """That a name is of a ``VQModel``, without its weights. Raises: ModelError, UnknownName."""
+    located = locate(name)
+    if located.kind == "openai" or "num_vq_embeddings" not in load_settings(located, part_of(located, "VQModel")):
+        raise ModelError(f"{name} is no tokenizer of images, which is a VQModel of diffusers")
+
+
 class Tokenizer:
     """A ``VQModel`` behind three verbs.
 

@@ -15,7 +15,7 @@ from reverie import seeds
 from reverie.errors import InputError, UnknownName
 from reverie.smallworld.describe import describe
 from reverie.smallworld.render import CAMERAS, CameraName, render
-from reverie.smallworld.scene import class_names, sample
+from reverie.smallworld.scene import Scene, class_names, sample
 
 
 def labelled(
@@ -77,11 +77,21 @@ def captioned(
 
     def draw(index: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
         own = seeds.derive("captioned photo", seed, index)
-        rng = np.random.default_rng(own)
-        scene = sample(rng, first=str(rng.choice(classes)) if classes else None)
+        scene, rng = _described(index, seed, classes)
         said = list(dict.fromkeys(describe(scene, "human", rng) for _ in range(4 * references)))
         return render(scene, camera, seed=seeds.derive("camera", own)).image, said[:references]
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         drawn = list(threads.map(draw, range(num)))
     return np.stack([image for image, _ in drawn]), [said for _, said in drawn]
+
+
+def scenes_of_captioned(num: int, seed: int = 0, classes: tuple[str, ...] = ()) -> list[Scene]:
+    """What the photos of ``captioned`` show, without drawing any."""
+    return [_described(index, seed, classes)[0] for index in range(num)]
+
+
+def _described(index: int, seed: int, classes: tuple[str, ...]) -> tuple[Scene, np.random.Generator]:
+    """A scene, and the generator that its sentences are drawn with."""
+    rng = np.random.default_rng(seeds.derive("captioned photo", seed, index))
+    return sample(rng, first=str(rng.choice(classes)) if classes else None), rng

@@ -1,0 +1,261 @@
+"""Captions about classes from a language model, made to differ: templates in turns, second concepts, scenes, glosses.
+
+    class -> template, gloss, perhaps a second class and a scene -> language model -> refusals and stems out, 5 to 50 words, class named
+
+Source: Synth², arXiv:2403.07750, which asks for one caption of a class at a time and says that diversity and balance of the set
+matter. Its templates are not public; these are ours. The control, captions asked without a class, is ``AskWriter`` with a prompt
+alone. What repeats or is near to it is looked for over the whole run, see filters/captions.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from reverie import pairs
+from reverie.captions.checks import clean, same
+from reverie.captions.classes import read_list, read_synonyms
+from reverie.captions.llm import AskWriter, tidy, unnamed
+from reverie.captions.prompts import EXAMPLES, OWN, Prompt
+from reverie.errors import InputError
+from reverie.pairs import CLASS_SLOT
+from reverie.seeds import derive
+from reverie.store.sources import read_json
+
+# To a model that follows instructions.
+ASKED = (
+    "Describe a photo in one plain sentence. The photo shows: {class}{gloss}{extra}",
+    "You annotate photos. Write what is in one, in a single factual sentence without opinions. It shows: {class}{gloss}{extra}",
+    "Write the caption of an everyday photo, at most twenty words and nothing else. In the photo: {class}{gloss}{extra}",
+    "Imagine a photo and say in one sentence what can be seen in it, things and places only. It has in it: {class}{gloss}{extra}",
+    "In one short sentence, say what a camera saw. It saw: {class}{gloss}{extra}",
+)
+# To one that only goes on with a text.
+GONE_ON = (
+    "Captions of photos.\n\n{examples}{class}{gloss}{extra}: ",
+    "What is in each picture:\n\n{examples}{class}{gloss}{extra}: ",
+    "Descriptions of photographs, one a line.\n\n{examples}{class}{gloss}{extra}: ",
+    "Photo archive. Subject and description:\n\n{examples}{class}{gloss}{extra}: ",
+)
+SCENES = (
+    "indoors", "outdoors", "in a street", "in a kitchen", "in a garden", "at the sea", "in the mountains", "at night", "in the rain",
+    "in a shop", "on a table", "in a field", "in a forest", "in a city", "in a living room", "on a sunny day",
+)  # fmt: skip
+WORDNET = "wordnet"
+
+Balance = Literal["uniform", "one-in-ten", "frequency"]
+
+REFUSAL = re.compile(
+    r"\bas an? (?:ai|language model)\b|\b(?:ai|large language) (?:model|assistant)\b|\bi(?:'m| am)? (?:sorry|unable|not able)\b"
+    r"|\bi (?:can ?not|can't|won't|will not|would need|apologi[sz]e)\b|^(?:i'm |i am )?sorry\b|\bunable to (?:create|describe|provide|write|generate)\b"
+    r"|\bcan ?not (?:create|describe|provide|write|generate|fulfil)|\bhere(?:'s| is| are) (?:an?|the|your|some) (?:\w+ )?(?:caption|description|sentence)"
+    r"|\blet me know\b|\bi'd be happy\b|\bplease (?:provide|specify)\b",
+    re.IGNORECASE,
+)
+PICTURE = r"(?:image|photo|photograph|picture|snapshot|scene)"
+STEM = re.compile(
+    rf"^(?:(?:this|here|it) is (?:an?|the) (?:\w+ )?{PICTURE}(?: (?:of|showing|that shows|depicting|with))?+"
+    rf"|(?:this|the|an?) {PICTURE}(?: here)? (?:is of|of|shows|showing|depicts|depicting|features|captures|displays|contains)"
+    rf"|in (?:this|the) {PICTURE},?(?: (?:there (?:is|are)|(?:we|you)(?: can)? see))?+)\s+(?=\S)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class AskAboutClasses(AskWriter):
+    """Captions about classes, as ``AskWriter`` makes them, asked in many ways.
+
+    ``per_class`` is how many captions a class has on average; ``balance`` says how they are shared out:
+
+        uniform     as many of each class
+        one-in-ten  all of every tenth class, and none of the others
+        frequency   the more the earlier a class stands in the list: of the n-th one in proportion to 1/n
+    """
+
+    prompt: str | Path = ""  # a template of your own in place of those below; see ``templates``
+    min_words: int = 5
+    max_words: int = 50
+    templates: tuple[str, ...] | Path = ()  # asked in turns, or a file of them; what suits the model when empty
+    glosses: Path | str = ""  # JSON file, class name -> what it means; or wordnet, for names that mean several things
+    synonyms: Mapping[str, tuple[str, ...]] | Path | None = None  # class name -> words that count as naming it; or JSON
+    second: float = 0.25  # share of captions that are asked to hold a second class of the list
+    scene: float = 0.25  # share of captions that are asked to be somewhere
+    scenes: tuple[str, ...] | Path = SCENES  # where, or a file of such places
+    balance: Balance = "uniform"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt not in ("", OWN):
+            raise InputError("captions about classes are asked by templates, not by one prompt; give --templates")
+        if not 1 <= self.min_words <= self.max_words:
+            raise InputError(
+                f"captions of {self.min_words} to {self.max_words} words cannot be; give at least 1, and no less at most"
+            )
+        for name, share in (("second", self.second), ("scene", self.scene)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} {share} is a share of captions, from 0 to 1")
+        if self.balance not in ("uniform", "one-in-ten", "frequency"):
+            raise InputError(f"a balance {self.balance!r} is not known; use uniform, one-in-ten or frequency")
+
+    @property
+    def count(self) -> int:
+        """Captions that will be made. Raises InputError for a list, templates or glosses that are not usable."""
+        _ = self._glosses, self._same, self._scenes, self._templates(True)
+        return int(self._starts[-1])
+
+    def check(self) -> None:
+        """Raises what ``count`` does."""
+        _ = self.count
+
+    def _prompts(self, chats: bool) -> tuple[Prompt, ...]:
+        return tuple(
+            Prompt(template, self._glosses, EXAMPLES if "{examples}" in template else ())
+            for template in self._templates(chats)
+        )
+
+    def _templates(self, chats: bool) -> tuple[str, ...]:
+        given = read_list(self.templates, "templates") if isinstance(self.templates, Path) else list(self.templates)
+        if not given:
+            return (OWN,) if self.prompt == OWN else ASKED if chats else GONE_ON
+        for template in given:
+            if CLASS_SLOT not in template:
+                raise InputError(f"the template {template!r} has no {CLASS_SLOT} in it")
+        return tuple(given)
+
+    def _asked(self, unit: int, position: int, run_seed: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        number = int(np.searchsorted(self._starts, position, side="right"))
+        label = self._classes[number]
+        turn = position - (int(self._starts[number - 1]) if number else 0)
+        # Shifted by the class, so that a class with few captions does not mean the first template.
+        prompt = prompts[(turn + number) % len(prompts)]
+        rng = np.random.default_rng(derive("how to ask", run_seed, position))
+        with_second, with_scene = (rng.random(2) < (self.second, self.scene)).tolist()
+        other = self._classes[(number + 1 + int(rng.integers(len(self._classes) - 1))) % len(self._classes)]
+        extra = f" and {other}" if with_second else ""
+        if with_scene:
+            extra += f", {self._scenes[int(rng.integers(len(self._scenes)))]}"
+        return {
+            "caption_id": pairs.caption_id(run_seed, "llm", position),
+            "unit": unit,
+            "label": label,
+            "source": "llm",
+            # A class may be called {extra}, so it goes in last, with the gloss.
+            "prompt": Prompt(prompt.template.replace("{extra}", _plain(extra)), prompt.glosses, prompt.examples).of(
+                label
+            ),
+        }
+
+    def _judged(self, text: str, label: str | None, taken: set[str]) -> tuple[str, str | None]:
+        if REFUSAL.search(text.strip()):
+            return clean(text)[: self.max_chars], "a refusal, or talk about the task"
+        caption, reason = tidy(text, self.max_chars, self.max_words, label)
+        caption = without_stem(caption)
+        if reason is None and caption.count(" ") + 1 < self.min_words:
+            reason = f"fewer than {self.min_words} words"
+        if reason is None and label and self.names_class:
+            reason = unnamed(caption, (label, *self._same.get(label, ())))
+        if reason is None and same(caption) in taken:
+            reason = "duplicate within its unit"
+        return caption, reason
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Where the captions of each class end."""
+        num = len(self._classes)
+        if num < 2:
+            raise InputError(
+                f"a list of one class, {self._classes[0]!r}, gives captions of one thing; give two classes or more"
+            )
+        weights = np.ones(num)
+        if self.balance == "frequency":
+            weights = 1 / np.arange(1, num + 1)
+        elif self.balance == "one-in-ten":
+            weights = np.zeros(num)
+            weights[np.random.default_rng(derive("one in ten")).permutation(num)[: -(-num // 10)]] = 1
+        return np.asarray(np.cumsum(shared_out(num * self.per_class, weights)))
+
+    @cached_property
+    def _scenes(self) -> tuple[str, ...]:
+        found = read_list(self.scenes, "scenes") if isinstance(self.scenes, Path) else self.scenes
+        if not found and self.scene:
+            raise InputError("there are no scenes to ask for; give some, or a share of 0")
+        return tuple(found)
+
+    @cached_property
+    def _same(self) -> dict[str, tuple[str, ...]]:
+        return read_synonyms(self.synonyms, self._classes)
+
+    @cached_property
+    def _glosses(self) -> dict[str, str]:
+        return read_glosses(self.glosses, self._classes)
+
+
+def _plain(text: str) -> str:
+    """Without what a prompt would fill in."""
+    return text.replace("{", "(").replace("}", ")")
+
+
+def without_stem(caption: str) -> str:
+    """A caption without "This is an image of" and its like; one that is nothing else stays as it is."""
+    while found := STEM.match(caption):
+        caption = caption[found.end() :]
+    return caption
+
+
+def shared_out(total: int, weights: np.ndarray) -> np.ndarray:
+    """Whole numbers (n,) in proportion to weights that sum to ``total``: the largest remainders are rounded up, earlier ones first."""
+    exact = total * weights / weights.sum()
+    counts: np.ndarray = np.floor(exact).astype(np.int64)
+    order = np.argsort(-(exact - counts), kind="stable")
+    counts[order[: total - int(counts.sum())]] += 1
+    return np.asarray(counts)
+
+
+def read_glosses(source: Path | str, classes: Sequence[str]) -> dict[str, str]:
+    """What class names mean, by name in lower case.
+
+    Args: source: a JSON file, name -> gloss, which may know other names too; ``wordnet``, for those with several noun senses, of
+        which the first is meant; or nothing.
+    Raises: InputError for a file that is none or knows no class, or where no WordNet is installed.
+    """
+    if not str(source):
+        return {}
+    if str(source) == WORDNET:
+        return {name.casefold(): senses[0] for name in classes if len(senses := _senses(name)) > 1}
+    given = read_json(Path(source), "glosses")
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise InputError(f"{source} must hold a JSON object: class name -> what it means")
+    known = {name.casefold() for name in classes}
+    found = {low: clean(text) for name, text in given.items() if (low := clean(name).casefold()) in known}
+    if not found:
+        raise InputError(f"{source} has a gloss for none of the {len(classes)} classes; its names must be theirs")
+    return found
+
+
+def _senses(name: str) -> list[str]:
+    """What a noun may mean, the usual sense first."""
+    missing = InputError(
+        "no WordNet is installed: pip install wn, then python -m wn download oewn:2024; or give --glosses a file of them"
+    )
+    if importlib.util.find_spec("wn") is not None:
+        import wn
+
+        try:
+            return [text for sense in wn.synsets(name, pos="n") if (text := sense.definition())]
+        except wn.Error as error:
+            raise missing from error
+    if importlib.util.find_spec("nltk") is not None:
+        from nltk.corpus import wordnet
+
+        try:
+            return [sense.definition() for sense in wordnet.synsets(name.replace(" ", "_"), pos="n")]
+        except LookupError as error:
+            raise missing from error
+    raise missing

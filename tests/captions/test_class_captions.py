@@ -1,0 +1,155 @@
+import itertools
+import json
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from reverie.captions.class_captions import ASKED, AskAboutClasses, read_glosses, shared_out, without_stem
+from reverie.errors import InputError
+from tests.captions.test_llm import Scripted, rows_of
+
+NAMES = tuple(f"item{letter}" for letter in "abcdefghijklmnopqrst")
+
+
+class Chat(Scripted):
+    chats = True
+
+
+def about(prompt, names=NAMES):
+    return min((name for name in names if name in prompt), key=prompt.index)
+
+
+def stage(**settings):
+    return AskAboutClasses(**{"writer": "some-model", "classes": NAMES, "per_class": 5, **settings})
+
+
+def counted(names=NAMES):
+    number = itertools.count()
+    return lambda prompt, time: f"one {about(prompt, names)} stands here number {next(number)}"
+
+
+def prompts_of(settings, context, chats=True):
+    return rows_of(stage(**settings), (Chat if chats else Scripted)(counted()), context).to_pylist()
+
+
+def test_templates_take_turns_and_every_class_is_asked_as_often(context):
+    rows = prompts_of({"second": 0, "scene": 0}, context)
+    assert Counter(row["label"] for row in rows) == dict.fromkeys(NAMES, 5)
+    for name in NAMES:
+        own = [row["prompt"] for row in rows if row["label"] == name]
+        assert own != sorted(own)
+        fills = {template.replace("{class}", name).replace("{gloss}{extra}", "") for template in ASKED}
+        assert set(own) == fills  # each of the five once
+    plain = prompts_of({"second": 0, "scene": 0}, context, chats=False)
+    assert len({row["prompt"].replace(row["label"], "") for row in plain}) == 4
+
+
+def test_second_concepts_and_scenes_come_in_their_shares_and_from_the_position_alone(context):
+    rows = prompts_of({"second": 0.5, "scene": 0.25, "scenes": ("in a cave",), "per_class": 20}, context)
+    both = [" and item" in row["prompt"] for row in rows]
+    places = ["in a cave" in row["prompt"] for row in rows]
+    assert np.mean(both) == pytest.approx(0.5, abs=0.08)
+    assert np.mean(places) == pytest.approx(0.25, abs=0.08)
+    assert all(f"{row['label']} and {row['label']}" not in row["prompt"] for row in rows)
+    later = stage(second=0.5, scene=0.25, scenes=("in a cave",), per_class=20)
+    from tests.captions.conftest import asked
+
+    part = later.worker(Chat(counted()), context)(asked(3, 100, 140)).to_pylist()
+    assert [row["prompt"] for row in part] == [row["prompt"] for row in rows[100:140]]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "reason"),
+    [
+        ("This is an image of a red cat on a mat.", "a red cat on a mat.", None),
+        ("In the photo, there is a cat beside a lamp", "a cat beside a lamp", None),
+        ("The image shows a photo of a cat that sleeps there", "a cat that sleeps there", None),
+        ("A scene of two cats who play with wool", "two cats who play with wool", None),
+        ("Caption: a kitten sits on the old chair", "a kitten sits on the old chair", None),
+        ("I'm sorry, but I cannot describe a cat that I see", None, "a refusal, or talk about the task"),
+        ("As an AI language model I have no cat", None, "a refusal, or talk about the task"),
+        ("Here is a short caption: a cat on a mat in the sun", None, "a refusal, or talk about the task"),
+        ("a cat sleeps", "a cat sleeps", "fewer than 5 words"),
+        ("This is an image of a cat on mats", "a cat on mats", "fewer than 5 words"),
+        ("a cat " + "and more " * 30, None, "more than 50 words"),
+        ("a dog sleeps on the mat", "a dog sleeps on the mat", "does not name its class: cat is missing"),
+        ("a photographer of cats stands in the rain", "a photographer of cats stands in the rain", None),
+    ],
+)
+def test_what_is_a_caption(context, text, kept, reason):
+    asks = stage(classes=("cat", "lamp"), per_class=1, synonyms={"cat": ("kitten",)}, max_tries=1)
+    caption, why = asks._judged(text, "cat", set())
+    assert why == reason
+    assert kept is None or caption == kept
+
+
+def test_a_stem_alone_stays():
+    assert without_stem("this is an image of") == "this is an image of"
+    assert without_stem("a picture frame on a wall") == "a picture frame on a wall"
+
+
+def test_balance_shares_out_the_same_number(context):
+    for balance in ("uniform", "one-in-ten", "frequency"):
+        assert stage(balance=balance).count == 100
+    few = Counter(row["label"] for row in prompts_of({"balance": "one-in-ten"}, context))
+    assert sorted(few.values()) == [50, 50]
+    many = Counter(row["label"] for row in prompts_of({"balance": "frequency"}, context))
+    assert [many[name] for name in NAMES] == shared_out(100, 1 / np.arange(1, 21)).tolist()
+    assert many[NAMES[0]] == 28
+    assert shared_out(7, np.ones(3)).tolist() == [3, 2, 2]
+
+
+def test_glosses(tmp_path, context, monkeypatch):
+    file = tmp_path / "glosses.json"
+    file.write_text(json.dumps({"Crane": "a tall bird", "bat": "an animal", "unknown": "x"}))
+    asks = stage(classes=("crane", "dog"), glosses=file, per_class=1, second=0, scene=0)
+    prompts = [row["prompt"] for row in rows_of(asks, Chat(counted(("crane", "dog"))), context).to_pylist()]
+    assert "crane (a tall bird)" in prompts[0]
+    assert "(" not in prompts[1]
+    with pytest.raises(InputError, match="a gloss for none of the 20 classes"):
+        _ = stage(glosses=file).count
+    file.write_text("[1]")
+    with pytest.raises(InputError, match="must hold a JSON object"):
+        read_glosses(file, NAMES)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="no WordNet is installed"):
+        read_glosses("wordnet", ["crane"])
+
+
+def test_wordnet_tells_what_ambiguous_names_mean(monkeypatch):
+    class Sense:
+        def __init__(self, text):
+            self.text = text
+
+        def definition(self):
+            return self.text
+
+    class Wn:
+        Error = ValueError
+
+        @staticmethod
+        def synsets(name, pos):
+            return {"crane": [Sense("a bird"), Sense("a machine")], "dog": [Sense("an animal")]}.get(name, [])
+
+    monkeypatch.setitem(sys.modules, "wn", Wn)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "wn")
+    assert read_glosses("wordnet", ["crane", "dog", "nothing"]) == {"crane": "a bird"}
+
+
+def test_what_cannot_be_asked_is_said():
+    with pytest.raises(InputError, match="a list of one class, 'cat'"):
+        _ = stage(classes=("cat",)).count
+    with pytest.raises(InputError, match=r"has no \{class\} in it"):
+        _ = stage(templates=("a thing",)).count
+    with pytest.raises(InputError, match="from 0 to 1"):
+        stage(second=1.5)
+    with pytest.raises(InputError, match="60 to 50 words"):
+        stage(min_words=60)
+    with pytest.raises(InputError, match="balance 'odd'"):
+        stage(balance="odd")
+    with pytest.raises(InputError, match="needs a prompt that says what to write"):
+        stage(classes=())
+    with pytest.raises(InputError, match="asked by templates"):
+        stage(prompt="say {class}")

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reverie import pairs
+from reverie.cli.main import main
+from reverie.errors import InputError
+from reverie.evaluate.diversity import _measured, compare, in_top_clusters, read_captions
+from reverie.store import tables
+
+THINGS = [f"thing{chr(97 + number)}" for number in range(20)]
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def say(*words):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "diversity", *map(str, words)])
+    return ended.value.code
+
+
+def captions(num, kinds, seed=0):
+    """Sentences about so many kinds of things."""
+    rng = random.Random(seed)
+    return [
+        f"{(thing := rng.choice(THINGS[:kinds]))} and {thing} beside another {thing} number {rng.randrange(9)}"
+        for _ in range(num)
+    ]
+
+
+def test_numbers_are_those_of_a_slow_loop():
+    texts = ["a cat sat", "a dog sat", "A cat sat.", "one red bird flew off"]
+    rows = np.array([[1.0, 0.0], [0.6, 0.8], [1.0, 0.0], [0.0, 1.0]])
+    labels = np.array([0, 1, 0, 2])
+    found = {name: value for name, (value, _) in _measured(texts, rows, labels, 5, np.ones((2, 4))).numbers.items()}
+    shares = [0.5, 0.25, 0.25]
+    entropy = -sum(share * math.log(share) for share in shares)
+    cosines = [float(rows[a] @ rows[b]) for a in range(4) for b in range(4) if a != b]
+    assert found == {
+        "coverage top 5": 1.0,
+        "coverage top 20": 1.0,
+        "entropy": pytest.approx(entropy),
+        "effective": pytest.approx(math.exp(entropy)),
+        "balance": pytest.approx(entropy / math.log(5)),
+        "empty": 0.4,
+        "distance": pytest.approx(1 - sum(cosines) / len(cosines)),
+        "distinct-1": 9 / 14,
+        "distinct-2": 8 / 10,
+        "words": 9,
+        "unique": 0.75,
+        "length": 3.5,
+    }
+
+
+def test_the_more_varied_set_has_the_higher_numbers():
+    sets = {"many": captions(300, 20), "few": captions(500, 4, seed=1), "same": captions(400, 20, seed=2)}
+    many, few, same = compare(sets, clusters=20, num_seeds=1, draws=30)
+    assert (many.size, few.total) == (300, 500)
+    for metric in ("entropy", "effective", "balance", "distance"):
+        assert many.values[metric].low > few.values[metric].high, metric
+    assert many.values["coverage top 5"].value < few.values["coverage top 5"].value
+    assert few.values["effective"].value < 12
+    assert abs(many.values["entropy"].value - same.values["entropy"].value) < 0.2
+    for one in (many, few):
+        assert sum(one.shares) == pytest.approx(1)
+        assert all(value.low <= value.value <= value.high for value in one.values.values())
+    skewed = in_top_clusters(sets["many"], 20, 4, 50, seed=0)
+    assert len({sets["many"][at].split()[0] for at in skewed}) <= 8
+    with pytest.raises(InputError, match=r"hold .* captions, and 300 are wanted"):
+        in_top_clusters(sets["many"], 20, 4, 300, seed=0)
+
+
+def test_files_runs_and_columns(tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(captions(30, 5)))
+    assert len(read_captions(str(lines))) == 30
+    table = tmp_path / "two.csv"
+    table.write_text("first,second\none red cat,two blue dogs\nthree birds,four fish\n")
+    assert read_captions(f"{table}:second") == ["two blue dogs", "four fish"]
+    rows = [
+        {"caption_id": f"c{number}", "unit": 0, "text": f"text {number}", "status": status}
+        for number, status in enumerate(("ok", "dropped", "ok"))
+    ]
+    tables.append_unit(tmp_path / "run" / "captions.lance", 0, pairs.table(rows, pairs.CAPTIONS))
+    assert read_captions(str(tmp_path / "run")) == ["text 0", "text 2"]
+    with pytest.raises(InputError, match="no captions in a column 'other'"):
+        read_captions(f"{tmp_path / 'run'}:other")
+    with pytest.raises(InputError):
+        read_captions(str(tmp_path / "nothing.txt"))
+
+
+def test_command(tmp_path, capsys):
+    files = []
+    for name, kinds in (("many", 20), ("few", 3)):
+        files.append(tmp_path / f"{name}.txt")
+        files[-1].write_text("\n".join(captions(120, kinds)))
+    picture = tmp_path / "out" / "diversity.svg"
+    words = [*files, "--names", "many $5", "few", "--clusters", "10", "--num-seeds", "1", "--draws", "20"]
+    assert say(*words, "--picture", picture, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in told["sets"]] == ["many $5", "few"]
+    assert told["sets"][0]["values"]["effective"]["value"] > told["sets"][1]["values"]["effective"]["value"]
+    assert "<svg" in picture.read_text()
+    assert say(*words) == 0
+    assert "effective" in capsys.readouterr().out
+    for wrong, said in (
+        (["--picture", "x.gif"], "cannot be written"),
+        (["--clusters", "100"], "too few for 100 clusters"),
+        (["--names", "one"], "1 names were given for 2 sets"),
+    ):
+        assert say(*files, *wrong) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(not (DATA / "coco").exists(), reason="the extracts of public captions are not here")
+def test_real_captions_are_told_apart():
+    coco = read_captions(str(DATA / "coco" / "captions_val2017.json.gz"), 2000)
+    docci = read_captions(f"{DATA}/iiw/DOCCI_Test.jsonl:DOCCI", 2000)
+    found = {
+        one.name: one.values for one in compare({"coco": coco, "docci": docci}, clusters=10, num_seeds=1, draws=10)
+    }
+    assert found["coco"]["length"].value < found["docci"]["length"].value
