@@ -28,7 +28,7 @@ from reverie.pairs import CLASS_SLOT
 from reverie.smallworld.describe import Style, describe, grammatical
 from reverie.smallworld.judge import Facts, Verdict, agrees, facts, judge, read
 from reverie.smallworld.render import CameraName, render
-from reverie.smallworld.scene import Scene, class_names, relation, sample
+from reverie.smallworld.scene import SHAPES, Scene, class_names, relation, sample
 from reverie.stage import ignore_events
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _check_paintings(
             if said:
                 rows.append(Row(f"  {part}, where said", float(np.mean(said))))
         if things == 1:
-            rows += _spread(images, scenes)
+            rows += _by_shape(verdicts, scenes) + _spread(images, scenes)
     return [*rows, Row(f"{what}, images with guidance", 2 * num / spent_s, unit="per second")]
 
 
@@ -214,6 +214,14 @@ def check_tokenizer(name: str, seed: int = 0, num: int = 500, device: str = "cpu
     shares = counts[counts > 0] / counts.sum()
     rows.append(Row("  codes in use", float(np.exp(-(shares * np.log(shares)).sum()) / len(counts))))
     return rows
+
+
+def _by_shape(verdicts: Iterable[Verdict], scenes: Iterable[Scene]) -> list[Row]:
+    """How often each shape is painted right, where a scene has one thing."""
+    right: dict[str, list[bool]] = {shape: [] for shape in SHAPES}
+    for verdict, scene in zip(verdicts, scenes, strict=True):
+        right[scene.things[0].shape].append(verdict.shapes)
+    return [Row(f"  {shape}", float(np.mean(some))) for shape, some in right.items() if some]
 
 
 def _spread(images: Iterable[Images], scenes: Iterable[Scene]) -> list[Row]:
