@@ -97,7 +97,7 @@ class StableRepConfig:
     captions_per_batch: int = 32  # captions in a StableRep batch (n); the other methods get as many views
     crops: int = 1  # views of an image in a StableRep batch (k)
     contrast_temperature: float = 0.1  # temperature of the contrastive loss of StableRep and SimCLR
-    net: Network = Network()
+    net: Network = Network(train_steps=300)
     head_hidden: int = 512  # hidden width of the projection head
     head_out: int = 128  # output width of the projection head
     decoder: MaskedDecoder = MaskedDecoder()

@@ -79,7 +79,7 @@ def read_picture(path: Path) -> Image.Image:
     """A picture from a file, as ``open_picture``. Raises BrokenImage that names the file, also for what is none."""
     name = printable(str(path))
     if what := what_is(path):
-        raise BrokenImage(f"{name}: {what}, not a file")
+        raise BrokenImage(f"{name}: " + ("there is no such file" if what == "nothing" else f"{what}, not a file"))
     try:
         data = path.read_bytes()
     except OSError as error:

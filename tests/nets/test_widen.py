@@ -48,7 +48,7 @@ def test_some_levels_keep_what_the_shipped_one_says_nearly() -> None:
     new = widen(old, (2 * fine, 2 * middle, coarse), True)
     noisy, times, words = torch.randn(2, 4, 16, 16), torch.tensor([500, 800]), torch.randn(2, 9, 128)
     said, before = (net.eval()(noisy, times, words).sample for net in (new, old))
-    assert 0 < float((said - before).std() / before.std()) < 0.1
+    assert 0 < float((said - before).std() / before.std()) < 0.2
 
 
 def test_copies_differ_in_what_they_learn() -> None:

@@ -12,7 +12,7 @@ from reverie.run.plan import Plan, call_recipe
 from reverie.store import results
 
 SMALL: dict[str, Any] = {
-    "painted_per_class": (1,), "real_per_class": (2,), "mixed_per_class": (1,), "per_caption": 1, "sampler_steps": 1,
+    "painted_per_class": (1,), "real_per_class": (2,), "mixed_per_class": (1,), "per_caption": 1, "sampler_steps": 2,
     "train_steps": 2, "batch_size": 8, "eval_data": "smallworld:street:128:64", "seeds": (0,),
 }  # fmt: skip
 

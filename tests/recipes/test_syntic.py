@@ -547,7 +547,7 @@ def test_a_file_of_several_splits_says_which_to_learn_from(tmp_path: Path) -> No
         ("a red circle\na blue star\n", {"projection_temperature": 0.0}, "above 0"),
         ("a red circle\na blue star\n", {"refine_lr": -1.0}, "above 0"),
         ("a red circle\na blue star\n", {"width": 30}, "cannot have 4 heads"),
-        ("a red circle\na blue star\n", {"lr": -1.0}, "must be above 0"),
+        ("a red circle\na blue star\n", {"lr": -1.0}, "must be a number above 0"),
         ("a red circle\na blue star\n", {"warmup_steps": -5}, "cannot be"),
         ("a red circle\na blue star\n", {"label_smoothing": 1.0}, "lies in"),
         ("a red circle\na blue star\n", {"min_score": 2.0}, "is a cosine"),
