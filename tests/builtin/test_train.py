@@ -57,12 +57,12 @@ def test_decoder_painter_and_alt_come_out_as_pieces_that_paint(tmp_path):
 
 def test_minutes_end_it_with_a_rate_of_zero(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "MARGIN_S", 0.0)
-    train.main(tmp_path, ("painter",), minutes=0.05, **SETTINGS)
+    train.main(tmp_path, ("painter",), minutes=0.12, **SETTINGS)
     rows = curve(tmp_path / "painter")
     assert rows[-1]["lr"] == 0.0
     pieces.unpack(tmp_path / "out", tmp_path / "models")
     StableDiffusionPipeline.from_pretrained(tmp_path / "models" / "painter")
-    train.main(tmp_path, ("painter",), minutes=0.05, **SETTINGS)  # there already
+    train.main(tmp_path, ("painter",), minutes=0.12, **SETTINGS)  # there already
     assert curve(tmp_path / "painter") == rows
 
 
