@@ -333,7 +333,9 @@ def taught(run: Work) -> None:
     network = dataclasses.replace(network, latent_size=sets[0].latents.shape[-1])
     learner = PaintAsRead(network, reader=str(run.folder / "reader" / "weights"))
     painted = Curriculum(sets, TAUGHT_SHARES, max(1, run.batch_size() // 2), SEED, run.rank, run.processes)
-    settings = dataclasses.replace(run.fit(TAUGHT_FIT, run.further), minutes=run.minutes("taught", "taught"))
+    with run.first():
+        minutes = run.minutes("taught", "taught")
+    settings = dataclasses.replace(run.fit(TAUGHT_FIT, run.further), minutes=minutes)
     batches = ToTeach(painted, _scenes(run, network, vae))
     train(run, "taught", learner, settings, batches, _log_of(start), functools.partial(_ship_painter, run, "painter"))
 
