@@ -108,7 +108,7 @@ PAINTER_FIT = Fit(
 )
 IMAGE_TOKENIZER = "image-tokenizer"  # folder of its training; "tokenizer" is that of captions
 # Of the painter's autoencoder all but one level; from nothing it takes many times as long.
-TOKENIZER = Quantiser(channels=(*AUTOENCODER.channels, 64), restart_steps=2500)
+TOKENIZER = Quantiser(channels=(*AUTOENCODER.channels, 64), restart_below=0.1, restart_steps=6000)
 TOKENIZER_FIT = Fit(
     steps=12_000, lr=1e-3, warmup_steps=100, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )

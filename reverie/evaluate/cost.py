@@ -175,14 +175,15 @@ def measure_cost(
     made: list[np.ndarray] = []
     for step in range(total):
         progress(step, total)
-        ids = work["tokens"].ids(step).cpu()
-        made.append(ids.numpy().astype(np.int32))
-        files = [as_png(_picture(one)) for one in painter.tokenizer.pictures(ids)]
-        for path in PATHS if step % 2 == 0 else PATHS[::-1]:
-            for kind in KINDS:
-                seconds = _seconds(functools.partial(work[path].do, kind, path, step, ids, files), device)
+        files: list[bytes] = []  # what a store would hold of this step's images
+        for kind in KINDS:
+            for path in PATHS if step % 2 == 0 else PATHS[::-1]:
+                seconds, seen = _seconds(functools.partial(work[path].do, kind, path, step, files), device)
                 if step >= settings.warm_up:
                     taken[kind][path].append(seconds)
+                if kind == "generation" and path == "tokens":
+                    made.append(seen.cpu().numpy().astype(np.int32))
+                    files += [as_png(_picture(one)) for one in painter.tokenizer.pictures(made[-1])]
     every = np.concatenate(made[settings.warm_up :])
     back = np.concatenate(
         [painter.tokenizer.ids(painter.tokenizer.pictures(some)) for some in made[settings.warm_up :]]
@@ -226,6 +227,7 @@ class _Work:
             self.net = self.learner.build().to(device).train()
         learns = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(learns, lr=LR)
+        self.kept: Tensor  # what was painted last
 
     def said(self, step: int) -> list[str]:
         first = step * self.settings.batch
@@ -246,14 +248,15 @@ class _Work:
             return ids
         return torch.from_numpy(self.painter.tokenizer.pictures(ids)).permute(0, 3, 1, 2).to(self.device)
 
-    def do(self, kind: Kind, path: Way, step: int, ids: Tensor, files: Sequence[bytes]) -> None:
-        """What is timed; ``ids`` and ``files`` are what a store would hold."""
-        if kind == "generation":
-            self.made(path, step)
-        elif kind == "training":
-            self.step(self.made(path, step), step)
+    def do(self, kind: Kind, path: Way, step: int, files: Sequence[bytes]) -> Tensor:
+        """What is timed. Returns: what the captioner is shown."""
+        if kind == "stored":
+            seen = self.kept if path == "tokens" else _decoded(files, self.painter.size_px)
         else:
-            self.step(ids if path == "tokens" else _decoded(files, self.painter.size_px), step)
+            seen = self.kept = self.made(path, step)
+        if kind != "generation":
+            self.step(seen, step)
+        return seen
 
     def step(self, seen: Tensor, step: int) -> None:
         """One step of the captioner."""
@@ -297,13 +300,13 @@ def _resident(name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def _seconds(job: Callable[[], object], device: str) -> tuple[float, float]:
-    """Of the clock, and of this process on the CPU, until the device has done it."""
+def _seconds(job: Callable[[], Tensor], device: str) -> tuple[tuple[float, float], Tensor]:
+    """Of the clock, and of this process on the CPU, until the device has done it; and what it gave."""
     _settle(device)
     began, began_cpu = time.perf_counter(), time.process_time()
-    job()
+    found = job()
     _settle(device)
-    return time.perf_counter() - began, time.process_time() - began_cpu
+    return (time.perf_counter() - began, time.process_time() - began_cpu), found
 
 
 def _settle(device: str) -> None:
