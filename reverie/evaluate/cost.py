@@ -350,7 +350,7 @@ def _on_disk(
     """Bytes a pair in a store of pairs that have tokens alone, or a picture alone."""
     from reverie.images.tokens import tokens_row
 
-    found = {}
+    found: dict[str, float] = {}
     for path in PATHS:
         rows = []
         for number, (one, picture) in enumerate(zip(ids, pictures, strict=True)):
