@@ -232,14 +232,14 @@ def recaption(
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
         batch: images through the networks at once.
     """
-    from reverie.ranges import check_at_least
+    from reverie.ranges import check_min
     from reverie.recaption.describe import Describe
     from reverie.recaption.flags import EMPTY
     from reverie.run.columns import add_columns
     from reverie.store import tables
     from reverie.store.pictures import Speed
 
-    check_at_least(1, batch=batch)
+    check_min(1, batch=batch)
     stage, step = Describe(captioner, column, beams, speed=Speed(batch)), f"recaption-{column}"
 
     with counting("units described:") as progress:

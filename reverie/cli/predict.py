@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from reverie.errors import InputError, UnknownName
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.report.plain import plain
 
 if typing.TYPE_CHECKING:
@@ -355,7 +355,7 @@ def models(
         seed: of those captions.
     """
     if what == "check":
-        check_at_least(1, num=num)
+        check_min(1, num=num)
         from reverie.builtin import check
 
         with Console(stderr=True).status("measuring") as line:

@@ -88,23 +88,23 @@ class TokenPainter:
         self.text_limit = int(pipe.tokenizer.model_max_length)
         self.ramp = False  # whether guidance grows over the steps
         self.muse = False  # whether guidance is told in Muse's writing
-        codes, most = int(self.net.config.codebook_size), int(self.net.config.vocab_size)
+        codes, inputs = int(self.net.config.codebook_size), int(self.net.config.vocab_size)
         if codes != self.tokenizer.num_codes:
             raise ModelError(
                 f"{revision} paints ids of {codes} codes, and its tokenizer has {self.tokenizer.num_codes}; its parts are not "
                 "of one model"
             )
-        if not codes <= self.mask_id < most:
+        if not codes <= self.mask_id < inputs:
             raise ModelError(
-                f"{revision} has the mask {self.mask_id} among its {codes} codes, or beyond its {most} inputs"
+                f"{revision} has the mask {self.mask_id} among its {codes} codes, or beyond its {inputs} inputs"
             )
 
     def check(self, guidance: float, steps: int, size_px: int) -> None:
         """Raise InputError for settings that this pipeline would refuse, or quietly take for others."""
-        least = 0 if self.muse else 1
-        if guidance < least:
+        min_guidance = 0 if self.muse else 1
+        if guidance < min_guidance:
             raise InputError(
-                f"guidance {guidance} is below {least}, which means no guidance; more follows the text closer"
+                f"guidance {guidance} is below {min_guidance}, which means no guidance; more follows the text closer"
             )
         if steps < 1:
             raise InputError(f"steps must be 1 or more, not {steps}")

@@ -33,7 +33,7 @@ from typing import Any, Literal
 from reverie import settings as setting
 from reverie import stage as stages
 from reverie.errors import InputError, SettingsChanged, UnknownName
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.settings import Resolved
 from reverie.stage import Job, SourceStage, UnitStage
 from reverie.store.files import atomic_file
@@ -115,7 +115,7 @@ class Plan:
         units = [step for step in self.steps if step.kind != "job"]
         if units and not isinstance(units[0].stage, SourceStage):
             raise InputError(f"the first step with units, {units[0].name!r}, must be a source of captions")
-        check_at_least(1, unit_size=self.unit_size)
+        check_min(1, unit_size=self.unit_size)
 
     @property
     def num_captions(self) -> int:

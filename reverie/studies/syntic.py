@@ -51,7 +51,7 @@ def syntic(config: SynticStudy = TINY) -> Study:
 
     numbers, sentences = seeds_of(config.num_seeds), config.sentences
     corpus = ReadCorpus(config.captions) if config.captions else FromScenes(2 * sentences)
-    simulate = SimulateSynTIC(numbers, most=0 if config.captions else sentences)
+    simulate = SimulateSynTIC(numbers, max_sentences=0 if config.captions else sentences)
     runs = {
         "simulated": Plan(
             recipe="claims/syntic/simulated", seed=config.seed, unit_size=500,

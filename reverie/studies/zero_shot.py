@@ -159,7 +159,7 @@ def _sentences(config: recipe.ZeroShotConfig, arms_: Mapping[Arm, recipe.Tuning]
     keeps = [
         Step(
             f"keep-{choose}",
-            KeepPerClass(class_names(), USABLE, most=few, choose=choose, column=f"kept_{choose}"),
+            KeepPerClass(class_names(), USABLE, max_kept=few, choose=choose, column=f"kept_{choose}"),
             inputs=("keep",),
         )
         for choose in ("random", "top")

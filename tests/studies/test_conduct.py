@@ -109,7 +109,7 @@ def test_seeds_are_added_until_every_claim_is_decided(tmp_path):
     said = []
     found = conduct(study, tmp_path, 3, decide=Decide(), say=said.append)
     assert [item.verdict for item in found.judged] == ["holds", "holds"]
-    assert found.looks.most == 12
+    assert found.looks.max_seeds == 12
     assert found.looks.seeds[:2] == (3, 5)
     assert len(found.looks.seeds) > 1
     assert "every claim is decided" in said[-1]
