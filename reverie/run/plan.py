@@ -93,6 +93,8 @@ class Plan:
     notes: tuple[str, ...] = ()  # what a person should know before any work, such as how much there will be
 
     def __post_init__(self) -> None:
+        if not self.steps:
+            raise InputError(f"the plan of {self.recipe} has no steps, and so nothing to do; give it at least one")
         seen: dict[str, Kind] = {}
         for step in self.steps:
             if not isinstance(step.stage, (UnitStage, Job)):
@@ -250,6 +252,8 @@ def read_plan(folder: Path) -> dict[str, Any]:
             f"{folder} was made by an earlier version of reverie, which this one cannot go on with; use another --out"
         )
     names = [step["name"] for step in record["steps"]]
+    if not names:
+        raise InputError(f"{path} is damaged (it has no steps); use another folder")
     if bad := next((name for name in names if not NAME.fullmatch(name) or names.count(name) > 1), None):
         raise InputError(f"{path} is damaged (a step is called {bad!r}); use another folder")
     for what, known in (("kind", Kind), ("role", stages.Role)):
