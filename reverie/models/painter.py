@@ -70,21 +70,31 @@ def open_painter(
 
     Raises: ModelError, UnknownName (model, scheduler, dtype), InputError.
     """
+    pipe, revision = load_painting(name, device, dtype)
+    with usable(revision, "paint"):
+        if isinstance(pipe, diffusers.AmusedPipeline):
+            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
+            return painter
+        return Painter(pipe.to(device), revision, scheduler, negative_prompt)
+
+
+def load_painting(name: str, device: str, dtype: str, kind: str = "a diffusers") -> tuple[Any, str]:
+    """A pipeline that paints, not yet on the device, and its name and version.
+
+    Args:
+        kind: of folder or Hub id to give in place of what cannot paint.
+
+    Raises: as ``open_painter``.
+    """
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     if dtype == "fp16" and torch.device(device).type == "cpu":
         raise InputError("fp16 needs a GPU; use dtype fp32 or bf16 on the CPU")
     located = locate(name)
     if located.kind == "openai":
-        raise ModelError(f"{name} is a language model on a server and cannot paint; use a diffusers folder or Hub id")
+        raise ModelError(f"{name} is a language model on a server and cannot paint; use {kind} folder or Hub id")
     pipe = load_pipeline(located, DTYPES[dtype])
-    # A Hub model knows its commit only once it is here.
-    revision = str(locate(name))
-    with usable(revision, "paint"):
-        if isinstance(pipe, diffusers.AmusedPipeline):
-            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
-            return painter
-        return Painter(pipe.to(device), revision, scheduler, negative_prompt)
+    return pipe, str(locate(name))  # a Hub model knows its commit only once it is here
 
 
 def _token_painter(pipe: Any, revision: str, scheduler: str | None, negative_prompt: str) -> Any:

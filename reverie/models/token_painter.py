@@ -26,10 +26,9 @@ import torch
 from diffusers import AmusedPipeline
 from torch import Tensor
 
-from reverie.errors import InputError, ModelError, UnknownName
-from reverie.models.names import locate
-from reverie.models.painter import DTYPES, count_cut, words_without_token
-from reverie.models.pretrained import load_pipeline, usable
+from reverie.errors import InputError, ModelError
+from reverie.models.painter import count_cut, load_painting, words_without_token
+from reverie.models.pretrained import usable
 from reverie.models.tokenizer import Ids, Tokenizer
 
 Embeddings = dict[str, Any]
@@ -46,15 +45,7 @@ def open_token_painter(name: str, device: str = "cpu", dtype: str = "fp32") -> T
 
     Args: dtype: fp32, bf16 or fp16; fp16 needs a GPU.
     """
-    if dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, DTYPES)
-    if dtype == "fp16" and torch.device(device).type == "cpu":
-        raise InputError("fp16 needs a GPU; use dtype fp32 or bf16 on the CPU")
-    located = locate(name)
-    if located.kind == "openai":
-        raise ModelError(f"{name} is a language model on a server and cannot paint; use an aMUSEd folder or Hub id")
-    pipe = load_pipeline(located, DTYPES[dtype])
-    revision = str(locate(name))  # a Hub model knows its commit only once it is here
+    pipe, revision = load_painting(name, device, dtype, "an aMUSEd")
     if not isinstance(pipe, AmusedPipeline):
         raise ModelError(f"{name} is a {type(pipe).__name__} and paints no tokens; use an AmusedPipeline")
     with usable(revision, "paint"):

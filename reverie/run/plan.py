@@ -14,6 +14,7 @@ A step's fingerprint covers its own settings and those of every step it reads, s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -414,12 +415,19 @@ def _only_recipe(names: Mapping[str, Any], stem: str, what: str) -> Callable[...
 
 def config_type(recipe: Callable[..., Any]) -> type | None:
     """The dataclass of settings that a recipe or a study takes first; None for one with keyword arguments."""
-    first = next(iter(inspect.signature(recipe).parameters.values()), None)
-    if first is None:
-        return None
-    alone = types.SimpleNamespace(__annotations__={"first": first.annotation})  # others may name what is not imported
-    kind = typing.get_type_hints(alone, vars(sys.modules[recipe.__module__])).get("first")
+    first = next(iter(inspect.signature(recipe).parameters), "")
+    kind = _hints(recipe).get(first)
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def _hints(recipe: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a recipe's parameters, as far as they are annotated with what its file imports also when it runs."""
+    found: dict[str, Any] = {}
+    for name, item in inspect.signature(recipe).parameters.items():
+        alone = types.SimpleNamespace(__annotations__={name: item.annotation})  # what it returns may be there for mypy only
+        with contextlib.suppress(NameError):
+            found |= typing.get_type_hints(alone, vars(sys.modules[recipe.__module__]))
+    return found
 
 
 def recipe_scales(recipe: Callable[..., Any]) -> Mapping[str, Any]:
@@ -443,11 +451,14 @@ def call_recipe(name: str, arguments: Mapping[str, Any]) -> Plan:
     """Call a recipe, by name or file, and note in the plan how it was called.
 
     Args:
-        arguments: keyword arguments, or settings by their flat names; those that are left out are the defaults of the scale.
+        arguments: keyword arguments, or settings by their flat names; those that are left out are the defaults of the scale. A text
+            does for a path.
     """
     recipe = find_recipe(name)
     kind = config_type(recipe)
     if kind is None:
+        hints = _hints(recipe)
+        arguments = {key: _path(value, hints.get(key)) for key, value in arguments.items()}
         plan = _plan_of(name, recipe(**arguments))
         usual = {item.name: item.default for item in inspect.signature(recipe).parameters.values()}
         given = tuple(key for key, value in arguments.items() if value != usual.get(key))
@@ -499,7 +510,7 @@ def plan_again(folder: Path) -> Plan:
     path = folder / "plan.json"
     try:
         if config_type(recipe) is None:
-            hints = typing.get_type_hints(recipe)
+            hints = _hints(recipe)
             arguments = {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()}
             _refuse_unknown(path, name, arguments, inspect.signature(recipe).parameters)
             plan = call_recipe(name, arguments)
@@ -515,4 +526,8 @@ def _typed(value: object, hint: object) -> object:
     """JSON knows no tuples and no paths."""
     if isinstance(value, list):
         return tuple(_typed(item, None) for item in value)
+    return _path(value, hint)
+
+
+def _path(value: object, hint: object) -> object:
     return Path(value) if isinstance(value, str) and hint in (Path, Path | None) else value
