@@ -369,5 +369,3 @@ def _reason(row: Mapping[str, Any]) -> str:
     if row["status"] != OK:
         return f"{row['status']}: {row['reason'] or 'no reason given'}"
     return row.get("drop_reason") or "no reason given"
-
-

@@ -424,7 +424,9 @@ def _hints(recipe: Callable[..., Any]) -> dict[str, Any]:
     """The types of a recipe's parameters, as far as they are annotated with what its file imports also when it runs."""
     found: dict[str, Any] = {}
     for name, item in inspect.signature(recipe).parameters.items():
-        alone = types.SimpleNamespace(__annotations__={name: item.annotation})  # what it returns may be there for mypy only
+        alone = types.SimpleNamespace(
+            __annotations__={name: item.annotation}
+        )  # what it returns may be there for mypy only
         with contextlib.suppress(NameError):
             found |= typing.get_type_hints(alone, vars(sys.modules[recipe.__module__]))
     return found
