@@ -183,9 +183,9 @@ def test_zero_shot_is_compared_with_every_seed(four):
 
 def test_a_thousand_classes_stay_a_page(tmp_path):
     make_run(tmp_path, 1000)
-    began = time.monotonic()
+    began = time.process_time()  # whatever else the machine does
     write(tmp_path)
-    assert time.monotonic() - began < 60
+    assert time.process_time() - began < 60
     seen = read(tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 2_500_000
     for wanted in (
