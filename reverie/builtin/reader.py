@@ -69,11 +69,20 @@ class _Block(nn.Module):
         super().__init__()
         self.first, self.first_norm = nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after)
         self.second, self.second_norm = nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after)
-        self.past = nn.Identity() if before == after and stride == 1 else nn.Conv2d(before, after, 1, stride)
+        self.past, self.stride = (
+            nn.Identity() if before == after and stride == 1 else nn.Conv2d(before, after, 1),
+            stride,
+        )
 
     def forward(self, states: Tensor) -> Tensor:
         inner = self.first_norm(self.first(F.silu(states)))
-        passed: Tensor = self.past(states) + self.second_norm(self.second(F.silu(inner)))
+        # A 1 x 1 convolution with this stride, but such a one writes past its memory in the backward pass (oneDNN 3.12 in
+        # torch 2.13) where images are channels last, have under 16 channels and cannot be dealt evenly to several threads:
+        #   torch.set_num_threads(2); images = torch.randn(11, 8, 16, 16).contiguous(memory_format=torch.channels_last)
+        #   torch.nn.Conv2d(8, 8, 1, 2)(images).sum().backward()
+        # aborts, now or later.
+        kept = states[:, :, :: self.stride, :: self.stride]
+        passed: Tensor = self.past(kept) + self.second_norm(self.second(F.silu(inner)))
         return passed
 
 
