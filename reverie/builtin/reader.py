@@ -31,7 +31,7 @@ OPEN = -1  # a target that does not count
 SIDE = 16  # of the latents
 SOFT, BLURRED = 0.5, 0.6  # most noise, and most of a blur, that a reader has to see through
 SMOOTHING = 0.03  # of labels
-WEIGHTS = (1.0, 0.5, 0.1)  # of the losses of shape, colour and number
+COLOUR, NUMBER = 0.5, 0.1  # weights of the losses of colour and number, beside 1 of shape
 
 
 class Answers(NamedTuple):
@@ -126,15 +126,15 @@ def _targets(named: Sequence[tuple[int, int] | None], number: int) -> list[int]:
     return [pair[0] if pair else OPEN for pair in named] + [pair[1] if pair else OPEN for pair in named] + [number - 1]
 
 
-def reading_loss(answers: Answers, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of shapes, colours and number for targets (B, 9), each over those that count."""
+def reading_loss(answers: Answers, targets: Tensor, smoothing: float = 0.0, number: float = NUMBER) -> Tensor:
+    """Cross-entropy of shapes, colours and number (by this weight) for targets (B, 9), each over those that count."""
     parts = (
-        (answers.shapes.flatten(0, 1), targets[:, :4].flatten()),
-        (answers.colours.flatten(0, 1), targets[:, 4:8].flatten()),
-        (answers.number, targets[:, 8]),
+        (1.0, answers.shapes.flatten(0, 1), targets[:, :4].flatten()),
+        (COLOUR, answers.colours.flatten(0, 1), targets[:, 4:8].flatten()),
+        (number, answers.number, targets[:, 8]),
     )
     losses = []
-    for weight, (logits, wanted) in zip(WEIGHTS, parts, strict=True):
+    for weight, logits, wanted in parts:
         summed = F.cross_entropy(logits, wanted, ignore_index=OPEN, label_smoothing=smoothing, reduction="sum")
         losses.append(weight * summed / (wanted != OPEN).sum().clamp(min=1))
     return torch.stack(losses).sum()

@@ -27,6 +27,18 @@ def make_tiny(setattr=setattr):
     setattr(train, "EARLY_S", 0.0)
 
 
+def stopped_after(count, iterate):
+    """The same batches, but for an error in place of the one after ``count``."""
+
+    def some(batches, start):
+        for position, batch in enumerate(iterate(batches, start)):
+            if position == count:
+                raise ConnectionError("gone")
+            yield batch
+
+    return some
+
+
 if __name__ == "__main__":
     make_tiny()
     work = Path(sys.argv[1])
