@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from reverie import seeds
+from reverie.builtin.bind import Places, binding_loss, open_bound
 from reverie.builtin.reader import SMOOTHING, Reader, Scenes, make_reader, reading_loss, softened, targets_as_read
 from reverie.errors import InputError
 from reverie.learn.fit import Apart
@@ -59,11 +60,11 @@ class Kept:
 
 
 class Taught(nn.Module):
-    """Painter and reader, called once a step. The decoder is not one of its parts: it does not learn."""
+    """Painter, reader and what reads captions, called once a step. The decoder is not one of its parts: it does not learn."""
 
-    def __init__(self, denoiser: Denoiser, reader: Reader, learner: PaintAsRead) -> None:
+    def __init__(self, denoiser: Denoiser, reader: Reader, places: Places, learner: PaintAsRead) -> None:
         super().__init__()
-        self.denoiser, self.reader, self._learner = denoiser, reader, learner
+        self.denoiser, self.reader, self.places, self._learner = denoiser, reader, places, learner
         self.kept = Kept(learner.keep)  # no buffer: processes would hand theirs on
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,8 +78,12 @@ class PaintAsRead:
 
     painter: TextToImage
     reader: str = ""  # folder of a trained one; untrained when left out
+    bound: str = (
+        ""  # folder of a text encoder that tells places apart (bind.py), in the painter's stead; its own when left out
+    )
     weight: float = 0.05  # of what is read, beside the denoising loss of 1
     number: float = 0.2  # of the number of things in what is read
+    binding: float = 0.1  # of telling which thing is where from the caption, so that this is not lost
     keep: int = 3000  # of the last paintings of each process, for the reader
     again: int = 48  # of them, that it learns from in a step
     apart_reader: Apart = field(default_factory=lambda: Apart(lr=5e-4, weight_decay=0.02, betas=(0.9, 0.98), clip=1.0))
@@ -100,10 +105,14 @@ class PaintAsRead:
         folder = Path(self.reader) if self.reader else None
         denoiser = self.painter.build()
         assert isinstance(denoiser, Denoiser)
-        return Taught(denoiser, make_reader(self.channels, self.widths, folder), self)
+        if self.bound:
+            denoiser.text_encoder, places = open_bound(Path(self.bound))
+        else:
+            places = Places(denoiser.text_encoder.config.hidden_size)
+        return Taught(denoiser, make_reader(self.channels, self.widths, folder), places, self)
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``loss`` of all; ``denoising``, ``read`` and ``reader`` are its parts, ``right`` the share painted as asked."""
+        """``loss`` of all; ``denoising``, ``read``, ``binding`` and ``reader`` are its parts, ``right`` the share painted as asked."""
         found: dict[str, Tensor] = net(batch)
         return found
 
@@ -152,10 +161,14 @@ class PaintAsRead:
         with torch.autocast(soft.device.type, enabled=False):  # its gradient is what the painter learns from
             as_read = reading_loss(functional_call(net.reader, fixed, (soft,)), asked[which], number=self.number)
         denoising = F.mse_loss(real, shown.target)
+        words = net.denoiser.words(torch.cat([batch["said_ids"], ids]))
+        with torch.autocast(words.device.type, enabled=False):
+            binding = binding_loss(net.places(words.float()), torch.cat([batch["said"], asked]))
         return {
-            "loss": denoising + self.weight * batch["weight"] * as_read + reader,
+            "loss": denoising + self.weight * batch["weight"] * as_read + self.binding * binding + reader,
             "denoising": denoising,
             "read": as_read,
+            "binding": binding,
             "reader": reader,
             "right": (targets[:, :4] == asked[:, :4]).all(1).float().mean(),
         }
@@ -195,7 +208,7 @@ class PaintAsRead:
 class ToTeach:
     """Batches for ``PaintAsRead``; a pure function of (seed, position, rank).
 
-    ``latents``, ``token_ids`` for the denoising loss; ``known``, ``known_targets`` for the reader; ``asked_ids``, ``asked`` to paint;
+    ``latents``, ``token_ids`` for the denoising loss; ``known``, ``known_targets`` for the reader; ``asked_ids``, ``asked`` to paint; ``said_ids``, ``said`` captions of two things;
     ``weight``, from 0 to 1, by which what is read counts.
     """
 
@@ -204,6 +217,7 @@ class ToTeach:
     known: int = 40  # scenes for the reader, as many of each set
     asked: int = 10  # captions to paint
     share_of_one: float = 0.3  # of them of one thing
+    said: int = 32  # captions of two things, of which only is told which thing is where
     ramp: int = 80  # steps until what is read has its full weight
 
     def __post_init__(self) -> None:
@@ -219,10 +233,12 @@ class ToTeach:
             _, ids, wanted = _joined(
                 some.draw(rng, count) for some, count in zip(self.sets, (ones, self.asked - ones), strict=True)
             )
+            _, said_ids, said = self.sets[1].draw(rng, self.said)
             weight = torch.tensor(min(1.0, (position + 1) / self.ramp))
             yield {
                 **batch,
                 **{"known": latents, "known_targets": targets, "asked_ids": ids, "asked": wanted, "weight": weight},
+                **{"said_ids": said_ids, "said": said},
             }
 
 

@@ -4,7 +4,7 @@
     python -m reverie.builtin.train --only clip     one model
     python -m reverie.builtin.train --only painter --further 5000    the painter that ships, trained on
     accelerate launch --cpu --num_processes 2 -m reverie.builtin.train --only painter    by two processes
-    python -m reverie.builtin.train --only reader taught    the painter that ships, taught by a reader of its latents (by several processes too)
+    python -m reverie.builtin.train --only reader bound taught    the painter that ships, taught by a reader of its latents (by several processes too)
     python -m reverie.builtin.train --device cuda --minutes 8    what a GPU makes of it in that time, in WORK/out
 
 Killed at any moment it goes on where it stopped: finished parts have a folder of their own under ``--work``, the part
@@ -39,6 +39,7 @@ from torch import nn
 
 from reverie import seeds, stage
 from reverie.builtin import pieces, pool
+from reverie.builtin.bind import LearnToBind, ToBind
 from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
 from reverie.builtin.teach import PaintAsRead, ToTeach
 from reverie.errors import InputError, ReverieError
@@ -67,6 +68,7 @@ Part = Literal[
     "clip",
     "painter",
     "reader",
+    "bound",
     "taught",
     "painter-alt",
     "writer",
@@ -83,6 +85,7 @@ SHARED: tuple[Part, ...] = (
     "decoder",
     "painter",
     "reader",
+    "bound",
     "taught",
     "painter-alt",
 )  # what several processes train together
@@ -125,6 +128,7 @@ TOKEN_PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
 READER_FIT = Fit(steps=2500, lr=2e-3, warmup_steps=100, weight_decay=0.05, clip=1.0, ema=0.998, speed=SPEED)
+BOUND_FIT = Fit(steps=600, lr=1e-3, warmup_steps=50, weight_decay=0.01, clip=1.0, speed=SPEED)
 TAUGHT_FIT = Fit(
     steps=3000, lr=5e-4, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.998, speed=SPEED
 )
@@ -220,7 +224,7 @@ def main(
 
     Args:
         work: where renders, checkpoints and unfinished parts live.
-        only: the parts to make; parts they need must be finished or named too. All but decoder, reader, taught and painter-alt
+        only: the parts to make; parts they need must be finished or named too. All but decoder, reader, bound, taught and painter-alt
             when left out; with --minutes decoder and painter.
         num_scenes: studio renders to learn from.
         further: steps to train the shipped painter on for, with the schedule begun again, or its decoder; 0 trains a painter
@@ -330,6 +334,18 @@ def reader(run: Work) -> None:
     train(run, "reader", LearnToRead(), dataclasses.replace(run.fit(READER_FIT), minutes=minutes), batches)
 
 
+def bound(run: Work) -> None:
+    """The text encoder of a finished painter or the one that ships, as it learns which thing is where."""
+    start = str(_trained(run, "painter", Path("builtin:painter")))
+    vae = BUILTIN / "painter" / "vae"
+    network = _network(run, vae, start)
+    texts = pool.Pool.open([run.folder / "studio"], 1, 0).captions
+    batches = ToBind(_scenes(run, network, vae), _token_ids(network, texts), SEED, run.rank)
+    with run.first():
+        minutes = run.minutes("bound", "bound")
+    train(run, "bound", LearnToBind(start), dataclasses.replace(run.fit(BOUND_FIT), minutes=minutes), batches)
+
+
 def taught(run: Work) -> None:
     """builtin:painter, from a finished one or the one that ships, taught by the finished reader."""
     start = str(_trained(run, "painter", Path("builtin:painter")))
@@ -337,7 +353,12 @@ def taught(run: Work) -> None:
     network = _network(run, vae, start)
     sets = _painted(run, network, vae, None)
     network = dataclasses.replace(network, latent_size=sets[0].latents.shape[-1], shift=TAUGHT_SHIFT)
-    learner = PaintAsRead(network, reader=str(run.folder / "reader" / "weights"))
+    learned = _trained(run, "bound", Path())
+    learner = PaintAsRead(
+        network,
+        reader=str(run.folder / "reader" / "weights"),
+        bound=str(learned) if learned != Path() else "",
+    )
     batch = max(1, round(TAUGHT_BATCH * run.batch_size()))
     painted = Curriculum(sets, TAUGHT_SHARES, batch, SEED, run.rank, run.processes)
     with run.first():
@@ -731,6 +752,7 @@ MAKERS: dict[Part, Callable[[Work], None]] = {
     "clip": clip,
     "painter": painter,
     "reader": reader,
+    "bound": bound,
     "taught": taught,
     "painter-alt": painter_alt,
     "writer": writer,

@@ -107,7 +107,17 @@ def test_two_processes_train_one_painter(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "tests.builtin.tiny_train", str(tmp_path), "decoder", "painter", "reader", "taught"]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.builtin.tiny_train",
+        str(tmp_path),
+        "decoder",
+        "painter",
+        "reader",
+        "bound",
+        "taught",
+    ]
     processes = [
         subprocess.Popen(
             words,
