@@ -133,7 +133,7 @@ class LearnToBind:
 
 def open_bound(folder: Path) -> tuple[CLIPTextModel, Places]:
     """What ``LearnToBind.save`` wrote, to be trained on."""
-    encoder = load_model(CLIPTextModel, folder, part="text_encoder").requires_grad_(True)
+    encoder = load_model(CLIPTextModel, locate(str(folder / "text_encoder"))).requires_grad_(True)
     places = Places(encoder.config.hidden_size)
     load_into(places, folder / HEAD)
     return encoder, places

@@ -81,9 +81,9 @@ def test_it_learns_which_is_where_and_stays_near(tmp_path, ids):
     learner = LearnToBind(str(PAINTER))
     net = learner.build()
     kept = {name: weight.clone() for name, weight in net.before.named_parameters()}
-    learning = torch.optim.AdamW([weight for weight in net.parameters() if weight.requires_grad], lr=2e-3)
+    learning = torch.optim.AdamW([weight for weight in net.parameters() if weight.requires_grad], lr=3e-3)
     seen = []
-    for batch, _ in zip(batches.iterate(0), range(60), strict=False):
+    for batch, _ in zip(batches.iterate(0), range(40), strict=False):
         found = learner.losses(net, batch)
         learning.zero_grad()
         found["loss"].backward()
