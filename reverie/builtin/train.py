@@ -81,14 +81,8 @@ PARTS: tuple[Part, ...] = (
     *("pool", "autoencoder", "clip", "painter", "writer", "words", "detector", "tokenizer", "token-painter"),
 )
 IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
-SHARED: tuple[Part, ...] = (
-    "decoder",
-    "painter",
-    "reader",
-    "bound",
-    "taught",
-    "painter-alt",
-)  # what several processes train together
+# What several processes train together.
+SHARED: tuple[Part, ...] = ("decoder", "painter", "reader", "bound", "taught", "painter-alt")
 SHARE_OF_TIME = {  # of what is trained in minutes; 1 for all others
     **{"painter": 6.0, "taught": 6.0, "painter-alt": 6.0, "token-painter": 3.0},
 }
@@ -109,9 +103,7 @@ CLIP_FIT = Fit(steps=8000, lr=3e-4, warmup_steps=200, weight_decay=0.05, betas=(
 WRITER_FIT = Fit(steps=1500, lr=3e-3, warmup_steps=50, weight_decay=0.01, clip=1.0)
 WORDS_FIT = Fit(steps=3000, lr=2e-3, warmup_steps=100, weight_decay=0.01, clip=1.0)
 DETECTOR_FIT = Fit(steps=3200, lr=2e-3, warmup_steps=150, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, speed=SPEED)
-STANDING_OUT = (
-    3.0  # weight of things beside that of the whole picture; small ones are what is read wrong after a decoder
-)
+STANDING_OUT = 3.0  # weight of things beside the whole picture: small ones are what is read wrong after a decoder
 DECODER_FIT = Fit(
     steps=4000, lr=5e-4, warmup_steps=100, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )

@@ -292,7 +292,7 @@ def decay_groups(
 
 def _by_beginning(net: nn.Module, starts: Iterable[str]) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Trained parameters with their names, by the first of ``starts`` that the name begins with; the others first, by ""."""
-    found: dict[str, list[tuple[str, nn.Parameter]]] = {"": []} | {start: [] for start in starts}
+    found: dict[str, list[tuple[str, nn.Parameter]]] = {start: [] for start in ("", *starts)}
     for name, weight in net.named_parameters():
         if weight.requires_grad:
             found[next((start for start in found if start and name.startswith(start)), "")].append((name, weight))
