@@ -62,11 +62,20 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, times: Tensor, token_ids: Tensor) -> Tensor:
         """What is predicted (B, c, h, w) for noisy latents at integer times (B,) under captions (B, tokens)."""
-        if noisy.device.type == "cpu":
+        return self.told(noisy, times, self.words(token_ids))
+
+    def words(self, token_ids: Tensor) -> Tensor:
+        """What the U-Net is told (B, tokens, width) of captions."""
+        words: Tensor
+        if token_ids.device.type == "cpu":
             with torch.autocast("cpu", enabled=False):  # its attention would be slow in bf16, see nets/autocast.py
                 words = self.text_encoder(token_ids).last_hidden_state
         else:
             words = self.text_encoder(token_ids).last_hidden_state
+        return words
+
+    def told(self, noisy: Tensor, times: Tensor, words: Tensor) -> Tensor:
+        """The same as a call, for captions whose ``words`` are known."""
         predicted: Tensor = self.unet(noisy, times, words).sample
         return predicted
 
