@@ -37,7 +37,7 @@ from reverie import pairs, seeds
 from reverie.arms import Arm
 from reverie.errors import InputError
 from reverie.nets.token_captioner import LookShape
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.stage import Job, Role, StepContext
 from reverie.store import results, tables
 from reverie.store.pictures import as_png, read_square
@@ -75,8 +75,8 @@ class CostSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(1, batch=self.batch, timed=self.timed, sampler_steps=self.sampler_steps)
-        check_at_least(0, warm_up=self.warm_up)
+        check_min(1, batch=self.batch, timed=self.timed, sampler_steps=self.sampler_steps)
+        check_min(0, warm_up=self.warm_up)
 
 
 @dataclass(frozen=True)
