@@ -27,8 +27,9 @@ from diffusers import AmusedPipeline
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError, UnknownName
+from reverie.models.kinds import check_pipeline
 from reverie.models.names import locate
-from reverie.models.painter import DTYPES, count_cut, words_without_token
+from reverie.models.painter import DTYPES, check_grid, count_cut, words_without_token
 from reverie.models.pretrained import load_pipeline, usable
 from reverie.models.tokenizer import Ids, Tokenizer
 
@@ -51,8 +52,7 @@ def open_token_painter(name: str, device: str = "cpu", dtype: str = "fp32") -> T
     if dtype == "fp16" and torch.device(device).type == "cpu":
         raise InputError("fp16 needs a GPU; use dtype fp32 or bf16 on the CPU")
     located = locate(name)
-    if located.kind == "openai":
-        raise ModelError(f"{name} is a language model on a server and cannot paint; use an aMUSEd folder or Hub id")
+    check_pipeline(name)
     pipe = load_pipeline(located, DTYPES[dtype])
     revision = str(locate(name))  # a Hub model knows its commit only once it is here
     if not isinstance(pipe, AmusedPipeline):
@@ -108,11 +108,7 @@ class TokenPainter:
             )
         if steps < 1:
             raise InputError(f"steps must be 1 or more, not {steps}")
-        if size_px != self.size_px:
-            raise InputError(
-                f"{self.revision} paints {self.side} x {self.side} ids, which are {self.size_px} px; it has learnt no grid of "
-                f"{size_px / self.tokenizer.factor:g} x {size_px / self.tokenizer.factor:g}"
-            )
+        check_grid(self.revision, size_px, self.side, self.tokenizer.factor)
 
     def words_unknown(self, texts: Sequence[str]) -> list[str]:
         """Words that the tokenizer of texts has no token for, in order of appearance."""

@@ -430,6 +430,12 @@ def clip_for(painter: str, clip: str | None) -> str | None:
         if place and (
             place.kind == "openai" or (place.kind != "hub" and not (Path(place.path_or_id) / config).exists())
         ):
+            from reverie.models.kinds import (
+                check_encoder,
+                check_pipeline,
+            )  # slow to load, and not needed where all is well
+
+            (check_pipeline if what == "painter" else check_encoder)(name)
             raise InputError(f"{name} is not a {what}; see: reverie models")
     return clip
 

@@ -375,8 +375,8 @@ def test_a_setting_that_is_no_more_is_told(scales: dict[str, Any]) -> None:
 DAMAGED = [
     ("guidance", "abc", "give a number"), ("guidance", None, "give a number"), ("per_caption", [1, 2], "give a whole number"),
     ("per_caption", 1.5, "give a whole number"), ("per_caption", True, "give a whole number"), ("captions", ["a"], "give a path or None"),
-    ("clip", {"a": 1}, "give a text or None"), ("painter_dtype", "fp99", "give fp32, bf16, fp16"), ("seeds", [1, "a"], "give several, each a whole number"),
-    ("arms", "simclr", "give several, each stablerep, simclr, clip, mae"), ("duplicates", 1, "give True or False"),
+    ("clip", {"a": 1}, "give a text or None"), ("painter_dtype", "fp99", "give fp32, bf16 or fp16"), ("seeds", [1, "a"], "give several, each a whole number"),
+    ("arms", "simclr", "give several, each stablerep, simclr, clip or mae"), ("duplicates", 1, "give True or False"),
 ]  # fmt: skip
 
 
@@ -443,3 +443,21 @@ def test_settings_are_refused_where_they_are_not_known() -> None:
         change(stablerep.TINY, gidance=3.0)
     with pytest.raises(InputError, match="give --of"):
         call_recipe("episodes", {"eval_data": "photos"})
+
+
+PAINTING = [name for name, recipe in KINDS.items() if "sampler_steps" in names(config_type(recipe))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", PAINTING)
+@pytest.mark.parametrize("slip", ["--paint-px 20", "--sampler-steps 5000"])
+def test_what_the_painter_cannot_do_is_told_before_any_work(
+    name: str, slip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = name.split() if name.startswith("claims") else ["run", name]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, *slip.split(), "--device", "cpu"])
+    assert stop.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search("--paint-px 20 does not fit .*multiple of 8, such as 16|steps must be from 1 to 1000", line), line
+    assert not list(tmp_path.iterdir())
