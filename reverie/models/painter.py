@@ -71,6 +71,19 @@ def open_painter(
 
     Raises: ModelError, UnknownName (model, scheduler, dtype), InputError.
     """
+    pipe, revision = load_painting(name, device, dtype)
+    with usable(revision, "paint"):
+        if isinstance(pipe, diffusers.AmusedPipeline):
+            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
+            return painter
+        return Painter(pipe.to(device), revision, scheduler, negative_prompt)
+
+
+def load_painting(name: str, device: str, dtype: str) -> tuple[Any, str]:
+    """A pipeline that paints, not yet on the device, and its name and version.
+
+    Raises: as ``open_painter``.
+    """
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     if dtype == "fp16" and torch.device(device).type == "cpu":
@@ -78,13 +91,7 @@ def open_painter(
     located = locate(name)
     check_pipeline(name)
     pipe = load_pipeline(located, DTYPES[dtype])
-    # A Hub model knows its commit only once it is here.
-    revision = str(locate(name))
-    with usable(revision, "paint"):
-        if isinstance(pipe, diffusers.AmusedPipeline):
-            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
-            return painter
-        return Painter(pipe.to(device), revision, scheduler, negative_prompt)
+    return pipe, str(locate(name))  # a Hub model knows its commit only once it is here
 
 
 def check_painter(
@@ -240,7 +247,9 @@ class Painter:
         if self.text_limit is None:
             return 0
         limit = self.text_limit
-        return count_cut(next(tokenizer for tokenizer, most in self._tokenizers if most == limit), limit, texts)
+        return count_cut(
+            next(tokenizer for tokenizer, max_tokens in self._tokenizers if max_tokens == limit), limit, texts
+        )
 
     @functools.cached_property
     def _negative(self) -> Embeddings:
@@ -259,7 +268,7 @@ class Painter:
         if not hasattr(getattr(self.pipe, "vae", None), "encode") or "latents" not in self._takes:
             raise ModelError(f"{self.family} has no autoencoder for pictures, so it cannot begin at a photo")
         # PixArt takes a single step for a sign that the model was distilled to it.
-        start = start_at(self.pipe.scheduler, level, steps, least=2 if self.family.startswith("PixArt") else 1)
+        start = start_at(self.pipe.scheduler, level, steps, min_steps=2 if self.family.startswith("PixArt") else 1)
         if "sigmas" in start.arguments and "sigmas" not in self._takes:
             raise ModelError(f"{self.family} does not take the steps of its sampler, so it cannot begin at a photo")
         return start
