@@ -155,11 +155,13 @@ def _shown_at_the_end(table: Table) -> Iterator[None]:
 
 
 def evaluate(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
+        raise InputError(f"reverie evaluate: give a kind: {', '.join(EVALUATIONS)}")
+    if words[0] in ("-h", "--help"):
         print(f"usage: reverie evaluate KIND ...\n\nKinds: {', '.join(EVALUATIONS)}")
         print("\nExample:\n  reverie evaluate captions results.json captions_val2017.json")
         print("  reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/")
-        return 0 if words else 2
+        return 0
     if words[0] not in EVALUATIONS:
         raise UnknownName("kind of evaluation", words[0], EVALUATIONS)
     return EVALUATIONS[words[0]](words[1:])
