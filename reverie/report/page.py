@@ -338,7 +338,7 @@ def _decoder(folder: Path) -> Callable[[Mapping[str, Any]], bytes | None]:
     def pictures() -> TokenPictures:  # slow to load, and most runs have no tokens
         from reverie.models.token_pictures import TokenPictures, models_named
 
-        return TokenPictures(models_named(read_plan(folder)))
+        return TokenPictures(models_named(read_plan(folder), folder))
 
     def decode(row: Mapping[str, Any]) -> bytes | None:
         try:
