@@ -37,7 +37,9 @@ class PaintTokens(UnitStage):
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
     role: ClassVar[Role] = "paint"
 
-    model: str = "builtin:token-painter"  # builtin:NAME, an aMUSEd folder, a Hub id, or step:NAME of a step that trains one
+    model: str = (
+        "builtin:token-painter"  # builtin:NAME, an aMUSEd folder, a Hub id, or step:NAME of a step that trains one
+    )
     per_caption: int = 4  # images of each caption
     guidance: float = 3.0  # s in l_u + s (l_c - l_u); 1 = no guidance
     steps: int = 8  # passes of the network; a few ids are fixed by each
@@ -85,7 +87,9 @@ class PaintTokens(UnitStage):
         painter.muse, painter.ramp = self.writing == "muse", self.ramp
         painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
         if self.tokenizer:
-            check_same_codes(open_tokenizer(context.model(self.tokenizer)), painter.tokenizer.codebook_name, painter.revision)
+            check_same_codes(
+                open_tokenizer(context.model(self.tokenizer)), painter.tokenizer.codebook_name, painter.revision
+            )
         refuse_another(painter.revision, context)
         return TokenWorker(self, painter, context)
 

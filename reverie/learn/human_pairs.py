@@ -106,11 +106,15 @@ class TokenizePairs(Job):
 
     def check(self) -> None:
         """Raises InputError for a store that is not there or has pairs without caption, and for photos that are not there; ModelError, UnknownName."""
-        check_store(self.store)
         if not of_step(self.tokenizer):
             check_tokenizer(self.tokenizer)
         if self.test_photos:
             check_captioned(self.test_photos, self.test_images, self.test_split)
+        self.check_pairs()
+
+    def check_pairs(self) -> None:
+        """Raises InputError for a store that is not there or has pairs without caption, as far as it is known before the run."""
+        check_store(self.store)
         if isinstance(self.store, Path):
             self._chosen(self.store / "pairs.lance")
 

@@ -38,7 +38,9 @@ class TrainTokenPainter(Job):
 
     # whose ids the tokens are: a VQModel, a pipeline that has one, or step:NAME of a step that trains one
     tokenizer: str = "builtin:tokenizer"
-    store: Path | str | None = None  # folder with pairs.lance, or the step that took the pairs; the run's own when left out
+    store: Path | str | None = (
+        None  # folder with pairs.lance, or the step that took the pairs; the run's own when left out
+    )
     where: str = "status = 'ok' and tokens is not null"
     text_encoder: str = (
         ""  # CLIP folder or name, whose vocabulary and text tower to start from; its own words when empty

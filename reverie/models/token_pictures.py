@@ -80,5 +80,7 @@ def models_named(record: Mapping[str, Any], folder: Path) -> list[str]:
         settings = step.get("settings", {})
         for inner in (settings, settings.get("inner")):
             if isinstance(inner, Mapping):
-                found += [context.model(inner[key]) for key in ("tokenizer", "model") if isinstance(inner.get(key), str)]
+                found += [
+                    context.model(inner[key]) for key in ("tokenizer", "model") if isinstance(inner.get(key), str)
+                ]
     return found
