@@ -137,7 +137,8 @@ class TrainTokenCaptioner(Job):
             painted = read_token_pairs(table, *book, self.where_painted or None, images).some(self.num_painted)
         learned = manifest_of(beside.ids, beside.texts) if beside else None
         painter = context.model(self.painter)
-        control = control_of(painter, read_manifest(painter) if painter else None, learned, real is None)
+        named = Path(painter).name if Path(painter).is_dir() else painter  # no path reaches a record
+        control = control_of(named, read_manifest(painter) if painter else None, learned, real is None)
         if self.controlled and painted:
             require_control(control)
         batches = self.batches(real, painted, context.seed)

@@ -560,12 +560,12 @@ def arms(config: Synth2Config = TINY) -> dict[Arm, TrainTokenCaptioner]:
         if not config.exposures or not 0 < share < 1 or left < 1:
             return {}
         name = f"human-as-{share:g}"
-        arm = Arm(name, f"human pairs alone, as many seen as at {share:g}", factors={"rho": 0.0, "exposures_of": share})
+        arm = Arm(name, f"human pairs alone, equal sights as at {share:g}", factors={"rho": 0.0, "exposures_of": share})
         return {arm: learning(config, 0.0, left, start)}
 
     main = config.main_share
     found = {_mixture(main): learning(config, main, steps, start)}
-    human = Arm("human", "human pairs alone", factors={"rho": 0.0})
+    human = Arm("human", "human pairs alone, equal steps", factors={"rho": 0.0})
     found |= {human: learning(config, 0.0, steps, start)} | equal(main)
     for share in config.shares:
         if share not in (0.0, main):
