@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reverie.images.tokens import PaintTokens
     from reverie.learn.train_token_captioner import TrainTokenCaptioner
     from reverie.learn.train_token_painter import TrainTokenPainter
+    from reverie.stage import SourceStage
 
 MAIN = "captioner"  # the arm that reverie caption asks: of the share nearest to a half, with the first seed
 FIRST = "human-first"  # the captioner of human pairs that a fine-tuning begins at
@@ -304,6 +305,13 @@ class Synth2Config:
                 f"{self.paint.token_painter} paints tokens of its own codebook, and a tokenizer that is trained here has another; leave out "
                 "--tokenizer, or --token-painter"
             )
+        each = 2 ** (len(self.images.tokenizer_channels) - 1)
+        if self.tokenizer.startswith(OF_STEP) and self.images.token_px % each:
+            raise InputError(
+                f"--token-px {self.images.token_px} does not divide into ids of {each} px, which --tokenizer-channels make; use a multiple"
+            )
+        if wrong := next((number for number in self.images.tokenizer_channels if number % 8), None):
+            raise InputError(f"--tokenizer-channels {wrong} must divide by 8, for its groups")
         if self.paint.painter_width % 12:
             raise InputError(f"--painter-width {self.paint.painter_width} must divide by 12, for its heads")
         if self.words.language_width % 4:
@@ -437,10 +445,17 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
         config.eval_split,
     )
     tokens.check_pairs()  # what is wrong with pairs is said before any work
+    if "tokenizer" in config.models and isinstance(human.store, Path):
+        from reverie.store import tables
+
+        if not tables.count(human.store / "pairs.lance", "status = 'ok' and image is not null"):
+            raise InputError(
+                f"{human.store} has no pictures to train a tokenizer on; name the one that its tokens are of: --tokenizer NAME"
+            )
     return (*steps, Step("human", tokens, inputs=tuple(step.name for step in steps)))
 
 
-def painted(config: Synth2Config, source: AskWriter | None = None) -> tuple[Step, ...]:
+def painted(config: Synth2Config, source: SourceStage | None = None) -> tuple[Step, ...]:
     """Captions, cleaned, and their images as tokens.
 
     Args:

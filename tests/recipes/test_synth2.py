@@ -206,6 +206,8 @@ SLIPS: list[tuple[str, dict[str, Any], str]] = [
     ("another grid", {"token_painter": "amused", "token_px": 32}, "paints pictures of 16 px, which is another grid than that of 32 px"),
     ("ids out of range", {"pairs": "wild", "token_painter": "amused"}, "pair real000 has the id 99, and codes are 0 to"),
     ("test photos", {"pairs": "tested", "token_painter": "amused"}, "2 of 2 pairs of .* show test photos, first real000 the photo all-00000"),
+    ("tokens without their tokenizer", {"pairs": "wild"}, "has no pictures to train a tokenizer on"),
+    ("ids that do not fill a picture", {"token_px": 18}, "does not divide into ids of 4 px"),
     ("not controlled", {"token_painter": "owner/amused", "require_control": True}, "so no run with it is controlled"),
 ]  # fmt: skip
 
