@@ -157,7 +157,8 @@ def _small(picture: Image.Image) -> np.ndarray:
     """Levels of 8 x 8 parts of a picture: much the same however it was stored."""
     from reverie.models.tokenizer import square
 
-    return square(picture, 64).reshape(8, 8, 8, 8, 3).mean((1, 3))
+    levels: np.ndarray = square(picture, 64).reshape(8, 8, 8, 8, 3).mean((1, 3))
+    return levels
 
 
 def _pictures(pairs: TokenPairs) -> Iterator[list[Image.Image]]:

@@ -162,7 +162,7 @@ class TrainTokenCaptioner(Job):
             report=context.report,
         )
         shown, before = batches.num_painted(self.steps), _seen_before(learner.start)
-        trained = {
+        trained: dict[str, Any] = {
             "real_pairs": len(real or ()), "painted_pairs": len(painted or ()), "mode": "finetune" if self.start else "augment",
             "rho": self.rho, "path": self.path, "steps": self.steps + before["steps"],
             "real_seen": self.steps * self.batch - shown + before["real_seen"], "painted_seen": shown + before["painted_seen"],

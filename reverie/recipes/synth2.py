@@ -84,9 +84,8 @@ class Asking:
     temperature: float = 1.0  # temperature of the writer's sampling; 0 takes the likeliest words
     min_words: int = 5  # shortest caption of the writer, in words
     max_words: int = 50  # longest caption of the writer, in words
-    near_duplicate: float = (
-        0.8  # share of two captions that is alike from which the second is dropped, in (0, 1]; 1 = equal ones only
-    )
+    # share of two captions that is alike from which the second is dropped, in (0, 1]; 1 = equal ones only
+    near_duplicate: float = 0.8
 
     def stage(self) -> AskWriter:
         """The stage that asks. Raises InputError for a list of classes, or a writer, that cannot be used."""

@@ -28,7 +28,7 @@ def gather(facts: Facts) -> dict[str, Any] | None:
     human = next((arm for arm in found.arms if arm.factors.get("rho") == 0 and "exposures_of" not in arm.factors), None)
     rivals = {arm.factors["exposures_of"]: arm for arm in found.arms if "exposures_of" in arm.factors}
     seen = {arm.id: _trained(facts, arm) for arm in found.arms}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "arm": arm, "share": _share(arm), "scores": {name: arm.mean(name) for name in METRICS if name in arm.values},
             "seen": seen[arm.id], "steps": _against(arm, human, metric), "exposures": _against(arm, rivals.get(_share(arm)), metric),
@@ -63,7 +63,8 @@ def controls(found: Measured) -> dict[str, list[str]]:
 
 
 def _share(arm: ArmFacts) -> float:
-    return float(arm.factors["rho"] or 0)
+    rho = arm.factors["rho"]
+    return float(rho) if isinstance(rho, (int, float)) else 0.0
 
 
 def _against(arm: ArmFacts, other: ArmFacts | None, metric: str) -> dict[str, Any] | None:
