@@ -209,9 +209,8 @@ class Synth2Config:
     rho: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     # painted pairs beside human ones from the start, or after a training on human ones alone
     mode: Literal["augment", "finetune"] = "augment"
-    human_first: float = (
-        0.5  # share of the steps of training that --mode finetune spends on human pairs alone, in (0, 1)
-    )
+    # share of the steps of training that --mode finetune spends on human pairs alone, in (0, 1)
+    human_first: float = 0.5
     # how captioners get images: as tokens, or as pixels, which are decoded, stored, read and encoded again (a control)
     path: Literal["tokens", "pixels"] = "tokens"
     # for each share, one more arm of human pairs alone that sees as many of them: at equal steps a mixture sees fewer
@@ -241,8 +240,8 @@ class Synth2Config:
 
     @property
     def main_share(self) -> float:
-        """The share that stands for the recipe: the one nearest to a half, of two the smaller one."""
-        return min(self.shares, key=lambda share: (abs(share - 0.5), share))
+        """The share that stands for the recipe: of those with painted pairs the one nearest to a half, of two the smaller one."""
+        return min((share for share in self.shares if share), key=lambda share: (abs(share - 0.5), share))
 
     @property
     def tokenizer(self) -> str:

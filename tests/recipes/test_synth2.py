@@ -159,6 +159,12 @@ def test_a_named_painter_brings_its_tokenizer_and_is_not_controlled(classes: Pat
     assert plan.notes == ("uncontrolled, unless owner/amused learned from the same human pairs",)
 
 
+@pytest.mark.parametrize(("rho", "main"), [((0.0, 1.0), 1.0), ((0.25, 0.75), 0.25), ((0.1, 0.6), 0.6)])
+def test_the_captioner_that_is_asked_saw_painted_pairs(rho: tuple[float, ...], main: float, classes: Path) -> None:
+    stage: Any = call_recipe("synth2", SMALL | {"classes": classes, "rho": rho}).step("captioner").stage
+    assert stage.rho == main
+
+
 def test_captions_may_be_asked_without_a_class(classes: Path) -> None:
     plan = call_recipe("synth2", SMALL | {"classes": classes, "ask_about": "nothing", "writer": "owner/model"})
     stage: Any = plan.step("captions").stage
