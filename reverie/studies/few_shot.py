@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import few_shot as recipe
-from reverie.recipes.options import SmallScale
 from reverie.settings import resolve
-from reverie.studies import Study, named, seeds_of
+from reverie.studies import Study, StudyConfig, named, seeds_of
 
 PHOTOS = "smallworld:street:1024:6400"  # shots are taken of the train photos
 FEW, MANY = 1, 4  # shots of each class
@@ -19,13 +18,10 @@ LEVELS = (1.0, 0.853, 0.708, 0.0)  # sqrt(abar): copies; the paper's for four sh
 
 
 @dataclass(frozen=True)
-class FewShotStudy:
+class FewShotStudy(StudyConfig):
     """Settings of a study of few-shot classifiers."""
 
-    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 4  # captions for each class, where they are written from class names
-    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 TINY = FewShotStudy()
