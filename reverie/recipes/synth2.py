@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from reverie.arms import Arm
 from reverie.errors import InputError
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.recipes.options import BUILTIN, Precision, Scale, refuse_twins
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
@@ -94,7 +94,7 @@ class Asking:
         from reverie.captions.llm import AskWriter
         from reverie.smallworld.scene import class_names
 
-        check_at_least(1, per_class=self.per_class)
+        check_min(1, per_class=self.per_class)
         names = read_classes(self.classes) if self.classes else class_names()
         if self.writer.startswith(BUILTIN) and (
             strange := next((name for name in names if name not in class_names()), "")
@@ -281,7 +281,7 @@ class Synth2Config:
             raise InputError("--rho 0 alone paints nothing; give a share of painted pairs as well, such as 0.5")
         if not 0 < self.human_first < 1:
             raise InputError(f"--human-first {self.human_first:g} is a share of the steps, above 0 and below 1")
-        check_at_least(
+        check_min(
             1,
             token_px=self.images.token_px,
             codes=self.images.codes,
