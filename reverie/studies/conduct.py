@@ -201,7 +201,9 @@ def _pilot(
         say(f"nothing to estimate from yet: {_seeds(seeds)}, and what a study can see is known from {MIN_SEEDS} on")
         return None
     if not can_grow(make, MIN_SEEDS, seeds):
-        say("nothing to estimate from yet: a run of this study does something else with more seeds, so none can go ahead")
+        say(
+            "nothing to estimate from yet: a run of this study does something else with more seeds, so none can go ahead"
+        )
         return None
     say(f"the first {MIN_SEEDS} of {_seeds(seeds)} are the pilot, which says what all of them can see")
     study = do(max(MIN_SEEDS, there))

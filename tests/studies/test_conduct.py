@@ -264,7 +264,9 @@ def test_further_seeds_may_have_runs_of_their_own(tmp_path):
     assert (tmp_path / "apart" / "one" / "report.html").read_text() == "9"
     # All of them are found again by who asks for three.
     assert seeds_there(tmp_path / "apart", apart) == last
-    took = [event["seconds"] for event in read_events(tmp_path / "apart" / f"one-{last - 1}") if event["kind"] == "done"]
+    took = [
+        event["seconds"] for event in read_events(tmp_path / "apart" / f"one-{last - 1}") if event["kind"] == "done"
+    ]
     assert seconds_per_seed(apart, tmp_path / "apart", last) == pytest.approx(sum(took))
 
 
