@@ -8,39 +8,39 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from reverie.arms import Arm
-    from reverie.captions.corpus import ReadCorpus
-    from reverie.captions.templates import FillTemplates
+if TYPE_CHECKING:  # the same for who reads the code without running it; a test holds the two together
+    from reverie.arms import Arm as Arm
+    from reverie.captions.corpus import ReadCorpus as ReadCorpus
+    from reverie.captions.templates import FillTemplates as FillTemplates
     from reverie.errors import (
-        BrokenImage,
-        FolderInUse,
-        InputError,
-        MissingExtra,
-        ModelError,
-        ReverieError,
-        SettingsChanged,
-        StoreError,
-        StoreFull,
-        TrainingError,
-        UnitExists,
-        UnknownName,
+        BrokenImage as BrokenImage,
+        FolderInUse as FolderInUse,
+        InputError as InputError,
+        MissingExtra as MissingExtra,
+        ModelError as ModelError,
+        ReverieError as ReverieError,
+        SettingsChanged as SettingsChanged,
+        StoreError as StoreError,
+        StoreFull as StoreFull,
+        TrainingError as TrainingError,
+        UnitExists as UnitExists,
+        UnknownName as UnknownName,
     )
-    from reverie.filters.keep import Keep
-    from reverie.images.pixels import PaintPixels
-    from reverie.learn.fit import Fit
-    from reverie.learn.losses import multi_positive_loss
-    from reverie.learn.stablerep import StableRep
-    from reverie.learn.train import Train
-    from reverie.library import Run, open_run, recipe, run
-    from reverie.models.backbones import load_backbone, represent
-    from reverie.models.captioner import Captioner, load_captioner
-    from reverie.models.classifier import Classifier, load_classifier
-    from reverie.models.encoder import open_encoder
-    from reverie.models.painter import open_painter
-    from reverie.run.plan import Plan, Step
-    from reverie.store.imports import import_into
-    from reverie.store.pictures import decoded
+    from reverie.filters.keep import Keep as Keep
+    from reverie.images.pixels import PaintPixels as PaintPixels
+    from reverie.learn.fit import Fit as Fit
+    from reverie.learn.losses import multi_positive_loss as multi_positive_loss
+    from reverie.learn.stablerep import StableRep as StableRep
+    from reverie.learn.train import Train as Train
+    from reverie.library import Run as Run, open_run as open_run, recipe as recipe, run as run
+    from reverie.models.backbones import load_backbone as load_backbone, represent as represent
+    from reverie.models.captioner import Captioner as Captioner, load_captioner as load_captioner
+    from reverie.models.classifier import Classifier as Classifier, load_classifier as load_classifier
+    from reverie.models.encoder import open_encoder as open_encoder
+    from reverie.models.painter import open_painter as open_painter
+    from reverie.run.plan import Plan as Plan, Step as Step
+    from reverie.store.imports import import_into as import_into
+    from reverie.store.pictures import decoded as decoded
 
     __version__: str
 
@@ -80,46 +80,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "Arm",
-    "BrokenImage",
-    "Captioner",
-    "Classifier",
-    "FillTemplates",
-    "Fit",
-    "FolderInUse",
-    "InputError",
-    "Keep",
-    "MissingExtra",
-    "ModelError",
-    "PaintPixels",
-    "Plan",
-    "ReadCorpus",
-    "ReverieError",
-    "Run",
-    "SettingsChanged",
-    "StableRep",
-    "Step",
-    "StoreError",
-    "StoreFull",
-    "Train",
-    "TrainingError",
-    "UnitExists",
-    "UnknownName",
-    "__version__",
-    "decoded",
-    "import_into",
-    "load_backbone",
-    "load_captioner",
-    "load_classifier",
-    "multi_positive_loss",
-    "open_encoder",
-    "open_painter",
-    "open_run",
-    "recipe",
-    "represent",
-    "run",
-]
+__all__ = sorted([*_HOME_OF, "run", "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,15 @@ class InputError(ReverieError):
 
 
 class BrokenImage(InputError):
-    """Image bytes that cannot be decoded, or would decode to more pixels than allowed."""
+    """Image bytes that cannot be decoded, or would decode to more pixels than allowed.
+
+    Attributes:
+        reason: the same for the row of the image, which knows its name: see ``because`` in store/sources.py.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class UnknownName(InputError):

@@ -6,8 +6,6 @@ Nothing here holds a run in memory: rows are read when they are asked for, and a
 from __future__ import annotations
 
 import importlib.util
-import inspect
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import pyarrow as pa
 from reverie import hub
 from reverie.errors import InputError, MissingExtra
 from reverie.run import engine
-from reverie.run.plan import Plan, call_recipe, find_recipe, read_plan
+from reverie.run.plan import Plan, call_recipe, read_plan
 from reverie.run.status import StepStatus, status
 from reverie.store import exports, results, tables
 from reverie.store.files import BESIDE
@@ -39,19 +37,12 @@ def recipe(name: str, /, **settings: Any) -> Plan:
         settings: what ``reverie run NAME --help`` lists, with ``_`` for ``-``; the defaults are the same.
     Raises: UnknownName, InputError for a recipe or a setting that is not there, and whatever the recipe refuses.
     """
-    for key, item in inspect.signature(find_recipe(name)).parameters.items():
-        if isinstance(settings.get(key), str) and re.fullmatch(r"(pathlib\.)?Path( \| None)?", _said(item.annotation)):
-            settings[key] = Path(settings[key])
     try:
         return call_recipe(name, settings)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
         raise InputError(f"{error}; its settings are the flags of: reverie run {name} --help") from error
-
-
-def _said(annotation: object) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def run(

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from reverie.errors import InputError
 
 
-def check_at_least(least: float, **given: float | Sequence[float] | None) -> None:
-    """Raises InputError that names the flag of a number below ``least`` or of none at all (NaN). None is not looked at."""
+def check_min(minimum: float, **given: float | Sequence[float] | None) -> None:
+    """Raises InputError that names the flag of a number below ``minimum`` or of none at all (NaN). None is not looked at."""
     for name, value in given.items():
         for number in value if isinstance(value, Sequence) else [] if value is None else [value]:
-            if not number >= least:
-                raise InputError(f"--{name.replace('_', '-')} {number}: give {least:g} or more")
+            if not number >= minimum:
+                raise InputError(f"--{name.replace('_', '-')} {number}: give {minimum:g} or more")
 
 
 def check_numbers(given: object, name: str) -> None:

@@ -15,7 +15,7 @@ from reverie.errors import InputError
 from reverie.store.files import atomic_file
 
 PIECE = 15 * 2**20  # bytes
-MOST = 8  # pieces in a folder, of all models together
+MAX_PIECES = 8  # pieces in a folder, of all models together
 
 
 def pack(model: Path, out: Path, name: str) -> None:
@@ -33,8 +33,10 @@ def pack(model: Path, out: Path, name: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     old = sorted(out.glob(f"{name}.zip.*"))
     others = len(list(out.glob("*.zip.*"))) - len(old)
-    if others + len(pieces) > MOST:
-        raise InputError(f"{name} is {len(whole) / 2**20:.0f} MiB: with what is in {out}, more than {MOST} pieces")
+    if others + len(pieces) > MAX_PIECES:
+        raise InputError(
+            f"{name} is {len(whole) / 2**20:.0f} MiB: with what is in {out}, more than {MAX_PIECES} pieces"
+        )
     for index, piece in enumerate(pieces):
         with atomic_file(out / f"{name}.zip.{index}") as temporary:
             temporary.write_bytes(piece)

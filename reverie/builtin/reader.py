@@ -31,7 +31,7 @@ OPEN = -1  # a target that does not count
 SIDE = 16  # of the latents
 SOFT, BLURRED = 0.5, 0.6  # most noise, and most of a blur, that a reader has to see through
 SMOOTHING = 0.03  # of labels
-WEIGHTS = (1.0, 0.5, 0.1)  # of the losses of shape, colour and number
+COLOUR, NUMBER = 0.5, 0.1  # weights of the losses of colour and number, beside 1 of shape
 
 
 class Answers(NamedTuple):
@@ -69,11 +69,20 @@ class _Block(nn.Module):
         super().__init__()
         self.first, self.first_norm = nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after)
         self.second, self.second_norm = nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after)
-        self.past = nn.Identity() if before == after and stride == 1 else nn.Conv2d(before, after, 1, stride)
+        self.past, self.stride = (
+            nn.Identity() if before == after and stride == 1 else nn.Conv2d(before, after, 1),
+            stride,
+        )
 
     def forward(self, states: Tensor) -> Tensor:
         inner = self.first_norm(self.first(F.silu(states)))
-        passed: Tensor = self.past(states) + self.second_norm(self.second(F.silu(inner)))
+        # A 1 x 1 convolution with this stride, but such a one writes past its memory in the backward pass (oneDNN 3.12 in
+        # torch 2.13) where images are channels last, have under 16 channels and cannot be dealt evenly to several threads:
+        #   torch.set_num_threads(2); images = torch.randn(11, 8, 16, 16).contiguous(memory_format=torch.channels_last)
+        #   torch.nn.Conv2d(8, 8, 1, 2)(images).sum().backward()
+        # aborts, now or later.
+        kept = states[:, :, :: self.stride, :: self.stride]
+        passed: Tensor = self.past(kept) + self.second_norm(self.second(F.silu(inner)))
         return passed
 
 
@@ -117,15 +126,15 @@ def _targets(named: Sequence[tuple[int, int] | None], number: int) -> list[int]:
     return [pair[0] if pair else OPEN for pair in named] + [pair[1] if pair else OPEN for pair in named] + [number - 1]
 
 
-def reading_loss(answers: Answers, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of shapes, colours and number for targets (B, 9), each over those that count."""
+def reading_loss(answers: Answers, targets: Tensor, smoothing: float = 0.0, number: float = NUMBER) -> Tensor:
+    """Cross-entropy of shapes, colours and number (by this weight) for targets (B, 9), each over those that count."""
     parts = (
-        (answers.shapes.flatten(0, 1), targets[:, :4].flatten()),
-        (answers.colours.flatten(0, 1), targets[:, 4:8].flatten()),
-        (answers.number, targets[:, 8]),
+        (1.0, answers.shapes.flatten(0, 1), targets[:, :4].flatten()),
+        (COLOUR, answers.colours.flatten(0, 1), targets[:, 4:8].flatten()),
+        (number, answers.number, targets[:, 8]),
     )
     losses = []
-    for weight, (logits, wanted) in zip(WEIGHTS, parts, strict=True):
+    for weight, logits, wanted in parts:
         summed = F.cross_entropy(logits, wanted, ignore_index=OPEN, label_smoothing=smoothing, reduction="sum")
         losses.append(weight * summed / (wanted != OPEN).sum().clamp(min=1))
     return torch.stack(losses).sum()

@@ -4,7 +4,7 @@
     python -m reverie.builtin.train --only clip     one model
     python -m reverie.builtin.train --only painter --further 5000    the painter that ships, trained on
     accelerate launch --cpu --num_processes 2 -m reverie.builtin.train --only painter    by two processes
-    python -m reverie.builtin.train --only reader taught    the painter that ships, taught by a reader of its latents
+    python -m reverie.builtin.train --only reader bound taught    the painter that ships, taught by a reader of its latents (by several processes too)
     python -m reverie.builtin.train --device cuda --minutes 8    what a GPU makes of it in that time, in WORK/out
 
 Killed at any moment it goes on where it stopped: finished parts have a folder of their own under ``--work``, the part
@@ -39,6 +39,7 @@ from torch import nn
 
 from reverie import seeds, stage
 from reverie.builtin import pieces, pool
+from reverie.builtin.bind import LearnToBind, ToBind
 from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
 from reverie.builtin.teach import PaintAsRead, ToTeach
 from reverie.errors import InputError, ReverieError
@@ -67,6 +68,7 @@ Part = Literal[
     "clip",
     "painter",
     "reader",
+    "bound",
     "taught",
     "painter-alt",
     "writer",
@@ -79,7 +81,8 @@ PARTS: tuple[Part, ...] = (
     *("pool", "autoencoder", "clip", "painter", "writer", "words", "detector", "tokenizer", "token-painter"),
 )
 IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
-SHARED: tuple[Part, ...] = ("decoder", "painter", "taught", "painter-alt")  # what several processes train together
+# What several processes train together.
+SHARED: tuple[Part, ...] = ("decoder", "painter", "reader", "bound", "taught", "painter-alt")
 SHARE_OF_TIME = {  # of what is trained in minutes; 1 for all others
     **{"painter": 6.0, "taught": 6.0, "painter-alt": 6.0, "token-painter": 3.0},
 }
@@ -100,6 +103,7 @@ CLIP_FIT = Fit(steps=8000, lr=3e-4, warmup_steps=200, weight_decay=0.05, betas=(
 WRITER_FIT = Fit(steps=1500, lr=3e-3, warmup_steps=50, weight_decay=0.01, clip=1.0)
 WORDS_FIT = Fit(steps=3000, lr=2e-3, warmup_steps=100, weight_decay=0.01, clip=1.0)
 DETECTOR_FIT = Fit(steps=3200, lr=2e-3, warmup_steps=150, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, speed=SPEED)
+STANDING_OUT = 3.0  # weight of things beside the whole picture: small ones are what is read wrong after a decoder
 DECODER_FIT = Fit(
     steps=4000, lr=5e-4, warmup_steps=100, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
@@ -116,8 +120,9 @@ TOKEN_PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
 READER_FIT = Fit(steps=2500, lr=2e-3, warmup_steps=100, weight_decay=0.05, clip=1.0, ema=0.998, speed=SPEED)
+BOUND_FIT = Fit(steps=600, lr=1e-3, warmup_steps=50, weight_decay=0.01, clip=1.0, speed=SPEED)
 TAUGHT_FIT = Fit(
-    steps=3000, lr=3e-4, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.998, speed=SPEED
+    steps=3000, lr=5e-4, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.998, speed=SPEED
 )
 FURTHER_LR = 5e-4  # half the rate to go on with: less of what is there is lost
 CHANNELS, ATTENTION = (64, 128, 128), (False, True, True)  # of the painter's U-Net, finest first
@@ -133,7 +138,10 @@ SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)
 TOKEN_SHARES = {0: (0.8, 0.1, 0.1), 150_000: (0.6, 0.25, 0.15), 400_000: (0.4, 0.4, 0.2)}
 STREETS = 4  # how often the tokenizer sees each street scene while it sees one of those
 FURTHER_SHARES = {0: (0.7, 0.15, 0.15), 600_000: (0.4, 0.4, 0.2)}
-TAUGHT_SHARES = {0: (0.6, 0.2, 0.2)}
+# A taught painter knows a single thing from before: two are what it has to learn.
+TAUGHT_SHARES = {0: (0.34, 0.42, 0.24)}
+TAUGHT_SHIFT = 1.8  # of its times
+TAUGHT_BATCH = 3 / 8  # of the images of a step; its paintings take the rest of the time
 BATCH = {"cpu": 32, "cuda": 512}  # images a step, of each process
 GPU_LR = 2.0  # times the rate, for the larger batches there
 
@@ -157,6 +165,8 @@ class Work:
     parts: tuple[str, ...] = ()  # that are trained
     rank: int = 0
     processes: int = 1
+    alt_from_nothing: bool = False
+    share_of_one: float = ToTeach.share_of_one
 
     @contextmanager
     def first(self) -> Iterator[None]:
@@ -200,12 +210,13 @@ def main(
     batch: int = 0,
     out: Path | None = None,
     alt_from_nothing: bool = False,
+    share_of_one: float = ToTeach.share_of_one,
 ) -> None:
     """Train the builtin models.
 
     Args:
         work: where renders, checkpoints and unfinished parts live.
-        only: the parts to make; parts they need must be finished or named too. All but decoder, reader, taught and painter-alt
+        only: the parts to make; parts they need must be finished or named too. All but decoder, reader, bound, taught and painter-alt
             when left out; with --minutes decoder and painter.
         num_scenes: studio renders to learn from.
         further: steps to train the shipped painter on for, with the schedule begun again, or its decoder; 0 trains a painter
@@ -216,11 +227,15 @@ def main(
         out: folder for what is made, as a few files of 15 MiB at most (see pieces.py), in place of the package; WORK/out with
             --minutes. It is first written a minute after a training began.
         alt_from_nothing: painter-alt does not begin from the painter's weights.
+        share_of_one: of the captions that a taught painter paints to learn from; the others are of two things. 0.6 for a painter
+            whose single things are not right yet.
     """
     if minutes is not None and minutes <= 0:
         raise InputError(f"minutes {minutes} must be above 0")
     if batch < 0 or further < 0 or num_scenes < pool.CHUNK:
         raise InputError(f"batch {batch} and further {further} cannot be below 0, nor num_scenes below {pool.CHUNK}")
+    if not 0 <= share_of_one <= 1:
+        raise InputError(f"share of one {share_of_one} must be between 0 and 1")
     chosen = only or (IN_MINUTES if minutes else PARTS)
     # In this order, whatever the order they are named in: later parts learn from earlier ones.
     parts: tuple[Part, ...] = tuple(part for part in get_args(Part) if part in chosen)
@@ -236,6 +251,8 @@ def main(
         tuple(part for part in parts if part != "pool"),
         int(os.environ.get("RANK", 0)),
         int(os.environ.get("WORLD_SIZE", 1)),
+        alt_from_nothing,
+        share_of_one,
     )
     if run.processes > 1:
         if alone := [part for part in parts if part not in SHARED]:
@@ -247,37 +264,22 @@ def main(
         if not run.rank:
             write_tokenizer(work / "tokenizer", words, LONGEST)
             write_tokenizer(work / "writer-tokenizer", words, LONGEST, end=False)
-    if "pool" in parts:
-        _make_pool(run, "studio", num_scenes, None, 1)
-        _make_street(run)
-    if "autoencoder" in parts:
-        batches = pool.Pool.open([work / "studio"], 8, SEED)
-        train(run, "autoencoder", AUTOENCODER, AUTOENCODER_FIT, batches)
     if set(parts) & {*SHARED, "tokenizer", "token-painter"}:
         with run.first():
             _make_painted(run)
-    if "decoder" in parts:
-        decoder(run)
-    if "clip" in parts:
-        clip(run)
-    if "painter" in parts:
-        painter(run)
-    if "reader" in parts:
-        reader(run)
-    if "taught" in parts:
-        taught(run)
-    if "painter-alt" in parts:
-        painter_alt(run, alt_from_nothing)
-    if "writer" in parts:
-        writer(run)
-    if "words" in parts:
-        sentences(run)
-    if "detector" in parts:
-        detector(run)
-    if "tokenizer" in parts:
-        tokenizer(run)
-    if "token-painter" in parts:
-        token_painter(run)
+    for part in parts:
+        MAKERS[part](run)
+
+
+def renders(run: Work) -> None:
+    """What autoencoder and clip learn from."""
+    _make_pool(run, "studio", run.num_scenes, None, 1)
+    _make_street(run)
+
+
+def autoencoder(run: Work) -> None:
+    """The painter's, from studio renders."""
+    train(run, "autoencoder", AUTOENCODER, AUTOENCODER_FIT, pool.Pool.open([run.folder / "studio"], 8, SEED))
 
 
 def decoder(run: Work) -> None:
@@ -295,7 +297,7 @@ def decoder(run: Work) -> None:
         ):  # else it ships with a painter of its own latents
             _ship(run, weights, _copy_half, "painter", "vae")
 
-    train(run, "decoder", Decoder(str(base)), settings, batches, ship=ship)
+    train(run, "decoder", Decoder(str(base), standing_out=STANDING_OUT), settings, batches, ship=ship)
 
 
 def painter(run: Work) -> None:
@@ -309,19 +311,31 @@ def painter(run: Work) -> None:
     )
 
 
-def painter_alt(run: Work, from_nothing: bool = False) -> None:
+def painter_alt(run: Work) -> None:
     """builtin:painter-alt: the same network under web alt-text, for methods that begin from such a one."""
-    start = "" if from_nothing else str(_trained(run, "painter", Path("builtin:painter")))
-    _paint(run, "painter-alt", start, SHARES if from_nothing else FURTHER_SHARES, ("alt",))
+    start = "" if run.alt_from_nothing else str(_trained(run, "painter", Path("builtin:painter")))
+    _paint(run, "painter-alt", start, SHARES if run.alt_from_nothing else FURTHER_SHARES, ("alt",))
 
 
 def reader(run: Work) -> None:
     """What reads a scene from the latents of the painter that ships."""
-    with run.first():
-        _make_painted(run)
     vae = BUILTIN / "painter" / "vae"
     batches = ToRead(_scenes(run, _network(run, vae, "builtin:painter"), vae), 64, SEED, run.rank)
-    train(run, "reader", LearnToRead(), run.fit(READER_FIT), batches)
+    with run.first():
+        minutes = run.minutes("reader", "reader")
+    train(run, "reader", LearnToRead(), dataclasses.replace(run.fit(READER_FIT), minutes=minutes), batches)
+
+
+def bound(run: Work) -> None:
+    """The text encoder of a finished painter or the one that ships, as it learns which thing is where."""
+    start = str(_trained(run, "painter", Path("builtin:painter")))
+    vae = BUILTIN / "painter" / "vae"
+    network = _network(run, vae, start)
+    texts = pool.Pool.open([run.folder / "studio"], 1, 0).captions
+    batches = ToBind(_scenes(run, network, vae), _token_ids(network, texts), SEED, run.rank)
+    with run.first():
+        minutes = run.minutes("bound", "bound")
+    train(run, "bound", LearnToBind(start), dataclasses.replace(run.fit(BOUND_FIT), minutes=minutes), batches)
 
 
 def taught(run: Work) -> None:
@@ -330,13 +344,19 @@ def taught(run: Work) -> None:
     vae = BUILTIN / "painter" / "vae"
     network = _network(run, vae, start)
     sets = _painted(run, network, vae, None)
-    network = dataclasses.replace(network, latent_size=sets[0].latents.shape[-1])
-    learner = PaintAsRead(network, reader=str(run.folder / "reader" / "weights"))
-    painted = Curriculum(sets, TAUGHT_SHARES, max(1, run.batch_size() // 2), SEED, run.rank, run.processes)
+    network = dataclasses.replace(network, latent_size=sets[0].latents.shape[-1], shift=TAUGHT_SHIFT)
+    learned = _trained(run, "bound", Path())
+    learner = PaintAsRead(
+        network,
+        reader=str(run.folder / "reader" / "weights"),
+        bound=str(learned) if learned != Path() else "",
+    )
+    batch = max(1, round(TAUGHT_BATCH * run.batch_size()))
+    painted = Curriculum(sets, TAUGHT_SHARES, batch, SEED, run.rank, run.processes)
     with run.first():
         minutes = run.minutes("taught", "taught")
     settings = dataclasses.replace(run.fit(TAUGHT_FIT, run.further), minutes=minutes)
-    batches = ToTeach(painted, _scenes(run, network, vae))
+    batches = ToTeach(painted, _scenes(run, network, vae), share_of_one=run.share_of_one)
     train(run, "taught", learner, settings, batches, _log_of(start), functools.partial(_ship_painter, run, "painter"))
 
 
@@ -621,8 +641,24 @@ def train(
     net, losses = fit(
         learner, batches, settings, folder, seed=SEED, device=run.device, report=say, watch=watch if run.out else None
     )
-    if run.rank:
-        return
+    with run.first():  # what comes next looks for these weights, in every process
+        if not run.rank:
+            _finish(run, folder, learner, settings, batches, before, net, losses)
+    if ship and not run.rank:
+        ship(folder / "weights")
+
+
+def _finish(
+    run: Work,
+    folder: Path,
+    learner: Learner,
+    settings: Fit,
+    batches: Batches,
+    before: Sequence[Any],
+    net: nn.Module,
+    losses: dict[str, float],
+) -> None:
+    """Weights, and how they came to be."""
     with atomic_folder(folder / "weights") as temporary:
         learner.save(net, temporary)
         rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -630,7 +666,10 @@ def train(
             "learner": stage.settings(learner),
             "fit": stage.settings(settings),
             "batches": {
-                key: getattr(batches, key) for key in ("batch", "shares", "processes") if hasattr(batches, key)
+                key: getattr(some, key)
+                for some in (getattr(batches, "painted", None), batches)
+                for key in ("batch", "shares", "processes", "known", "asked", "share_of_one", "ramp")
+                if hasattr(some, key)
             },
             "seed": SEED,
             "steps": rows[-1]["step"],
@@ -644,8 +683,6 @@ def train(
             "before": list(before),
         }
         (temporary / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
-    if ship:
-        ship(folder / "weights")
 
 
 def _latents(run: Work, name: str, autoencoder: Path) -> torch.Tensor:
@@ -699,6 +736,23 @@ def _read(path: Path, default: float) -> float:
 def _say(kind: str, **facts: object) -> None:
     print(time.strftime("%H:%M:%S"), kind, *(f"{key}={value}" for key, value in facts.items()), flush=True)
 
+
+MAKERS: dict[Part, Callable[[Work], None]] = {
+    "pool": renders,
+    "autoencoder": autoencoder,
+    "decoder": decoder,
+    "clip": clip,
+    "painter": painter,
+    "reader": reader,
+    "bound": bound,
+    "taught": taught,
+    "painter-alt": painter_alt,
+    "writer": writer,
+    "words": sentences,
+    "detector": detector,
+    "tokenizer": tokenizer,
+    "token-painter": token_painter,
+}
 
 if __name__ == "__main__":
     try:

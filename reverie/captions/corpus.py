@@ -66,10 +66,10 @@ class ReadCorpus(SourceStage):
         """What splits of a Karpathy file the captions are of. Reads the source. Raises InputError."""
         return sorted(_judged(self, _changed(self)).splits)
 
-    def texts(self, most: int) -> list[str]:
+    def texts(self, max_texts: int) -> list[str]:
         """The first so many usable captions. Reads the source. Raises InputError."""
         corpus = _judged(self, _changed(self))
-        return [clean(text or "") for text in corpus.rows["text"].take(corpus.usable[:most]).to_pylist()]
+        return [clean(text or "") for text in corpus.rows["text"].take(corpus.usable[:max_texts]).to_pylist()]
 
     def open(self, context: StepContext) -> Worker:
         """Read and judge all texts. Raises InputError for a source that cannot be read or has no usable text."""

@@ -130,7 +130,7 @@ class _Sentences:
     def __init__(self, stage: WordToSentence, names: tuple[str, ...], writer: Writer, context: StepContext) -> None:
         self.stage, self.names, self.writer, self.seed = stage, names, writer, context.seed
         self.label = names[0]
-        self.most = (1 + context.retry) * stage.max_tries * stage.per_class  # a retry goes on with further draws
+        self.max_draws = (1 + context.retry) * stage.max_tries * stage.per_class  # a retry goes on with further draws
         self.texts: list[str] = []  # of every draw
         self.reasons: list[str | None] = []  # for refusing it
         self.good: list[int] = []  # numbers of the usable ones
@@ -138,7 +138,7 @@ class _Sentences:
 
     def rows(self, index: int) -> Iterator[dict[str, Any]]:
         """Sentence ``index``, with what was refused since the one before it."""
-        while len(self.good) <= index and len(self.texts) < self.most:
+        while len(self.good) <= index and len(self.texts) < self.max_draws:
             self._draw()
         if index <= len(self.good):
             first = self.good[index - 1] + 1 if index else 0

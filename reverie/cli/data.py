@@ -37,14 +37,14 @@ def import_(
         out: folder for the tables; new, empty, or of earlier imports: a source that was stopped goes on, and one with
             another name comes after those there.
         kind: what the source is; guessed from its name and content when left out.
-        name: of the source, part of every id; the kind when left out. Sources of one folder need different names.
-        text_column: where captions are; usual names are tried when left out.
-        image_column: where images are; likewise. In WebDataset an ending, such as left.jpg.
-        label_column: where class names are; likewise.
+        name: name of the source, part of every id; the kind when left out. Sources of one folder need different names.
+        text_column: column of captions; usual names are tried when left out.
+        image_column: column of images; usual names are tried when left out. In WebDataset an ending, such as left.jpg.
+        label_column: column of class names; usual names are tried when left out.
         images: folder that file names in the source are relative to.
         split: part of a source that has several: a folder train or test, a split of a Karpathy file or a Hugging Face folder.
         template: caption made from a class name, {class} for the name, where there is no caption.
-        captions_per_image: use only the first so many captions of an image.
+        captions_per_image: number of captions of an image that are taken, the first ones; all when left out.
     """
     from reverie.run.folder import claim_tables
     from reverie.store.imports import import_into
@@ -97,9 +97,9 @@ def export(
         folder: a run folder, or one that reverie import made; for onnx a run folder, or one of its weights folders.
         to: WebDataset tars, parquet with an Image feature, COCO JSON with images, or an image folder; or ONNX.
         out: a new or empty folder; for onnx a new file.
-        where: which pairs, in SQL over their columns.
-        tokens: image tokens as the pictures that they show, or as ids: .npy files, or the columns of parquet.
-        tokenizer: that image tokens are decoded by; the one that the run painted with when absent.
+        where: filter on the pairs, in SQL over their columns.
+        tokens: what image tokens are written as: the pictures that they show, or ids as .npy files, or the columns of parquet.
+        tokenizer: model that image tokens are decoded by; the one that the run painted with when absent.
     """
     if to == "onnx":
         if where != "status = 'ok'":
@@ -228,18 +228,18 @@ def recaption(
         folder: a finished run, or an import; nobody may be at work in it.
         captioner: a run folder of syntic, or one of its weights folders.
         column: name of the new column.
-        beams: 1 takes the likeliest word each time; more search that many sentences at once.
+        beams: sentences that are searched at once; 1 takes the likeliest word each time.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
-        batch: images through the networks at once.
+        batch: images that go through the networks at once.
     """
-    from reverie.ranges import check_at_least
+    from reverie.ranges import check_min
     from reverie.recaption.describe import Describe
     from reverie.recaption.flags import EMPTY
     from reverie.run.columns import add_columns
     from reverie.store import tables
     from reverie.store.pictures import Speed
 
-    check_at_least(1, batch=batch)
+    check_min(1, batch=batch)
     stage, step = Describe(captioner, column, beams, speed=Speed(batch)), f"recaption-{column}"
 
     with counting("units described:") as progress:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from reverie.errors import InputError, UnknownName
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.report.plain import plain
 
 if typing.TYPE_CHECKING:
@@ -39,7 +39,7 @@ def predict(
         photos: image files, and folders that are searched for them.
         json: one JSON line a photo, with the probabilities of all classes, in place of a table.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
-        batch: photos through the network at once.
+        batch: photos that go through the network at once.
     """
     import json as as_json
 
@@ -79,13 +79,13 @@ def caption(
     Args:
         captioner: a run folder of syntic, or one of its weights folders.
         photos: image files, and folders that are searched for them.
-        beams: 1 takes the likeliest word each time; more search that many sentences at once.
-        tags: show also the names of things that it was given.
-        nearest: show also so many sentences of the support set, the nearest first, with their cosine.
+        beams: sentences that are searched at once; 1 takes the likeliest word each time.
+        tags: names of things that the captioner was given, shown as well.
+        nearest: number of sentences of the support set that are shown as well, the nearest first, with their cosine.
         support: sentences in whose terms photos are said in place of its own: a file, read as a corpus is, or a support folder; nothing is trained.
         json: one JSON line a photo in place of a table.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
-        batch: photos through the networks at once.
+        batch: photos that go through the networks at once.
     """
     import json as as_json
 
@@ -187,7 +187,7 @@ def evaluate_captions(
     Args:
         results: COCO results, a list of {"image_id", "caption"}; also .gz.
         references: COCO captions, {"images", "annotations"}; also .gz.
-        metrics: which ones; cider is the one without clipping and length penalty, meteor the one without paraphrases.
+        metrics: metrics to compute; cider is the one without clipping and length penalty, meteor the one without paraphrases.
             meteor_java and spice run Java programs: pip install 'reverie[java-metrics]'.
         json: one JSON object in place of a table.
     """
@@ -240,9 +240,9 @@ def evaluate_transfer(
         photos: folders with train and test, each a parquet file, a table of pairs, or one folder of pictures for each class.
         max_train: train photos to draw where there are more; 0 is all.
         max_test: test photos to draw where there are more; 0 is all.
-        neighbours: that vote.
-        seed: of what is drawn and held out.
-        batch: photos through the network at once.
+        neighbours: number of nearest neighbours that vote.
+        seed: random seed of what is drawn and held out.
+        batch: photos that go through the network at once.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
         json: one JSON object in place of a table.
     """
@@ -300,10 +300,10 @@ def evaluate_diversity(
         captions: a file of captions, a run folder, or either with :COLUMN behind it.
         names: what the table and the picture call them; the paths when absent.
         encoder: words, for vectors of tf-idf; or an encoder of images and texts, whose text tower reads the captions.
-        clusters: k of k-means.
+        clusters: number of clusters, k of k-means.
         size: captions of each set to compare; as many as the smallest has when 0, and never more than 20,000.
-        num_seeds: how often captions are drawn and clustered; numbers are means over them.
-        draws: of the bootstrap.
+        num_seeds: number of random seeds (0, 1, ...) that captions are drawn and clustered with; numbers are means over them.
+        draws: number of draws of the bootstrap.
         picture: file for a picture, .svg, .png or .pdf.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
         json: one JSON object in place of a table.
@@ -351,11 +351,11 @@ def models(
 
     Args:
         what: list them, or measure them; exit code 1 if a gate is missed.
-        num: fresh captions to measure on.
-        seed: of those captions.
+        num: number of fresh captions to measure on.
+        seed: random seed of these captions.
     """
     if what == "check":
-        check_at_least(1, num=num)
+        check_min(1, num=num)
         from reverie.builtin import check
 
         with Console(stderr=True).status("measuring") as line:

@@ -61,14 +61,15 @@ def claims(words: list[str]) -> int:
         return 0 if words else 2
     name = words[0]
 
+    from reverie.evaluate.claims import read_looks
+    from reverie.evaluate.looks import MAX_SEEDS
+
     usual = Path("runs") / f"claims-{name}"
+    begun = None if {"-h", "--help"} & set(words) else read_looks(Path(_said_early(words, "out") or usual)).max_seeds
+    planned = begun or MAX_SEEDS
 
     def work(
-        out: Path = usual,
-        device: str = "",
-        decide: bool = False,
-        max_hours: float = HOURS,
-        max_seeds: int | None = None,
+        out: Path = usual, device: str = "", decide: bool = False, max_hours: float = HOURS, max_seeds: int = planned
     ) -> None:
         """Flags that every study has.
 
@@ -78,12 +79,12 @@ def claims(words: list[str]) -> int:
             decide: seeds added until every claim is decided; intervals are wider in return, see docs/claims.md.
             max_hours: with --decide, hours of this call, at any scale; the first look is made in any case, and no seeds are added that would not
                 fit. Work of earlier calls does not count.
-            max_seeds: with --decide, the most seeds there may be; it belongs to the folder and cannot change later. 12 when absent.
+            max_seeds: with --decide, number of seeds that is never exceeded; it belongs to the folder and cannot change later.
         """
 
     find = find_study(name)
     found, flags = _settings(find, work, f"reverie claims {name}", words[1:], usual, f"claims/{name}/")
-    if not flags["decide"] and (flags["max_hours"] != HOURS or flags["max_seeds"] is not None):
+    if not flags["decide"] and (flags["max_hours"] != HOURS or flags["max_seeds"] != planned):
         raise InputError("--max-hours and --max-seeds say how far --decide may go; give it as well, or leave them out")
     if flags["max_hours"] < 0:
         raise InputError(f"--max-hours {flags['max_hours']:g}: give a number of hours")

@@ -25,7 +25,7 @@ from reverie.store import results
 from reverie.store.files import atomic_file
 
 DRAWN = 250  # points of each cloud on the page
-MOST = 1000  # rows that retrieval is measured on
+MAX_ROWS = 1000  # rows that retrieval is measured on
 SENTENCES = Arm("sentences", "sentences")
 OWN = "own_sentence"  # metric: its weight in the projection of a painted image
 
@@ -115,7 +115,7 @@ class MeasureAlignment(Job):
                     _dealt(len(met), self.parts, part),
                     _dealt(len(real), self.parts, part),
                 )
-                some, theirs = rows[mine[:MOST]].numpy(), own[mine[:MOST]].numpy()
+                some, theirs = rows[mine[:MAX_ROWS]].numpy(), own[mine[:MAX_ROWS]].numpy()
                 alike = some @ theirs.T
                 same = theirs @ theirs.T > 0.9999  # a sentence that is there twice is right twice
                 numbers = {
@@ -129,7 +129,7 @@ class MeasureAlignment(Job):
                 if cloud is SENTENCES:
                     del numbers["pair_cosine"], numbers["recall_at_1"], numbers["recall_at_5"]
                 if cloud.id in weighed:
-                    numbers[OWN] = own_share(weighed[cloud.id][mine[:MOST]], texts[mine[:MOST]])
+                    numbers[OWN] = own_share(weighed[cloud.id][mine[:MAX_ROWS]], texts[mine[:MAX_ROWS]])
                 record = results.about(
                     context, self, dataclasses.replace(cloud, seed=part), "alignment", photos=self.photos, weights=None
                 )

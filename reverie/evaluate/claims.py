@@ -122,7 +122,7 @@ def judge(claim: Claim, measured: Measured, answers: Answers | None = None, look
         looks: at how many seeds the study was looked at, where that is paid for. The verdict is that of what the intervals of
             all looks share, so what was decided once stays decided.
     """
-    if looks is None or looks.most is None:
+    if looks is None or looks.max_seeds is None:
         return _judge(claim, measured, answers or {}, LEVEL)
     each = [
         _judge(claim, _first(measured, seeds), _first(answers or {}, seeds), level)
@@ -265,8 +265,10 @@ def judge_all(
     """As :func:`weigh`, and write what came out to ``folder/claims.json``, with how it was decided and at which looks."""
     judged, looks = weigh(claims, folder, runs, looks, once), looks or Looks()
     record = {
-        "rule": "95 % interval at each look" if looks.most is None else "Pocock-type error spending over all looks",
-        "max_seeds": looks.most,
+        "rule": "95 % interval at each look"
+        if looks.max_seeds is None
+        else "Pocock-type error spending over all looks",
+        "max_seeds": looks.max_seeds,
         "looks": [{"seeds": seeds, "level": level} for seeds, level in zip(looks.seeds, levels(looks), strict=True)],
         "claims": [asdict(item) | {"could_see": item.could_see()} for item in judged],
     }

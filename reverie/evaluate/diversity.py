@@ -62,7 +62,7 @@ class Diversity:
     shares: list[float]  # in its clusters, the largest first, the mean over the seeds
 
 
-def read_captions(source: str, most: int = MAX_SIZE * 10) -> list[str]:
+def read_captions(source: str, max_texts: int = MAX_SIZE * 10) -> list[str]:
     """Captions of a file or a run, as a path, or as PATH:COLUMN for a column of the file's or of the run's tables.
 
     Raises: InputError for what is neither, or has no captions.
@@ -73,7 +73,7 @@ def read_captions(source: str, most: int = MAX_SIZE * 10) -> list[str]:
     if path.is_dir():
         raise InputError(f"{path} is no run and no file of captions")
     corpus = ReadCorpus(path, text_column=column, max_chars=NO_LIMIT, max_words=NO_LIMIT, distinct=False)
-    return corpus.texts(most)
+    return corpus.texts(max_texts)
 
 
 def _split(source: str) -> tuple[Path, str | None]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,6 @@ from reverie.models.backbones import build_backbone, load_backbone, represent
 
 FeatureExtractor = Callable[[npt.NDArray[np.uint8]], Tensor]
 """uint8 (b, 3, size, size) to float (b, d)."""
-
-
-class ImageEncoder(Protocol):
-    """What is needed of an encoder (models/encoder.py has one)."""
-
-    def images(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        """Rows (b, d), float32, for uint8 (b, H, W, 3)."""
-        ...
 
 
 def extract(
@@ -116,11 +108,6 @@ def of_untrained(folder: Path, seed: int, device: str = "cpu") -> FeatureExtract
         torch.manual_seed(seeds.derive("untrained", seed))
         fresh = build_backbone(str(folder), getattr(config, "view_size", getattr(config, "image_size", 224)))
     return _of_net(fresh, device)
-
-
-def of_encoder(encoder: ImageEncoder) -> FeatureExtractor:
-    """The image rows of a two-tower encoder."""
-    return lambda images: encoder.images(images.transpose(0, 2, 3, 1))
 
 
 def _of_net(net: torch.nn.Module, device: str) -> FeatureExtractor:

@@ -34,7 +34,7 @@ from scipy import stats
 from reverie.evaluate.power import LEVEL
 
 DRAWS = 200_000
-MOST = 12  # seeds, where nobody says
+MAX_SEEDS = 12  # seeds, where nobody says
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Looks:
     """How many seeds each look at a study had, and how many there may be in all."""
 
     seeds: tuple[int, ...] = ()
-    most: int | None = None  # None: the looks are not paid for; each has the usual 95 % interval
+    max_seeds: int | None = None  # None: the looks are not paid for; each has the usual 95 % interval
 
     def add(self, seeds: int) -> Looks:
         """One look more, unless the last one had as many seeds."""
-        return self if self.seeds[-1:] == (seeds,) else Looks((*self.seeds, seeds), self.most)
+        return self if self.seeds[-1:] == (seeds,) else Looks((*self.seeds, seeds), self.max_seeds)
 
 
 def spent(share: float, level: float = LEVEL) -> float:
@@ -60,7 +60,7 @@ def levels(looks: Looks) -> tuple[float, ...]:
 
     More looks leave the levels of those before as they are.
     """
-    if looks.most is None:
+    if looks.max_seeds is None:
         return (LEVEL,) * len(looks.seeds)
     # A row a seed, so that further looks see the same draws.
     sums, squares = np.zeros(DRAWS), np.zeros(DRAWS)
@@ -73,8 +73,8 @@ def levels(looks: Looks) -> tuple[float, ...]:
         drawn, mean = seeds, sums / seeds
         t = np.abs(mean) / np.sqrt((squares / seeds - mean**2) / (seeds - 1))
         left = np.sort(t[inside])
-        cut = left[-1 - round((spent(seeds / looks.most) - before) * DRAWS)]
-        before = spent(seeds / looks.most)
+        cut = left[-1 - round((spent(seeds / looks.max_seeds) - before) * DRAWS)]
+        before = spent(seeds / looks.max_seeds)
         inside &= t <= cut
         found.append(float(2 * stats.t.sf(cut, seeds - 1)))
     return tuple(found)

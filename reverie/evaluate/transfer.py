@@ -124,13 +124,13 @@ def _pixels(pictures: Sequence[Image.Image], side: int = 16) -> Tensor:
     return torch.from_numpy(np.stack(small)).flatten(1).float() / 255
 
 
-def _drawn(photos: LabelledImages, most: int, seed: int) -> LabelledImages:
+def _drawn(photos: LabelledImages, max_photos: int, seed: int) -> LabelledImages:
     """All photos, or so many of them, classes as often as they happen to come."""
-    if not most or len(photos) <= most:
+    if not max_photos or len(photos) <= max_photos:
         return photos
     wanted = np.zeros(len(photos), dtype=bool)
     draw = np.random.default_rng(seeds.derive("transfer", seed))
-    wanted[draw.permutation(len(photos))[:most]] = True
+    wanted[draw.permutation(len(photos))[:max_photos]] = True
     return photos.only(wanted)
 
 

@@ -1,7 +1,7 @@
 """Selection per class: keep the images that the encoder finds likelier than chance, and at most K of them.
 
 Source: arXiv:2210.07574 and its filter script (section 2.3 of the method). The paper's text removes the unlikely images
-and keeps the rest (``most=None`` here); the script keeps exactly K = 800, drawn at random from those that pass, and
+and keeps the rest (``max_kept=None`` here); the script keeps exactly K = 800, drawn at random from those that pass, and
 fills up with failing ones where too few pass. Both are here; all that pass is the default.
 """
 
@@ -37,7 +37,7 @@ class KeepPerClass(Job):
     usable: str = "status = 'ok'"  # filter over the columns of the pairs; what fails it is never kept
     by: str = "clip_confidence"
     threshold: float | None = None  # None is 1 / number of classes: better than chance; 0 lets all usable pairs pass
-    most: int | None = None  # kept of each class (K); None keeps all that pass
+    max_kept: int | None = None  # kept of each class (K); None keeps all that pass
     choose: Literal["random", "top"] = "random"  # which K of more that pass; the paper's is random
     fill: bool = True  # where fewer than K pass, add the surest of those that do not
     or_equal: bool = False  # a value of exactly ``threshold`` passes too
@@ -46,8 +46,8 @@ class KeepPerClass(Job):
     column: str = "kept"  # of the result; another name is a selection to compare with, without reasons
 
     def __post_init__(self) -> None:
-        if self.most is not None and self.most < 1:
-            raise InputError(f"at least 1 image a class must be kept, not {self.most}")
+        if self.max_kept is not None and self.max_kept < 1:
+            raise InputError(f"at least 1 image a class must be kept, not {self.max_kept}")
 
     def run(self, context: StepContext) -> None:
         """Judge all pairs. Raises InputError for labels that are not among the classes, or if nothing is kept."""
@@ -80,7 +80,7 @@ class KeepPerClass(Job):
                 [names[row] for row in good],
                 scores[good],
                 threshold,
-                self.most,
+                self.max_kept,
                 self.choose,
                 self.fill,
                 seeds.derive("keep per class", context.seed),
@@ -90,7 +90,7 @@ class KeepPerClass(Job):
             for row in own:
                 reasons[row] = f"fails: {self.usable}"
             for row, keep, passes in zip(good, kept, passed, strict=True):
-                beyond = f"one of more than {self.most} that pass"
+                beyond = f"one of more than {self.max_kept} that pass"
                 sign = ">=" if self.or_equal else ">"
                 failed = f"{self.by} {sign} {threshold:.4g}{f' and {self.also}' * bool(self.also)}"
                 reasons[row] = None if keep else beyond if passes else f"fails: {failed}"
@@ -98,7 +98,7 @@ class KeepPerClass(Job):
         keep_any = np.array([reason is None for reason in reasons])
         if not keep_any.any():
             raise InputError(
-                f"no image of any class has {self.by} above {threshold:.4g}; use a lower bound, or --most K"
+                f"no image of any class has {self.by} above {threshold:.4g}; use a lower bound, or --max-kept K"
             )
         found = {"pair_id": rows["pair_id"], self.column: pa.array(keep_any)}
         if self.column == "kept":
@@ -118,7 +118,7 @@ def choose_rows(
     names: Sequence[str],
     scores: np.ndarray[Any, np.dtype[np.float64]],
     threshold: float,
-    most: int | None,
+    max_kept: int | None,
     choose: Literal["random", "top"],
     fill: bool,
     seed: int,
@@ -138,13 +138,13 @@ def choose_rows(
     passed = scores >= threshold if or_equal else scores > threshold
     if also is not None:
         passed &= also
-    if most is None:
+    if max_kept is None:
         return passed.copy(), passed
     surest = np.lexsort([np.array(names, dtype=str), -scores])
     drawn = np.argsort([seeds.derive(seed, name) for name in names], kind="stable") if choose == "random" else surest
-    first = [row for row in drawn if passed[row]][:most]
+    first = [row for row in drawn if passed[row]][:max_kept]
     if fill:
-        first += [row for row in surest if not passed[row]][: most - len(first)]
+        first += [row for row in surest if not passed[row]][: max_kept - len(first)]
     kept = np.zeros(len(names), dtype=bool)
     kept[first] = True
     return kept, passed

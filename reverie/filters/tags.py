@@ -24,15 +24,15 @@ class Tags(UnitStage):
     reads: ClassVar[tuple[str, ...]] = ("image",)
 
     model: str = "builtin:detector"
-    threshold: float = 0.7  # least score
-    most: int = 10  # tags of an image
+    threshold: float = 0.7  # lowest score
+    max_tags: int = 10  # tags of an image
     speed: Speed = field(default_factory=Speed)
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise InputError(f"threshold {self.threshold} is no score; give a number from 0 to 1, such as 0.7")
-        if self.most < 1:
-            raise InputError(f"at most {self.most} tags cannot be; give 1 or more")
+        if self.max_tags < 1:
+            raise InputError(f"at most {self.max_tags} tags cannot be; give 1 or more")
 
     def check(self) -> None:
         """That there is such a detector, before any work. Raises ModelError, UnknownName."""
@@ -50,7 +50,7 @@ class Tags(UnitStage):
             seen: list[list[tuple[str, float]] | None] = [None] * len(rows)
             for numbers, pictures in decoded(rows, self.speed.batch_size):
                 for number, found in zip(numbers, detector.find(pictures, self.threshold, OBJECTS), strict=True):
-                    seen[number] = tags(found, self.most)
+                    seen[number] = tags(found, self.max_tags)
             return pa.table(
                 {
                     "pair_id": rows["pair_id"],

@@ -43,7 +43,7 @@ class PaintFeatures(UnitStage):
     paint: PaintPixels = field(default_factory=PaintPixels)
     clip: str = "builtin:clip"
     detector: str | None = None  # any object detector of transformers; None leaves the tags empty
-    threshold: float = 0.7  # least score of a thing that is told
+    threshold: float = 0.7  # lowest score of a thing that is told
     max_tags: int = 10  # different names of an image
     keep_images: bool = False
     speed: FeatureSpeed = field(default_factory=FeatureSpeed)

@@ -51,11 +51,13 @@ class PaintTokens(UnitStage):
     speed: PaintSpeed = field(default_factory=PaintSpeed)
 
     def __post_init__(self) -> None:
-        least = 0 if self.writing == "muse" else 1
+        min_guidance = 0 if self.writing == "muse" else 1
         if self.writing not in ("scale", "muse"):
             raise InputError(f"writing {self.writing!r} of guidance is not scale or muse")
-        if not least <= self.guidance < math.inf:
-            raise InputError(f"guidance {self.guidance} must be a number of at least {least}, which means no guidance")
+        if not min_guidance <= self.guidance < math.inf:
+            raise InputError(
+                f"guidance {self.guidance} must be a number of at least {min_guidance}, which means no guidance"
+            )
         counts = {"per_caption": self.per_caption, "steps": self.steps, "batch": self.speed.batch}
         for name, value in counts.items():
             if value < 1:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reverie.models.names import locate
 from reverie.models.pretrained import load_model
+from reverie.nets.autocast import exact_norms_on_cpu
 
 
 class _Scaled(nn.Module):
@@ -111,23 +112,41 @@ class Decoder:
 
     start: str  # folder of the AutoencoderKL
     squared: float = 4.0  # weight of the squared error, as of ``Autoencoder``
+    standing_out: float = (
+        0.0  # weight of what stands out, all of it together and however small, beside 1 of the whole picture
+    )
 
     def build(self) -> nn.Module:
         """The autoencoder to go on from."""
         vae = load_model(AutoencoderKL, locate(self.start)).requires_grad_(True)
+        exact_norms_on_cpu(vae)
         return _Decoding(vae.to(memory_format=torch.channels_last))
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Absolute and weighted squared error in units of [-1, 1]."""
+        """Absolute and weighted squared error in units of [-1, 1]; ``psnr_db`` is that of all pixels alike."""
         pixels = to_signed(batch["images"])
-        painted = net(pixels)
-        absolute, squared = F.l1_loss(painted, pixels), F.mse_loss(painted, pixels)
-        return {"loss": absolute + self.squared * squared, "psnr_db": 10 * torch.log10(4 / squared.detach())}
+        missed = (net(pixels).float() - pixels).abs()
+        squared = missed.square()
+        error = missed + self.squared * squared
+        if self.standing_out:
+            error = error * (1 + self.standing_out * standing_out(pixels))
+        return {"loss": error.mean(), "psnr_db": 10 * torch.log10(4 / squared.detach().mean())}
 
     def save(self, net: nn.Module, folder: Path) -> None:
         """An ``AutoencoderKL`` folder with the encoder and the scaling factor of the old one."""
         assert isinstance(net, _Decoding)
         net.vae.save_pretrained(folder)
+
+
+def standing_out(pixels: Tensor) -> Tensor:
+    """How far each pixel and its neighbours are from the colour of most of the picture (B, 1, H, W), with a mean of 1.
+
+    A small thing is little of a picture, and an error that is a mean over all pixels hardly asks what shape and hue it has.
+    """
+    most = pixels.flatten(2).median(dim=2).values[:, :, None, None]
+    apart = F.max_pool2d((pixels - most).square().mean(1, keepdim=True), 3, 1, 1)
+    found: Tensor = apart / apart.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return found
 
 
 def to_signed(images: Tensor) -> Tensor:

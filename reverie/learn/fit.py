@@ -17,7 +17,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -49,8 +49,9 @@ class Batches(Protocol):
 
 
 class Learner(Protocol):
-    """What is learned: a frozen dataclass. May also have ``after_step(net)``, called after every optimiser step, and ``rates``:
-    beginnings of parameters' names -> their learning rate, as a multiple of the usual one.
+    """What is learned: a frozen dataclass. May also have ``after_step(net)``, called after every optimiser step, and two tables
+    from beginnings of parameters' names: ``rates`` to their learning rate, as a multiple of the usual one, and ``apart`` to an
+    ``Apart`` of their own.
     """
 
     def build(self) -> nn.Module:
@@ -86,6 +87,16 @@ class FitSpeed:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """How a part of a net trains that would have an optimiser of its own: at a constant rate, clipped by its own norm."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
 class Fit:
     """How to train: AdamW, linear warm-up from 0, then half a cosine to 0 or a constant rate."""
 
@@ -95,7 +106,7 @@ class Fit:
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
-    clip: float | None = None  # largest norm of the whole gradient
+    clip: float | None = None  # largest norm of the whole gradient, but for what trains apart
     ema: float | None = None  # decay of the average of weights, e.g. 0.999; the averaged net is then the result
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     minutes: float | None = None  # to train for, over all resumptions: the cosine follows the time, steps is the most
@@ -160,7 +171,8 @@ def fit(
     net = learner.build().to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
-    groups = decay_groups(net, settings.weight_decay, getattr(learner, "rates", {}))
+    apart: Mapping[str, Apart] = getattr(learner, "apart", {})
+    groups = decay_groups(net, settings.weight_decay, getattr(learner, "rates", {}), apart)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "fp16")
     ema = AveragedModel(net, multi_avg_fn=_ema_rule(settings.ema)) if settings.ema else None
@@ -170,7 +182,11 @@ def fit(
     wrapped = accelerator.prepare_model(net)
 
     after_step: Callable[[nn.Module], None] | None = getattr(learner, "after_step", None)
-    trained = [weight for weight in net.parameters() if weight.requires_grad]
+    clipped = [
+        ([weight for _, weight in named], clip)
+        for start, named in _by_beginning(net, apart).items()
+        if (clip := apart[start].clip if start else settings.clip) is not None
+    ]
     wrapped.train()
     with _Curve(folder, done, settings, accelerator, report) as curve:
         unread: _Unread | None = None  # the step before: reading it late lets a GPU run on while we prepare the next
@@ -189,12 +205,13 @@ def fit(
             finished = step + 1 == settings.steps or share >= 1
             rate = learning_rate(settings, step, share)
             for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("rate", 1.0)
+                group["lr"] = group.get("constant_lr", rate * group.get("rate", 1.0))
             named = learner.losses(wrapped, batch)
             torch.autograd.backward(scaler.scale(named["loss"]))
-            if settings.clip is not None:
+            if clipped:
                 scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(trained, settings.clip)
+            for weights, clip in clipped:
+                nn.utils.clip_grad_norm_(weights, clip)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
@@ -241,28 +258,45 @@ def learning_rate(settings: Fit, step: int, share: float = 0.0) -> float:
     return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def decay_groups(net: nn.Module, weight_decay: float, rates: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
-    """Trained parameters in two groups: with and without weight decay; and two more for each rate of their own.
+def decay_groups(
+    net: nn.Module,
+    weight_decay: float,
+    rates: Mapping[str, float] | None = None,
+    apart: Mapping[str, Apart] | None = None,
+) -> list[dict[str, Any]]:
+    """Trained parameters in two groups: with and without weight decay; and two more for each rate or ``Apart`` of their own.
 
     Not decayed: fewer than 2 dimensions, or a name with the word bias, ln or bn. Words are what dots, underscores and
     digits separate (``ln_1``, ``bn2``, ``in_proj_bias``), so that "kernel.n" or "fullname" do not count. Position and
     class tokens have 3 dimensions and are decayed. Source: StableRep code, which tests for substrings.
 
-    Args: rates: learning rates of parameters whose name begins so, as multiples of the usual one.
+    Args:
+        rates: learning rates of parameters whose name begins so, as multiples of the usual one.
+        apart: what trains on its own, in the same way; it goes before ``rates``.
     """
-    groups: dict[str, tuple[list[nn.Parameter], list[nn.Parameter]]] = {
-        start: ([], []) for start in ("", *(rates or {}))
-    }
+    rates, apart = rates or {}, apart or {}
+    groups = []
+    for start, named in _by_beginning(net, [*apart, *rates]).items():
+        decayed: list[nn.Parameter] = []
+        spared: list[nn.Parameter] = []
+        for name, weight in named:
+            words = set(re.split(r"[._\d]+", name))
+            (spared if weight.ndim < 2 or words & {"bias", "ln", "bn"} else decayed).append(weight)
+        own: dict[str, Any] = {"rate": rates[start]} if start in rates else {}
+        decay = weight_decay
+        if start in apart:
+            own, decay = {"constant_lr": apart[start].lr, "betas": apart[start].betas}, apart[start].weight_decay
+        groups += [{"params": decayed, "weight_decay": decay} | own, {"params": spared, "weight_decay": 0.0} | own]
+    return groups
+
+
+def _by_beginning(net: nn.Module, starts: Iterable[str]) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """Trained parameters with their names, by the first of ``starts`` that the name begins with; the others first, by ""."""
+    found: dict[str, list[tuple[str, nn.Parameter]]] = {start: [] for start in ("", *starts)}
     for name, weight in net.named_parameters():
         if weight.requires_grad:
-            words = set(re.split(r"[._\d]+", name))
-            decayed, spared = groups[next((start for start in rates or {} if name.startswith(start)), "")]
-            (spared if weight.ndim < 2 or words & {"bias", "ln", "bn"} else decayed).append(weight)
-    return [
-        {"params": weights, "weight_decay": decay} | ({"rate": rates[start]} if rates and start else {})
-        for start, both in groups.items()
-        for weights, decay in zip(both, (weight_decay, 0.0), strict=True)
-    ]
+            found[next((start for start in found if start and name.startswith(start)), "")].append((name, weight))
+    return found
 
 
 def _ema_rule(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:

@@ -38,7 +38,7 @@ class MakeSupport(Job):
 
     model: str = "builtin:clip"
     source: ReadCorpus | FromScenes | None = None  # of other sentences; None = the captions of the run
-    most: int = 0  # use so many, drawn at random; 0 = all (DeCap uses 500,000)
+    max_sentences: int = 0  # use so many, drawn at random; 0 = all (DeCap uses 500,000)
     speed: SupportSpeed = field(default_factory=SupportSpeed)
 
     def check(self) -> None:
@@ -56,12 +56,14 @@ class MakeSupport(Job):
         rows = list(self._sentences(context))
         if not rows:
             raise InputError("there is no sentence to make a support set of")
-        if self.most and self.most < len(rows):
+        if self.max_sentences and self.max_sentences < len(rows):
             import numpy as np
 
             from reverie import seeds
 
-            drawn = np.random.default_rng(seeds.derive("support", context.seed)).permutation(len(rows))[: self.most]
+            drawn = np.random.default_rng(seeds.derive("support", context.seed)).permutation(len(rows))[
+                : self.max_sentences
+            ]
             rows = [rows[number] for number in sorted(drawn.tolist())]
         encoder = open_encoder(self.model, context.device, self.speed.batch_size)
         texts = [row["text"] for row in rows]

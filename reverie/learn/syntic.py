@@ -37,9 +37,8 @@ Tags = Literal["none", "attention", "prompt"]
 class DecoderInputConfig:
     """What the decoder is shown while it learns, and when it is asked about a photo."""
 
-    of: Literal["refined", "painted", "text"] = (
-        "refined"  # what it learns from: features of painted images, or of sentences
-    )
+    # features that it learns from: of painted images, refined or not, or of sentences
+    learns_from: Literal["refined", "painted", "text"] = "refined"
     noise: float = 0.0  # standard deviation of what is added to every number of a unit feature, anew at each visit
     learns_projected: bool = True  # in terms of the support set
     asked_projected: bool = True
@@ -61,7 +60,7 @@ class DecoderInputConfig:
             raise InputError("top_k is 0 or more, and prompt_dropout a share")
 
 
-STRAIGHT = DecoderInputConfig(of="text", learns_projected=False, asked_projected=False, tags="none")
+STRAIGHT = DecoderInputConfig(learns_from="text", learns_projected=False, asked_projected=False, tags="none")
 METHODS = {  # name -> what it shows
     "syntic": DecoderInputConfig(),
     "text": STRAIGHT,

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
 from reverie.errors import InputError
 from reverie.learn.autoencoder import encode
@@ -33,6 +33,7 @@ from reverie.learn.pipelines import Parts, PipelineDenoiser, choose, start_of, t
 from reverie.models.names import locate
 from reverie.models.pretrained import load_model, load_tokenizer_of
 from reverie.nets.autocast import exact_on_cpu
+from reverie.nets.text import text_config
 from reverie.nets.widen import TEXT_HEADS, widen
 
 TIMES = 1000
@@ -61,11 +62,20 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, times: Tensor, token_ids: Tensor) -> Tensor:
         """What is predicted (B, c, h, w) for noisy latents at integer times (B,) under captions (B, tokens)."""
-        if noisy.device.type == "cpu":
+        return self.told(noisy, times, self.words(token_ids))
+
+    def words(self, token_ids: Tensor) -> Tensor:
+        """What the U-Net is told (B, tokens, width) of captions."""
+        words: Tensor
+        if token_ids.device.type == "cpu":
             with torch.autocast("cpu", enabled=False):  # its attention would be slow in bf16, see nets/autocast.py
                 words = self.text_encoder(token_ids).last_hidden_state
         else:
             words = self.text_encoder(token_ids).last_hidden_state
+        return words
+
+    def told(self, noisy: Tensor, times: Tensor, words: Tensor) -> Tensor:
+        """The same as a call, for captions whose ``words`` are known."""
         predicted: Tensor = self.unet(noisy, times, words).sample
         return predicted
 
@@ -166,17 +176,10 @@ class TextToImage:
         if self.text_encoder:
             return load_model(CLIPTextModel, locate(self.text_encoder), "cpu").requires_grad_(True)
         tokenizer = self._tokenizer()
-        text = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=self.text_width,
-            intermediate_size=4 * self.text_width,
-            num_hidden_layers=self.text_layers,
-            num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        text = text_config(
+            tokenizer, width=self.text_width, layers=self.text_layers, heads=4, context=tokenizer.model_max_length,
+            out=self.text_width, read_at_end=False,
+        )  # fmt: skip
         return CLIPTextModel(text)
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:

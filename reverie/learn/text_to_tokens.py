@@ -24,13 +24,14 @@ import torch.nn.functional as F
 from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
 from diffusers.utils import logging
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextModelWithProjection
 
 from reverie.errors import InputError
 from reverie.models.names import locate
 from reverie.models.pretrained import load_model, load_tokenizer_of, part_of
 from reverie.models.token_painter import micro_conditions
 from reverie.nets.autocast import ExactAttention
+from reverie.nets.text import text_config
 
 MICRO = 8  # width of what is told of size and crop, each of five numbers
 
@@ -129,18 +130,10 @@ class TextToTokens:
             tower = load_model(CLIPTextModelWithProjection, locate(self.text_encoder), "cpu")
             return tower.requires_grad_(True)
         tokenizer = self._tokenizer()
-        text = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=self.text_width,
-            intermediate_size=4 * self.text_width,
-            num_hidden_layers=self.text_layers,
-            num_attention_heads=4,
-            projection_dim=self.text_width,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        text = text_config(
+            tokenizer, width=self.text_width, layers=self.text_layers, heads=4, context=tokenizer.model_max_length,
+            out=self.text_width,
+        )  # fmt: skip
         return CLIPTextModelWithProjection(text)
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class TrainCaptioner(Job):
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing {self.label_smoothing} lies in [0, 1)")
         self._fit(self.steps or self.epochs)  # says what is wrong with the rate
-        if self.shows.of == "refined" and self.refined is None:
+        if self.shows.learns_from == "refined" and self.refined is None:
             raise InputError("to show refined features, name the step that refined them")
         if self.shows.tags != "none" and self.detector is None:
             raise InputError(f"tags by {self.shows.tags} need a detector that knows names")
@@ -168,9 +168,9 @@ class TrainCaptioner(Job):
         )
 
     def _features(self, context: StepContext, painted: Painted) -> Tensor:
-        if self.shows.of == "painted":
+        if self.shows.learns_from == "painted":
             return painted.rows
-        if self.shows.of == "text":
+        if self.shows.learns_from == "text":
             return rows_of_captions(context, self.texts or self.support, painted.caption_ids)
         assert self.refined is not None
         return refined_rows(context, self.refined, painted.pair_ids)
@@ -194,10 +194,10 @@ def shown_to_decoder(
     )  # fmt: skip
 
 
-def tag_numbers(tags: list[list[str]], names: list[str], most: int) -> Tensor:
+def tag_numbers(tags: list[list[str]], names: list[str], max_tags: int) -> Tensor:
     """Numbers of names (n, most of any image), -1 where there are fewer. Names that are not known are passed over."""
     number = {name: place for place, name in enumerate(names)}
-    known = [[number[tag] for tag in each if tag in number][:most] for each in tags]
+    known = [[number[tag] for tag in each if tag in number][:max_tags] for each in tags]
     width = max(map(len, known), default=0)
     rows = [each + [-1] * (width - len(each)) for each in known]
     return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width)

@@ -44,18 +44,18 @@ class Detector:
         self._processor = processor
         self._in_batches = AdaptiveBatcher(batch_size)
 
-    def find(self, images: Images, threshold: float = 0.7, most: int = 10) -> list[list[Found]]:
+    def find(self, images: Images, threshold: float = 0.7, max_found: int = 10) -> list[list[Found]]:
         """Objects of every picture, the surest first; an empty list where there is none.
 
         Args:
             images: PIL images of any size and mode, or a uint8 array (B, H, W, 3).
-            threshold: least score, 0 to 1. What a score means is the model's affair: DETR's is a probability, RT-DETR's falls with
+            threshold: lowest score, 0 to 1. What a score means is the model's affair: DETR's is a probability, RT-DETR's falls with
                 the box as well, as it was trained to be the overlap with the true one.
-            most: objects of a picture.
+            max_found: objects of a picture.
         Raises: InputError for a threshold or number that cannot be; BrokenImage for a picture without pixels.
         """
-        if not 0 <= threshold <= 1 or most < 1:
-            raise InputError(f"threshold {threshold} is a score from 0 to 1, and most {most} at least 1")
+        if not 0 <= threshold <= 1 or max_found < 1:
+            raise InputError(f"threshold {threshold} is a score from 0 to 1, and max_found {max_found} at least 1")
         pictures = [
             upright_rgb(item if isinstance(item, Image.Image) else Image.fromarray(item), f"picture {number}")
             for number, item in enumerate(images)
@@ -63,7 +63,7 @@ class Detector:
         with usable(self.revision, "find objects"):
             batches = self._in_batches(lambda few: self._find(few, threshold), pictures)
             found = [some for batch in batches for some in batch]
-        return [sorted(some, key=lambda item: -item.score)[:most] for some in found]
+        return [sorted(some, key=lambda item: -item.score)[:max_found] for some in found]
 
     @torch.inference_mode()
     def _find(self, pictures: Sequence[Image.Image], threshold: float) -> list[list[Found]]:
@@ -99,12 +99,12 @@ class Detector:
         ]
 
 
-def tags(found: Iterable[Found], most: int = 10) -> list[tuple[str, float]]:
+def tags(found: Iterable[Found], max_tags: int = 10) -> list[tuple[str, float]]:
     """Names of what was found, each once with its best score, the surest first; ``most`` names at most."""
     best: dict[str, float] = {}
     for item in found:
         best[item.name] = max(item.score, best.get(item.name, 0.0))
-    return sorted(best.items(), key=lambda named: -named[1])[:most]
+    return sorted(best.items(), key=lambda named: -named[1])[:max_tags]
 
 
 def open_detector(name: str, device: str = "cpu", batch_size: int = 16) -> Detector:

@@ -31,7 +31,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 CONFIGS = ("model_index.json", "config.json")
 SHARDS = "*.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
-MOST = {  # settings by name -> the largest number that is none of damage
+MAX_SETTINGS = {  # settings by name -> the largest number that is none of damage
     re.compile(r"layers|depth|blocks|_heads$|_head$|num_beams"): 10_000,
     re.compile(r"timesteps"): 100_000,
     re.compile(r"^(height|width|shortest_edge|sample_size|image_size)$"): 20_000,
@@ -184,7 +184,7 @@ def check_sizes(file: Path) -> None:
         elif isinstance(value, list):
             stack += [(key, inner) for inner in value]
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            limit = next((most for pattern, most in MOST.items() if pattern.search(key)), None)
+            limit = next((largest for pattern, largest in MAX_SETTINGS.items() if pattern.search(key)), None)
             if limit is not None and not -limit <= value <= limit:
                 raise ModelError(
                     f"{file} is damaged ({key} is {value:.6g}, and no model has more than {limit:,}); copy it again"

@@ -45,7 +45,7 @@ class Start:
         return (mixed * self._scale).to(noise.dtype)
 
 
-def start_at(scheduler: Any, level: float, steps: int, least: int = 1) -> Start:
+def start_at(scheduler: Any, level: float, steps: int, min_steps: int = 1) -> Start:
     """Begin at the noise level ``level``.
 
     Args:
@@ -53,21 +53,21 @@ def start_at(scheduler: Any, level: float, steps: int, least: int = 1) -> Start:
         level: sqrt(abar) wanted, in [0, 1]: 1 hardly touches the picture, 0 hardly leaves any of it.
         steps: of denoising from there, spread over the noise that is left. A sampler that takes whole strides of timesteps comes
             as near to the number as these let it, and none takes more steps than there are timesteps.
-        least: steps that there must be.
+        min_steps: steps that there must be.
 
     Raises: InputError for a level that is none; ModelError for a scheduler that cannot begin in the middle.
     """
     if not 0 <= level <= 1:
         raise InputError(f"the noise level {level} is sqrt(abar) and lies in [0, 1]: 1 is the photo itself, 0 is noise")
     if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
-        return _flow(scheduler, level, steps, least)
+        return _flow(scheduler, level, steps, min_steps)
     name = type(scheduler).__name__
     betas = getattr(scheduler, "betas", None)
     if betas is None or scheduler.config.get("use_flow_sigmas") or "trained_betas" not in scheduler.config:
         raise ModelError(f"{name} has no table of noise levels, so it cannot begin at a photo; use scheduler ddim")
     levels = scheduler.alphas_cumprod
-    first = max(int((levels.double() - level**2).abs().argmin()), least - 1)
-    steps = max(least, min(steps, first))
+    first = max(int((levels.double() - level**2).abs().argmin()), min_steps - 1)
+    steps = max(min_steps, min(steps, first))
     # Two grids from t* down. DDIM, PNDM, DDPM and Euler take steps of num_train_timesteps // steps, a whole number that must
     # divide; the others spread their steps over the table. Of two strides the one that comes nearer to the number.
     strides = range(max(1, (first + 1) // steps), -(-(first + 1) // steps) + 1)
@@ -95,12 +95,12 @@ def start_at(scheduler: Any, level: float, steps: int, least: int = 1) -> Start:
     return Start(begun, math.sqrt(believed), number, {"num_inference_steps": number}, scale)
 
 
-def _flow(scheduler: Any, level: float, steps: int, least: int) -> Start:
+def _flow(scheduler: Any, level: float, steps: int, min_steps: int) -> Start:
     """Steps spread evenly over s; the shift of a model towards large s is for runs from noise."""
     largest = float(scheduler.config.num_train_timesteps - 1) / scheduler.config.num_train_timesteps
     spread = math.sqrt(1 - level**2)
     time = min(max(spread / (level + spread), 1 - largest), 1.0)
-    steps = max(least, steps)
+    steps = max(min_steps, steps)
     plain = {"shift": 1.0, "use_dynamic_shifting": False, "shift_terminal": None}
     plain |= {f"use_{spacing}_sigmas": False for spacing in ("karras", "exponential", "beta")}
     begun = type(scheduler).from_config(scheduler.config, **plain)

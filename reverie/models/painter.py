@@ -70,21 +70,31 @@ def open_painter(
 
     Raises: ModelError, UnknownName (model, scheduler, dtype), InputError.
     """
+    pipe, revision = load_painting(name, device, dtype)
+    with usable(revision, "paint"):
+        if isinstance(pipe, diffusers.AmusedPipeline):
+            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
+            return painter
+        return Painter(pipe.to(device), revision, scheduler, negative_prompt)
+
+
+def load_painting(name: str, device: str, dtype: str, kind: str = "a diffusers") -> tuple[Any, str]:
+    """A pipeline that paints, not yet on the device, and its name and version.
+
+    Args:
+        kind: of folder or Hub id to give in place of what cannot paint.
+
+    Raises: as ``open_painter``.
+    """
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     if dtype == "fp16" and torch.device(device).type == "cpu":
         raise InputError("fp16 needs a GPU; use dtype fp32 or bf16 on the CPU")
     located = locate(name)
     if located.kind == "openai":
-        raise ModelError(f"{name} is a language model on a server and cannot paint; use a diffusers folder or Hub id")
+        raise ModelError(f"{name} is a language model on a server and cannot paint; use {kind} folder or Hub id")
     pipe = load_pipeline(located, DTYPES[dtype])
-    # A Hub model knows its commit only once it is here.
-    revision = str(locate(name))
-    with usable(revision, "paint"):
-        if isinstance(pipe, diffusers.AmusedPipeline):
-            painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
-            return painter
-        return Painter(pipe.to(device), revision, scheduler, negative_prompt)
+    return pipe, str(locate(name))  # a Hub model knows its commit only once it is here
 
 
 def _token_painter(pipe: Any, revision: str, scheduler: str | None, negative_prompt: str) -> Any:
@@ -136,9 +146,9 @@ class Painter:
         """Raise InputError for settings that this pipeline would refuse, or quietly take for others."""
         if guidance < 1:
             raise InputError(f"guidance {guidance} is below 1; 1 means no guidance, 2 and more follow the text closer")
-        most = self.pipe.scheduler.config.num_train_timesteps
-        if not 1 <= steps <= most:
-            raise InputError(f"steps must be from 1 to {most} for this model, not {steps}")
+        max_steps = self.pipe.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= max_steps:
+            raise InputError(f"steps must be from 1 to {max_steps} for this model, not {steps}")
         multiple = 8
         if self.family in ENCODED:
             net = getattr(self.pipe, "unet", None) or self.pipe.transformer
@@ -180,7 +190,9 @@ class Painter:
         if self.text_limit is None:
             return 0
         limit = self.text_limit
-        return count_cut(next(tokenizer for tokenizer, most in self._tokenizers if most == limit), limit, texts)
+        return count_cut(
+            next(tokenizer for tokenizer, max_tokens in self._tokenizers if max_tokens == limit), limit, texts
+        )
 
     @functools.cached_property
     def _negative(self) -> Embeddings:
@@ -199,7 +211,7 @@ class Painter:
         if not hasattr(getattr(self.pipe, "vae", None), "encode") or "latents" not in self._takes:
             raise ModelError(f"{self.family} has no autoencoder for pictures, so it cannot begin at a photo")
         # PixArt takes a single step for a sign that the model was distilled to it.
-        start = start_at(self.pipe.scheduler, level, steps, least=2 if self.family.startswith("PixArt") else 1)
+        start = start_at(self.pipe.scheduler, level, steps, min_steps=2 if self.family.startswith("PixArt") else 1)
         if "sigmas" in start.arguments and "sigmas" not in self._takes:
             raise ModelError(f"{self.family} does not take the steps of its sampler, so it cannot begin at a photo")
         return start

@@ -26,10 +26,9 @@ import torch
 from diffusers import AmusedPipeline
 from torch import Tensor
 
-from reverie.errors import InputError, ModelError, UnknownName
-from reverie.models.names import locate
-from reverie.models.painter import DTYPES, count_cut, words_without_token
-from reverie.models.pretrained import load_pipeline, usable
+from reverie.errors import InputError, ModelError
+from reverie.models.painter import count_cut, load_painting, words_without_token
+from reverie.models.pretrained import usable
 from reverie.models.tokenizer import Ids, Tokenizer
 
 Embeddings = dict[str, Any]
@@ -46,15 +45,7 @@ def open_token_painter(name: str, device: str = "cpu", dtype: str = "fp32") -> T
 
     Args: dtype: fp32, bf16 or fp16; fp16 needs a GPU.
     """
-    if dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, DTYPES)
-    if dtype == "fp16" and torch.device(device).type == "cpu":
-        raise InputError("fp16 needs a GPU; use dtype fp32 or bf16 on the CPU")
-    located = locate(name)
-    if located.kind == "openai":
-        raise ModelError(f"{name} is a language model on a server and cannot paint; use an aMUSEd folder or Hub id")
-    pipe = load_pipeline(located, DTYPES[dtype])
-    revision = str(locate(name))  # a Hub model knows its commit only once it is here
+    pipe, revision = load_painting(name, device, dtype, "an aMUSEd")
     if not isinstance(pipe, AmusedPipeline):
         raise ModelError(f"{name} is a {type(pipe).__name__} and paints no tokens; use an AmusedPipeline")
     with usable(revision, "paint"):
@@ -88,23 +79,23 @@ class TokenPainter:
         self.text_limit = int(pipe.tokenizer.model_max_length)
         self.ramp = False  # whether guidance grows over the steps
         self.muse = False  # whether guidance is told in Muse's writing
-        codes, most = int(self.net.config.codebook_size), int(self.net.config.vocab_size)
+        codes, inputs = int(self.net.config.codebook_size), int(self.net.config.vocab_size)
         if codes != self.tokenizer.num_codes:
             raise ModelError(
                 f"{revision} paints ids of {codes} codes, and its tokenizer has {self.tokenizer.num_codes}; its parts are not "
                 "of one model"
             )
-        if not codes <= self.mask_id < most:
+        if not codes <= self.mask_id < inputs:
             raise ModelError(
-                f"{revision} has the mask {self.mask_id} among its {codes} codes, or beyond its {most} inputs"
+                f"{revision} has the mask {self.mask_id} among its {codes} codes, or beyond its {inputs} inputs"
             )
 
     def check(self, guidance: float, steps: int, size_px: int) -> None:
         """Raise InputError for settings that this pipeline would refuse, or quietly take for others."""
-        least = 0 if self.muse else 1
-        if guidance < least:
+        min_guidance = 0 if self.muse else 1
+        if guidance < min_guidance:
             raise InputError(
-                f"guidance {guidance} is below {least}, which means no guidance; more follows the text closer"
+                f"guidance {guidance} is below {min_guidance}, which means no guidance; more follows the text closer"
             )
         if steps < 1:
             raise InputError(f"steps must be 1 or more, not {steps}")

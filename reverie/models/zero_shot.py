@@ -41,8 +41,3 @@ def class_embeddings(
     sentences = [template.replace(CLASS_SLOT, name) for name in classes for template in templates]
     rows = F.normalize(encoder.texts(sentences), dim=1).view(len(classes), len(templates), -1)
     return F.normalize(rows.mean(dim=1), dim=1)
-
-
-def classify(images: Tensor, class_rows: Tensor) -> Tensor:
-    """Number of the nearest class by cosine, int64 (n,), for image rows (n, d) and class rows (classes, d)."""
-    return (F.normalize(images, dim=1) @ class_rows.T).argmax(dim=1)

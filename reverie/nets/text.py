@@ -34,13 +34,17 @@ def tokenize(tokenizer: Any, texts: Sequence[str], limit: int) -> Tokens:
     return Tokens(ids, mask, num_cut)
 
 
-def text_config(tokenizer: Any, *, width: int, layers: int, heads: int, context: int, out: int) -> CLIPTextConfig:
-    """A causal transformer that is read at the end token, for this tokenizer.
+def text_config(
+    tokenizer: Any, *, width: int, layers: int, heads: int, context: int, out: int, read_at_end: bool = True
+) -> CLIPTextConfig:
+    """A causal transformer for this tokenizer.
 
-    Raises: InputError if the tokenizer has no end token, or one with id 2, which transformers reads as "old CLIP file"
-        and then takes the largest id of the text in its place.
+    Args:
+        read_at_end: whether its state at the end token stands for the text; without, only the states of all tokens are used.
+    Raises: InputError if it is read at the end and the tokenizer has no end token, or one with id 2, which transformers reads as
+        "old CLIP file" and then takes the largest id of the text in its place.
     """
-    if tokenizer.eos_token_id in (None, 2):
+    if read_at_end and tokenizer.eos_token_id in (None, 2):
         raise InputError("a text tower needs a tokenizer whose end token exists and has an id other than 2")
     return CLIPTextConfig(
         vocab_size=len(tokenizer),

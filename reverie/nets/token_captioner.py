@@ -37,8 +37,8 @@ class LookShape:
     train_language: bool = False  # the language model learns too
 
     def __post_init__(self) -> None:
-        least = min(self.width, self.latents, self.layers, self.heads, self.every, self.max_tokens)
-        if least < 1 or self.width % self.heads:
+        smallest = min(self.width, self.latents, self.layers, self.heads, self.every, self.max_tokens)
+        if smallest < 1 or self.width % self.heads:
             raise InputError(f"a resampler of width {self.width} cannot have {self.heads} heads; use a divisor")
         if self.mode not in ("gated", "prefix"):
             raise InputError(f"a language model is shown images as gated or prefix, not {self.mode!r}")

@@ -2,7 +2,7 @@
 
     Tian et al., StableRep, NeurIPS 2023, arXiv:2306.00984, table 4; episodes as in El Banani et al., arXiv:2302.12248
 
-    reverie run episodes --of runs/mine --eval-data photos/ --out runs/mine-episodes
+    reverie run episodes --networks-from runs/mine --eval-data photos/ --out runs/mine-episodes
 
 Numbers: docs/recipes/episodes.md.
 """
@@ -23,7 +23,9 @@ from reverie.settings import flat
 class EpisodesConfig:
     """Settings of few-shot episodes."""
 
-    of: Path  # folder of a finished run that trained networks and measured them, such as one of stablerep
+    # folder of a finished run that trained networks and measured them, such as one of stablerep; they are measured again
+    networks_from: Path
+
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; of other classes; a table or
     # folder of classes alone is cut in halves
     eval_data: str
@@ -39,25 +41,27 @@ class EpisodesConfig:
 def episodes(config: EpisodesConfig) -> Plan:
     """The networks that a run trained and probed, the same untrained, and raw pixels -> few-shot episodes -> a page.
 
-    Example: reverie run episodes --of runs/mine --eval-data photos/ --out runs/mine-episodes
+    Example: reverie run episodes --networks-from runs/mine --eval-data photos/ --out runs/mine-episodes
     """
     from reverie.evaluate.few_shot import FewShotEpisodes
     from reverie.report.page import WritePage
 
-    of, shots = config.of, config.num_shots
-    measured = [step["settings"].get("arms") for step in read_plan(of)["steps"] if step["role"] == "measure"]
+    trained, shots = config.networks_from, config.num_shots
+    measured = [step["settings"].get("arms") for step in read_plan(trained)["steps"] if step["role"] == "measure"]
     known: list[dict[str, Any]] = next((own for own in measured if own), [])
     if not known:
-        raise InputError(f"{of} has no step that says which networks to measure")
+        raise InputError(f"{trained} has no step that says which networks to measure")
     if not shots or len(set(shots)) < len(shots):
         raise InputError("give --num-shots different numbers of photos, at least one")
     arms = []
     for arm in known:
-        weights = of.resolve() / "weights" / arm["step"] if arm["step"] else None
+        weights = trained.resolve() / "weights" / arm["step"] if arm["step"] else None
         if weights and not weights.is_dir():
-            raise InputError(f"{of} has no weights of {arm['step']} yet; run it to the end first")
+            raise InputError(f"{trained} has no weights of {arm['step']} yet; run it to the end first")
         if weights and not (weights / "config.json").is_file():
-            raise InputError(f"{of} trains no networks of images: {arm['step']} is none; give a run of stablerep, say")
+            raise InputError(
+                f"{trained} trains no networks of images: {arm['step']} is none; give a run of stablerep, say"
+            )
         arms.append(Arm(arm["id"], arm["label"], arm["seed"], str(weights) if weights else None, arm["factors"]))
     measures = [
         Step(

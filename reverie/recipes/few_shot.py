@@ -99,7 +99,7 @@ class FewShotConfig:
     beta: float = 5.5  # sharpness of the cache model: how fast a shot's vote falls with distance
     paint: Painting = Painting(per_caption=1)
     clip: str = "builtin:clip"  # CLIP or SigLIP model that images are judged by; it also teaches, and is tuned
-    select: Selection = Selection(most=3)
+    select: Selection = Selection(max_kept=3)
     learn: ClassifierLearning = ClassifierLearning(lr=1e-3)
     real_batch: int = 32  # shots in a step of tuning a classifier
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
@@ -127,7 +127,7 @@ SCALES = {
         eval_data="smallworld:street:2048:6400",
         num_shots=(1, 4, 16),
         paint=Painting(per_caption=2, sampler_steps=20),
-        select=Selection(most=24),
+        select=Selection(max_kept=24),
         learn=ClassifierLearning(tune_batch=512, lr=1e-3),
         unit_size=64,
     ),
@@ -143,7 +143,7 @@ SCALES = {
             PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50, painter_dtype="fp16", store_px=256
         ),
         clip="openai/clip-vit-base-patch16",
-        select=Selection(most=800),
+        select=Selection(max_kept=800),
         learn=ClassifierLearning(tune_batch=512, lr=1e-3),
         unit_size=100,
     ),
@@ -199,7 +199,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     _refuse_slips(config)
     about, clip = task(config.text), check(config)
     assert config.shots_from is not None
-    assert config.select.most is not None
+    assert config.select.max_kept is not None
     names, copies, captions = about.names, config.paint.per_caption, about.captions(config.text)
     keep, tune = about.keep(config.select), about.tune(config.learn, clip)
     rounds = [_Round(count, number) for count in sorted(config.num_shots, reverse=True) for number in config.seeds]
@@ -232,7 +232,7 @@ def few_shot(config: FewShotConfig = TINY) -> Plan:
     ]
 
     # As many steps for every arm, so that none learns longer than another.
-    tune_steps = config.learn.epochs * math.ceil(config.select.most * about.num_classes / config.learn.tune_batch)
+    tune_steps = config.learn.epochs * math.ceil(config.select.max_kept * about.num_classes / config.learn.tune_batch)
     tune = replace(tune, on="nothing", steps=tune_steps, real_batch=config.real_batch)
     arms: dict[int, list[Arm]] = {each.shots: [] for each in rounds}
     for each in rounds:
@@ -375,5 +375,5 @@ def _refuse_slips(config: FewShotConfig) -> None:
         raise InputError("--guided-steps are those of guided images; add guided to --strategies")
     if config.shots_from is None:
         raise InputError("name the photos that shots are taken of: --shots-from FOLDER")
-    if config.select.most is None:
-        raise InputError("every arm learns from as many images of each class: --most NUMBER")
+    if config.select.max_kept is None:
+        raise InputError("every arm learns from as many images of each class: --max-kept NUMBER")

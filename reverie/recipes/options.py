@@ -15,7 +15,7 @@ from reverie.captions.classes import read_classes
 from reverie.captions.domains import CAPTION
 from reverie.errors import InputError
 from reverie.models.names import locate
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 
 if TYPE_CHECKING:
     from reverie.captions.corpus import ReadCorpus
@@ -138,7 +138,7 @@ class ClassCaptions:
         from reverie.captions.word_to_sentence import WordToSentence
         from reverie.smallworld.scene import class_names
 
-        check_at_least(1, per_class=per_class)
+        check_min(1, per_class=per_class)
         own = classes or self.classes
         named = (("--writer", self.writer), ("--words", self.words), ("--templates", self.templates))
         if len(given := [flag for flag, value in named if value]) > 1:
@@ -230,7 +230,7 @@ class Painting:
             starts: what images begin at; None is noise.
         Raises: InputError that names a flag below its range.
         """
-        check_at_least(
+        check_min(
             1,
             per_caption=self.per_caption,
             sampler_steps=self.sampler_steps,
@@ -322,7 +322,7 @@ class Selection:
 
     # confidence that an image must exceed to pass; chance = 1 / number of classes
     threshold: float | Literal["chance"] = "chance"
-    most: int | None = None  # images kept of each class (K); all that pass when absent
+    max_kept: int | None = None  # images kept of each class (K); all that pass when absent
     # which K images of a class are kept where more pass: any at random, or those of the highest confidence
     choose: Literal["random", "top"] = "random"
 
@@ -333,13 +333,13 @@ class Selection:
 
     def fate(self, made: int, fill: bool = True) -> str:
         """How many of so many images of a class the choice can drop, in words."""
-        if self.most is None:
+        if self.max_kept is None:
             return f"the filter drops those that are no surer than {self.threshold}"
         if not fill:
-            return f"the filter keeps {min(made, self.most):,} of them at most and can drop all"
-        if made <= self.most:
-            return f"the filter can drop none of them, as --most keeps {self.most:,} of each class"
-        return f"the filter keeps {self.most:,} and drops {made - self.most:,}"
+            return f"the filter keeps {min(made, self.max_kept):,} of them at most and can drop all"
+        if made <= self.max_kept:
+            return f"the filter can drop none of them, as --max-kept keeps {self.max_kept:,} of each class"
+        return f"the filter keeps {self.max_kept:,} and drops {made - self.max_kept:,}"
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ class Network:
 
     def check(self) -> None:
         """Raises InputError for views that cannot be."""
-        check_at_least(1, view_px=self.view_px, image_px=self.image_px)
+        check_min(1, view_px=self.view_px, image_px=self.image_px)
         if self.view_px > self.image_px:
             raise InputError(
                 f"views of --view-px {self.view_px} cannot be cut from images of --image-px {self.image_px}"

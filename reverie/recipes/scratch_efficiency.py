@@ -18,7 +18,7 @@ from typing import Any
 from reverie.arms import Arm
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.recipes.options import ClassCaptions, Network, Painting, Precision, SmallScale, amount, clip_for, usable_of
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
@@ -57,12 +57,12 @@ class ScratchConfig:
     def _per_class(self) -> int:
         """Captions of each class. Slips are told later."""
         try:
-            return -(-self.most // self.paint.per_caption)
+            return -(-self.max_painted // self.paint.per_caption)
         except (ArithmeticError, ValueError):
             return self.per_class
 
     @property
-    def most(self) -> int:
+    def max_painted(self) -> int:
         """Painted images of each class, in the arm with most of them."""
         return max(self.painted_per_class)
 
@@ -94,7 +94,7 @@ class ScratchConfig:
             raise InputError("give at least one seed")
         if len(self.names) < 2:
             raise InputError("a classifier needs two classes or more to tell apart")
-        check_at_least(1, per_caption=self.paint.per_caption)
+        check_min(1, per_caption=self.paint.per_caption)
         self.net.check()
 
 
@@ -120,11 +120,11 @@ def arms(config: ScratchConfig = TINY) -> tuple[Arm, ...]:
     """What is trained beside what, with every seed."""
     found: list[Arm] = []
     real, mixed = sorted({*config.real_per_class, *config.mixed_per_class}), sorted(config.mixed_per_class)
-    most = config.most
+    max_painted = config.max_painted
     for number in config.seeds:
         found += [_arm(number, painted=n) for n in sorted(config.painted_per_class)]
         found += [_arm(number, real=n) for n in real]
-        found += [_arm(number, real=n, painted=most) for n in mixed]
+        found += [_arm(number, real=n, painted=max_painted) for n in mixed]
     return tuple(found)
 
 
@@ -200,11 +200,11 @@ def _making(config: ScratchConfig) -> list[Step]:
     from reverie.filters.keep import Keep
 
     clip_for(config.paint.painter, None)
-    copies, most, names = config.paint.per_caption, config.most, config.names
+    copies, max_painted, names = config.paint.per_caption, config.max_painted, config.names
     first = config.text.stage(config.per_class, names if config.text.classes else None, repeat=True)
-    if first.count * copies < most * len(names):
+    if first.count * copies < max_painted * len(names):
         raise InputError(
-            f"{first.count} captions of --per-caption {copies} make fewer than {most} images of each of {len(names)} classes"
+            f"{first.count} captions of --per-caption {copies} make fewer than {max_painted} images of each of {len(names)} classes"
         )
     return [
         Step("captions", first),

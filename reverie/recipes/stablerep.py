@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from reverie.arms import Arm, Factor, pixels, seeds_together, untrained
 from reverie.errors import InputError
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.recipes.options import (
     KEPT,
     PUBLIC_PAINTER,
@@ -181,7 +181,7 @@ class StableRepConfig:
             )
         if self.eval_data is None:
             raise InputError("name photos to probe on: --eval-data FOLDER with train and test")
-        check_at_least(1, per_batch=m, crops=k, probe_epochs=self.probing.probe_epochs)
+        check_min(1, per_batch=m, crops=k, probe_epochs=self.probing.probe_epochs)
         if m * k < 2 or n < 2 or self.views % 2:
             raise InputError(
                 f"--per-batch {m} (or --crops {k}) and --captions-per-batch {n} must be 2 or more, and their product even"
@@ -194,7 +194,7 @@ class StableRepConfig:
         refuse_twins("--arms", self.arms)
         self.net.check()
         self.view.check()
-        check_at_least(1, downscale_px=self.downscale_px)
+        check_min(1, downscale_px=self.downscale_px)
         self._check_flags_that_say_nothing()
         clip_for(self.paint.painter, self.clip)
         if self.keep_best != 1.0 and not self.clip:

@@ -283,7 +283,7 @@ def arms(config: SynticConfig = TINY) -> dict[Arm, TrainCaptioner]:
     found: dict[Arm, DecoderInputConfig] = {Arm("syntic", "SynTIC", factors={"method": "syntic"}): shows}
     if config.parts:
         found |= {
-            _without("refinement"): replace(shows, of="painted"),
+            _without("refinement"): replace(shows, learns_from="painted"),
             _without("projection"): replace(shows, learns_projected=False, asked_projected=False),
         }
         if config.tags.finder is not None:
@@ -347,7 +347,7 @@ def painted(config: SynticConfig, captions: ReadCorpus | FromScenes | None = Non
     project, tags = config.project, config.tags
     support = [Step("support", MakeSupport(config.clip), inputs=("captions",))]
     if project.max_support:
-        drawn = MakeSupport(config.clip, most=project.max_support)
+        drawn = MakeSupport(config.clip, max_sentences=project.max_support)
         support.append(Step(config.support_steps[-1], drawn, inputs=("captions",)))
     images = PaintFeatures(
         config.paint.stage(), config.clip, tags.finder, tags.tag_threshold, tags.max_tags, config.keep_images

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from reverie.errors import InputError
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.recipes.options import Precision
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
@@ -53,7 +53,7 @@ class TextToImageConfig:
 
     def check(self) -> None:
         """Raises InputError for settings that do not go together, or say nothing."""
-        check_at_least(
+        check_min(
             1,
             paint_px=self.paint_px,
             autoencoder_channels=self.autoencoder_channels,
@@ -61,7 +61,7 @@ class TextToImageConfig:
             channels=self.channels,
             batch_size=self.batch_size,
         )
-        check_at_least(0, caption_drop=self.caption_drop)
+        check_min(0, caption_drop=self.caption_drop)
         if not self.caption_drop <= 1:
             raise InputError(f"--caption-drop {self.caption_drop}: give a share from 0 to 1")
         usual = {item.name: item.default for item in fields(self)}

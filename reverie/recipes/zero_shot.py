@@ -107,7 +107,7 @@ SCALES = {
             PUBLIC_PAINTER, per_caption=10, guidance=3.0, sampler_steps=50, painter_dtype="fp16", store_px=256
         ),
         clip="openai/clip-vit-base-patch16",
-        select=Selection(most=800),
+        select=Selection(max_kept=800),
         learn=ClassifierLearning(tune_batch=512),
         eval_data=None,
         unit_size=100,
@@ -146,7 +146,7 @@ class Task:
         from reverie.filters.per_class import KeepPerClass
 
         return KeepPerClass(
-            self.names, USABLE, threshold=select.confidence, most=select.most, choose=select.choose, fill=fill
+            self.names, USABLE, threshold=select.confidence, max_kept=select.max_kept, choose=select.choose, fill=fill
         )
 
     def tune(self, learn: ClassifierLearning, clip: str) -> TuneClassifier:

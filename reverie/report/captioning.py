@@ -89,9 +89,8 @@ def own_sentence(facts: Facts) -> str:
             " So what the decoder learned from is hardly more than features of sentences, as in DeCap; fewer passes (--refine-steps), or "
             "the own sentence hidden (--exclude-self caption), would leave more of the pictures in it."
         )
-    step = next((step["name"] for step in facts.plan["steps"] if step["settings"]["stage"] == "RefineFeatures"), "")
-    file = facts.folder / "weights" / step / "refined.json"
-    if step and file.is_file():
+    learnt = (facts.folder / "weights" / step["name"] for step in facts.plan["steps"] if step["role"] == "learn")
+    if file := next((folder / "refined.json" for folder in learnt if (folder / "refined.json").is_file()), None):
         done = read_json(file, REFINED, StoreError, "refine the images again")
         say += f" Refinement made {done['steps']} pass{'es' * (done['steps'] != 1)} and ended by {done['stop_reason']}."
     return say

@@ -101,10 +101,10 @@ def summary(judged: Sequence[ClaimResult], looks: Looks, once: Collection[str] =
 
 def rule(looks: Looks) -> str:
     """By which rule and at which looks it was decided."""
-    if looks.most is None:
+    if looks.max_seeds is None:
         return f"95 % intervals, {looks.seeds[-1]} seeds" if looks.seeds else "95 % intervals"
     at = ", ".join(map(str, looks.seeds))
-    return f"{len(looks.seeds)} look{'s' * (len(looks.seeds) != 1)} at {at} of at most {looks.most} seeds, 5 % of error spent over all of them"
+    return f"{len(looks.seeds)} look{'s' * (len(looks.seeds) != 1)} at {at} of at most {looks.max_seeds} seeds, 5 % of error spent over all of them"
 
 
 def _by_number(item: tuple[str, list[str]]) -> tuple[bool, int]:

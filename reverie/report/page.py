@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +93,6 @@ def _render(facts: Facts) -> str:
     environment.filters |= {
         "duration": duration,
         "number": number,
-        "brief": _brief,
     }
     thumbnails = Thumbs(_decoder(facts.folder))
     curves, colours = _curves(facts)
@@ -371,8 +369,3 @@ def _reason(row: Mapping[str, Any]) -> str:
     if row["status"] != OK:
         return f"{row['status']}: {row['reason'] or 'no reason given'}"
     return row.get("drop_reason") or "no reason given"
-
-
-def _brief(reason: str) -> str:
-    """The filter's reason in the words that fit below a small picture."""
-    return re.sub(r"^fails: \w+ > ([\d.e+-]+)$", r"not above \1", reason)

@@ -14,6 +14,7 @@ A step's fingerprint covers its own settings and those of every step it reads, s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -33,7 +34,7 @@ from typing import Any, Literal
 from reverie import settings as setting
 from reverie import stage as stages
 from reverie.errors import InputError, SettingsChanged, UnknownName
-from reverie.ranges import check_at_least
+from reverie.ranges import check_min
 from reverie.settings import Resolved
 from reverie.stage import Job, SourceStage, UnitStage
 from reverie.store.files import atomic_file
@@ -93,6 +94,8 @@ class Plan:
     notes: tuple[str, ...] = ()  # what a person should know before any work, such as how much there will be
 
     def __post_init__(self) -> None:
+        if not self.steps:
+            raise InputError(f"the plan of {self.recipe} has no steps, and so nothing to do; give it at least one")
         seen: dict[str, Kind] = {}
         for step in self.steps:
             if not isinstance(step.stage, (UnitStage, Job)):
@@ -115,7 +118,7 @@ class Plan:
         units = [step for step in self.steps if step.kind != "job"]
         if units and not isinstance(units[0].stage, SourceStage):
             raise InputError(f"the first step with units, {units[0].name!r}, must be a source of captions")
-        check_at_least(1, unit_size=self.unit_size)
+        check_min(1, unit_size=self.unit_size)
 
     @property
     def num_captions(self) -> int:
@@ -250,6 +253,8 @@ def read_plan(folder: Path) -> dict[str, Any]:
             f"{folder} was made by an earlier version of reverie, which this one cannot go on with; use another --out"
         )
     names = [step["name"] for step in record["steps"]]
+    if not names:
+        raise InputError(f"{path} is damaged (it has no steps); use another folder")
     if bad := next((name for name in names if not NAME.fullmatch(name) or names.count(name) > 1), None):
         raise InputError(f"{path} is damaged (a step is called {bad!r}); use another folder")
     for what, known in (("kind", Kind), ("role", stages.Role)):
@@ -410,12 +415,21 @@ def _only_recipe(names: Mapping[str, Any], stem: str, what: str) -> Callable[...
 
 def config_type(recipe: Callable[..., Any]) -> type | None:
     """The dataclass of settings that a recipe or a study takes first; None for one with keyword arguments."""
-    first = next(iter(inspect.signature(recipe).parameters.values()), None)
-    if first is None:
-        return None
-    alone = types.SimpleNamespace(__annotations__={"first": first.annotation})  # others may name what is not imported
-    kind = typing.get_type_hints(alone, vars(sys.modules[recipe.__module__])).get("first")
+    first = next(iter(inspect.signature(recipe).parameters), "")
+    kind = _hints(recipe).get(first)
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def _hints(recipe: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a recipe's parameters, as far as they are annotated with what its file imports also when it runs."""
+    found: dict[str, Any] = {}
+    for name, item in inspect.signature(recipe).parameters.items():
+        alone = types.SimpleNamespace(
+            __annotations__={name: item.annotation}
+        )  # what it returns may be there for mypy only
+        with contextlib.suppress(NameError):
+            found |= typing.get_type_hints(alone, vars(sys.modules[recipe.__module__]))
+    return found
 
 
 def recipe_scales(recipe: Callable[..., Any]) -> Mapping[str, Any]:
@@ -439,11 +453,14 @@ def call_recipe(name: str, arguments: Mapping[str, Any]) -> Plan:
     """Call a recipe, by name or file, and note in the plan how it was called.
 
     Args:
-        arguments: keyword arguments, or settings by their flat names; those that are left out are the defaults of the scale.
+        arguments: keyword arguments, or settings by their flat names; those that are left out are the defaults of the scale. A text
+            does for a path.
     """
     recipe = find_recipe(name)
     kind = config_type(recipe)
     if kind is None:
+        hints = _hints(recipe)
+        arguments = {key: _path(value, hints.get(key)) for key, value in arguments.items()}
         plan = _plan_of(name, recipe(**arguments))
         usual = {item.name: item.default for item in inspect.signature(recipe).parameters.values()}
         given = tuple(key for key, value in arguments.items() if value != usual.get(key))
@@ -495,7 +512,7 @@ def plan_again(folder: Path) -> Plan:
     path = folder / "plan.json"
     try:
         if config_type(recipe) is None:
-            hints = typing.get_type_hints(recipe)
+            hints = _hints(recipe)
             arguments = {key: _typed(value, hints.get(key)) for key, value in record["arguments"].items()}
             _refuse_unknown(path, name, arguments, inspect.signature(recipe).parameters)
             plan = call_recipe(name, arguments)
@@ -511,4 +528,8 @@ def _typed(value: object, hint: object) -> object:
     """JSON knows no tuples and no paths."""
     if isinstance(value, list):
         return tuple(_typed(item, None) for item in value)
+    return _path(value, hint)
+
+
+def _path(value: object, hint: object) -> object:
     return Path(value) if isinstance(value, str) and hint in (Path, Path | None) else value

@@ -12,9 +12,12 @@ A shape says what a value must be, in the words of Python:
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,35 @@ def all_lines(path: Path, shape: object) -> Iterator[dict[str, Any]]:
         if wrong := misfit(value, shape):
             raise StoreError(f"{path} line {number} is damaged ({wrong}); mend or delete that line")
         yield value
+
+
+def shape_of(hint: Any) -> Any:
+    """The shape of what is written of a dataclass, or of a value with this annotation.
+
+    A field without a default is always there; one with a default is left out where it says nothing, so it is never null.
+    """
+    if dataclasses.is_dataclass(hint):
+        shape: dict[Any, Any] = {}
+        known = typing.get_type_hints(hint)
+        for item in dataclasses.fields(hint):
+            own = shape_of(known[item.name])
+            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+                shape[item.name] = own
+            else:
+                left = tuple(one for one in own if one is not None) if isinstance(own, tuple) else (own,)
+                shape[f"{item.name}?"] = left[0] if len(left) == 1 else left
+        return shape
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(shape_of(part) for part in parts)
+    if origin is Mapping:
+        return {...: shape_of(parts[1])}
+    if origin is tuple and parts[1:] == (...,):
+        return [shape_of(parts[0])]
+    plain = {Any: object, type(None): None, Path: str, str: str, int: int, float: float, bool: bool}
+    if hint not in plain:
+        raise TypeError(f"{hint} has no shape in JSON")
+    return plain[hint]
 
 
 def misfit(value: object, shape: Any, where: str = "") -> str | None:

@@ -18,7 +18,7 @@ import simplejpeg
 from PIL import Image, ImageFile, ImageOps
 
 from reverie.errors import BrokenImage, InputError
-from reverie.store.sources import printable, what_is
+from reverie.store.sources import because, printable, what_is
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -105,7 +105,7 @@ def open_picture(data: bytes | None, name: str, *, min_px: int | None = None) ->
         _turn_upright(picture)
         return _as_rgb(picture)
     except UNREADABLE as error:
-        raise BrokenImage(f"{name}: cannot decode the image ({_short(error)})") from error
+        raise _broken(name, "cannot decode the image", _short(error)) from error
 
 
 def read_square(data: bytes | None, name: str, out: Pixels) -> None:
@@ -134,26 +134,27 @@ def look(data: bytes | None, name: str) -> Image.Image:
     Raises: as ``open_picture``.
     """
     if not data:
-        raise BrokenImage(f"{name}: no image bytes")
+        raise BrokenImage(f"{name}: no image bytes", "no image bytes")
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise BrokenImage(f"{name}: too large to open safely ({_short(error)})") from error
+        raise _broken(name, "too large to open safely", _short(error)) from error
     except UNREADABLE as error:
-        raise BrokenImage(
-            f"{name}: these {len(data)} bytes are not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image"
-        ) from error
+        raise _broken(name, "not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image", f"{len(data)} bytes") from error
     _check_size(*picture.size, name)
     return picture
 
 
 def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise BrokenImage(f"{name}: {width}x{height} pixels are too many to open safely (limit {MAX_PIXELS:,})")
+        raise _broken(name, "too many pixels to open safely", f"{width}x{height}, limit {MAX_PIXELS:,}")
     if is_too_long(width, height):
-        raise BrokenImage(
-            f"{name}: {width}x{height} pixels are too long on one side (limit {MAX_SIDE:,}, and {MAX_STRETCH} times the other)"
-        )
+        limit = f"limit {MAX_SIDE:,}, and {MAX_STRETCH} times the other"
+        raise _broken(name, "too long on one side", f"{width}x{height}, {limit}")
+
+
+def _broken(name: str, what: str, own: str) -> BrokenImage:
+    return BrokenImage(f"{name}: {what} ({own})", because(what, own))
 
 
 def is_too_long(width: int, height: int) -> bool:

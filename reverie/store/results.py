@@ -20,15 +20,7 @@ from reverie.arms import Arm, Factor
 from reverie.errors import StoreError
 from reverie.stage import StepContext, fingerprint, settings
 from reverie.store.files import atomic_file
-from reverie.store.json_files import all_lines, misfit, read_json
-
-FACTOR = (str, float, bool, None)
-RECORD = {
-    "arm": str, "label": str, "seed": int, "metric": str, "value": (float, None), "split": str, "protocol": str, "step": str,
-    "fingerprint": str, "versions": {...: str}, "factors?": {...: FACTOR}, "weights?": str, "start?": str, "photos?": str,
-    "num_train?": int, "num_test?": int, "num_classes?": int, "num_real?": int, "num_painted?": int, "classes?": [str],
-    "confusion?": [[int]], "correct?": str, "each?": [float], "arm_fingerprint?": str, "details?": {...: object},
-}  # fmt: skip
+from reverie.store.json_files import all_lines, misfit, read_json, shape_of
 
 
 @dataclass(frozen=True)
@@ -46,9 +38,8 @@ class Result:
     fingerprint: str  # of that step, or of what made the number
     versions: Mapping[str, str]  # of python, reverie, torch and numpy
     factors: Mapping[str, Factor] = field(default_factory=dict)  # what varies between the arms
-    weights: str | None = (
-        None  # the learning step, or folder, of what was measured; None for what nothing was learned for
-    )
+    # the learning step, or folder, of what was measured; None for what nothing was learned for
+    weights: str | None = None
     start: str | None = None  # what its training began from, where that is told
     photos: str | None = None  # where they are from, see datasets/labelled.py
     num_train: int | None = None  # photos, or images, that it learned from to be measured
@@ -76,7 +67,8 @@ class Result:
 
 
 FIELDS = frozenset(item.name for item in dataclasses.fields(Result))
-NEEDED = frozenset(name for name in RECORD if not name.endswith("?"))  # of a line, whatever they hold
+LINE = shape_of(Result)
+NEEDED = FIELDS & LINE.keys()  # of a line, whatever they hold
 
 
 def about(
@@ -125,7 +117,7 @@ def read(path: Path) -> list[Result]:
     Raises: StoreError naming the line that is no record.
     """
     found = []
-    for number, line in enumerate(all_lines(path, RECORD), 1):
+    for number, line in enumerate(all_lines(path, LINE), 1):
         if wrong := _contradiction(line):
             raise StoreError(f"{path} line {number} is damaged ({wrong}); mend or delete that line")
         found.append(_from_line(line))
@@ -136,17 +128,18 @@ def from_lines(lines: Iterable[Mapping[str, Any]]) -> list[Result]:
     """Records that a file of another shape holds, as ``as_dict`` gives them. Raises ValueError for what is no record."""
     found = []
     for line in lines:
-        if wrong := misfit(line, RECORD) or _contradiction(line):
+        if wrong := misfit(line, LINE) or _contradiction(line):
             raise ValueError(wrong)
         found.append(_from_line(line))
     return found
 
 
 def _from_line(line: Mapping[str, Any]) -> Result:
-    tuples: dict[str, Any] = {key: tuple(line[key]) for key in ("classes", "each") if key in line}
-    if "confusion" in line:
-        tuples["confusion"] = tuple(tuple(row) for row in line["confusion"])
-    return Result(**{**line, **tuples})
+    return Result(**{key: _tuples(value) if isinstance(value, list) else value for key, value in line.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _contradiction(record: Mapping[str, Any]) -> str | None:

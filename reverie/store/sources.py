@@ -38,6 +38,16 @@ def _escaped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def because(what: str, own: str) -> str:
+    """Why a row is not taken as it is: in words that all such rows share, and then what only this one has."""
+    return f"{what}: {own}"
+
+
+def shared(reason: str) -> str:
+    """A reason in the words that all such rows share, so that equal ones are counted together."""
+    return reason.partition(": ")[0]
+
+
 def is_text(text: str) -> bool:
     """Whether it can be stored: a lone surrogate, half of a character, cannot."""
     try:

@@ -14,9 +14,19 @@ from typing import Any
 from reverie.errors import InputError
 from reverie.evaluate.claims import Claim
 from reverie.evaluate.significance import MIN_SEEDS
+from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan
 from reverie.settings import flat
 from reverie.stage import Job
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Settings that every study has."""
+
+    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
+    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
+    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 @dataclass(frozen=True)

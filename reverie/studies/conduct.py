@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reverie.errors import InputError
 from reverie.evaluate.claims import ClaimResult, judge_all, read_looks, weigh
-from reverie.evaluate.looks import MOST, Looks
+from reverie.evaluate.looks import MAX_SEEDS, Looks
 from reverie.evaluate.significance import MIN_SEEDS
 from reverie.run.engine import run
 from reverie.run.events import read_events
@@ -29,7 +29,7 @@ Make = Callable[[int], Study]
 class Decide:
     """Add seeds until every claim is decided, this many are there, or so much time has passed."""
 
-    max_seeds: int | None = None  # as many as the folder was begun with, or ``MOST``
+    max_seeds: int | None = None  # as many as the folder was begun with, or ``MAX_SEEDS``
     max_hours: float = 3.0  # of this call
 
 
@@ -86,7 +86,7 @@ def conduct(
     while True:
         started, done = time.monotonic(), there
         study = do(seeds)
-        if before.seeds and not (looks.most or decide) and before.seeds[-1] < seeds:
+        if before.seeds and not (looks.max_seeds or decide) and before.seeds[-1] < seeds:
             say(
                 f"this study was looked at with {before.seeds[-1]} seeds before: who looks until claims are decided is wrong more "
                 "often than in 5 % of cases; --decide pays for its looks"
@@ -114,7 +114,7 @@ def next_seeds(
 
     Args: seconds_each: that a further seed takes.
     """
-    seeds, most = looks.seeds[-1], looks.most or looks.seeds[-1]
+    seeds, max_seeds = looks.seeds[-1], looks.max_seeds or looks.seeds[-1]
     undecided = [item for item in judged if item.verdict == "inconclusive"]
     open_ = [item for item in undecided if item.claim.name not in once and item.mean is not None]
     if not undecided:
@@ -122,9 +122,9 @@ def next_seeds(
     if not open_:
         return 0, f"what is undecided ({', '.join(item.claim.name for item in undecided)}) does not depend on seeds"
     state = f"{len(open_)} of {len(judged)} claims undecided with {seeds} seeds"
-    if seeds >= most:
+    if seeds >= max_seeds:
         return 0, f"{state}, which are all that the looks are planned for (--max-seeds)"
-    wanted = min((seeds + 1) // 2, most - seeds)
+    wanted = min((seeds + 1) // 2, max_seeds - seeds)
     fits = int(seconds_left / seconds_each) if seconds_each > 0 else wanted
     if fits < 1:
         lasts, left = _time(seconds_each), _time(max(0.0, seconds_left))
@@ -174,19 +174,19 @@ def can_grow(make: Make, seeds: int, to: int | None = None) -> bool:
 
 def _begin(before: Looks, decide: Decide | None, seeds: int, folder: Path) -> Looks:
     """The looks so far, under the rule that this call has. Raises InputError where it would change the rule or break it."""
-    if not decide and before.most is None:
+    if not decide and before.max_seeds is None:
         return before
     wanted = decide.max_seeds if decide else None
-    if before.most is not None and wanted not in (None, before.most):
+    if before.max_seeds is not None and wanted not in (None, before.max_seeds):
         raise InputError(
-            f"the looks at {folder} are planned for at most {before.most} seeds, and what was seen must not change that: "
+            f"the looks at {folder} are planned for at most {before.max_seeds} seeds, and what was seen must not change that: "
             f"--max-seeds {wanted} needs another --out"
         )
-    most = before.most or wanted or MOST
-    if seeds > most:
-        raise InputError(f"{seeds} seeds are more than the {most} that the looks are planned for; see --max-seeds")
+    max_seeds = before.max_seeds or wanted or MAX_SEEDS
+    if seeds > max_seeds:
+        raise InputError(f"{seeds} seeds are more than the {max_seeds} that the looks are planned for; see --max-seeds")
     # Looks that were not paid for decided nothing that counts here.
-    return before if before.most is not None else Looks((), most)
+    return before if before.max_seeds is not None else Looks((), max_seeds)
 
 
 def _pilot(

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import few_shot as recipe
-from reverie.recipes.options import SmallScale
+from reverie.run.plan import Plan
 from reverie.settings import change, resolve
-from reverie.studies import Study, in_tables, named
+from reverie.studies import Study, StudyConfig, in_tables, named
 
 PHOTOS = "smallworld:street:1024:6400"  # shots are taken of the train photos
 FEW, MANY = 1, 4  # shots of each class
@@ -19,13 +19,10 @@ LEVELS = (1.0, 0.853, 0.708, 0.0)  # sqrt(abar): copies; the paper's for four sh
 
 
 @dataclass(frozen=True)
-class FewShotStudy:
+class FewShotStudy(StudyConfig):
     """Settings of a study of few-shot classifiers."""
 
-    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 4  # captions for each class, where they are written from class names
-    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 TINY = FewShotStudy()
@@ -48,7 +45,8 @@ def few_shot(config: FewShotStudy = TINY) -> Study:
     words = {"strategies": "all strategies and orders", "levels": "real guidance at four noise levels"}
     # A run paints from the shots of all its seeds in one table. In runs of further seeds the captions, and what is painted of them from
     # noise, are the same again.
-    runs, continues = {}, {}
+    runs: dict[str, Plan] = {}
+    continues: dict[str, str] = {}
     for seeds in in_tables(config.num_seeds):
         for kind, own in kinds.items():
             name = f"{kind}-seed-{seeds[0]}" if seeds[0] else kind

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Literal
 from reverie.arms import Arm, Factor, by_id, seeds_together
 from reverie.evaluate.claims import Claim, beats
 from reverie.recipes import stablerep as recipe
-from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
 from reverie.settings import resolve
-from reverie.studies import Study, named, seeds_of
+from reverie.studies import Study, StudyConfig, named, seeds_of
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
@@ -29,18 +28,15 @@ IMAGES = (2, 4, 6)  # images of one caption in a batch, m, of claim 3; with 6 a 
 
 
 @dataclass(frozen=True)
-class StableRepStudy:
+class StableRepStudy(StudyConfig):
     """Settings of a study of StableRep."""
 
-    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 4  # captions for each class, where they are written from class names
     train_steps: int = 150  # optimiser steps of training; the same in every arm
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str = "smallworld:street:1280:6400"
     # methods that StableRep is held against besides SimCLR; each is one more arm for every seed, and one more claim
     against: tuple[Literal["clip"], ...] = ()
-    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 # 45 arms in half an hour; claim 2 needs l times as many captions as the budget's arm with l copies. Small has four times the

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 from reverie.arms import Arm, Factor, by_id, untrained
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import synthetic_pretraining as recipe
-from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
 from reverie.settings import resolve
 from reverie.smallworld.scene import COLOURS, class_names
-from reverie.studies import Study, named, seeds_of
+from reverie.studies import Study, StudyConfig, named, seeds_of
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
@@ -26,11 +25,9 @@ RUN, TRANSFER, TRANSFER_VIT = "backbones", "transfer", "transfer-vit"
 
 
 @dataclass(frozen=True)
-class PretrainingStudy:
+class PretrainingStudy(StudyConfig):
     """Settings of a study of pre-training on painted images."""
 
-    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     num_images: int = 640  # images to paint, of all classes together
     pretrain_shots: int = 10  # photos of each class to pre-train on
     train_steps: int = 200  # optimiser steps of training; the same in every arm
@@ -38,7 +35,6 @@ class PretrainingStudy:
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train
     # photos
     eval_data: str = "smallworld:street:640:6400"
-    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 TINY = PretrainingStudy()

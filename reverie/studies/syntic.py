@@ -12,10 +12,9 @@ from typing import Any
 from reverie.arms import Arm, Factor
 from reverie.evaluate.claims import Claim, beats
 from reverie.recipes import syntic as recipe
-from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan, Step
 from reverie.settings import resolve
-from reverie.studies import Study, named, seeds_of
+from reverie.studies import Study, StudyConfig, named, seeds_of
 from reverie.studies.syntic_simulation import STEPS, TEMPERATURES, SimulateSynTIC, refined
 
 TEMPERATURE = 0.01
@@ -23,18 +22,15 @@ THIRDS = 3
 
 
 @dataclass(frozen=True)
-class SynticStudy:
+class SynticStudy(StudyConfig):
     """Settings of a study of SynTIC."""
 
-    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     # file of captions (text, CSV, TSV, JSONL, COCO JSON or parquet), or the folder of a finished run or an import; to simulate
     # features of, those of the small world when absent
     captions: Path | None = None
     sentences: int = 1280  # sentences about the small world to learn from, where no captions are given
     epochs: int = 6  # passes over the examples of training
     simulated: bool = False  # the simulated features alone, in a minute
-    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 TINY = SynticStudy()
@@ -51,7 +47,7 @@ def syntic(config: SynticStudy = TINY) -> Study:
 
     numbers, sentences = seeds_of(config.num_seeds), config.sentences
     corpus = ReadCorpus(config.captions) if config.captions else FromScenes(2 * sentences)
-    simulate = SimulateSynTIC(numbers, most=0 if config.captions else sentences)
+    simulate = SimulateSynTIC(numbers, max_sentences=0 if config.captions else sentences)
     runs = {
         "simulated": Plan(
             recipe="claims/syntic/simulated", seed=config.seed, unit_size=500,

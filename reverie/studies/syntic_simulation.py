@@ -77,7 +77,7 @@ class SimulateSynTIC(Job):
 
     seeds: tuple[int, ...] = (0, 1, 2)
     test: int = 400  # photos, left out of everything else
-    most: int = 0  # sentences to learn from, all of them the support set; 0 = all but those of the test photos
+    max_sentences: int = 0  # sentences to learn from, all of them the support set; 0 = all but those of the test photos
     followed: int = 1000  # sentences that are refined for as long as claim C3 asks
     encoder: SimulatedEncoder = field(default_factory=SimulatedEncoder)
     refinement: Refine = field(default_factory=lambda: Refine(guard=False))
@@ -127,7 +127,7 @@ def simulate(groups: Sequence[Sequence[str]], how: SimulateSynTIC, seed: int) ->
     order = rng.permutation(len(groups))
     test = [groups[number] for number in order[: how.test]]
     train = [text for number in order[how.test :] for text in groups[number]]
-    train = train[: how.most or len(train)]
+    train = train[: how.max_sentences or len(train)]
     words = _Words([*train, *(text for texts in test for text in texts)])
     kinds = _Kinds(how.encoder, len(words.list), rng)
     bags = words.bags(train)
@@ -310,4 +310,4 @@ def _distinct(scores: Rows) -> float:
 def _mmd(a: Tensor, b: Tensor) -> float:
     from reverie.evaluate.metrics.distance import mmd
 
-    return mmd(a.numpy(), b.numpy(), most=500)
+    return mmd(a.numpy(), b.numpy(), max_rows=500)

@@ -17,12 +17,11 @@ from reverie.captions.domains import CAPTION
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import scratch_efficiency as scratch
 from reverie.recipes import zero_shot as recipe
-from reverie.recipes.options import SmallScale
 from reverie.recipes.zero_shot import USABLE, WHOLE_BATCH
 from reverie.run.plan import Plan, Step
 from reverie.settings import resolve
 from reverie.smallworld.scene import class_names
-from reverie.studies import Study, named, seeds_of
+from reverie.studies import Study, StudyConfig, named, seeds_of
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
@@ -39,13 +38,10 @@ FEW, MANY = 2, 10  # images of a class to train from scratch on: five times as m
 
 
 @dataclass(frozen=True)
-class ZeroShotStudy:
+class ZeroShotStudy(StudyConfig):
     """Settings of a study of classifiers from class names alone."""
 
-    scale: SmallScale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes
-    num_seeds: int = 3  # number of random seeds of training (0, 1, ...); every arm is trained once with each
     per_class: int = 8  # captions for each class, where they are written from class names
-    seed: int = 0  # random seed of the run; each training has one of its own
 
 
 # Small has three times the captions, and the longer trainings of the recipes' small; with their images, twice as many at
@@ -159,7 +155,7 @@ def _sentences(config: recipe.ZeroShotConfig, arms_: Mapping[Arm, recipe.Tuning]
     keeps = [
         Step(
             f"keep-{choose}",
-            KeepPerClass(class_names(), USABLE, most=few, choose=choose, column=f"kept_{choose}"),
+            KeepPerClass(class_names(), USABLE, max_kept=few, choose=choose, column=f"kept_{choose}"),
             inputs=("keep",),
         )
         for choose in ("random", "top")

@@ -1,5 +1,9 @@
 """Targets of known scenes and of paintings, and that a reader learns to read."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +101,29 @@ def test_a_reader_learns_a_mark_and_is_saved(tmp_path):
     torch.testing.assert_close(again(latents).shapes, net(latents).shapes)
     one, same = next(batches.iterate(5)), next(batches.iterate(5))
     assert torch.equal(one["latents"], same["latents"])
+
+
+TWO_THREADS = """
+import torch
+from reverie.builtin.reader import Reader, reading_loss
+assert torch.get_num_threads() == 2
+reader = Reader(4, (8, 8, 16))
+for _ in range(3):
+    reading_loss(reader(torch.randn(11, 4, 16, 16)), torch.zeros(11, 9).long()).backward()
+"""
+
+
+def test_two_threads_learn_from_a_batch_that_they_cannot_halve():
+    # In a process of its own: what this is about ends the process, without a word.
+    env = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", TWO_THREADS], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_block_goes_past_with_a_stride():
+    torch.manual_seed(0)
+    block = make_reader(4, (8, 16, 16)).body[2]
+    images = torch.randn(2, 8, 6, 6)
+    inner = torch.nn.functional.silu(block.first_norm(block.first(torch.nn.functional.silu(images))))
+    past = torch.nn.functional.conv2d(images, block.past.weight, block.past.bias, stride=2)
+    torch.testing.assert_close(block(images), past + block.second_norm(block.second(inner)))

@@ -17,7 +17,7 @@ from reverie.models.names import BUILTIN
 from reverie.models.painter import open_painter
 from reverie.models.token_painter import open_token_painter, painted_ids
 from reverie.models.tokenizer import open_tokenizer
-from tests.builtin.tiny_train import SETTINGS, make_tiny
+from tests.builtin.tiny_train import SETTINGS, make_tiny, stopped_after
 
 
 @pytest.fixture(autouse=True)
@@ -75,16 +75,6 @@ def test_what_is_not_finished_is_written_early(tmp_path, monkeypatch):
     StableDiffusionPipeline.from_pretrained(tmp_path / "models" / "painter")
 
 
-def stopped_after(count, iterate):
-    def some(batches, start):
-        for position, batch in enumerate(iterate(batches, start)):
-            if position == count:
-                raise ConnectionError("gone")
-            yield batch
-
-    return some
-
-
 def test_further_begins_at_the_package_and_widens_what_is_smaller(tmp_path, monkeypatch):
     fine, middle, coarse = StableDiffusionPipeline.from_pretrained(BUILTIN / "painter").unet.config.block_out_channels
     monkeypatch.setattr(train, "CHANNELS", (2 * fine, middle, coarse))
@@ -117,7 +107,17 @@ def test_two_processes_train_one_painter(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "tests.builtin.tiny_train", str(tmp_path), "decoder", "painter"]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.builtin.tiny_train",
+        str(tmp_path),
+        "decoder",
+        "painter",
+        "reader",
+        "bound",
+        "taught",
+    ]
     processes = [
         subprocess.Popen(
             words,
@@ -132,6 +132,8 @@ def test_two_processes_train_one_painter(tmp_path):
     assert [row["step"] for row in curve(tmp_path / "painter")] == [3]
     log = json.loads((tmp_path / "painter" / "weights" / "training.json").read_text())
     assert log["batches"]["processes"] == 2
+    log = json.loads((tmp_path / "taught" / "weights" / "training.json").read_text())
+    assert (log["steps"], log["batches"]["processes"], log["before"][0]["steps"]) == (2, 2, 3)
     pieces.unpack(tmp_path / "out", tmp_path / "models")
     StableDiffusionPipeline.from_pretrained(tmp_path / "models" / "painter")
 

@@ -21,10 +21,23 @@ def make_tiny(setattr=setattr):
     setattr(train, "TOKEN_PAINTER", small)
     setattr(train, "TOKEN_PAINTER_FIT", dataclasses.replace(train.TOKEN_PAINTER_FIT, steps=3))
     setattr(train, "READER_FIT", dataclasses.replace(train.READER_FIT, steps=2))
+    setattr(train, "BOUND_FIT", dataclasses.replace(train.BOUND_FIT, steps=2))
     setattr(train, "TAUGHT_FIT", dataclasses.replace(train.TAUGHT_FIT, steps=2))
     setattr(train, "SHARES", {0: (0.5, 0.25, 0.25)})
     setattr(train, "TOKEN_SHARES", {0: (0.5, 0.25, 0.25)})
     setattr(train, "EARLY_S", 0.0)
+
+
+def stopped_after(count, iterate):
+    """The same batches, but for an error in place of the one after ``count``."""
+
+    def some(batches, start):
+        for position, batch in enumerate(iterate(batches, start)):
+            if position == count:
+                raise ConnectionError("gone")
+            yield batch
+
+    return some
 
 
 if __name__ == "__main__":

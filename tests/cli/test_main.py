@@ -1,5 +1,6 @@
 """The command line as a person meets it: exit codes, one line for what is theirs to mend, quick answers."""
 
+import inspect
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reverie.cli import data, predict, runs
 from reverie.cli.main import COMMANDS, main
 
 FAKE = str(Path(__file__).parents[1] / "run" / "fake_recipe.py")
@@ -105,6 +107,15 @@ def test_folder_that_holds_something_else(say: Say) -> None:
 @pytest.mark.parametrize("part", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
 def test_bad_part(say: Say, part: str) -> None:
     assert "give k/n" in refused(say("run", FAKE, "--device", "cpu", f"--part={part}"))
+
+
+def test_help_of_a_command_is_a_phrase_that_stands_alone() -> None:
+    for module in (data, predict, runs):
+        for name, command in inspect.getmembers(module, inspect.isfunction):
+            told = (inspect.getdoc(command) or "").partition("Args:\n")[2]
+            for flag, text in re.findall(r"^    (\w+): (.*)$", told, re.MULTILINE):
+                assert not re.match(r"(of|that|which|its|likewise|the same)\b", text), f"{name} --{flag}: {text}"
+                assert "likewise" not in text, f"{name} --{flag}: {text}"
 
 
 def test_wrong_words(say: Say) -> None:

@@ -14,7 +14,7 @@ from reverie import seeds
 from reverie.arms import Arm, pixels, untrained
 from reverie.datasets.labelled import attributes, load_photos
 from reverie.errors import InputError, ModelError
-from reverie.evaluate.features import crop_box, extract, extract_crops, of_encoder, of_pixels, of_untrained, of_weights
+from reverie.evaluate.features import crop_box, extract, extract_crops, of_pixels, of_untrained, of_weights
 from reverie.evaluate.heads import logistic_heads
 from reverie.evaluate.linear_probe import LinearProbe, ProbeSpeed
 from reverie.evaluate.significance import unpack
@@ -315,15 +315,9 @@ def test_untrained_is_drawn_under_its_seed(context, photo_folder):
     assert torch.rand(1) == before  # nobody else's random numbers are used up
 
 
-def test_pixels_and_encoders(photo_folder):
+def test_pixels(photo_folder):
     photos = load_photos(photo_folder, "test")
-
-    class Means:
-        def images(self, images):
-            assert images.shape[1:] == (16, 16, 3)
-            return torch.from_numpy(images.mean(axis=(1, 2)) / 255)
-
-    means = extract(of_encoder(Means()), photos, 16, 8)
+    means = extract(lambda images: torch.from_numpy(images.mean(axis=(2, 3)) / 255), photos, 16, 8)
     assert torch.allclose(extract(of_pixels(1), photos, 16), means.float(), atol=1e-5)
     with pytest.raises(ModelError, match="not finite"):
         extract(lambda images: torch.full((len(images), 2), torch.nan), photos, 16)

@@ -11,9 +11,9 @@ from reverie.store import tables
 from tests.filters.conftest import all_rows, pair_rows
 
 
-def chosen(scores, threshold, most=None, choose="random", fill=True, seed=0):
+def chosen(scores, threshold, max_kept=None, choose="random", fill=True, seed=0):
     names = [f"p{i}" for i in range(len(scores))]
-    kept, passed = choose_rows(names, np.array(scores, float), threshold, most, choose, fill, seed)
+    kept, passed = choose_rows(names, np.array(scores, float), threshold, max_kept, choose, fill, seed)
     return set(np.flatnonzero(kept)), set(np.flatnonzero(passed))
 
 
@@ -86,7 +86,7 @@ def test_a_confidence_of_exactly_chance_does_not_pass(context, num):
 
 
 def test_k_of_each_class(scored):
-    KeepPerClass(("cat", "dog"), most=1).run(scored)
+    KeepPerClass(("cat", "dog"), max_kept=1).run(scored)
     rows = list(all_rows(scored, ["kept", "drop_reason"]).values())
     assert sum(row["kept"] for row in rows[::2]) == 1
     assert [row["kept"] for row in rows[1::2]] == [True, False, False]
@@ -99,4 +99,4 @@ def test_what_cannot_be_is_refused(scored):
     with pytest.raises(InputError, match=r"above 0\.95"):
         KeepPerClass(("cat", "dog"), threshold=0.95).run(scored)
     with pytest.raises(InputError, match="at least 1"):
-        KeepPerClass(("cat", "dog"), most=0)
+        KeepPerClass(("cat", "dog"), max_kept=0)

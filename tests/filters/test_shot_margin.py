@@ -128,7 +128,7 @@ def test_a_selection_by_margin(context):
         threshold=0.0,
         or_equal=True,
         also="clip_confidence > 0.5",
-        most=2,
+        max_kept=2,
         column="kept_near",
     )
     stage.run(context)

@@ -35,7 +35,7 @@ def test_what_the_detector_finds(context, folder):
         best = {item.name: item.score for item in reversed(some) if item.score > limit}  # sorted: the surest is last
         assert dict(zip(row["tags"], row["tag_scores"], strict=True)) == pytest.approx(best, abs=1e-5)
         assert row["tag_scores"] == sorted(row["tag_scores"], reverse=True)
-    first = seen(context, pictures, Tags(folder, threshold=0.0, most=1, speed=Speed(2)))
+    first = seen(context, pictures, Tags(folder, threshold=0.0, max_tags=1, speed=Speed(2)))
     assert first["tags"].to_pylist() == [[some[0].name] for some in detector.open_detector(folder).find(pictures, 0.0)]
 
 
@@ -46,7 +46,7 @@ def test_nothing_seen_is_empty_and_no_image_is_null(context, folder):
     assert made["tag_scores"].type == pa.list_(pa.float32())
 
 
-@pytest.mark.parametrize("options", [{"threshold": 1.1}, {"threshold": -1}, {"most": 0}])
+@pytest.mark.parametrize("options", [{"threshold": 1.1}, {"threshold": -1}, {"max_tags": 0}])
 def test_options_that_cannot_be(options):
     with pytest.raises(InputError, match=r"cannot be|is no score"):
         Tags(**options)

@@ -18,7 +18,7 @@ from torch import nn
 
 from reverie.errors import InputError, MissingExtra, SettingsChanged, TrainingError
 from reverie.learn import fit as module
-from reverie.learn.fit import Fit, FitSpeed, decay_groups, fit, learning_rate
+from reverie.learn.fit import Apart, Fit, FitSpeed, decay_groups, fit, learning_rate
 from tests.learn.line import SETTINGS, Line, Points
 
 
@@ -265,6 +265,33 @@ def test_weights_with_a_rate_of_their_own_are_groups_of_their_own():
     wanted = [net["image"].weight, net["image"].bias, net["text"].weight, net["text"].bias]
     for group, weight in zip(groups, wanted, strict=True):
         assert [id(one) for one in group["params"]] == [id(weight)]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadApart(Line):
+    """Its last layer trains apart."""
+
+    @property
+    def apart(self):
+        return {"5.": Apart(lr=3e-2, weight_decay=0.2, betas=(0.8, 0.9), clip=1e-3)}
+
+
+def test_a_part_trains_with_a_constant_rate_and_clipping_of_its_own(tmp_path):
+    groups = decay_groups(HeadApart().build(), 0.3, {"5": 0.1}, HeadApart().apart)
+    assert [(g["weight_decay"], g.get("rate"), g.get("constant_lr"), g.get("betas"), len(g["params"])) for g in groups] == [
+        (0.3, None, None, None, 1), (0.0, None, None, None, 3),
+        (0.2, None, 3e-2, (0.8, 0.9), 1), (0.0, None, 3e-2, (0.8, 0.9), 1), (0.3, 0.1, None, None, 0), (0.0, 0.1, None, None, 0),
+    ]  # fmt: skip
+    settings = dataclasses.replace(SETTINGS, steps=1, clip=None, ema=None, speed=FitSpeed())
+    still, _ = fit(Line(), Points(), settings, tmp_path / "usual", seed=3)  # the first rate of a warm-up is 0
+    moved, _ = fit(HeadApart(), Points(), settings, tmp_path / "apart", seed=3)
+    for (name, before), (_, after) in zip(still.named_parameters(), moved.named_parameters(), strict=True):
+        assert torch.equal(before, after) != name.startswith("5."), name
+    torch.testing.assert_close((moved[5].bias - still[5].bias).abs(), torch.tensor([3e-2]), rtol=1e-3, atol=0)
+    moments = load_file(tmp_path / "apart" / "latest" / "optimizer.safetensors")
+    norms = [sum(float(moments[f"{k}.exp_avg"].square().sum()) for k in some) ** 0.5 for some in ((4, 5), range(4))]
+    assert norms[0] == pytest.approx(0.2e-3, rel=1e-3)  # 1 - beta times the clip
+    assert norms[1] > 1e-3
 
 
 def test_progress_reaches_the_end(tmp_path):

@@ -16,7 +16,7 @@ from reverie.smallworld.scene import Scene, Thing, class_names
 from tests.models import tiny
 
 SIZES = [(24, 20), (40, 20), (20, 40), (24, 20), (64, 64)]  # width and height
-ALL = {"threshold": 0.0, "most": 1000}
+ALL = {"threshold": 0.0, "max_found": 1000}
 
 
 def noise(seed, size):
@@ -106,10 +106,10 @@ def test_threshold_and_number(rt_detr, pictures):
     assert detector.find([]) == []
 
 
-@pytest.mark.parametrize(("threshold", "most"), [(1.5, 1), (-0.1, 1), (float("nan"), 1), (0.5, 0)])
-def test_limits_that_cannot_be(rt_detr, threshold, most):
+@pytest.mark.parametrize(("threshold", "max_found"), [(1.5, 1), (-0.1, 1), (float("nan"), 1), (0.5, 0)])
+def test_limits_that_cannot_be(rt_detr, threshold, max_found):
     with pytest.raises(InputError, match="score from 0 to 1"):
-        open_detector(str(rt_detr)).find([], threshold, most)
+        open_detector(str(rt_detr)).find([], threshold, max_found)
 
 
 def test_pictures_of_any_kind(rt_detr):
@@ -132,7 +132,7 @@ def test_tags_are_distinct_names():
     box = (0.0, 0.0, 1.0, 1.0)
     found = [Found("cat", 0.7, box), Found("dog", 0.9, box), Found("cat", 0.8, box), Found("owl", 0.1, box)]
     assert tags(found) == [("dog", 0.9), ("cat", 0.8), ("owl", 0.1)]
-    assert tags(found, most=1) == [("dog", 0.9)]
+    assert tags(found, max_tags=1) == [("dog", 0.9)]
     assert tags([]) == []
 
 

@@ -33,7 +33,7 @@ TEXTS = (
 def save_captioner(folder: Path, seed: int = 0) -> Path:
     encoder = open_encoder("builtin:clip")
     rows = encoder.texts(TEXTS)
-    shows = DecoderInputConfig(of="text", tags="none")
+    shows = DecoderInputConfig(learns_from="text", tags="none")
     shape = DecoderShape(32, 1, 2, 0.0, max_tokens=14, tag_heads=2)
     learner = SynTIC("builtin:clip", rows.shape[1], tags="none", shape=shape)
     tags = torch.zeros(len(TEXTS), 0, dtype=torch.int64)

@@ -20,8 +20,8 @@ from reverie.store import results
 from reverie.store.pictures import as_png
 
 
-def episodes(of, eval_data, **flags) -> Plan:
-    return call_recipe("episodes", {"of": of, "eval_data": eval_data, **flags})
+def episodes(networks_from, eval_data, **flags) -> Plan:
+    return call_recipe("episodes", {"networks_from": networks_from, "eval_data": eval_data, **flags})
 
 
 @pytest.fixture(scope="module")

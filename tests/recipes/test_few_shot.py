@@ -24,7 +24,7 @@ from reverie.store import results, tables
 
 CLASSES = ("red circle", "blue star", "green cross", "pink ring")
 SMALL: dict[str, Any] = {
-    "per_class": 3, "per_caption": 1, "sampler_steps": 2, "most": 2, "epochs": 1, "num_shots": (1, 2), "seeds": (3,),
+    "per_class": 3, "per_caption": 1, "sampler_steps": 2, "max_kept": 2, "epochs": 1, "num_shots": (1, 2), "seeds": (3,),
 }  # fmt: skip
 HUB = {"painter": "owner/painter", "clip": "owner/clip"}  # nothing is looked up to make a plan
 
@@ -139,7 +139,7 @@ def steps_of(plan: Plan) -> dict[str, Any]:
 
 
 def test_arms_share_shots_images_and_steps() -> None:
-    plan = steps_of(few_shot(**{**SMALL, "num_shots": (1, 4), "seeds": (0, 1), "most": 5, "epochs": 30}, **HUB))
+    plan = steps_of(few_shot(**{**SMALL, "num_shots": (1, 4), "seeds": (0, 1), "max_kept": 5, "epochs": 30}, **HUB))
     assert [plan[f"shots-{seed}"].per_class for seed in (0, 1)] == [4, 4]
     assert plan["shots-0"].seed != plan["shots-1"].seed
     starts = plan["paint"].starts
@@ -156,7 +156,7 @@ def test_arms_share_shots_images_and_steps() -> None:
     assert keeps["kept_filter_4_1"].by == "shot_margin_4_1"
     assert (keeps["kept_filter_4_1"].threshold, keeps["kept_filter_4_1"].or_equal) == (0.0, True)
     assert keeps["kept_filter_4_1"].also == f"clip_confidence > {1 / 64}"
-    assert {stage.most for stage in keeps.values()} == {5}
+    assert {stage.max_kept for stage in keeps.values()} == {5}
     cache = plan["cache-model-1-0"]
     assert (cache.alpha, cache.beta, cache.shots, cache.num_shots) == (1.0, 5.5, "shots-0", 1)
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_pa
         ({"guided_steps": "published", "strategies": ("basic",)}, "add guided"),
         ({"guided_steps": 0}, "--guided-steps 0: at least 1"),
         ({"levels": (1.5,)}, r"lies in \[0, 1\]"),
-        ({"most": 0}, "at least 1 image"),
+        ({"max_kept": 0}, "at least 1 image"),
     ):
         with pytest.raises(InputError, match=said):
             few_shot(**{**SMALL, **wrong})

@@ -134,7 +134,7 @@ def test_it_is_said_how_many_images_a_class_will_have_and_how_many_the_filter_ca
     )
     few = note("zero_shot", words="owner/t5", per_class=8)
     assert few.startswith("80 images of each")
-    assert few.endswith("the filter can drop none of them, as --most keeps 800 of each class")
+    assert few.endswith("the filter can drop none of them, as --max-kept keeps 800 of each class")
     assert note("zero_shot", words="owner/t5", per_class=8, fill=False).endswith(
         "keeps 80 of them at most and can drop all"
     )

@@ -156,7 +156,6 @@ def test_the_page_tells_it(four):
         "Of 2 of 4 classes hardly an image passes (5% or fewer)",
         "0 of 4",
         "2 of 4 pass, 2 kept",
-        "not above 0.25",
         "0.900",
         "Which classes gained, which lost",
         "A class has 10 test photos",
@@ -167,6 +166,7 @@ def test_the_page_tells_it(four):
         "1 more",  # of the warnings
     ):
         assert wanted in seen.text or any(wanted in str(attrs) for _, attrs in seen.tags), wanted
+    assert "fails: clip_confidence > 0.25" in seen.text  # below the picture, in the words of the store
     assert seen.text.count('alert("1")') >= 8
     assert not [tag for tag, _ in seen.tags if tag == "script"]
     names = [attrs["id"] for _, attrs in seen.tags if "id" in attrs]
@@ -183,9 +183,9 @@ def test_zero_shot_is_compared_with_every_seed(four):
 
 def test_a_thousand_classes_stay_a_page(tmp_path):
     make_run(tmp_path, 1000)
-    began = time.monotonic()
+    began = time.process_time()  # whatever else the machine does
     write(tmp_path)
-    assert time.monotonic() - began < 60
+    assert time.process_time() - began < 60
     seen = read(tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 2_500_000
     for wanted in (

@@ -26,6 +26,16 @@ def test_seed_and_unit_size_are_in_every_fingerprint(seed: int, unit_size: int) 
     assert not set(old.values()) & set(new.values())
 
 
+def test_a_plan_has_steps(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the plan of empty has no steps"):
+        Plan("empty", ())
+    fake_recipe().settle(tmp_path)
+    record = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps(record | {"steps": []}))
+    with pytest.raises(InputError, match=r"plan.json is damaged \(it has no steps\); use another folder"):
+        read_plan(tmp_path)
+
+
 def test_speed_is_in_no_fingerprint() -> None:
     assert fake_recipe().fingerprints() == fake_recipe(pause_s=9).fingerprints()
 

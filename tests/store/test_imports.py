@@ -89,7 +89,7 @@ def test_broken_and_huge_images_become_failed_rows(tmp_path):
     (folder / "x" / "6.jpg").write_bytes(b"")
     _, images = everything(folder)
     assert [row["status"] for row in images] == ["ok", "ok", "failed", "failed", "failed", "ok", "failed"]
-    assert images[2]["reason"] == "image 2: these 13 bytes are not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image"
+    assert images[2]["reason"] == "not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image: 13 bytes"
     assert "too large to open safely" in images[3]["reason"]
     assert "cannot decode" in images[4]["reason"]
     assert images[5]["image"].startswith(b"\x89PNG")  # other forms are stored as PNG
@@ -139,7 +139,7 @@ def test_coco(tmp_path, name):
     again, images = everything(path, images=tmp_path / "images")
     assert again == captions
     assert [row["status"] for row in images] == ["ok", "failed", "ok"]
-    assert images[1]["reason"] == "no image file missing.png"
+    assert images[1]["reason"] == "no image file: missing.png"
     first, _ = everything(path, captions_per_image=1)
     assert first == captions[:2]
 
@@ -203,7 +203,7 @@ def test_csv_and_tsv(tmp_path):
     (tmp_path / "a.png").write_bytes(picture(0))
     captions, images = everything(table, text_column="what", label_column="kind", image_column="file")
     assert [(row["text"], row["label"]) for row in captions] == [("a fox", "fox"), ("an owl", "owl")]
-    assert [row["reason"] for row in images] == [None, "no image file b.png"]
+    assert [row["reason"] for row in images] == [None, "no image file: b.png"]
 
 
 def test_jsonl(tmp_path):
@@ -276,7 +276,7 @@ def test_file_names_stay_in_the_folder_of_images(tmp_path):
         captions, images = everything(source, images=tmp_path / "in")
         assert [row["status"] for row in images] == ["ok", "ok", "failed", "failed", "failed", "failed"]
         assert all("may lead out of the folder of images" in row["reason"] for row in images[2:5])
-        assert images[5]["reason"].startswith("no image file xxx")
+        assert images[5]["reason"].startswith("no image file: xxx")
         assert len(captions) == len(names)
 
 

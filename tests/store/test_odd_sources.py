@@ -215,7 +215,7 @@ def test_what_is_in_a_folder_and_not_taken_is_counted(tmp_path):
     os.mkfifo(folder / "c" / "pipe.jpg")
     sum_ = account(folder, tmp_path / "out")
     assert sum_.startswith(
-        "14 found = 6 taken + 2 failed (1 it is a link to nothing, not a file; 1 it is a named pipe, not a file)"
+        "14 found = 6 taken + 2 failed (1 a link to nothing, not a file; 1 a named pipe, not a file)"
     )
     reasons = sum_.partition("6 not taken (")[2].removesuffix(")").split("; ")
     assert sorted(reasons) == [

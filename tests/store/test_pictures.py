@@ -51,13 +51,13 @@ def test_png_keeps_every_pixel():
     [
         (None, "pair 7: no image bytes"),
         (b"", "pair 7: no image bytes"),
-        (b"<html>404</html>", "pair 7: these 16 bytes are not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image"),
+        (b"<html>404</html>", "pair 7: not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image .16 bytes"),
         (picture(1)[:-80], "pair 7: cannot decode the image"),
         (picture(1, 400, 400, "JPEG")[:5000], "pair 7: cannot decode the image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "pair 7: these 61 bytes are not a JPEG"),
-        (picture(1, form="PPM"), "pair 7: these 1165 bytes are not a JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "pair 7: not a JPEG"),
+        (picture(1, form="PPM"), "pair 7: not a JPEG"),
         (bomb(), "pair 7: too large to open safely"),
-        (bomb(9_000, 9_000), "pair 7: 9000x9000 pixels are too many"),
+        (bomb(9_000, 9_000), "pair 7: too many pixels to open safely .9000x9000"),
     ],
 )
 def test_broken_and_huge(data, message, recwarn):

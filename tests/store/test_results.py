@@ -41,6 +41,25 @@ def test_names_the_line_that_is_damaged(tmp_path):
             results.read(path)
 
 
+def test_what_a_line_holds_follows_from_the_fields_of_a_record(tmp_path):
+    path = tmp_path / "results.jsonl"
+    line = record(classes=("a", "b"), confusion=((1, 0), (0, 1)), factors={"shots": 4}).as_dict()
+    for facts, wrong in (
+        ({"value": "high"}, "'value' is not a number"), ({"seed": None}, "'seed' is not a whole number"),
+        ({"photos": None}, "'photos' is not a text"), ({"each": [0.5, "x"]}, "'each.1' is not a number"),
+        ({"confusion": [[1, 0], [0, 0.5]]}, "'confusion.1.1' is not a whole number"), ({"factors": {"shots": []}}, "'factors.shots' is not"),
+        ({"versions": {"torch": 2}}, "'versions.torch' is not a text"), ({"classes": "ab"}, "'classes' is not a list"),
+    ):  # fmt: skip
+        path.write_text(json.dumps(line | facts))
+        with pytest.raises(StoreError, match=f"damaged .{wrong}"):
+            results.read(path)
+    path.write_text(json.dumps({key: value for key, value in line.items() if key != "metric"}))
+    with pytest.raises(StoreError, match="'metric' is missing"):
+        results.read(path)
+    path.write_text(json.dumps(line | {"value": None, "details": {"any": [{"thing": None}]}}))
+    assert results.read(path)[0].details == {"any": [{"thing": None}]}
+
+
 def test_a_record_comes_back_as_it_was(tmp_path):
     told = record(
         arm="guided-4", label="guided, 4 shots", value=None, factors={"shots": 4, "strategy": "guided", "level": 0.5},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -109,7 +110,7 @@ def test_seeds_are_added_until_every_claim_is_decided(tmp_path):
     said = []
     found = conduct(study, tmp_path, 3, decide=Decide(), say=said.append)
     assert [item.verdict for item in found.judged] == ["holds", "holds"]
-    assert found.looks.most == 12
+    assert found.looks.max_seeds == 12
     assert found.looks.seeds[:2] == (3, 5)
     assert len(found.looks.seeds) > 1
     assert "every claim is decided" in said[-1]
@@ -285,6 +286,23 @@ def test_what_grows_is_told_from_what_changes():
     assert steps(more, reader=Page()).goes_on_from(steps(reader=Page()))
     assert steps(more, reader=Page()).again(steps(reader=Page()).record()) == ["measure", "reads"]
     assert not steps(more, reader=TrainOn()).goes_on_from(steps(reader=TrainOn()))  # it would learn something else
+
+
+def test_a_folder_keeps_its_number_of_seeds_unless_another_is_asked_for(tmp_path, capsys):
+    (tmp_path / "simulated").mkdir()
+    (tmp_path / "claims.json").write_text('{"looks": [], "max_seeds": 20}')
+    words = ["claims", "syntic", "--simulated", "--out", str(tmp_path), "--num-seeds", "30", "--decide"]
+    for flags, said in (
+        ([], "more than the 20 that the looks"),
+        (["--max-seeds", "40"], "--max-seeds 40 needs another"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*words, *flags])
+        assert end.value.code == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["claims", "syntic", "--help"])
+    assert "cannot change later. (default: 12)" in re.sub(r"[│\s]+", " ", capsys.readouterr().out)
 
 
 def test_flags_that_say_nothing_alone(tmp_path, capsys):

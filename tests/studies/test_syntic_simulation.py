@@ -38,7 +38,7 @@ def test_ridge_is_sklearns():
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_gives_others():
-    how = SimulateSynTIC(test=40, most=100, refinement=Refine(5, guard=False))
+    how = SimulateSynTIC(test=40, max_sentences=100, refinement=Refine(5, guard=False))
     first, again, other = (by_id(simulate(scenes(160), how, seed)) for seed in (0, 0, 1))
     assert first == again != other
     assert {"syntic", "text-features", "capdec", "temperature-0.2", "steps-0", "steps-1000"} <= first.keys()
@@ -53,7 +53,7 @@ def test_the_study_of_simulated_features_needs_no_images(tmp_path):
     study = syntic(SynticStudy(sentences=60, num_seeds=2, simulated=True))
     (plan,) = study.runs.values()
     simulate_step = plan.step("simulate")
-    quick = SimulateSynTIC((0, 1), test=20, most=60, refinement=Refine(2, guard=False))
+    quick = SimulateSynTIC((0, 1), test=20, max_sentences=60, refinement=Refine(2, guard=False))
     plan = plan.__class__(
         **{**vars(plan), "steps": (plan.steps[0], simulate_step.__class__("simulate", quick, inputs=("captions",)))}
     )

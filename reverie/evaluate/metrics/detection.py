@@ -27,7 +27,7 @@ def overlaps(a: Boxes, b: Boxes) -> npt.NDArray[np.float64]:
 
 
 def num_right(
-    names: Sequence[str], boxes: Boxes, said_names: Sequence[str], said_boxes: Boxes, least: float = 0.5
+    names: Sequence[str], boxes: Boxes, said_names: Sequence[str], said_boxes: Boxes, min_overlap: float = 0.5
 ) -> int:
     """How many objects of a picture were found: the right name, and an overlap of at least ``least``.
 
@@ -40,5 +40,5 @@ def num_right(
     if not len(names) or not len(said_names):
         return 0
     alike = np.array(names, object)[:, None] == np.array(said_names, object)[None]
-    right = alike & (overlaps(boxes, said_boxes) >= least)
+    right = alike & (overlaps(boxes, said_boxes) >= min_overlap)
     return int(right[linear_sum_assignment(~right)].sum())

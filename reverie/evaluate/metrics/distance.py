@@ -13,7 +13,7 @@ def centroids(a: Rows, b: Rows) -> float:
     return float(np.linalg.norm(a.mean(0) - b.mean(0)))
 
 
-def mmd(a: Rows, b: Rows, most: int = 1000, seed: int = 0) -> float:
+def mmd(a: Rows, b: Rows, max_rows: int = 1000, seed: int = 0) -> float:
     """Squared maximum mean discrepancy of two sets of rows, unbiased, with a Gaussian kernel.
 
     Source: Gretton et al. 2012, "A kernel two-sample test", its unbiased estimate; the width of the kernel is the median distance between
@@ -22,7 +22,7 @@ def mmd(a: Rows, b: Rows, most: int = 1000, seed: int = 0) -> float:
     Args: a, b: (n, d) and (m, d), n and m at least 2; of more than ``most`` rows that many are drawn.
     """
     rng = np.random.default_rng(seed)
-    a, b = (rows if len(rows) <= most else rows[rng.permutation(len(rows))[:most]] for rows in (a, b))
+    a, b = (rows if len(rows) <= max_rows else rows[rng.permutation(len(rows))[:max_rows]] for rows in (a, b))
     both = np.concatenate([a, b]).astype(np.float64)
     squares = (both * both).sum(1)
     distances = np.maximum(squares[:, None] + squares[None] - 2 * both @ both.T, 0.0)

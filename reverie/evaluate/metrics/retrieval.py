@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -33,25 +31,3 @@ def recall_at_k(similarity: npt.NDArray[np.floating], relevant: npt.NDArray[np.b
     best = np.where(relevant, similarity, -np.inf).max(axis=1, keepdims=True)
     ahead = ((similarity >= best) & ~relevant).sum(axis=1)
     return float(np.mean(ahead < k))
-
-
-def image_text_retrieval(
-    images: npt.NDArray[np.floating],
-    texts: npt.NDArray[np.floating],
-    image_captions: npt.NDArray[Any],
-    text_captions: npt.NDArray[Any],
-    ks: tuple[int, ...] = (1, 5, 10),
-) -> dict[str, float]:
-    """Recall both ways between images and texts of one embedding space, the usual CLIP retrieval numbers.
-
-    Args:
-        images, texts: (n, d) and (m, d), unit rows; cosine similarity decides.
-        image_captions, text_captions: (n,) and (m,), what each row belongs to; equal values are a match, so one image
-            may have five captions and one caption ten images.
-    Returns: ``image_to_text@k`` (texts found for an image) and ``text_to_image@k`` for each k, in [0, 1].
-    Raises: ValueError as :func:`recall_at_k`.
-    """
-    similarity = images @ texts.T
-    relevant = image_captions[:, None] == text_captions[None, :]
-    found = {f"image_to_text@{k}": recall_at_k(similarity, relevant, k) for k in ks}
-    return found | {f"text_to_image@{k}": recall_at_k(similarity.T, relevant.T, k) for k in ks}

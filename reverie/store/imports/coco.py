@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from reverie.errors import InputError
 from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, called, image_file, text_of
-from reverie.store.sources import printable, read_json
+from reverie.store.sources import because, printable, read_json
 
 
 class _Note(NamedTuple):
@@ -74,7 +74,7 @@ def _annotations(path: Path, images: list[Any], notes: Any) -> Iterator[_Note]:
             yield _Note(("annotation", number), None, wrong="the annotation has no image_id")
         elif (key := _key(note["image_id"])) not in files:
             said = str(key) if isinstance(key, (str, int, float)) else called(note["image_id"])
-            wrong = f"image_id {printable(said[:40])} is not among the images"
+            wrong = because("its image is not among the images", f"image_id {printable(said[:40])}")
             yield _Note(key, None, note["caption"], wrong=wrong)
         else:
             yield _Note(key, files[key], note["caption"], image_id=note["image_id"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from reverie.errors import InputError
-from reverie.store.sources import is_text, printable, what_is
+from reverie.store.sources import because, is_text, printable, what_is
 
 Kind = Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
 
@@ -166,7 +166,7 @@ def text_of(value: Any) -> tuple[str | None, str | None]:
     if not is_text(value):
         return None, "the caption holds half of a character (a lone surrogate)"
     if "\0" in value:
-        return None, "the caption holds zero bytes: not UTF-8 text"
+        return None, because("the caption holds zero bytes", "not UTF-8 text")
     return value.strip(), None
 
 
@@ -214,15 +214,15 @@ def image_file(reading: Reading, name: Any) -> tuple[Path | None, str | None]:
         return None, f"the file name is not text but {called(name)}"
     shown = printable(name)
     if WEB_ADDRESS.match(name):
-        return None, f"no image file {shown}: web addresses are not followed"
+        return None, because("web addresses are not followed", shown)
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        return None, f"the file name {shown} may lead out of the folder of images"
+        return None, because("the file name may lead out of the folder of images", shown)
     path = Path(reading["images"] or ".") / name
     found = what_is(path)
     if found is None:
         return path, None
     is_missing = found == "nothing" or found.startswith("unreadable")  # such as a text that is too long for a name
-    return None, f"no image file {shown}" if is_missing else f"{shown} is {found}, not a file"
+    return None, because("no image file" if is_missing else f"{found}, not a file", shown)
 
 
 def from_template(reading: Reading, label: str | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from reverie.store.imports.kinds import entries, guess_kind
 from reverie.store.imports.samples import Entry, Kind, NotTaken, Reading, Sample
 from reverie.store.locks import all_units_held
 from reverie.store.pictures import as_png, open_picture, suffix
-from reverie.store.sources import printable, what_is
+from reverie.store.sources import because, printable, shared, what_is
 
 MAX_BYTES = 256 << 20  # of one encoded image
 SHOWN = 6  # reasons in one line
@@ -68,9 +67,9 @@ class Account:
             image = by_caption.get(caption["caption_id"])
             self.rows[caption["status"], image["status"] if image else ""] += 1
             if caption["status"] == pairs.DROPPED:
-                self.found["dropped", general(caption["reason"])] += 1
+                self.found["dropped", shared(caption["reason"])] += 1
             elif image and image["status"] == pairs.FAILED:
-                self.found["failed", general(image["reason"])] += 1
+                self.found["failed", shared(image["reason"])] += 1
             else:
                 self.found["taken", ""] += 1
 
@@ -84,24 +83,6 @@ class Account:
                 told += [f"{len(reasons) - SHOWN} other reasons"] * (len(reasons) > SHOWN)
                 parts.append(f"{number:,} {fate}" + (f" ({'; '.join(told)})" if told else ""))
         return f"{self.found.total():,} found = {' + '.join(parts) or '0 taken'}"
-
-
-def general(reason: str) -> str:
-    """A reason without what differs from row to row, so that equal ones are counted together."""
-    reason = re.sub(r"^image \S+: ", "", reason)
-    reason = re.sub(
-        r"^no image file .*?(: web addresses are not followed)?$", r"no image file\1", reason, flags=re.DOTALL
-    )
-    reason = re.sub(r"^the file name .* may lead", "the file name may lead", reason, flags=re.DOTALL)
-    reason = re.sub(r"^cannot read .* \((.*)\)$", r"cannot read it: \1", reason, flags=re.DOTALL)
-    reason = re.sub(r"^.* (is a .*, not a file)$", r"it \1", reason, flags=re.DOTALL)
-    reason = re.sub(r"these [\d,]+ bytes are not", "not", reason)
-    reason = re.sub(r"image_id .* is not among", "its image is not among", reason, flags=re.DOTALL)
-    return re.sub(
-        r"\d[\d,]*x\d[\d,]* pixels",
-        "its pixels",
-        re.sub(r"cannot decode the image .*", "cannot decode the image", reason),
-    )
 
 
 def import_into(
@@ -268,24 +249,24 @@ def _look(sample: Sample) -> _Looked:
         return _Looked(problem=sample.problem or "no image")
     name = f"image {sample.position}"
     try:
-        data = sample.image if isinstance(sample.image, bytes) else _read_file(sample.image, name)
+        data = sample.image if isinstance(sample.image, bytes) else _read_file(sample.image)
         picture = open_picture(data, name)
     except BrokenImage as error:
-        return _Looked(problem=printable(str(error)))
+        return _Looked(problem=printable(error.reason))
     if suffix(data) is None:
         data = as_png(picture)
     return _Looked(data, *picture.size)
 
 
-def _read_file(path: Path, name: str) -> bytes:
+def _read_file(path: Path) -> bytes:
     if found := what_is(path):
-        raise BrokenImage(f"{name}: {path.name} is {found}, not a file")
+        raise BrokenImage(because(f"{found}, not a file", path.name))
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise BrokenImage(f"{name}: a file of {path.stat().st_size:,} bytes is too large")
+            raise BrokenImage(because("the file is too large", f"{path.stat().st_size:,} bytes"))
         return path.read_bytes()
     except OSError as error:
-        raise BrokenImage(f"{name}: cannot read {path.name} ({error.strerror})") from error
+        raise BrokenImage(because(f"cannot read the file ({error.strerror})", path.name)) from error
 
 
 def _refuse_others(path: Path, number: int, captions: pa.Table, name: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from reverie.errors import InputError
 from reverie.store.imports.samples import Columns, Entry, NotTaken, Reading, Sample, columns_of, from_row, refused
 from reverie.store.pictures import PICTURE_SUFFIXES
-from reverie.store.sources import DAMAGED, check_file, nested, printable
+from reverie.store.sources import DAMAGED, because, check_file, nested, printable
 
 MAX_BYTES = 256 << 20  # of one member that is read
 MAX_MEMBER = 1 << 40  # of one that is skipped; more is a damaged header
@@ -150,7 +150,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
     if not member.isfile():
         return "not a file"
     if member.size > MAX_BYTES:
-        return f"a file of {member.size:,} bytes is too large"
+        return because("too large", f"{member.size:,} bytes")
     file = tar.extractfile(member)
     return file.read() if file else "not a file"
 
@@ -244,7 +244,7 @@ def _from_parts(position: int, parts: dict[str, bytes | str], reading: Reading, 
             try:
                 facts = json.loads(content)
             except (ValueError, RecursionError) as error:
-                return _Unusable(f".json is not JSON: {nested(error)}")
+                return _Unusable(because(".json is not JSON", nested(error)))
             # What it says of an image is no image: names in an archive never reach the disk.
             if isinstance(facts, dict):
                 row = {**{key: value for key, value in facts.items() if key != "image"}, **row}
@@ -252,7 +252,7 @@ def _from_parts(position: int, parts: dict[str, bytes | str], reading: Reading, 
             try:
                 row["txt" if ending == "caption" else ending] = content.decode("utf-8-sig")
             except UnicodeDecodeError:
-                wrong = wrong or f"characters lost in decoding: .{ending} is not UTF-8 text"
+                wrong = wrong or because("characters lost in decoding", f".{ending} is not UTF-8 text")
     picture, problem = _picture_of(parts, reading.get("image_column"))
     if wrong:
         image = parts.get(picture) if picture else None

@@ -32,7 +32,9 @@ def test_mmd_is_about_zero_for_one_distribution_and_grows_with_the_distance():
     a = rng.standard_normal((400, 8))
     values = [mmd(a, rng.standard_normal((400, 8)) + shift) for shift in (0.0, 0.3, 1.0)]
     assert abs(values[0]) < 0.005 < values[1] < values[2]
-    assert mmd(a, a + 1, most=50, seed=1) == mmd(a, a + 1, most=50, seed=1) != mmd(a, a + 1, most=50, seed=2)
+    assert (
+        mmd(a, a + 1, max_rows=50, seed=1) == mmd(a, a + 1, max_rows=50, seed=1) != mmd(a, a + 1, max_rows=50, seed=2)
+    )
     assert mmd(np.ones((3, 2)), np.ones((4, 2))) == pytest.approx(0.0)
 
 
