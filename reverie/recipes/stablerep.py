@@ -86,9 +86,8 @@ class View:
     """
 
     view_min_area: float = 0.5  # smallest share of an image that a view of StableRep and SimCLR is cut from
-    view_hue: float = (
-        0.5  # the most that hues of a view of StableRep and SimCLR are turned by, in turns; 0.5 is any hue
-    )
+    # the most that hues of a view of StableRep and SimCLR are turned by, in turns; 0.5 is any hue
+    view_hue: float = 0.5
     view_gray: float = 0.4  # share of the views of StableRep and SimCLR that lose their colour
 
     def check(self) -> None:
