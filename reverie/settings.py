@@ -194,7 +194,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     for kind in kinds:
         if (found := _as(value, kind)) is not _UNFIT:
             return found
-    raise InputError(f"--{name.replace('_', '-')} {value!r}: give {' or '.join(map(_called, kinds))}")
+    raise InputError(f"--{name.replace('_', '-')} {value!r}: give {' or '.join(map(called, kinds))}")
 
 
 _UNFIT = object()
@@ -231,10 +231,11 @@ def _as(value: Any, kind: Any) -> Any:
     return value if isinstance(value, kind) else _UNFIT
 
 
-def _called(kind: Any) -> str:
+def called(kind: Any) -> str:
     """What a person calls values of this kind."""
     if typing.get_origin(kind) is typing.Literal:
-        return ", ".join(map(str, typing.get_args(kind)))
+        *others, last = map(str, typing.get_args(kind))
+        return f"{', '.join(others)} or {last}" if others else last
     if typing.get_origin(kind) is tuple:
-        return f"several, each {_called(typing.get_args(kind)[0])}"
+        return f"several, each {called(typing.get_args(kind)[0])}"
     return _CALLED.get(kind, str(kind))

@@ -102,7 +102,9 @@ class Stage:
         """Raise what can be known to go wrong, before any work of any step."""
 
     def check_device(self, device: str) -> None:
-        """Raise what cannot be done on this device, before any work of any step: half precision (fp16) needs a GPU."""
+        """Raise what cannot be done on this device, before any work of any step, of steps that are left to do only: half precision
+        (fp16) needs a GPU. Stages look here at what is slow to read, too.
+        """
         if device == "cpu" and (name := _half(self)):
             flag = "painter-dtype" if name == "dtype" else name
             raise InputError(f"--{flag} fp16 needs a GPU; use bf16 or fp32 on a CPU")

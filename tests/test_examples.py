@@ -71,6 +71,17 @@ def test_a_recipe_by_python_and_by_command(example, tmp_path, capsys):
     assert len(reverie.open_run("runs/command").pairs) == 3
 
 
+def test_captions_of_classes_and_without_any(example):
+    _, said = example("class_captions.py")
+    assert "red circle" in said
+    assert len(reverie.open_run("runs/asked").captions.where("status = 'ok'")) >= 9
+    command = ["run", str(EXAMPLES / "class_captions.py"), "--no-classes", "3", "--tries", "1", "--dtype", "float32"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--out", "runs/not-asked"])
+    assert ended.value.code == 0
+    assert set(reverie.open_run("runs/not-asked").captions.to_pandas(["label"])["label"]) == {None}
+
+
 def test_images_to_webdataset(example):
     example("images_to_webdataset.py")
     with tarfile.open("shards/00000.tar") as shard:

@@ -81,6 +81,8 @@ class AskWriter(SourceStage):
 
     def check(self) -> None:
         """Raises UnknownName, ModelError, InputError for a model that is not there."""
+        from reverie.models.kinds import check_writer
+
         check_writer(self.writer)
 
     def open(self, context: StepContext) -> Worker:
@@ -168,15 +170,6 @@ def opened(name: str, dtype: str, speed: WriterSpeed, context: StepContext) -> W
         batch_size=speed.batch_size,
         parallel=speed.parallel,
     )
-
-
-def check_writer(name: str) -> None:
-    """That a language model is there, before any work; a server is asked when it is needed. Raises as ``open_writer``."""
-    from reverie.models.names import locate
-    from reverie.models.pretrained import check_model
-
-    if locate(name).kind != "openai":
-        check_model(name)
 
 
 def check_sampling(temperature: float, top_p: float) -> None:

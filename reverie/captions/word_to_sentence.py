@@ -23,7 +23,7 @@ from reverie import pairs
 from reverie.captions.checks import check, same
 from reverie.captions.classes import read_classes, read_synonyms
 from reverie.captions.domains import CAPTION, check_context, in_context
-from reverie.captions.llm import WriterSpeed, check_sampling, check_writer, opened, tidy, unnamed
+from reverie.captions.llm import WriterSpeed, check_sampling, opened, tidy, unnamed
 from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
 from reverie.seeds import derive
@@ -84,6 +84,8 @@ class WordToSentence(SourceStage):
     def check(self) -> None:
         """Raises what the lists raise; UnknownName, ModelError for a model that is not there."""
         _ = self._names
+        from reverie.models.kinds import check_writer
+
         check_writer(self.model)
 
     def open(self, context: StepContext) -> Worker:

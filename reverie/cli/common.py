@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from reverie.cli.flags import read
 from reverie.errors import InputError
 
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -34,7 +35,7 @@ def counting(what: str) -> Iterator[Callable[..., None]]:
 
 
 def command_of(name: str, function: Callable[..., int | None]) -> Callable[[list[str]], int]:
-    return lambda words: tyro.cli(function, prog=f"reverie {name}", args=words) or 0
+    return lambda words: read(function, f"reverie {name}", words) or 0
 
 
 def open_console() -> Console:

@@ -164,10 +164,12 @@ def tokenize(folder: Folder, tokenizer: str = "builtin:tokenizer", px: int | Non
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
     """
     from reverie.images.tokens import Tokenize, tokenize_store
+    from reverie.models.tokenizer import check_tokenizer
     from reverie.store.locks import all_units_held
 
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
+    check_tokenizer(tokenizer)
     with all_units_held(folder), counting("units looked at:") as progress:
         number = tokenize_store(
             folder,

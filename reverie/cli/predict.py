@@ -155,11 +155,13 @@ def _shown_at_the_end(table: Table) -> Iterator[None]:
 
 
 def evaluate(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
+        raise InputError(f"reverie evaluate: give a kind: {', '.join(EVALUATIONS)}")
+    if words[0] in ("-h", "--help"):
         print(f"usage: reverie evaluate KIND ...\n\nKinds: {', '.join(EVALUATIONS)}")
         print("\nExample:\n  reverie evaluate captions results.json captions_val2017.json")
         print("  reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/")
-        return 0 if words else 2
+        return 0
     if words[0] not in EVALUATIONS:
         raise UnknownName("kind of evaluation", words[0], EVALUATIONS)
     return EVALUATIONS[words[0]](words[1:])
@@ -342,6 +344,79 @@ def evaluate_diversity(
     print(f"{found[0].size:,} captions of each set, {clusters} clusters of all together, vectors of {encoder}")
 
 
+def evaluate_cost(
+    painter: str = "builtin:token-painter",
+    language_model: str = "builtin:writer",
+    captions: str = "",
+    guidance: float = 3.0,
+    sampler_steps: int = 8,
+    batch: int = 16,
+    warm_up: int = 20,
+    timed: int = 100,
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    memory: bool = True,
+    device: str = "",
+    json: bool = False,
+) -> None:
+    """What image tokens cost, and what pictures of the same ids cost: images and steps a second, memory, bytes.
+
+    Example: reverie evaluate cost --painter amused/amused-256 --language-model gpt2 --captions captions.txt --guidance 10 --sampler-steps 12
+
+    Both ways paint the same ids and train captioners of equal weights, in turns; ratios are medians over steps of pixels / tokens.
+
+    Args:
+        painter: an aMUSEd pipeline, by name or folder.
+        language_model: of the captioner, by name or folder.
+        captions: a file of captions, a run folder, or either with :COLUMN behind it; sentences of the small world when absent.
+        guidance: classifier-free guidance; 1 = none.
+        sampler_steps: passes of the painter's network for an image.
+        batch: images of a step.
+        warm_up: steps before the first that counts.
+        timed: steps that count.
+        dtype: of the painter.
+        memory: also its peak, in a process for each way.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.cost import PAPER, CostSettings, measure_cost, small_world
+    from reverie.evaluate.diversity import read_captions
+
+    settings = CostSettings(
+        painter, language_model, guidance, sampler_steps, batch, warm_up, timed, dtype
+    )  # before what is slow
+    texts = read_captions(captions) if captions else small_world()
+    with Console(stderr=True).status("measuring") as line:
+        found = measure_cost(
+            texts, settings, find_device(device), memory,
+            progress=lambda done, total: line.update(f"measuring: step {done + 1} of {total}"),
+        )  # fmt: skip
+    if json:
+        print(as_json.dumps(dataclasses.asdict(found)))
+        return
+    table = Table("", *(Column(name, justify="right") for name in ("tokens", "pixels", "pixels / tokens")), box=None)
+    speeds = {
+        "images a second": (found.images_per_s, found.generation),
+        "steps a second, painting for each": (found.steps_per_s, found.training),
+        "steps a second, from a store": (found.stored_steps_per_s, found.stored),
+    }
+    for what, (rates, timed_) in speeds.items():
+        ratio = f"{timed_.ratio:.2f} ({timed_.low:.2f} to {timed_.high:.2f})"
+        table.add_row(what, f"{rates['tokens']:.2f}", f"{rates['pixels']:.2f}", ratio)
+    for what, part in (("peak memory, MiB", "peak"), ("above the models, MiB", "above")):
+        peaks = [None if one is None else getattr(one, part) / 2**20 for one in found.memory.values()]
+        shown = [f"{peak:,.1f}" if peak is not None else "not measured" for peak in peaks]
+        table.add_row(what, *shown, f"{peaks[1] / peaks[0]:.2f}" if peaks[0] and peaks[1] else "")
+    for what, sizes in (("bytes an image", found.content_bytes), ("bytes a pair on disk", found.pair_bytes)):
+        table.add_row(what, *(f"{size:,.0f}" for size in sizes.values()), f"{sizes['pixels'] / sizes['tokens']:.1f}")
+    open_console().print(table)
+    print(
+        f"{found.num_ids} ids an image of {found.size_px} px, {found.batch} a step, {found.timed} steps after {found.warm_up}, on {found.device}; "
+        f"{found.agreement:.1%} of ids come back from a picture. The paper tells {PAPER} for speed."
+    )
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:
@@ -392,6 +467,7 @@ BUILTIN_IS = {
 # Kinds of `reverie evaluate`.
 EVALUATIONS: dict[str, Callable[[list[str]], int]] = {
     "captions": command_of("evaluate captions", evaluate_captions),
+    "cost": command_of("evaluate cost", evaluate_cost),
     "diversity": command_of("evaluate diversity", evaluate_diversity),
     "transfer": command_of("evaluate transfer", evaluate_transfer),
 }

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 from reverie.cli.common import find_device, open_console
+from reverie.cli.flags import read
 from reverie.errors import InputError
 from reverie.ranges import check_numbers
 
@@ -30,14 +31,16 @@ HOURS = 3.0  # of ``reverie claims --decide``, where nobody says
 def run_recipe(words: list[str]) -> int:
     from reverie.run.plan import known_recipes
 
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
+        raise InputError(f"reverie run: give a recipe: {', '.join(known_recipes())}, or your own file RECIPE.py")
+    if words[0] in ("-h", "--help"):
         print(
             f"usage: reverie run RECIPE [flags]\n\nRecipes: {', '.join(known_recipes())}, or your own file RECIPE.py with one"
         )
         print("function annotated '-> Plan'; its keyword arguments are the flags.\n\nExample:")
         print("  reverie run stablerep --scale tiny --guidance 3 --out runs/guidance3")
         print("  reverie run my_recipe.py --help")
-        return 0 if words else 2
+        return 0
     return _recipe("run", words[0], words[1:])
 
 
@@ -52,13 +55,15 @@ def demo(words: list[str]) -> int:
 def claims(words: list[str]) -> int:
     from reverie.run.plan import find_study, known_studies
 
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
+        raise InputError(f"reverie claims: give a recipe: {', '.join(known_studies())}")
+    if words[0] in ("-h", "--help"):
         print(
             f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}"
         )
         print("\nExample:\n  reverie claims stablerep --scale tiny --num-seeds 3 --out runs/claims-stablerep")
         print("  reverie claims stablerep --scale small --decide --max-hours 12 --out runs/claims-small")
-        return 0 if words else 2
+        return 0
     name = words[0]
 
     from reverie.evaluate.claims import read_looks
@@ -138,7 +143,7 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None) 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
     recipe = find_recipe(name)
     if config_type(recipe) is None:
-        arguments, flags = tyro.cli(_joined(recipe, work), prog=prog, args=words)
+        arguments, flags = read(_joined(recipe, work), prog, words)
         for flag, value in arguments.items():
             check_numbers(value, flag)
         plan = call_recipe(name, arguments)
@@ -172,9 +177,7 @@ def _settings(
     flags: dict[str, Any] = {}
 
     def ask(base: Any) -> Any:
-        config, more = tyro.cli(
-            _with_settings(recipe, base, work), prog=prog, args=words, config=(tyro.conf.OmitArgPrefixes,)
-        )
+        config, more = read(_with_settings(recipe, base, work), prog, words, config=(tyro.conf.OmitArgPrefixes,))
         flags.update(more)
         for flag, value in flat(config).items():
             check_numbers(value, flag)

@@ -51,6 +51,13 @@ class MeasureAlignment(Job):
     parts: int = 1  # measure on so many parts of all rows, dealt at random; the part's number is the seed of its record
     speed: CaptionSpeed = field(default_factory=CaptionSpeed)
 
+    def check_device(self, device: str) -> None:
+        """Raises also ModelError, UnknownName for a model that is no encoder of images and texts."""
+        from reverie.models.kinds import check_encoder
+
+        super().check_device(device)
+        check_encoder(self.model)
+
     def run(self, context: StepContext) -> None:
         """Measure; run again, it replaces its numbers. Raises what the reading of its parts raises."""
         import torch

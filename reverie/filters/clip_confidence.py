@@ -33,10 +33,10 @@ class ClipConfidence(UnitStage):
     speed: Speed = field(default_factory=Speed)
 
     def check(self) -> None:
-        """Raises ModelError, UnknownName for an encoder that is not there."""
-        from reverie.models.pretrained import check_model
+        """Raises ModelError, UnknownName for an encoder that is not there or is none."""
+        from reverie.models.kinds import check_encoder
 
-        check_model(self.model)
+        check_encoder(self.model)
 
     def open(self, context: StepContext) -> Worker:
         """Load the encoder and encode the classes. Raises InputError, ModelError, UnknownName."""

@@ -26,6 +26,13 @@ class ClipScore(UnitStage):
     model: str = "builtin:clip"
     speed: Speed = field(default_factory=Speed)
 
+    def check_device(self, device: str) -> None:
+        """Raises also ModelError, UnknownName for a model that is no encoder of images and texts."""
+        from reverie.models.kinds import check_encoder
+
+        super().check_device(device)
+        check_encoder(self.model)
+
     def open(self, context: StepContext) -> Worker:
         """Load the encoder. Raises ModelError, UnknownName."""
         from reverie.models.encoder import open_encoder

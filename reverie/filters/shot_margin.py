@@ -68,6 +68,13 @@ class ShotMargin(UnitStage):
         for each in self.sets:
             check_store(each.shots)
 
+    def check_device(self, device: str) -> None:
+        """Raises also ModelError, UnknownName for a model that is no encoder of images and texts."""
+        from reverie.models.kinds import check_encoder
+
+        super().check_device(device)
+        check_encoder(self.model)
+
     def open(self, context: StepContext) -> Worker:
         """Load the encoder, encode each shot once. Raises InputError for no shots; ModelError, UnknownName."""
         from reverie.models.encoder import open_encoder

@@ -59,14 +59,19 @@ class PaintFeatures(UnitStage):
 
     def check(self) -> None:
         """Raises what the painter's own check raises; ModelError, UnknownName for an encoder or detector that is not there."""
-        from reverie.models.pretrained import check_model
+        from reverie.models.kinds import check_encoder
 
         self.paint.check()
-        check_model(self.clip)
+        check_encoder(self.clip)
         if self.detector is not None:
             from reverie.models.detector import check_detector
 
             check_detector(self.detector)
+
+    def check_device(self, device: str) -> None:
+        """Raises what the painter's own check raises."""
+        super().check_device(device)
+        self.paint.check_device(device)
 
     def open(self, context: StepContext) -> Worker:
         """Load painter, encoder and detector. Raises ModelError, UnknownName, InputError."""

@@ -109,6 +109,13 @@ class PaintPixels(UnitStage):
             if start is not None:
                 start.check()
 
+    def check_device(self, device: str) -> None:
+        """Raises also what the painter's small files tell against the settings: where painting is left to do, they are read anyway."""
+        from reverie.models.painter import check_painter
+
+        super().check_device(device)
+        check_painter(self.model, self.guidance, self.steps, self.size_px, self.scheduler)
+
     def open(self, context: StepContext) -> PaintWorker:
         """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""
         from reverie.models.painter import open_painter

@@ -63,6 +63,13 @@ class PaintTokens(UnitStage):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
 
+    def check_device(self, device: str) -> None:
+        """Raises also what the painter's small files tell against the settings."""
+        from reverie.models.painter import check_painter
+
+        super().check_device(device)
+        check_painter(self.model, self.guidance, self.steps, self.size_px, tokens=True)
+
     def open(self, context: StepContext) -> TokenWorker:
         """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""
         from reverie.models.token_painter import open_token_painter

@@ -46,6 +46,13 @@ class MakeSupport(Job):
         if self.source is not None:
             _ = self.source.count
 
+    def check_device(self, device: str) -> None:
+        """Raises also ModelError, UnknownName for a model that is no encoder of images and texts."""
+        from reverie.models.kinds import check_encoder
+
+        super().check_device(device)
+        check_encoder(self.model)
+
     def run(self, context: StepContext) -> None:
         """Encode, some thousand sentences at a time, and go on after a kill. Raises InputError without any sentence."""
         from reverie.models.encoder import open_encoder

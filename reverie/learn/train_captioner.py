@@ -73,6 +73,13 @@ class TrainCaptioner(Job):
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise InputError("a captioner is trained by one process; start reverie without accelerate launch")
 
+    def check_device(self, device: str) -> None:
+        """Raises also ModelError, UnknownName for a model that is no encoder of images and texts."""
+        from reverie.models.kinds import check_encoder
+
+        super().check_device(device)
+        check_encoder(self.model)
+
     def run(self, context: StepContext) -> None:
         """Project, train, and put the folder in place last.
 

@@ -87,6 +87,13 @@ class TuneClassifier(Job):
             raise InputError("a classifier needs two classes or more to tell apart")
         check_store(self.shots)
 
+    def check_device(self, device: str) -> None:
+        """Raises also ModelError, UnknownName for a model that is no encoder of images and texts."""
+        from reverie.models.kinds import check_encoder
+
+        super().check_device(device)
+        check_encoder(self.model)
+
     def run(self, context: StepContext) -> None:
         """Encode, tune, and put the folder in place last.
 

@@ -5,6 +5,9 @@ Source: VQ-VAE, arXiv:1711.00937, section 3.2 (straight-through gradient, commit
 error stand in the place of VQ-GAN's perceptual and adversarial terms (arXiv:2012.09841). Codes begin at vectors of the
 first batch, and one that hardly any vector chooses any more moves to a vector of the batch at hand.
 
+Where there is an autoencoder of the same pictures, all but the innermost blocks can be its own (``start``): these know edges and colours,
+and what is left to learn is which code stands for what.
+
 The quantiser of diffusers has the commitment weight on the other term by default (its ``legacy``), and no moving averages;
 so the loss is counted here, and its class only holds the codes.
 """
@@ -17,10 +20,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers import VQModel
+from diffusers import AutoencoderKL, VQModel
 from torch import Tensor, nn
 
 from reverie.errors import InputError
+from reverie.models.names import locate
+from reverie.models.pretrained import load_model
 from reverie.nets.autocast import exact_norms_on_cpu
 
 SMALLEST = 1e-5  # of a count, where one is divided by it
@@ -113,8 +118,14 @@ class Quantiser:
     restart_below: float = 0.01  # share of an even use below which a code begins anew; 0 = never
     restart_steps: int = 4000  # after which no code does: weights are averaged over the last steps, and so are codes
     image_size: int = 64  # recorded as the sample size
+    start: str = (
+        ""  # an AutoencoderKL by name or folder, with the same blocks but the innermost, which these begin from
+    )
+    outer: bool = True  # those blocks learn too
 
     def __post_init__(self) -> None:
+        if not self.outer and not self.start:
+            raise InputError("outer blocks that do not learn must begin from an autoencoder; give start")
         if self.codes < 2 or self.width < 1:
             raise InputError(f"a codebook of {self.codes} codes of width {self.width} cannot be; give 2 codes or more")
         if not 0 <= self.decay < 1 or not 0 <= self.restart_below < 1:
@@ -136,6 +147,8 @@ class Quantiser:
             mid_block_add_attention=False,
             lookup_from_codebook=True,
         )
+        if self.start:
+            _begin_from(vq, self.start, self.layers, self.outer)
         exact_norms_on_cpu(vq)
         moving = self.codebook == "ema"
         return Quantising(
@@ -168,6 +181,36 @@ class Quantiser:
         """A ``VQModel`` folder."""
         assert isinstance(net, Quantising)
         net.vq.save_pretrained(folder)
+
+
+def _begin_from(vq: VQModel, start: str, layers: int, learn: bool) -> None:
+    """Give a tokenizer all blocks but the innermost of an autoencoder for [-1, 1], where the tokenizer has 0..1."""
+    vae = load_model(AutoencoderKL, locate(start))
+    channels, known = tuple(vq.config.block_out_channels), tuple(vae.config.block_out_channels)
+    if channels != (*known, known[-1]) or vae.config.layers_per_block != layers:
+        raise InputError(
+            f"{start} has blocks of {known} channels, {vae.config.layers_per_block} layers each; a tokenizer that begins from it has "
+            f"{(*known, known[-1])}, and not {channels} with {layers}"
+        )
+    # Its last block on the way down, without the halving; on the way up, its blocks come after the new one.
+    pairs = [
+        (vae.encoder.conv_in, vq.encoder.conv_in),
+        *zip(vae.encoder.down_blocks, vq.encoder.down_blocks, strict=False),
+        *zip(vae.decoder.up_blocks, vq.decoder.up_blocks[1:], strict=True),
+        (vae.decoder.conv_norm_out, vq.decoder.conv_norm_out),
+        (vae.decoder.conv_out, vq.decoder.conv_out),
+    ]
+    for known_block, block in pairs:
+        block.load_state_dict(known_block.state_dict(), strict=False)
+        for name, value in block.named_parameters():
+            if name in known_block.state_dict():
+                value.requires_grad_(learn)
+    with torch.no_grad():
+        first, last = vq.encoder.conv_in, vq.decoder.conv_out
+        first.bias.sub_(first.weight.sum((1, 2, 3)))
+        first.weight.mul_(2)
+        last.weight.div_(2)
+        last.bias.div_(2).add_(0.5)
 
 
 def nearest(vectors: Tensor, book: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from PIL import Image
 from reverie.errors import InputError, ModelError
 from reverie.models.batching import AdaptiveBatcher
 from reverie.models.encoder import Images
+from reverie.models.kinds import check_kind
 from reverie.models.names import locate
 from reverie.models.pretrained import load_config, load_image_processor, load_model, usable
 from reverie.store.pictures import upright_rgb
 
+NEEDED = "an object detector such as RT-DETR, DETR or YOLOS"
 WITHOUT_TIMM = "PekingU/rtdetr_r18vd"
 
 
@@ -128,9 +130,10 @@ def open_detector(name: str, device: str = "cpu", batch_size: int = 16) -> Detec
 def check_detector(name: str) -> None:
     """What a look at the config alone tells, before any work. Raises ModelError, UnknownName as ``open_detector``."""
     place = locate(name)
+    check_kind(name, "detector", needed=NEEDED)
     config = load_config(place)
     if type(config) not in transformers.AutoModelForObjectDetection._model_mapping:
-        raise ModelError(f"{name} is a {config.model_type}, not an object detector such as RT-DETR, DETR or YOLOS")
+        raise ModelError(f"{name} is a {config.model_type}, not {NEEDED}")
     backbone = getattr(config, "backbone_config", None)
     if getattr(backbone, "model_type", None) == "timm_backbone" and importlib.util.find_spec("timm") is None:
         raise ModelError(

@@ -19,6 +19,7 @@ from PIL import Image
 
 from reverie.errors import ModelError
 from reverie.models.batching import AdaptiveBatcher
+from reverie.models.kinds import check_backbone, check_encoder
 from reverie.models.names import locate
 from reverie.models.pretrained import load_config, load_image_processor, load_model, load_tokenizer, usable
 
@@ -120,6 +121,7 @@ def open_encoder(name: str, device: str = "cpu", batch_size: int = 64) -> Encode
         raise ModelError(
             f"{name} is a backbone; the encoder of images and texts that it belongs to is {name}/{DUAL_ENCODER}"
         )
+    check_encoder(name)
     net = load_model(transformers.AutoModel, place, device)
     if not (hasattr(net, "get_image_features") and hasattr(net, "get_text_features") and hasattr(net, "logit_scale")):
         raise ModelError(f"{name} is a {type(net).__name__}, not an encoder of images and texts such as CLIP or SigLIP")
@@ -168,6 +170,7 @@ def open_backbone(name: str, device: str = "cpu", batch_size: int = 64) -> Backb
     Raises: ModelError if the model takes no images, lacks weights, or comes without image processor.
     """
     place = locate(name)
+    check_backbone(name)
     config = load_config(place)
     options: dict[str, Any] = {}
     if type(config) in transformers.AutoModel._model_mapping:

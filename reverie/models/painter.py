@@ -25,9 +25,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError, UnknownName
-from reverie.models.names import locate
+from reverie.models.kinds import check_pipeline
+from reverie.models.names import Located, locate
 from reverie.models.noise_levels import Start, start_at
-from reverie.models.pretrained import load_pipeline, usable
+from reverie.models.pretrained import load_part_config, load_pipeline, pipeline_index, usable
 
 Embeddings = dict[str, Any]
 """What a pipeline wants to know about n texts: tensors or lists whose first dimension is n, by argument name."""
@@ -78,11 +79,8 @@ def open_painter(
         return Painter(pipe.to(device), revision, scheduler, negative_prompt)
 
 
-def load_painting(name: str, device: str, dtype: str, kind: str = "a diffusers") -> tuple[Any, str]:
+def load_painting(name: str, device: str, dtype: str) -> tuple[Any, str]:
     """A pipeline that paints, not yet on the device, and its name and version.
-
-    Args:
-        kind: of folder or Hub id to give in place of what cannot paint.
 
     Raises: as ``open_painter``.
     """
@@ -91,10 +89,72 @@ def load_painting(name: str, device: str, dtype: str, kind: str = "a diffusers")
     if dtype == "fp16" and torch.device(device).type == "cpu":
         raise InputError("fp16 needs a GPU; use dtype fp32 or bf16 on the CPU")
     located = locate(name)
-    if located.kind == "openai":
-        raise ModelError(f"{name} is a language model on a server and cannot paint; use {kind} folder or Hub id")
+    check_pipeline(name)
     pipe = load_pipeline(located, DTYPES[dtype])
     return pipe, str(locate(name))  # a Hub model knows its commit only once it is here
+
+
+def check_painter(
+    name: str, guidance: float, steps: int, size_px: int | None, scheduler: str | None = None, tokens: bool = False
+) -> None:
+    """What the small files of a pipeline tell against these settings, before any work.
+
+    Args:
+        size_px: side of the pictures; None is what the painter was made for.
+        tokens: whether ids are wanted, and not pixels.
+    Raises: ModelError, UnknownName, InputError, as opening the painter would.
+    """
+    place = locate(name)
+    check_pipeline(name)
+    index = pipeline_index(place)
+    family = str(index.get("_class_name"))
+    if family == "AmusedPipeline":
+        if scheduler is not None:
+            raise InputError(f"{name} paints tokens, and has no scheduler to choose; leave it out")
+        side, factor = load_part_config(place, "transformer").get("sample_size"), _factor(place, "vqvae")
+        if isinstance(side, int) and factor:
+            check_grid(name, size_px or side * factor, side, factor, f"--paint-px {size_px}: ")
+        return
+    if tokens:
+        raise ModelError(f"{name} is a {family} and paints no tokens; use an AmusedPipeline")
+    sampler = load_part_config(place, "scheduler", "scheduler_config.json")
+    _check_scheduler(scheduler, str(sampler.get("_class_name", "")), family)
+    if isinstance(most := sampler.get("num_train_timesteps"), int):
+        _check_steps(steps, most)
+    multiple = 8
+    if family in ENCODED and (factor := _factor(place, "vae")):
+        patch = load_part_config(place, "unet" if "unet" in index else "transformer").get("patch_size", 1)
+        packed = 2 if family == "FluxPipeline" else 1  # patches of 2 x 2 in a row
+        multiple = max(8, factor * packed * patch) if isinstance(patch, int) else 8
+    _check_size(size_px or multiple, multiple, family, f"--paint-px {size_px}")
+
+
+def _factor(place: Located, part: str) -> int | None:
+    """Pixels along a side for one latent of an autoencoder; None where its settings do not say."""
+    widths = load_part_config(place, part).get("block_out_channels")
+    return 2 ** (len(widths) - 1) if isinstance(widths, list) and 0 < len(widths) < 10 else None
+
+
+def check_grid(revision: str, size_px: int, side: int, factor: int, said: str = "") -> None:
+    """Raises InputError for a size that is not that of the ids which a painter of tokens has learnt."""
+    if size_px != side * factor:
+        raise InputError(
+            f"{said}{revision} paints {side} x {side} ids, which are {side * factor} px; it has learnt no grid of "
+            f"{size_px / factor:g} x {size_px / factor:g}"
+        )
+
+
+def _check_size(size_px: int, multiple: int, family: str, called: str = "") -> None:
+    if size_px < 1 or size_px % multiple:
+        near = max(1, round(size_px / multiple)) * multiple
+        raise InputError(
+            f"{called or f'size {size_px} px'} does not fit {family}; use a multiple of {multiple}, such as {near}"
+        )
+
+
+def _check_steps(steps: int, most: int) -> None:
+    if not 1 <= steps <= most:
+        raise InputError(f"steps must be from 1 to {most} for this model, not {steps}")
 
 
 def _token_painter(pipe: Any, revision: str, scheduler: str | None, negative_prompt: str) -> Any:
@@ -146,15 +206,12 @@ class Painter:
         """Raise InputError for settings that this pipeline would refuse, or quietly take for others."""
         if guidance < 1:
             raise InputError(f"guidance {guidance} is below 1; 1 means no guidance, 2 and more follow the text closer")
-        max_steps = self.pipe.scheduler.config.num_train_timesteps
-        if not 1 <= steps <= max_steps:
-            raise InputError(f"steps must be from 1 to {max_steps} for this model, not {steps}")
+        _check_steps(steps, self.pipe.scheduler.config.num_train_timesteps)
         multiple = 8
         if self.family in ENCODED:
             net = getattr(self.pipe, "unet", None) or self.pipe.transformer
             multiple = max(8, self.pipe.image_processor.config.vae_scale_factor * net.config.get("patch_size", 1))
-        if size_px < 1 or size_px % multiple:
-            raise InputError(f"size {size_px} px does not fit {self.family}; use a multiple of {multiple}")
+        _check_size(size_px, multiple, self.family)
 
     def words_unknown(self, texts: Sequence[str]) -> list[str]:
         """Words that a tokenizer has no token for and the painter thus cannot see, in order of appearance."""
@@ -386,14 +443,21 @@ def _shift_and_spread(config: Any) -> tuple[Tensor, Tensor]:
     return means, torch.tensor(config.get("latents_std") or [1.0]).view(1, -1, 1, 1)
 
 
-def _scheduler(name: str, pipe: Any) -> Any:
+def _check_scheduler(name: str | None, own: str, family: str) -> None:
+    """Raises UnknownName, InputError for a scheduler that is none, or does not go with the pipeline's own (its class)."""
+    if name is None:
+        return
     if name not in SCHEDULERS:
         raise UnknownName("scheduler", name, SCHEDULERS)
-    class_name, settings = SCHEDULERS[name]
-    flow = isinstance(pipe.scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
+    flow = own == "FlowMatchEulerDiscreteScheduler"
     if flow != (name == "flow-match"):
         fitting = ["flow-match"] if flow else [key for key in SCHEDULERS if key != "flow-match"]
-        raise InputError(f"scheduler {name} does not fit {type(pipe).__name__}; use {' or '.join(fitting)}")
+        raise InputError(f"scheduler {name} does not fit {family}; use {' or '.join(fitting)}")
+
+
+def _scheduler(name: str, pipe: Any) -> Any:
+    _check_scheduler(name, type(pipe.scheduler).__name__, type(pipe).__name__)
+    class_name, settings = SCHEDULERS[name]
     # Latents are not bounded by 1: DDIM and DDPM must not clip them, whatever another scheduler's file leaves out.
     unbounded = {"clip_sample": False} if hasattr(pipe, "vae") else {}
     return getattr(diffusers, class_name).from_config(pipe.scheduler.config, **settings, **unbounded)

@@ -119,7 +119,14 @@ def load_settings(place: Located, part: str = "") -> dict[str, Any]:
 def load_config(place: Located) -> Any:
     """The configuration of a transformers model. Raises ModelError."""
     _know_our_own()
-    return load_component(transformers.AutoConfig, place)
+    try:
+        return load_component(transformers.AutoConfig, place)
+    except ModelError as error:
+        if "`model_type`" in str(error):
+            raise ModelError(
+                f"{place.name} is no model of transformers: its config.json names no model_type"
+            ) from error
+        raise
 
 
 @functools.cache
@@ -187,11 +194,9 @@ def pipeline_index(place: Located) -> dict[str, Any]:
     return read_index(file.parent)
 
 
-def load_part_config(place: Located, part: str) -> dict[str, Any]:
-    """The settings of a network in a pipeline, without its weights. Raises ModelError."""
-    config: dict[str, Any] = read_json(
-        _small_file(place, f"{part}/config.json"), {...: object}, ModelError, "copy it again"
-    )
+def load_part_config(place: Located, part: str, file: str = "config.json") -> dict[str, Any]:
+    """The settings of a network, or of what another file is about, in a pipeline, without its weights. Raises ModelError."""
+    config: dict[str, Any] = read_json(_small_file(place, f"{part}/{file}"), {...: object}, ModelError, "copy it again")
     return config
 
 

@@ -27,7 +27,7 @@ from diffusers import AmusedPipeline
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
-from reverie.models.painter import count_cut, load_painting, words_without_token
+from reverie.models.painter import check_grid, count_cut, load_painting, words_without_token
 from reverie.models.pretrained import usable
 from reverie.models.tokenizer import Ids, Tokenizer
 
@@ -45,7 +45,7 @@ def open_token_painter(name: str, device: str = "cpu", dtype: str = "fp32") -> T
 
     Args: dtype: fp32, bf16 or fp16; fp16 needs a GPU.
     """
-    pipe, revision = load_painting(name, device, dtype, "an aMUSEd")
+    pipe, revision = load_painting(name, device, dtype)
     if not isinstance(pipe, AmusedPipeline):
         raise ModelError(f"{name} is a {type(pipe).__name__} and paints no tokens; use an AmusedPipeline")
     with usable(revision, "paint"):
@@ -99,11 +99,7 @@ class TokenPainter:
             )
         if steps < 1:
             raise InputError(f"steps must be 1 or more, not {steps}")
-        if size_px != self.size_px:
-            raise InputError(
-                f"{self.revision} paints {self.side} x {self.side} ids, which are {self.size_px} px; it has learnt no grid of "
-                f"{size_px / self.tokenizer.factor:g} x {size_px / self.tokenizer.factor:g}"
-            )
+        check_grid(self.revision, size_px, self.side, self.tokenizer.factor)
 
     def words_unknown(self, texts: Sequence[str]) -> list[str]:
         """Words that the tokenizer of texts has no token for, in order of appearance."""

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from reverie.errors import InputError, ModelError
+from reverie.models.kinds import check_network
 from reverie.models.names import locate
 from reverie.models.pretrained import load_model, load_settings, part_of, usable
 
@@ -36,8 +37,7 @@ Pixels = npt.NDArray[np.uint8]
 def open_tokenizer(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Tokenizer:
     """Load a ``VQModel`` by builtin name, folder or Hub id, also out of a pipeline. Raises: ModelError, UnknownName."""
     located = locate(name)
-    if located.kind == "openai":
-        raise ModelError(f"{name} is a language model on a server; a tokenizer of images is a VQModel of diffusers")
+    check_tokenizer(name)
     part = part_of(located, "VQModel")
     vq = load_model(VQModel, located, device, dtype, part=part)
     revision = str(locate(name))  # a Hub model knows its commit only once it is here
@@ -51,7 +51,8 @@ def open_tokenizer(name: str, device: str = "cpu", dtype: torch.dtype = torch.fl
 def check_tokenizer(name: str) -> None:
     """That a name is of a ``VQModel``, without its weights. Raises: ModelError, UnknownName."""
     located = locate(name)
-    if located.kind == "openai" or "num_vq_embeddings" not in load_settings(located, part_of(located, "VQModel")):
+    check_network(name)
+    if "num_vq_embeddings" not in load_settings(located, part_of(located, "VQModel")):
         raise ModelError(f"{name} is no tokenizer of images, which is a VQModel of diffusers")
 
 

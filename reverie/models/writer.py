@@ -26,6 +26,7 @@ from torch import Tensor
 
 from reverie.errors import InputError, MissingExtra, ModelError, StoreError
 from reverie.models.batching import AdaptiveBatcher
+from reverie.models.kinds import check_writer
 from reverie.models.names import Located, locate
 from reverie.models.pretrained import load_config, load_model, load_tokenizer, usable
 
@@ -70,6 +71,7 @@ def open_writer(
     place = locate(name)
     if place.kind == "openai":
         return ServerWriter(place, cache, parallel)
+    check_writer(name)
     config = load_config(place)
     kind: type[LocalWriter]
     if getattr(config, "is_encoder_decoder", False):

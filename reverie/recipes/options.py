@@ -16,6 +16,7 @@ from reverie.captions.domains import CAPTION
 from reverie.errors import InputError
 from reverie.models.names import locate
 from reverie.ranges import check_min
+from reverie.settings import flag, flat
 
 if TYPE_CHECKING:
     from reverie.captions.corpus import ReadCorpus
@@ -403,6 +404,19 @@ def amount(captions: UnitStage | Job, num_classes: int, per_caption: int) -> str
     return f"{images:,} image{'s' * (images != 1)} of each of {num_classes:,} classes ({wrote})"
 
 
+def refuse_idle(config: Any, usual: Any, *rules: tuple[tuple[str, ...], bool, str]) -> None:
+    """Raises InputError for a flag that was given and says nothing.
+
+    Args:
+        usual: the settings of the scale; what differs from them was given.
+        rules: names of settings, whether they say something here, and what they belong to, in words.
+    """
+    given, default = flat(config), flat(usual)
+    for names, works, owner in rules:
+        if not works and (idle := next((name for name in names if given[name] != default[name]), None)):
+            raise InputError(f"{flag(idle)} says nothing here: it belongs to {owner}; leave it out, or give that too")
+
+
 def refuse_twins(flag: str, values: Sequence[object]) -> None:
     """Raises InputError for a flag of several values that has none, or one twice."""
     if not values:
@@ -430,6 +444,12 @@ def clip_for(painter: str, clip: str | None) -> str | None:
         if place and (
             place.kind == "openai" or (place.kind != "hub" and not (Path(place.path_or_id) / config).exists())
         ):
+            from reverie.models.kinds import (
+                check_encoder,
+                check_pipeline,
+            )  # slow to load, and not needed where all is well
+
+            (check_pipeline if what == "painter" else check_encoder)(name)
             raise InputError(f"{name} is not a {what}; see: reverie models")
     return clip
 
@@ -437,7 +457,7 @@ def clip_for(painter: str, clip: str | None) -> str | None:
 def page() -> str:
     """docs/flags.md: what every flag of the recipes is, in Markdown."""
     from reverie.run.plan import config_type, find_recipe, find_study, known_recipes, known_studies, recipe_scales
-    from reverie.settings import flag, flat, helps, required
+    from reverie.settings import helps, required
 
     kinds = {name: find_recipe(name) for name in known_recipes()}
     kinds |= {f"claims {name}": find_study(name) for name in known_studies()}

@@ -34,6 +34,7 @@ from reverie.recipes.options import (
     Scale,
     clip_default,
     clip_for,
+    refuse_idle,
     refuse_twins,
     usable_of,
 )
@@ -211,6 +212,16 @@ class StableRepConfig:
             )
         if self.real_store and set(self.arms) <= {"stablerep"}:
             raise InputError("--real-store trains SimCLR, CLIP or MAE on photos too; name one of them with --arms")
+        refuse_idle(
+            self,
+            SCALES[self.scale],
+            (
+                ("text_tokenizer", "text_width", "text_layers", "text_heads", "text_context", "text_out"),
+                self.towers.text_tower or "clip" in self.arms,
+                "--text-tower, or to clip among --arms",
+            ),
+            (("decoder_width", "decoder_layers", "decoder_heads"), "mae" in self.arms, "mae among --arms"),
+        )
         if self.images_from:
             # What makes images: all of it is the other run's.
             names = [*flat(self.text), *flat(self.paint), "clip", "duplicates", "keep_best", "unit_size"]

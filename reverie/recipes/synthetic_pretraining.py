@@ -29,6 +29,7 @@ from reverie.recipes.options import (
     Scale,
     amount,
     clip_for,
+    refuse_idle,
 )
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
@@ -129,6 +130,12 @@ class PretrainingConfig:
         if len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))} names one seed twice")
         self.net.check()
+        refuse_idle(
+            self,
+            SCALES[self.scale],
+            (("queue", "momentum", "batchnorm_groups"), "mocov2" in self.methods, "mocov2 among --methods"),
+            (("decoder_width", "decoder_layers", "decoder_heads"), "mae" in self.methods, "mae among --methods"),
+        )
         clip_for(self.paint.painter, None)
 
 

@@ -30,6 +30,7 @@ from reverie.recipes.options import (
     Precision,
     Scale,
     clip_for,
+    refuse_idle,
 )
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
@@ -198,6 +199,14 @@ class SynticConfig:
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give at least one, and none twice")
         clip_for(self.paint.painter, self.clip)
         detector = self.tags.detector
+        refine = ("refine_lr", "refine_target", "refine_guard", "refine_max_own")
+        refuse_idle(
+            self,
+            SCALES[self.scale],
+            (("tag_threshold", "max_tags"), detector != "none", "a --detector"),
+            (refine, self.refine.refine_steps > 0, "a refinement of one step or more (--refine-steps)"),
+            (("refine_max_own",), self.refine.refine_guard, "--refine-guard"),
+        )
         if detector.startswith(BUILTIN) and not self.paint.is_builtin:
             raise InputError(
                 f"{detector} knows coloured shapes only; find the tags of other pictures with a public model: --detector NAME, or none"

@@ -69,6 +69,14 @@ OTHERS = {
     "mmd": "MMD",
     "worth_real_photos": "worth in real photos",
     "gradient_norm": "norm of the gradient",
+    "images_per_s": "images a second",
+    "steps_per_s": "steps a second, painting for each",
+    "stored_steps_per_s": "steps a second, from a store",
+    "peak_mib": "peak memory, MiB",
+    "peak_mib_above": "of it above the models, MiB",
+    "content_bytes": "bytes an image",
+    "pair_bytes": "bytes a pair on disk",
+    "agreement": "ids that come back",
 }
 ASPECT_WORDS = {"top1_shape": "shape", "top1": "class", "top1_colour": "colour"}  # side by side, the shape first
 HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL  # metrics that are shown a hundred times over

@@ -50,6 +50,8 @@ warnings.filterwarnings(
 def picture_files(paths: Iterable[Path]) -> list[Path]:
     """Files as given, and the pictures in folders (at any depth, hidden ones left out), in order of name.
 
+    A folder that is named as a picture is among them, beside what it holds: who reads it is told that it is none.
+
     Raises: InputError for a path that is not there, or a folder without pictures.
     """
     found: list[Path] = []
@@ -61,7 +63,6 @@ def picture_files(paths: Iterable[Path]) -> list[Path]:
                 for item in path.rglob("*")
                 if item.suffix.lower() in PICTURE_SUFFIXES
                 and not any(part.startswith(".") for part in item.relative_to(path).parts)
-                and what_is(item) != "a folder"
             )
             if not inside:
                 raise InputError(f"there is no picture in {path}")

@@ -15,7 +15,7 @@ def make_tiny(setattr=setattr):
     setattr(train, "CHANNELS", (8, 16, 16))
     setattr(train, "PAINTER_FIT", dataclasses.replace(train.PAINTER_FIT, steps=3))
     setattr(train, "DECODER_FIT", dataclasses.replace(train.DECODER_FIT, steps=2))
-    setattr(train, "TOKENIZER", dataclasses.replace(train.TOKENIZER, channels=(8, 8, 8, 16), codes=32, width=8))
+    setattr(train, "TOKENIZER", dataclasses.replace(train.TOKENIZER, codes=32, width=8))
     setattr(train, "TOKENIZER_FIT", dataclasses.replace(train.TOKENIZER_FIT, steps=3))
     small = {"width": 16, "layers": 1, "heads": 2, "conv_width": 16, "conv_blocks": 1, "conv_heads": 2}
     setattr(train, "TOKEN_PAINTER", small)

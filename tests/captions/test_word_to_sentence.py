@@ -361,9 +361,9 @@ def test_models_that_cannot_write(context, tmp_path):
     with pytest.raises(ModelError, match="does not exist"):
         WordToSentence(("cat",), model=str(tmp_path / "none")).check()
     vit = str(tiny.save_vit(tmp_path / "vit"))
-    with pytest.raises(ModelError, match="cannot load vit as a language model: it is a model of type 'vit'"):
+    with pytest.raises(ModelError, match=r"vit is a vision model \(vit\); what is needed here is a language model"):
         WordToSentence(("cat",), model=vit).open(context)
-    with pytest.raises(ModelError, match="builtin:clip as a language model: it is a model of type 'clip'"):
+    with pytest.raises(ModelError, match=r"builtin:clip is an encoder of images and texts \(clip\)"):
         WordToSentence(("cat",), model="builtin:clip").open(context)
 
 

@@ -57,7 +57,7 @@ def test_unknown_and_unsuited_models(context, tiny_clip, tmp_path):
         Tags("builtin:detectr").check()
     with pytest.raises(ModelError):
         Tags(str(tmp_path / "nowhere")).check()
-    with pytest.raises(ModelError, match="not an object detector"):
+    with pytest.raises(ModelError, match="what is needed here is an object detector"):
         Tags(str(tiny_clip)).check()
     Tags().check()
 

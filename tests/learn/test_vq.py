@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import VQModel
+from diffusers import AutoencoderKL, VQModel
 from diffusers.models.autoencoders.vae import VectorQuantizer
 
 from reverie.errors import InputError
@@ -161,3 +161,54 @@ def test_a_codebook_without_choice_is_refused() -> None:
         Quantiser(codes=1)
     with pytest.raises(InputError, match="below 1"):
         Quantiser(decay=1.0)
+
+
+@pytest.fixture
+def autoencoder(tmp_path: Path) -> AutoencoderKL:
+    torch.manual_seed(3)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    return vae
+
+
+def test_it_begins_from_the_outer_blocks_of_an_autoencoder(autoencoder: AutoencoderKL, tmp_path: Path) -> None:
+    learner = Quantiser(channels=(8, 16, 16), codes=6, width=3, image_size=8, start=str(tmp_path / "vae"), outer=False)
+    net = built(learner)
+    assert net.vq.encoder.conv_in.weight.dtype == torch.float32
+    pixels = torch.rand(2, 3, 8, 8)
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # what stands about a picture is 0 for both
+    with torch.no_grad():
+        assert torch.allclose(
+            net.vq.encoder.conv_in(pixels)[inside], autoencoder.encoder.conv_in(2 * pixels - 1)[inside], atol=1e-5
+        )
+        features = torch.randn(2, 16, 4, 4)
+        theirs, ours = features, features
+        for known, block in zip(autoencoder.decoder.up_blocks, net.vq.decoder.up_blocks[1:], strict=True):
+            theirs, ours = known(theirs), block(ours)
+        theirs = autoencoder.decoder.conv_out(autoencoder.decoder.conv_norm_out(theirs))
+        ours = net.vq.decoder.conv_out(net.vq.decoder.conv_norm_out(ours))
+    assert torch.allclose(2 * ours - 1, theirs, atol=1e-5)
+
+    learner.losses(net.train(), {"images": images(4)})["loss"].backward()
+    still = {name for name, value in net.vq.named_parameters() if value.grad is None}
+    assert "encoder.conv_in.weight" in still
+    assert "decoder.conv_out.weight" in still
+    assert not any(name.startswith(("encoder.down_blocks.2", "encoder.mid", "decoder.up_blocks.0")) for name in still)
+    assert "encoder.down_blocks.1.downsamplers.0.conv.weight" not in still  # the autoencoder ends before it
+    assert all(
+        value.requires_grad for value in built(Quantiser(**{**learner.__dict__, "outer": True})).vq.encoder.parameters()
+    )
+
+
+def test_an_autoencoder_of_other_blocks_is_refused(autoencoder: AutoencoderKL, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"blocks of \(8, 16\) channels"):
+        Quantiser(channels=(8, 8, 8), start=str(tmp_path / "vae")).build()
+    with pytest.raises(InputError, match="give start"):
+        Quantiser(outer=False)

@@ -137,7 +137,10 @@ def test_tags_are_distinct_names():
 
 
 def test_not_a_detector(tiny_clip):
-    with pytest.raises(ModelError, match="is a clip, not an object detector such as RT-DETR"):
+    with pytest.raises(
+        ModelError,
+        match=r"is an encoder of images and texts \(clip\); what is needed here is an object detector such as RT-DETR",
+    ):
         open_detector(str(tiny_clip))
 
 

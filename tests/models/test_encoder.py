@@ -109,9 +109,9 @@ def test_lost_weights_are_not_replaced_by_random_ones(tiny_clip, tmp_path):
 
 
 def test_not_an_encoder(tiny_writer):
-    with pytest.raises(ModelError, match="not an encoder of images and texts"):
+    with pytest.raises(ModelError, match="needed here is an encoder of images and texts"):
         open_encoder(str(tiny_writer))
-    with pytest.raises(ModelError, match="takes no images"):
+    with pytest.raises(ModelError, match="needed here is a vision model"):
         open_backbone(str(tiny_writer))
 
 

@@ -9,6 +9,7 @@ from reverie.errors import InputError, ModelError, UnknownName
 from reverie.models import painter as painters
 from reverie.models.painter import Painter, open_painter, pick, to_bytes
 from tests.images import pipelines
+from tests.models import tiny
 
 KNOWN = ("sd", "sdxl", "pixart", "flux", "sd3")
 TEXTS = ["a red circle", "two blue square and a circle"]
@@ -172,7 +173,7 @@ def test_slips_are_answered_in_one_line(folders, opened, tmp_path):
         open_painter(folder, dtype="fp8")
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         open_painter(folder, dtype="fp16")
-    with pytest.raises(ModelError, match="cannot paint"):
+    with pytest.raises(ModelError, match="language model on a server; what is needed"):
         open_painter("openai:model@http://localhost:1/v1")
     for wrong in ({"guidance": 0.5}, {"steps": 0}, {"steps": 1001}, {"size_px": 36}, {"size_px": -8}):
         with pytest.raises(InputError):
@@ -256,3 +257,43 @@ def test_on_a_gpu_the_picture_is_the_one_of_the_cpu(folders, opened, dtype):
     ours = painter.paint(painter.encode(TEXTS), [1, 2], 2.0, 4, SIZE)
     cpu = opened["sd"].paint(opened["sd"].encode(TEXTS), [1, 2], 2.0, 4, SIZE)
     assert np.abs(ours.astype(int) - cpu).mean() < 12
+
+
+def said(act) -> str:
+    """What it is refused with, but for the name of the size; empty where it is not."""
+    try:
+        act()
+    except (InputError, UnknownName) as error:
+        return str(error).replace("--paint-px ", "size ").replace(" px does", " does")
+    return ""
+
+
+@pytest.mark.parametrize("family", pipelines.FAMILIES)
+def test_what_the_files_tell_is_what_the_opened_painter_tells(opened, folders, family):
+    """All sizes, numbers of steps and schedulers: refused before any work by the same words, or taken by both."""
+    painter = opened[family]
+    for size in (1, 8, 12, 16, 20, 24, 32, 40, 48, 100):
+        refused = said(lambda size=size: painters.check_painter(folders[family], 2.0, 3, size))
+        assert refused == said(lambda size=size: painter.check(2.0, 3, size)), size
+    for steps in (1, 1000, 1001, 10**6):
+        refused = said(lambda steps=steps: painters.check_painter(folders[family], 2.0, steps, None))
+        assert refused == said(lambda steps=steps: painter.check(2.0, steps, painter.size_px)), steps
+    for name in (*painters.SCHEDULERS, "dimm"):
+        refused = said(lambda name=name: painters.check_painter(folders[family], 2.0, 3, None, name))
+        assert refused == said(lambda name=name: painters._scheduler(name, painter.pipe)), name
+    with pytest.raises(ModelError, match="paints no tokens"):
+        painters.check_painter(folders[family], 2.0, 3, None, tokens=True)
+
+
+def test_a_painter_of_tokens_tells_its_grid_before_it_is_opened(tmp_path):
+    folder = str(tiny.save_amused(tmp_path / "amused"))
+    painter = open_painter(folder)
+    painters.check_painter(folder, 2.0, 3, None)
+    painters.check_painter(folder, 2.0, 3, painter.size_px, tokens=True)
+    refused = said(lambda: painters.check_painter(folder, 2.0, 3, 2 * painter.size_px))
+    assert refused.partition("amused")[2].partition(" ")[2] in said(lambda: painter.check(2.0, 3, 2 * painter.size_px))
+    assert f"which are {painter.size_px} px" in refused
+    with pytest.raises(InputError, match="no scheduler to choose"):
+        painters.check_painter(folder, 2.0, 3, None, "ddim")
+    with pytest.raises(ModelError, match="language model on a server; what is needed here is a text-to-image pipeline"):
+        painters.check_painter("openai:m@http://localhost:1/v1", 2.0, 3, None)

@@ -132,9 +132,11 @@ def test_memory_that_is_short(tiny_writer, monkeypatch):
 
 
 def test_not_a_language_model(tmp_path):
-    with pytest.raises(ModelError, match="cannot load vit as a language model: it is a model of type 'vit'"):
+    with pytest.raises(ModelError, match=r"vit is a vision model \(vit\); what is needed here is a language model"):
         open_writer(str(tiny.save_vit(tmp_path / "vit")))
-    with pytest.raises(ModelError, match="cannot load builtin:clip as a language model"):
+    with pytest.raises(
+        ModelError, match=r"builtin:clip is an encoder of images and texts \(clip\); what is needed here is a language"
+    ):
         open_writer("builtin:clip")
 
 

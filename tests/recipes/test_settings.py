@@ -375,8 +375,8 @@ def test_a_setting_that_is_no_more_is_told(scales: dict[str, Any]) -> None:
 DAMAGED = [
     ("guidance", "abc", "give a number"), ("guidance", None, "give a number"), ("per_caption", [1, 2], "give a whole number"),
     ("per_caption", 1.5, "give a whole number"), ("per_caption", True, "give a whole number"), ("captions", ["a"], "give a path or None"),
-    ("clip", {"a": 1}, "give a text or None"), ("painter_dtype", "fp99", "give fp32, bf16, fp16"), ("seeds", [1, "a"], "give several, each a whole number"),
-    ("arms", "simclr", "give several, each stablerep, simclr, clip, mae"), ("duplicates", 1, "give True or False"),
+    ("clip", {"a": 1}, "give a text or None"), ("painter_dtype", "fp99", "give fp32, bf16 or fp16"), ("seeds", [1, "a"], "give several, each a whole number"),
+    ("arms", "simclr", "give several, each stablerep, simclr, clip or mae"), ("duplicates", 1, "give True or False"),
 ]  # fmt: skip
 
 
@@ -443,3 +443,57 @@ def test_settings_are_refused_where_they_are_not_known() -> None:
         change(stablerep.TINY, gidance=3.0)
     with pytest.raises(InputError, match="give --networks-from"):
         call_recipe("episodes", {"eval_data": "photos"})
+
+
+PAINTING = [name for name, recipe in KINDS.items() if "sampler_steps" in names(config_type(recipe))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", PAINTING)
+@pytest.mark.parametrize("slip", ["--paint-px 20", "--sampler-steps 5000"])
+def test_what_the_painter_cannot_do_is_told_before_any_work(
+    name: str, slip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = name.split() if name.startswith("claims") else ["run", name]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, *slip.split(), "--device", "cpu"])
+    assert stop.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search("--paint-px 20 does not fit .*multiple of 8, such as 16|steps must be from 1 to 1000", line), line
+    assert not list(tmp_path.iterdir())
+
+
+IDLE = {  # recipe -> flags that say nothing by themselves, and what makes them speak
+    "stablerep": [
+        *(
+            (f"text_{part}", {"text_tower": True})
+            for part in ("tokenizer", "width", "layers", "heads", "context", "out")
+        ),
+        ("text_width", {"arms": ("stablerep", "clip")}),
+        *((f"decoder_{part}", {"arms": ("mae",), "backbone": "vit-tiny"}) for part in ("width", "layers", "heads")),
+    ],
+    "synthetic_pretraining": [
+        *((name, {"methods": ("mocov2",)}) for name in ("queue", "momentum", "batchnorm_groups")),
+        *((f"decoder_{part}", {"methods": ("mae",), "backbone": "vit-tiny"}) for part in ("width", "layers", "heads")),
+    ],
+    "syntic": [("tag_threshold", {}), ("max_tags", {}), ("refine_lr", {}), ("refine_max_own", {})],
+}
+MUTE = {  # what makes those of syntic say nothing; those of the others do not unless asked
+    "stablerep": {"arms": ("stablerep", "simclr")}, "synthetic_pretraining": {"methods": ("supervised",)}, "tag_threshold": {"detector": "none"},
+    "max_tags": {"detector": "none"}, "refine_lr": {"refine_steps": 0}, "refine_max_own": {"refine_guard": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "item", "speaks"), [(name, *row) for name, rows in IDLE.items() for row in rows])
+def test_a_flag_that_says_nothing_is_refused(
+    name: str, item: str, speaks: dict[str, Any], files: dict[str, Any]
+) -> None:
+    base = recipe_scales(KINDS[name])["tiny"]
+    value = {"text_heads": 2, "queue": 128, "batchnorm_groups": 2, "text_tokenizer": "owner/clip"}.get(item) or other(
+        item, flat(base)[item], hints(type(base))[item], {}
+    )
+    mute = MUTE.get(item) or MUTE.get(name, {})
+    with pytest.raises(InputError, match=f"{flag(item)} says nothing here: it belongs to "):
+        change(base, **mute | {item: value}).check()
+    change(base, **{**speaks, item: value}).check()
+    change(base, **mute).check()

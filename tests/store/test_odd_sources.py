@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reverie.errors import FolderInUse, InputError, StoreError
+from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError
 from reverie.store import imports, tables
 from reverie.store.locks import all_units_held
+from reverie.store.pictures import picture_files, read_picture
 from reverie.store.sources import printable
 from tests.store.conftest import picture
 from tests.store.test_imports import add_to_tar, coco, everything, texts, write
@@ -225,6 +226,29 @@ def test_what_is_in_a_folder_and_not_taken_is_counted(tmp_path):
         "1 files without an ending",
         "2 hidden",
     ]
+
+
+def test_a_folder_that_is_named_as_a_file_is_counted(tmp_path):
+    """In class folders, beside a metadata file, among shards, and where photos are named to a model."""
+    for name in ("classes/c", "meta"):
+        (tmp_path / name / "d.jpg").mkdir(parents=True)
+        (tmp_path / name / "a.png").write_bytes(picture(1))
+    (tmp_path / "meta" / "metadata.csv").write_text("file_name,text\na.png,a cat\n")
+    (tmp_path / "shards" / "d.tar").mkdir(parents=True)
+    tar_of(tmp_path / "shards" / "a.tar", ("a.png", picture(1)), ("a.txt", b"a cat"))
+    (tmp_path / "table.csv").write_text("image,text\na.png,a cat\nd.jpg,a dog\n")
+    said = account(tmp_path / "classes", tmp_path / "out0")
+    assert str(said) == "2 found = 1 taken + 1 failed (it is a folder, not a file)"
+    said = account(tmp_path / "meta", tmp_path / "out1")
+    assert str(said) == "2 found = 1 taken + 1 not taken (not named in the metadata)"
+    said = account(tmp_path / "shards", tmp_path / "out2")
+    assert str(said) == "2 found = 1 taken + 1 not taken (folders beside the shards)"
+    said = account(tmp_path / "table.csv", tmp_path / "out3", images=tmp_path / "meta")
+    assert str(said) == "2 found = 1 taken + 1 failed (it is a folder, not a file)"
+    files = picture_files([tmp_path / "classes"])
+    assert [file.name for file in files] == ["a.png", "d.jpg"]
+    with pytest.raises(BrokenImage, match=r"d\.jpg: a folder, not a file"):
+        read_picture(files[1])
 
 
 def test_names_in_bytes_that_are_no_text(tmp_path):

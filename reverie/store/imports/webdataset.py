@@ -82,7 +82,8 @@ def read_webdataset(path: Path, reading: Reading) -> Iterator[Entry]:
         found = sorted(item for item in path.iterdir() if not item.is_dir())
         shards = [item for item in found if is_shard(item)]
         beside = Counter(f"{item.suffix or 'other'} files beside the shards" for item in found if item not in shards)
-        yield from (NotTaken(printable(reason), number) for reason, number in beside.items())
+        beside["folders beside the shards"] = sum(item.is_dir() and item.name[:1] != "." for item in path.iterdir())
+        yield from (NotTaken(printable(reason), number) for reason, number in beside.items() if number)
     else:
         shards = [path] if path.exists() else sorted(path.parent.glob(path.name))
     if not shards:
