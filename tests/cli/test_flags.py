@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "predict": predict.predict, "caption": predict.caption, "models": predict.models, "status": runs.status, "verify": runs.verify,
     "retry": runs.retry, "repaint": runs.repaint, "report": runs.report, "compact": runs.compact,
     "evaluate captions": predict.evaluate_captions, "evaluate diversity": predict.evaluate_diversity, "evaluate transfer": predict.evaluate_transfer,
+    "evaluate cost": predict.evaluate_cost,
 }  # fmt: skip
 FOUND = {f"run {name}": find_recipe(name) for name in known_recipes()}
 FOUND |= {f"claims {name}": find_study(name) for name in known_studies()}
@@ -79,6 +82,13 @@ def test_all_commands_are_looked_at() -> None:
     }
 
 
+@pytest.mark.parametrize("command", FUNCTIONS)
+def test_help_is_a_phrase_that_stands_alone(command: str) -> None:
+    told = dict(re.findall(r"^    (\w+): (.+)$", inspect.getdoc(FUNCTIONS[command]) or "", re.MULTILINE))
+    assert told.keys() >= set(inspect.signature(FUNCTIONS[command]).parameters)
+    assert [line for line in told.values() if re.match(r"(of|its|also|likewise|the same)\b", line)] == []
+
+
 @pytest.mark.parametrize("command", EVERY)
 def test_every_flag_says_what_it_expects(command: str) -> None:
     known = options_of(command)
@@ -123,7 +133,7 @@ def test_every_flag_of_the_command_line(command: str, say: Say) -> None:
         ("run stablerep --seeds 0 x", "--seeds x: give several, each a whole number"),
         ("run", "reverie run: give a recipe: "),
         ("claims", "reverie claims: give a recipe: "),
-        ("evaluate", "reverie evaluate: give a kind: captions, diversity, transfer"),
+        ("evaluate", "reverie evaluate: give a kind: captions, cost, diversity, transfer"),
         ("evaluate transfr x", "unknown kind of evaluation 'transfr'; did you mean transfer"),
         ("models chek", "reverie models chek: give list or check; did you mean check?"),
         ("status", "reverie status: give FOLDER; see reverie status --help"),
