@@ -68,7 +68,7 @@ class PaintTokens(UnitStage):
         from reverie.models.painter import check_painter
 
         super().check_device(device)
-        check_painter(self.model, self.guidance, self.steps, self.size_px, tokens=True)
+        check_painter(self.model, self.steps, self.size_px, tokens=True)
 
     def open(self, context: StepContext) -> TokenWorker:
         """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""
