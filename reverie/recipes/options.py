@@ -95,7 +95,7 @@ class ClassCaptions:
     templates: Path | None = None  # file of sentences with {class} in them, one a line, to write captions with
     # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
     words: str | None = None
-    synonyms: Path | None = None  # JSON file that gives for a class name the words that name the class too, for --words
+    synonyms: Path | None = None  # JSON file that gives for a class name the words that name the class too; for --words
     # phrase that each sentence written from a class name is put into, with {caption} in it; the sentence alone when absent
     around: str | None = None
     # file with the prompt for the writer: a text with {class} in it, or JSON with prompt, glosses and examples; one
