@@ -26,7 +26,7 @@ Kind = Literal["model", "dataset"]
 BUILTIN_LICENCE = "Apache-2.0"
 UNSAID = "not said; see where it comes from"
 MODEL_FIELDS = (  # of stages and learners, where they name a model
-    "model", "clip", "encoder", "painter", "writer", "detector", "words", "backbone", "tokenizer", "start", "bert",
+    "model", "clip", "encoder", "painter", "writer", "detector", "words", "backbone", "tokenizer", "start", "bert", "language_model",
 )  # fmt: skip
 MADE_WITH = {"pairs.lance": "painter", "captions.lance": "writer"}  # columns that name a model and its revision
 
@@ -95,6 +95,8 @@ def write_card(
             *rows,
             "",
         ]
+    if controls := sorted({str(found) for row in results.read(run / "results.jsonl") if (found := row.get("control"))}):
+        lines += ["## Controlled or not", "", *(f"- {_public(told)}" for told in controls), ""]
     if record:
         settings = [item["settings"] for item in record["steps"] if item["name"] == step]
         shown = {"recipe": record["recipe"], "arguments": _public(record["arguments"]), "seed": record["seed"]}

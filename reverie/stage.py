@@ -31,6 +31,7 @@ Role = Literal["source", "paint", "score", "select", "learn", "measure", "page"]
 """What a stage is for in a plan; who asks what a run does goes by this, never by the class of a stage."""
 
 NO_SETTINGS = ("speed", "label")  # fields that change no result, at any depth
+OF_STEP = "step:"  # begins what stands in place of a model's name: the learning step of this run that makes the model
 
 EventSink = Callable[..., None]
 """``report(kind, **facts)``: one line of the run's event log, and of the progress display."""
@@ -74,14 +75,23 @@ class StepContext:
         """Folder of the checkpoints of a learning step."""
         return self.folder / "checkpoints" / (step or self.step)
 
+    def model(self, name: str) -> str:
+        """A model's name as it is, or for ``step:NAME`` the folder that this learning step leaves."""
+        return str(self.weights(name.removeprefix(OF_STEP))) if of_step(name) else name
+
     def shots(self, step: str | None = None) -> Path:
-        """Store of the labelled photos that a step took, as ``reverie import`` would make it; see datasets/few_shot.py."""
+        """Store of the photos that a step took, as ``reverie import`` would make it; see datasets/few_shot.py, learn/human_pairs.py."""
         return self.folder / "shots" / (step or self.step)
 
     @property
     def results(self) -> Path:
         """JSON lines of measured numbers: one object a line, see store/results.py."""
         return self.folder / "results.jsonl"
+
+
+def of_step(model: str) -> bool:
+    """Whether a model is one that a step of the run makes, so that nothing of it can be known before."""
+    return model.startswith(OF_STEP)
 
 
 class Stage:

@@ -148,7 +148,7 @@ def _decoder(folder: Path, tokenizer: str | None) -> Callable[[Sequence[Mapping[
     from reverie.models.token_pictures import TokenPictures, models_named
     from reverie.run.plan import read_plan
 
-    made = models_named(read_plan(folder)) if (folder / "plan.json").exists() else []
+    made = models_named(read_plan(folder), folder) if (folder / "plan.json").exists() else []
     return TokenPictures([tokenizer] if tokenizer else made).pngs
 
 

@@ -77,7 +77,7 @@ def caption(
     Example: reverie caption runs/syntic photo.jpg holidays/ --tags --nearest 5
 
     Args:
-        captioner: a run folder of syntic, or one of its weights folders.
+        captioner: a run folder of syntic or synth2, or one of its weights folders.
         photos: image files, and folders that are searched for them.
         beams: sentences that are searched at once; 1 takes the likeliest word each time.
         tags: names of things that the captioner was given, shown as well.

@@ -96,7 +96,7 @@ def load_captioned(source: str | Path, images: Path | None = None, split: str = 
 def check_captioned(source: str, images: Path | None = None, split: str = "test") -> None:
     """That photos are there and can be decoded, without drawing any. Raises InputError that names broken ones, UnknownName."""
     if source.startswith("smallworld:"):
-        _asked(source)
+        smallworld_source(source)
         return
     found = load_captioned(source, images, split)
     with ThreadPoolExecutor(4) as pool:
@@ -119,7 +119,7 @@ def _problem(file: Picture) -> str | None:
     return None
 
 
-def _asked(source: str) -> tuple[str, int, str]:
+def smallworld_source(source: str) -> tuple[str, int, str]:
     """Camera, number and set of classes that a source of the small world names."""
     from reverie.smallworld.render import CAMERAS
 
@@ -142,7 +142,7 @@ def _asked(source: str) -> tuple[str, int, str]:
 def _smallworld(source: str) -> CaptionedImages:
     from reverie.smallworld.photos import captioned, scenes_of_captioned
 
-    camera, asked, kind = _asked(source)
+    camera, asked, kind = smallworld_source(source)
     classes = dict(zip(SETS, ((), *held_classes()), strict=True))[kind]
     # The same photos in every run: they are a benchmark, not a choice of the run.
     seed = seeds.derive("captioned", kind)

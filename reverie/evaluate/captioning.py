@@ -120,15 +120,21 @@ class MeasureCaptions(Job):
             }
             _write_results(folder / "coco", arm.key, photos, answers)
             _write_captions(file, photos, answers, look.names)
-            self._write(context, arm, photos, answers, ours)
+            self._write(context, arm, photos, answers, ours, captioner.control)
         context.report("progress", done=len(self.arms), total=len(self.arms))
 
     def _write(
-        self, context: StepContext, arm: Arm, photos: CaptionedImages, answers: dict[str, list[str]], ours: str
+        self,
+        context: StepContext,
+        arm: Arm,
+        photos: CaptionedImages,
+        answers: dict[str, list[str]],
+        ours: str,
+        control: str,
     ) -> None:
         record = results.about(
             context, self, arm, "captions", photos=self.photos, num_test=len(photos), arm_fingerprint=ours,
-            details={"beams": self.beams},
+            details={"beams": self.beams} | ({"control": control} if control else {}),
         )  # fmt: skip
         found: list[results.Result] = []
         for decoding, texts in answers.items():

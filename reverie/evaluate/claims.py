@@ -221,18 +221,24 @@ def _over_photos(claim: Claim, answers: Answers, seeds: Sequence[int]) -> float 
 
 
 def weigh(
-    claims: Sequence[Claim], folder: Path, runs: Sequence[str], looks: Looks | None = None, once: Collection[str] = ()
+    claims: Sequence[Claim],
+    folder: Path,
+    runs: Mapping[str, str],
+    looks: Looks | None = None,
+    once: Collection[str] = (),
 ) -> list[ClaimResult]:
     """Hold claims against the results of a study's runs.
 
-    Args: once: names of claims whose numbers do not change with the seeds, so that every look is the same one.
+    Args:
+        runs: folder of a run -> the name by which claims know its arms; two may have one name, with a seed in one of them only.
+        once: names of claims whose numbers do not change with the seeds, so that every look is the same one.
     Raises: StoreError for results that are damaged.
     """
     found: dict[str, dict[str, dict[int, float]]] = {}
     answers: dict[str, dict[str, dict[int, tuple[str, npt.NDArray[np.float64]]]]] = {}
-    for run in runs:
+    for run, known_as in runs.items():
         for record in results.read(folder / run / "results.jsonl"):
-            arm = f"{run}/{record.step}/{record.arm}"
+            arm = f"{known_as}/{record.step}/{record.arm}"
             if record.value is not None:
                 found.setdefault(record.metric, {}).setdefault(arm, {})[record.seed] = record.value
             if is_packed(record):
@@ -250,7 +256,11 @@ def weigh(
 
 
 def judge_all(
-    claims: Sequence[Claim], folder: Path, runs: Sequence[str], looks: Looks | None = None, once: Collection[str] = ()
+    claims: Sequence[Claim],
+    folder: Path,
+    runs: Mapping[str, str],
+    looks: Looks | None = None,
+    once: Collection[str] = (),
 ) -> list[ClaimResult]:
     """As :func:`weigh`, and write what came out to ``folder/claims.json``, with how it was decided and at which looks."""
     judged, looks = weigh(claims, folder, runs, looks, once), looks or Looks()

@@ -20,17 +20,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
 from reverie import pairs, seeds
+from reverie.arms import Arm
 from reverie.captions.checks import same
 from reverie.captions.corpus import ReadCorpus
+from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
-from reverie.store import tables
+from reverie.stage import Job, Role, StepContext
+from reverie.store import results, tables
 
 Floats = npt.NDArray[np.float64]
 Embed = Callable[[list[str]], Floats]
@@ -185,6 +188,62 @@ def in_top_clusters(
         )
     drawn = np.random.default_rng(seeds.derive("top clusters", seed)).permutation(inside)[:size]
     return [int(at) for at in np.sort(drawn)]
+
+
+@dataclass(frozen=True)
+class MeasureDiversity(Job):
+    """The captions of a run beside those of human pairs -> results.jsonl, by the words of captions alone."""
+
+    role: ClassVar[Role] = "score"
+
+    store: Path | str  # folder of human pairs, or the step that took them
+    clusters: int = 50  # fewer where captions are few
+    num_seeds: int = 5
+
+    def check(self) -> None:
+        """Raises InputError for a store that is not there."""
+        check_store(self.store)
+
+    def run(self, context: StepContext) -> None:
+        """Compare, and write down each number with its interval; a word where captions are too few."""
+        tables_of = {"written": context.captions, "people": shots_store(context, self.store)}
+        sets = {name: _usable(path) for name, path in tables_of.items()}
+        least = min(map(len, sets.values()))
+        clusters = min(self.clusters, least // 4)
+        results.drop(context.results, context.step)
+        if clusters < 2:
+            context.report("told", text=f"{least} captions are too few to say how varied they are")
+            return
+        found = compare(
+            sets,
+            clusters=clusters,
+            num_seeds=self.num_seeds,
+            progress=lambda done, total: context.report("progress", done=done, total=total),
+        )
+        labels = {"written": "captions of the language model", "people": "captions of people"}
+        records = []
+        for one in found:
+            arm = Arm(one.name, labels[one.name])
+            record = results.about(
+                context,
+                self,
+                arm,
+                "diversity",
+                split="all",
+                num_train=one.size,
+                details={"captions": one.total, "clusters": clusters},
+            )
+            for metric, value in one.values.items():
+                details = {"captions": one.total, "clusters": clusters, "low": value.low, "high": value.high}
+                records.append(record(metric=metric, value=value.value, details=details))
+        results.append(context.results, *records)
+
+
+def _usable(table: Path) -> list[str]:
+    found = (
+        text for part in tables.scan(table, ["text"], f"status = '{pairs.OK}'") for text in part["text"].to_pylist()
+    )
+    return [text.strip() for text in found if (text or "").strip()]
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,13 @@ from reverie import pairs
 from reverie.errors import InputError
 from reverie.images.pixels import PaintSpeed, PaintWorker, refuse_another
 from reverie.pairs import TOKEN_COLUMNS as CONTENT
-from reverie.stage import EventSink, Role, StepContext, UnitStage, Worker, fingerprint, ignore_events, settings
+from reverie.stage import EventSink, Role, StepContext, UnitStage, Worker, fingerprint, ignore_events, of_step, settings
 from reverie.store import tables
 from reverie.store.pictures import Speed, as_png, decoded
 
 if TYPE_CHECKING:
     from reverie.models.painter import Embeddings
     from reverie.models.token_painter import TokenPainter
-    from reverie.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,9 @@ class PaintTokens(UnitStage):
     writes: ClassVar[Literal["captions", "pairs", "columns"]] = "pairs"
     role: ClassVar[Role] = "paint"
 
-    model: str = "builtin:token-painter"  # builtin:NAME, an aMUSEd folder, or a Hub id
+    model: str = (
+        "builtin:token-painter"  # builtin:NAME, an aMUSEd folder, a Hub id, or step:NAME of a step that trains one
+    )
     per_caption: int = 4  # images of each caption
     guidance: float = 3.0  # s in l_u + s (l_c - l_u); 1 = no guidance
     steps: int = 8  # passes of the network; a few ids are fixed by each
@@ -68,18 +69,38 @@ class PaintTokens(UnitStage):
         from reverie.models.painter import check_painter
 
         super().check_device(device)
+        if of_step(self.model):
+            return
         check_painter(self.model, self.guidance, self.steps, self.size_px, tokens=True)
+
+    def check(self) -> None:
+        """Raises InputError for a painter of other codes or of another grid than are wanted, where its files are on this machine."""
+        from reverie.models.names import locate
+        from reverie.models.tokenizer import check_same_codes, open_tokenizer
+
+        if not (self.tokenizer or self.size_px) or of_step(self.model) or locate(self.model).kind == "hub":
+            return
+        known = open_tokenizer(self.model)
+        if self.size_px not in (None, known.size_px):
+            raise InputError(
+                f"{known.revision} paints pictures of {known.size_px} px, which is another grid than that of {self.size_px} px; give "
+                f"--size-px {known.size_px}, or another painter"
+            )
+        if self.tokenizer and not of_step(self.tokenizer) and locate(self.tokenizer).kind != "hub":
+            check_same_codes(open_tokenizer(self.tokenizer), known.codebook_name, known.revision)
 
     def open(self, context: StepContext) -> TokenWorker:
         """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""
         from reverie.models.token_painter import open_token_painter
         from reverie.models.tokenizer import check_same_codes, open_tokenizer
 
-        painter = open_token_painter(self.model, context.device, self.dtype)
+        painter = open_token_painter(context.model(self.model), context.device, self.dtype)
         painter.muse, painter.ramp = self.writing == "muse", self.ramp
         painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
         if self.tokenizer:
-            check_same_codes(open_tokenizer(self.tokenizer), painter.tokenizer.codebook_name, painter.revision)
+            check_same_codes(
+                open_tokenizer(context.model(self.tokenizer)), painter.tokenizer.codebook_name, painter.revision
+            )
         refuse_another(painter.revision, context)
         return TokenWorker(self, painter, context)
 
@@ -119,16 +140,11 @@ class TokenWorker(PaintWorker):
         return image, picture
 
     def _content(self, kept: Any) -> dict[str, Any]:
+        from reverie.models.tokenizer import tokens_row
+
         ids, picture = kept or (None, None)
         side = self.painter.size_px if ids is not None else None
         return {**tokens_row(ids, self.painter.tokenizer), "image": picture, "width": side, "height": side}
-
-
-def tokens_row(ids: np.ndarray | None, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The columns of one grid of ids, (rows, columns); nulls where there is none."""
-    if ids is None:
-        return dict.fromkeys(CONTENT)
-    return {"tokens": ids.ravel().tolist(), "grid": list(ids.shape), "codebook": tokenizer.codebook_name}
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ class Tokenize(UnitStage):
 
     def open(self, context: StepContext) -> Worker:
         """Load the tokenizer, once a process. Raises: ModelError, UnknownName, InputError."""
-        from reverie.models.tokenizer import open_tokenizer, square
+        from reverie.models.tokenizer import open_tokenizer, square, tokens_row
 
         tokenizer = open_tokenizer(self.model, context.device)
         side = self.size_px or tokenizer.size_px

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from reverie.models.tokenizer import Tokenizer
 
 BATCH = 64  # pictures at once
+NEAR = 3.0  # levels, of 255, by which a stored picture may differ from itself on average
 FILE = "manifest.json"  # in the folder of a model
 
 
@@ -48,12 +49,12 @@ class Control:
     reason: str
 
 
-def manifest_of(pairs: TokenPairs) -> Manifest:
-    """The manifest of these pairs."""
+def manifest_of(ids: Sequence[str], texts: Sequence[str]) -> Manifest:
+    """The manifest of pairs with these ids and captions."""
     digest = hashlib.blake2b(digest_size=8)
-    for line in sorted(f"{name}\t{text}" for name, text in zip(pairs.ids, pairs.texts, strict=True)):
+    for line in sorted(f"{name}\t{text.strip()}" for name, text in zip(ids, texts, strict=True)):
         digest.update(line.encode() + b"\n")
-    return Manifest(len(pairs), digest.hexdigest())
+    return Manifest(len(ids), digest.hexdigest())
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -71,8 +72,14 @@ def read_manifest(model: str | Path) -> Manifest | None:
     return Manifest(about["pairs"], about["name"])
 
 
-def control_of(painter: str, painter_learned: Manifest | None, captioner_learned: Manifest | None) -> Control:
-    """What a comparison of this captioner may be called."""
+def control_of(
+    painter: str, painter_learned: Manifest | None, captioner_learned: Manifest | None, painted_alone: bool = False
+) -> Control:
+    """What a comparison of this captioner may be called.
+
+    Args:
+        captioner_learned: what it learned from, or, where it saw painted pairs alone (``painted_alone``), what those beside it did.
+    """
     if captioner_learned is None:
         return Control("uncontrolled", "the captioner learned from no human pairs")
     if painter_learned is None:
@@ -82,6 +89,12 @@ def control_of(painter: str, painter_learned: Manifest | None, captioner_learned
             "uncontrolled",
             f"the painter learned from {painter_learned.pairs:,} pairs ({painter_learned.name}), the captioner from "
             f"{captioner_learned.pairs:,} others ({captioner_learned.name})",
+        )
+    if painted_alone:
+        return Control(
+            "controlled",
+            f"the painter learned from the same {captioner_learned.pairs:,} pairs ({captioner_learned.name}) as captioners of human pairs; "
+            "this captioner saw painted ones alone",
         )
     return Control(
         "controlled",
@@ -97,22 +110,55 @@ def require_control(control: Control) -> None:
         )
 
 
-def refuse_test_photos(pairs: TokenPairs, photos: CaptionedImages, tokenizer: Tokenizer, size_px: int) -> None:
-    """Raises InputError for a pair whose image is a test photo: one with the same ids at every place of the grid."""
+def refuse_test_photos(
+    pairs: TokenPairs, photos: CaptionedImages, tokenizer: Tokenizer, size_px: int, pictures: Path | None = None
+) -> None:
+    """Raises InputError for a pair whose image is a test photo: one with the same ids at every place of the grid.
+
+    Args:
+        pictures: table that has the pictures of the pairs, which are then looked at too: a tokenizer that has learned little gives
+            different pictures the same ids.
+    """
     seen = _ids_of(photos.batches(BATCH), tokenizer, size_px)
-    known = {grid.tobytes(): name for name, grid in zip(photos.names, seen, strict=True)}
+    known: dict[bytes, list[int]] = {}
+    for number, grid in enumerate(seen):
+        known.setdefault(grid.tobytes(), []).append(number)
     if pairs.tokens is not None:
         grids = list(pairs.tokens.astype(np.int32))
     else:
         grids = _ids_of(_pictures(pairs), tokenizer, size_px)
-    taken = [
-        (own, known[grid.tobytes()]) for own, grid in zip(pairs.ids, grids, strict=True) if grid.tobytes() in known
-    ]
+    alike = {own: known[grid.tobytes()] for own, grid in zip(pairs.ids, grids, strict=True) if grid.tobytes() in known}
+    taken = []
+    own_pictures = _pictures_of(pictures, list(alike)) if pictures else {}
+    for own, numbers in alike.items():
+        mine = own_pictures.get(own)
+        for number in numbers:
+            if mine is None or np.abs(_small(mine) - _small(photos.picture(number))).mean() < NEAR:
+                taken.append((own, photos.names[number]))
+                break
     if taken:
         pair, photo = taken[0]
         raise InputError(
             f"{len(taken):,} of {len(pairs):,} pairs of {pairs.path} show test photos, first {pair} the photo {photo}; take them out"
         )
+
+
+def _pictures_of(table: Path, ids: list[str]) -> dict[str, Image.Image]:
+    """The pictures of some pairs, as far as there are any."""
+    found = {}
+    for start in range(0, len(ids), BATCH):
+        for row in tables.rows_of(table, "pair_id", ids[start : start + BATCH], ["pair_id", "image"]):
+            if row["image"] is not None:
+                found[row["pair_id"]] = open_picture(row["image"], f"pair {row['pair_id']}")
+    return found
+
+
+def _small(picture: Image.Image) -> np.ndarray:
+    """Levels of 8 x 8 parts of a picture: much the same however it was stored."""
+    from reverie.models.tokenizer import square
+
+    levels: np.ndarray = square(picture, 64).reshape(8, 8, 8, 8, 3).mean((1, 3))
+    return levels
 
 
 def _pictures(pairs: TokenPairs) -> Iterator[list[Image.Image]]:

@@ -56,6 +56,9 @@ class StableRep:
     head_hidden: int = 4096
     head_out: int = 256
     augmentation: Literal["strong", "weak"] = "strong"
+    min_area: float = 0.08  # smallest share of the area that a strong view is cut from
+    hue: float = 0.1  # the most that colours of a strong view are turned by, in turns; 0.5 is any hue
+    gray: float = 0.2  # share of the strong views that lose their colour
     downscale_px: tuple[int, ...] = ()  # e.g. (64, 128): some images get no sharper than this
     downscale_probability: float = 0.05
     text_tower: bool = False
@@ -77,8 +80,7 @@ class StableRep:
         if count < 2:
             raise InputError("contrast needs 2 or more captions in the batch of each process")
         images = views.downscale(images, self.downscale_px, self.downscale_probability)
-        make = views.strong if self.augmentation == "strong" else views.weak
-        pixels = torch.cat([make(images, self.image_size) for _ in range(self.crops)])
+        pixels = torch.cat([self._view(images) for _ in range(self.crops)])
         tokens = tokenize(self._tokenizer(), texts, self.text.context) if self.text_tower else None
 
         output = net(pixels, tokens)
@@ -103,6 +105,11 @@ class StableRep:
         """
         assert isinstance(net, _Net)
         net.save(folder, self._tokenizer() if self.text_tower else None)
+
+    def _view(self, images: Tensor) -> Tensor:
+        if self.augmentation == "weak":
+            return views.weak(images, self.image_size)
+        return views.strong(images, self.image_size, self.min_area, self.hue, self.gray)
 
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.text.tokenizer)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reverie.errors import InputError, ModelError
 from reverie.models.names import locate
-from reverie.models.pretrained import load_config, load_model, load_tokenizer_of
+from reverie.models.pretrained import load_config, load_model, load_tensors, load_tokenizer_of
 from reverie.models.tokenizer import Tokenizer, open_tokenizer
 from reverie.nets.captioner import VISUAL, caption_tokens
 from reverie.nets.saving import save_pretrained
@@ -39,20 +39,30 @@ class Synth2:
     shape: LookShape = field(default_factory=LookShape)
     prompt: str = ""  # that every sentence goes on from
     painted_weight: float = 1.0  # of a painted pair in the loss; a real one has 1
+    start: Path | str | None = None  # captioner folder of the same shape to go on from; its language model then counts
 
     def __post_init__(self) -> None:
         if not 0 < self.painted_weight < float("inf"):
             raise InputError(f"the weight of painted pairs, {self.painted_weight}, must be a number above 0")
 
     def build(self) -> nn.Module:
-        """The language model with untrained eyes. Raises ModelError, UnknownName, InputError."""
-        language, words = open_language(self.language_model), load_tokenizer_of(self.language_model)
+        """The language model with untrained eyes, or those of ``start``. Raises ModelError, UnknownName, InputError."""
+        name = str(Path(self.start) / "decoder") if self.start else self.language_model
+        language, words = open_language(name), load_tokenizer_of(name)
         if words.eos_token_id is None:
             raise InputError(f"the tokenizer of {self.language_model} has no end token, so a sentence could never end")
         images = self._images("cpu")
         begin, grid = begin_ids(words, self.prompt), images.grid(self.size_px)
         check_room(language, len(begin), self.shape)
-        return TokenCaptionNet(language, begin, int(words.eos_token_id), images.codebook, grid, self.shape)
+        net = TokenCaptionNet(language, begin, int(words.eos_token_id), images.codebook, grid, self.shape)
+        if self.start:
+            try:
+                missing, unexpected = net.load_state_dict(load_tensors(Path(self.start) / VISUAL), strict=False)
+            except RuntimeError as error:
+                raise ModelError(f"{self.start} is a captioner of another shape; begin from one of the same") from error
+            if unexpected or any(not name.startswith(LANGUAGE) for name in missing):
+                raise ModelError(f"{self.start} is a captioner of another shape; begin from one of the same")
+        return net
 
     def num_cut(self, texts: Sequence[str]) -> int:
         """How many of these sentences are longer than what is learned of them."""

@@ -1,6 +1,7 @@
 """The job from two stores of pairs to a captioner folder of Synth².
 
-Source: arXiv:2403.07750, whose two versions use painted pairs beside human ones, or after them: the modes ``augment`` and ``finetune``.
+Source: arXiv:2403.07750, whose two versions use painted pairs beside human ones, or after them: the second begins at the weights of
+another step, ``start``, and has a learning rate of its own.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from reverie import seeds
 from reverie.datasets.captioned import check_captioned, load_captioned
-from reverie.errors import InputError
+from reverie.datasets.few_shot import shots_store
+from reverie.errors import InputError, ModelError
 from reverie.learn.fit import Fit, FitSpeed, fit
 from reverie.learn.manifest import (
     control_of,
@@ -28,35 +32,36 @@ from reverie.learn.synth2 import Synth2, begin_ids, check_language
 from reverie.models.captioner import ABOUT
 from reverie.models.pretrained import load_tokenizer_of
 from reverie.models.token_captioner import KIND
-from reverie.models.tokenizer import check_tokenizer, open_tokenizer
+from reverie.models.tokenizer import Tokenizer, check_tokenizer, open_tokenizer, square
 from reverie.nets.token_captioner import LookShape
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, of_step
 from reverie.store import tables
 from reverie.store.files import atomic_folder
+from reverie.store.json_files import read_json
+from reverie.store.pictures import open_picture
 from reverie.store.token_batches import Mixed, TokenPairs, check_share, read_token_pairs
 
 PAINTED = "origin = 'painted'"
+LOOKED_AT = 512  # painted pairs whose pictures are turned into ids again
 
 
 @dataclass(frozen=True)
 class TrainTokenCaptioner(Job):
-    """Human pairs, painted pairs, or both -> a captioner in ``weights/STEP/``.
+    """Human pairs, painted pairs, or both -> a captioner in ``weights/STEP/``. Every batch holds the share ``rho`` of painted pairs.
 
-    ``augment``: every batch holds the share ``rho`` of painted pairs. ``finetune``: the first ``real_first`` of the steps see human
-    pairs alone, the rest ``rho`` painted ones (1: no more human ones; less replays them). One rate falls over all steps.
+    A model may be one that a step of the run trains, as step:NAME; a store, the name of the step that took its pairs.
     """
 
     language_model: str = "builtin:writer"  # whose words it says: any causal language model
     tokenizer: str = "builtin:tokenizer"  # of images: any VQModel
-    real: Path | None = None  # store of human pairs, as `reverie import` makes it; None: none
-    painted: Path | None = None  # run or store of painted pairs; None: this run
+    real: Path | str | None = None  # store of human pairs, as `reverie import` makes it; None: none
+    painted: Path | str | None = None  # run or store of painted pairs; None: this run
     where_real: str = ""  # Lance SQL filter of human pairs
     where_painted: str = PAINTED
     num_real: int = 0  # human pairs to learn from; 0 = all
     num_painted: int = 0  # painted ones; 0 = all
-    mode: Literal["augment", "finetune"] = "augment"
     rho: float = 0.5
-    real_first: float = 0.5  # of finetune
+    start: str | None = None  # step whose captioner it goes on from
     path: Literal["tokens", "pixels"] = "tokens"  # pixels: pictures are read and turned into ids at every step
     size_px: int = 64  # side of the pictures that ids are of
     shape: LookShape = field(default_factory=LookShape)
@@ -75,12 +80,6 @@ class TrainTokenCaptioner(Job):
 
     def __post_init__(self) -> None:
         check_share(self.rho)
-        if self.mode not in ("augment", "finetune"):
-            raise InputError(f"a mode {self.mode!r} is not known; use augment or finetune")
-        if not 0 <= self.real_first <= 1:
-            raise InputError(
-                f"real_first {self.real_first} is the share of steps before the first painted pair, from 0 to 1"
-            )
         if self.needs_real and self.real is None:
             raise InputError("without a store of human pairs all pairs are painted: give --pairs, or --rho 1")
         self._fit()
@@ -89,20 +88,26 @@ class TrainTokenCaptioner(Job):
     @property
     def needs_real(self) -> bool:
         """Whether any batch holds human pairs."""
-        return self.rho < 1 or (self.mode == "finetune" and self.real_first > 0)
+        return self.rho < 1
 
-    def learner(self) -> Synth2:
-        """What learns."""
-        return Synth2(self.language_model, self.tokenizer, self.size_px, self.shape, self.prompt, self.painted_weight)
+    def learner(self, context: StepContext | None = None) -> Synth2:
+        """What learns, with the models of a run's steps where the run is given."""
+        names = self.language_model, self.tokenizer
+        if context is not None:
+            names = context.model(self.language_model), context.model(self.tokenizer)
+        start = context.weights(self.start) if context is not None and self.start else None
+        return Synth2(*names, self.size_px, self.shape, self.prompt, self.painted_weight, start)
 
     def check(self) -> None:
         """Raises InputError under several processes, or for photos or pairs that are not there; ModelError, UnknownName for a model."""
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise InputError("a captioner is trained by one process; start reverie without accelerate launch")
-        check_language(self.language_model)
-        check_tokenizer(self.tokenizer)
+        if not of_step(self.language_model):
+            check_language(self.language_model)
+        if not of_step(self.tokenizer):
+            check_tokenizer(self.tokenizer)
         for folder in (self.real, self.painted):
-            if folder is not None and not tables.exists(folder / "pairs.lance"):
+            if isinstance(folder, Path) and not tables.exists(folder / "pairs.lance"):
                 raise InputError(f"{folder} holds no pairs; make them with: reverie import, or reverie make")
         if self.test_photos:
             check_captioned(self.test_photos, self.test_images)
@@ -114,28 +119,30 @@ class TrainTokenCaptioner(Job):
         """
         if context.weights().exists():
             return
-        tokenizer = open_tokenizer(self.tokenizer, context.device)
+        tokenizer = open_tokenizer(context.model(self.tokenizer), context.device)
         book, images = (
             (tokenizer.codebook_name, tokenizer.num_codes, tokenizer.grid(self.size_px)),
             self.path == "pixels",
         )
-        real = painted = None
-        if self.needs_real and self.real is not None:
-            real = read_token_pairs(self.real / "pairs.lance", *book, self.where_real or None, images).some(
-                self.num_real
-            )
-            if self.test_photos:
+        real = painted = beside = None
+        if self.real is not None:
+            beside = read_token_pairs(shots_store(context, self.real), *book, self.where_real or None, images)
+            beside = beside.some(self.num_real)
+            real = beside if self.needs_real else None
+            if real and self.test_photos:
                 photos = load_captioned(self.test_photos, self.test_images)
                 refuse_test_photos(real, photos, tokenizer, self.size_px)
         if self.rho > 0:
-            table = self.painted / "pairs.lance" if self.painted else context.pairs
+            table = shots_store(context, self.painted) if self.painted else context.pairs
             painted = read_token_pairs(table, *book, self.where_painted or None, images).some(self.num_painted)
-        learned = manifest_of(real) if real else None
-        control = control_of(self.painter, read_manifest(self.painter) if self.painter else None, learned)
+        learned = manifest_of(beside.ids, beside.texts) if beside else None
+        painter = context.model(self.painter)
+        named = Path(painter).name if Path(painter).is_dir() else painter  # no path reaches a record
+        control = control_of(named, read_manifest(painter) if painter else None, learned, real is None)
         if self.controlled and painted:
             require_control(control)
         batches = self.batches(real, painted, context.seed)
-        learner = self.learner()
+        learner = self.learner(context)
         texts = [text for source in (real, painted) if source for text in source.texts]
         if len(set(texts)) < 2:
             raise InputError("a captioner needs two different sentences or more to learn from")
@@ -154,12 +161,15 @@ class TrainTokenCaptioner(Job):
             device=context.device,
             report=context.report,
         )
-        shown = batches.num_painted(self.steps)
-        trained = {
-            "real_pairs": len(real or ()), "painted_pairs": len(painted or ()), "mode": self.mode, "rho": self.rho, "path": self.path,
-            "real_seen": self.steps * self.batch - shown, "painted_seen": shown,
+        shown, before = batches.num_painted(self.steps), _seen_before(learner.start)
+        trained: dict[str, Any] = {
+            "real_pairs": len(real or ()), "painted_pairs": len(painted or ()), "mode": "finetune" if self.start else "augment",
+            "rho": self.rho, "path": self.path, "steps": self.steps + before["steps"],
+            "real_seen": self.steps * self.batch - shown + before["real_seen"], "painted_seen": shown + before["painted_seen"],
         }  # fmt: skip
-        words = load_tokenizer_of(self.language_model)
+        if images and painted:
+            trained["round_trip"] = round_trip(painted, tokenizer, self.size_px)
+        words = load_tokenizer_of(learner.language_model)
         with atomic_folder(context.weights()) as temporary:
             learner.save(net, temporary)
             about = {
@@ -173,16 +183,15 @@ class TrainTokenCaptioner(Job):
                 "trained": trained,
             }
             (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
-            if learned:
+            if learned and real:
                 write_manifest(learned, temporary)
         parameters = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
         context.report("trained", control=control.label, parameters=parameters, **trained, **losses)
 
     def batches(self, real: TokenPairs | None, painted: TokenPairs | None, run_seed: int) -> Mixed:
         """What it learns from, batch by batch."""
-        after = round(self.real_first * self.steps) if self.mode == "finetune" else 0
-        seed = seeds.derive("batches", run_seed, self.seed)
-        return Mixed(real, painted, self.batch, self.rho, seed, after, self.size_px if self.path == "pixels" else None)
+        seed = seeds.derive("batches", run_seed, self.seed, *([self.start] if self.start else []))
+        return Mixed(real, painted, self.batch, self.rho, seed, self.size_px if self.path == "pixels" else None)
 
     def _fit(self) -> Fit:
         if self.batch < 1:
@@ -191,3 +200,28 @@ class TrainTokenCaptioner(Job):
             self.steps, self.lr, self.warmup_steps, weight_decay=self.weight_decay, betas=(0.9, 0.95), clip=1.0,
             speed=FitSpeed(checkpoint_every_s=60),
         )  # fmt: skip
+
+
+def _seen_before(start: Path | str | None) -> dict[str, int]:
+    """What the captioner that a training goes on from has seen."""
+    shape = {"trained": {"steps": int, "real_seen": int, "painted_seen": int}}
+    if start is None:
+        return dict.fromkeys(shape["trained"], 0)
+    told = read_json(Path(start) / ABOUT, shape, ModelError, "train it again")["trained"]
+    return {name: int(told[name]) for name in shape["trained"]}
+
+
+def round_trip(pairs: TokenPairs, tokenizer: Tokenizer, size_px: int) -> float | None:
+    """Share of ids of painted pairs that come out again when their decoded pictures are encoded; None for pairs without ids or pictures."""
+    same = total = 0
+    columns = ["pair_id", "image", "tokens"]
+    for part in tables.scan(pairs.path, columns, "image is not null and tokens is not null"):
+        rows: list[dict[str, Any]] = part.to_pylist()[: LOOKED_AT - total]
+        pictures = [square(open_picture(row["image"], f"pair {row['pair_id']}"), size_px) for row in rows]
+        ids = tokenizer.ids(np.stack(pictures)).reshape(len(rows), -1)
+        same += int((ids == np.array([row["tokens"] for row in rows])).sum())
+        total += len(rows)
+        if total >= LOOKED_AT:
+            break
+    places = int(np.prod(tokenizer.grid(size_px)))
+    return round(same / (total * places), 4) if total else None

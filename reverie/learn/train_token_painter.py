@@ -2,7 +2,7 @@
 
 The "controlled" setting of Synth² (arXiv:2403.07750): a painter that has seen nothing but known images and captions. Real
 pictures become tokens by ``images/tokens.py`` or ``reverie tokenize`` first; no image is read here. Result: an
-``AmusedPipeline`` folder, to be named as ``painter`` in other recipes.
+``AmusedPipeline`` folder, to be named as ``painter`` in other recipes, and in it ``manifest.json``, which names the pairs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from reverie import seeds
+from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit
+from reverie.learn.manifest import manifest_of, write_manifest
 from reverie.learn.text_to_tokens import TextToTokens
 from reverie.learn.train_painter import LatentBatches
 from reverie.models.pretrained import load_tokenizer_of
@@ -34,8 +36,11 @@ from reverie.store.files import atomic_folder
 class TrainTokenPainter(Job):
     """A job that resumes from its checkpoints; the pipeline lands in ``context.weights()`` last."""
 
-    tokenizer: str = "builtin:tokenizer"  # whose ids the tokens are: a VQModel, or a pipeline that has one
-    store: Path | None = None  # folder with pairs.lance; the run's own when left out
+    # whose ids the tokens are: a VQModel, a pipeline that has one, or step:NAME of a step that trains one
+    tokenizer: str = "builtin:tokenizer"
+    store: Path | str | None = (
+        None  # folder with pairs.lance, or the step that took the pairs; the run's own when left out
+    )
     where: str = "status = 'ok' and tokens is not null"
     text_encoder: str = (
         ""  # CLIP folder or name, whose vocabulary and text tower to start from; its own words when empty
@@ -53,21 +58,27 @@ class TrainTokenPainter(Job):
     batch: int = 64
     longest: int = 40  # tokens of a caption, with start and end
 
+    def check(self) -> None:
+        """Raises InputError for a store that is not there."""
+        check_store(self.store)
+
     def run(self, context: StepContext) -> None:
         """Train what is not trained yet. Raises InputError for tokens that the tokenizer cannot mean, or of several grids."""
         if context.weights().exists():
             return
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise InputError("a token painter is trained by one process; start reverie without accelerate launch")
-        known = open_tokenizer(self.tokenizer)
-        ids, captions = read_tokens((self.store or context.folder) / "pairs.lance", self.where, known)
+        tokenizer = context.model(self.tokenizer)
+        known = open_tokenizer(tokenizer)
+        pairs = shots_store(context, self.store) if self.store else context.pairs
+        ids, captions, names = read_tokens(pairs, self.where, known)
         work = context.checkpoints()
         words = self.text_encoder or str(work / "tokenizer")
         if not self.text_encoder:
             write_tokenizer(work / "tokenizer", split_words(captions), self.longest)
         self._tell_cut(captions, words, context)
         learner = TextToTokens(
-            self.tokenizer,
+            tokenizer,
             words,
             grid=ids.shape[-1],
             width=self.width,
@@ -86,6 +97,7 @@ class TrainTokenPainter(Job):
         net, losses = fit(learner, batches, self.fit, work, seed=seed, device=context.device, report=context.report)
         with atomic_folder(context.weights()) as temporary:
             learner.save(net, temporary)
+            write_manifest(manifest_of(names, captions), temporary)
         context.report("trained", steps=self.fit.steps, images=len(ids), **losses)
 
     def _tell_cut(self, captions: Sequence[str], words: str, context: StepContext) -> None:
@@ -97,8 +109,8 @@ class TrainTokenPainter(Job):
             context.report("warning", text=text)
 
 
-def read_tokens(path: Path, where: str, known: Tokenizer) -> tuple[Tensor, list[str]]:
-    """The image tokens of pairs, (N, rows, columns) as small as they can be kept, and their captions, in stored order.
+def read_tokens(path: Path, where: str, known: Tokenizer) -> tuple[Tensor, list[str], list[str]]:
+    """The image tokens of pairs, (N, rows, columns) as small as they can be kept, their captions and ids, in stored order.
 
     Reads no image. Raises: InputError for no pair, a pair without a caption, ids that ``known`` does not have or another
     codebook's, and grids that differ or are not square.
@@ -107,6 +119,7 @@ def read_tokens(path: Path, where: str, known: Tokenizer) -> tuple[Tensor, list[
 
     parts: list[Any] = []
     captions: list[str] = []
+    names: list[str] = []
     shape: tuple[int, ...] | None = None
     for rows in tables.scan(path, ["pair_id", "text", *TOKEN_COLUMNS], where):
         for row in rows.to_pylist():
@@ -128,10 +141,11 @@ def read_tokens(path: Path, where: str, known: Tokenizer) -> tuple[Tensor, list[
                 raise InputError(f"{name} has {len(row['tokens'])} tokens in a grid of {list(grid)}, not in {wanted}")
             shape = grid
             captions.append(row["text"])
+            names.append(row["pair_id"])
             parts.append(np.array(row["tokens"], np.int32))
     if shape is None:
         raise InputError(f"no pair of {path} fits {where!r}, so there are no image tokens to learn from")
     ids = np.stack(parts).reshape(-1, *shape)
     known.check(ids)
     small = np.int16 if known.num_codes <= np.iinfo(np.int16).max else np.int32
-    return torch.from_numpy(ids.astype(small)), captions
+    return torch.from_numpy(ids.astype(small)), captions, names

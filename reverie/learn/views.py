@@ -31,12 +31,15 @@ from reverie.models.backbones import center_square, normalize, resize_shorter
 GROUP = 64  # images that fit a CPU's cache: three times faster than the whole batch at once
 
 
-def strong(images: Tensor, size_px: int, min_area: float = 0.08) -> Tensor:
+def strong(images: Tensor, size_px: int, min_area: float = 0.08, hue: float = 0.1, gray: float = 0.2) -> Tensor:
     """Crop, colour jitter (p .8), grey (p .2), blur (p .5), flip (p .5): SimCLR and StableRep; MoCo v2 at ``min_area`` 0.2.
 
-    Args: the crop has ``min_area`` to 1 of the area.
+    Args:
+        min_area: the crop has this to 1 of the area.
+        hue: the most that colours are turned by, either way, in turns; 0.5 is any hue.
+        gray: share of the views that lose their colour.
     """
-    return _in_groups(images, lambda group: _strong(group, size_px, min_area))
+    return _in_groups(images, lambda group: _strong(group, size_px, min_area, hue, gray))
 
 
 def light(images: Tensor, size_px: int, min_area: float = 0.08) -> Tensor:
@@ -84,18 +87,18 @@ def downscale(images: Tensor, resolutions_px: Sequence[int], probability: float 
     return images
 
 
-def _strong(images: Tensor, size_px: int, min_area: float) -> Tensor:
+def _strong(images: Tensor, size_px: int, min_area: float, hue: float, gray: float) -> Tensor:
     count, device = len(images), images.device
     boxes = crop_boxes(*_sizes(images), scale=(min_area, 1.0), device=device)
     views = crop(unit_range(images), boxes, size_px, flip=torch.rand(count, device=device) < 0.5)
 
     rows = _draw_rows(count, 0.8, device)
-    low = torch.tensor([0.6, 0.6, 0.6, -0.1], device=device)
-    high = torch.tensor([1.4, 1.4, 1.4, 0.1], device=device)
+    low = torch.tensor([0.6, 0.6, 0.6, -hue], device=device)
+    high = torch.tensor([1.4, 1.4, 1.4, hue], device=device)
     factors = low + (high - low) * torch.rand(len(rows), 4, device=device)
     views[rows] = jitter(views[rows], factors, torch.randperm(4).tolist())
 
-    rows = _draw_rows(count, 0.2, device)
+    rows = _draw_rows(count, gray, device)
     views[rows] = rgb_to_grayscale(views[rows]).expand(-1, 3, -1, -1)
 
     rows = _draw_rows(count, 0.5, device)

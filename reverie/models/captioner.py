@@ -115,6 +115,11 @@ class Captioner:
             ]
         return [CaptionOutput(*told) for told in zip(texts, map(tuple, seen.names), close, strict=True)]
 
+    @property
+    def control(self) -> str:
+        """Whether what painted its images learned from the same pairs, and why, where that is a question; else empty."""
+        return ""
+
     def find_tags(self, pictures: Sequence[Any]) -> list[list[str]] | None:
         """Names of what the detector finds in each picture, the surest first; None where tags are not asked of it."""
         if self.shows["tags"] != "attention" or self.detector is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from reverie.errors import InputError, ReverieError
 from reverie.models.names import locate
 from reverie.models.pretrained import load_settings, part_of
 from reverie.models.tokenizer import Ids, Tokenizer, open_tokenizer
+from reverie.stage import StepContext
 from reverie.store.pictures import as_png
 
 
@@ -71,12 +73,14 @@ def grid_of(row: Mapping[str, Any]) -> Ids:
     return np.array(tokens, np.int32).reshape(grid)
 
 
-def models_named(record: Mapping[str, Any]) -> list[str]:
-    """Names of models in the steps of a run's plan.json that may have made its tokens, painters first."""
-    found = []
+def models_named(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """Names of models in the steps of a run's plan.json that may have made its tokens, painters first; folders of those it trained."""
+    context, found = StepContext(folder, ""), []
     for step in sorted(record["steps"], key=lambda step: step["kind"] != "pairs"):
         settings = step.get("settings", {})
         for inner in (settings, settings.get("inner")):
             if isinstance(inner, Mapping):
-                found += [inner[key] for key in ("tokenizer", "model") if isinstance(inner.get(key), str)]
+                found += [
+                    context.model(inner[key]) for key in ("tokenizer", "model") if isinstance(inner.get(key), str)
+                ]
     return found

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from reverie.errors import InputError, ModelError
 from reverie.models.kinds import check_network
 from reverie.models.names import locate
 from reverie.models.pretrained import load_model, load_settings, part_of, usable
+from reverie.pairs import TOKEN_COLUMNS
 
 Ids = npt.NDArray[np.int32]
 Pixels = npt.NDArray[np.uint8]
@@ -161,3 +163,10 @@ def square(picture: Image.Image, size_px: int) -> Pixels:
         box = (left, top, left + shorter, top + shorter)
         picture = picture.resize((size_px, size_px), Image.Resampling.BICUBIC, box)
     return np.asarray(picture.convert("RGB"))
+
+
+def tokens_row(ids: np.ndarray | None, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The columns of one grid of ids, (rows, columns); nulls where there is none."""
+    if ids is None:
+        return dict.fromkeys(TOKEN_COLUMNS)
+    return {"tokens": ids.ravel().tolist(), "grid": list(ids.shape), "codebook": tokenizer.codebook_name}

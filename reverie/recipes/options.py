@@ -95,7 +95,7 @@ class ClassCaptions:
     templates: Path | None = None  # file of sentences with {class} in them, one a line, to write captions with
     # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
     words: str | None = None
-    synonyms: Path | None = None  # JSON file that gives for a class name the words that name the class too, for --words
+    synonyms: Path | None = None  # JSON file that gives for a class name the words that name the class too; for --words
     # phrase that each sentence written from a class name is put into, with {caption} in it; the sentence alone when absent
     around: str | None = None
     # file with the prompt for the writer: a text with {class} in it, or JSON with prompt, glosses and examples; one
@@ -441,8 +441,10 @@ def clip_for(painter: str, clip: str | None) -> str | None:
         )
     for name, config, what in ((painter, "model_index.json", "painter"), (clip, "config.json", "CLIP model")):
         place = locate(name) if name else None
-        if place and (
-            place.kind == "openai" or (place.kind != "hub" and not (Path(place.path_or_id) / config).exists())
+        if (
+            name
+            and place
+            and (place.kind == "openai" or (place.kind != "hub" and not (Path(place.path_or_id) / config).exists()))
         ):
             from reverie.models.kinds import (
                 check_encoder,

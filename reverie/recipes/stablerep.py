@@ -78,6 +78,33 @@ class Probing:
 
 
 @dataclass(frozen=True)
+class View:
+    """How StableRep and SimCLR change what they see.
+
+    The published views forget a part of the colour and most of the place. In the small world a caption is told from the others of a batch by
+    colour and background long before it is by shape, and a tenth of a picture shows no shape. So there a view has half of the
+    picture or more, in any hue, and colour is no way out.
+    """
+
+    view_min_area: float = 0.5  # smallest share of an image that a view of StableRep and SimCLR is cut from
+    # the most that hues of a view of StableRep and SimCLR are turned by, in turns; 0.5 is any hue
+    view_hue: float = 0.5
+    view_gray: float = 0.4  # share of the views of StableRep and SimCLR that lose their colour
+
+    def check(self) -> None:
+        """Raises InputError for shares that are none."""
+        if not (0 < self.view_min_area <= 1 and 0 <= self.view_gray <= 1):
+            raise InputError(
+                "--view-min-area and --view-gray are shares, above 0 and up to 1; only --view-gray may be 0"
+            )
+        if not 0 <= self.view_hue <= 0.5:
+            raise InputError(f"--view-hue {self.view_hue:g} must be 0 to 0.5 turns")
+
+
+PUBLISHED = View(0.08, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
 class StableRepConfig:
     """Settings of StableRep and of the arms beside it."""
 
@@ -97,8 +124,9 @@ class StableRepConfig:
     per_batch: int = 3  # images of a caption in a batch (m)
     captions_per_batch: int = 32  # captions in a StableRep batch (n); the other methods get as many views
     crops: int = 1  # views of an image in a StableRep batch (k)
+    view: View = View()
     contrast_temperature: float = 0.1  # temperature of the contrastive loss of StableRep and SimCLR
-    net: Network = Network(train_steps=300)
+    net: Network = Network(train_steps=400)
     head_hidden: int = 512  # hidden width of the projection head
     head_out: int = 128  # output width of the projection head
     decoder: MaskedDecoder = MaskedDecoder()
@@ -107,7 +135,7 @@ class StableRepConfig:
     trackers: tuple[str, ...] = ()  # experiment trackers: tensorboard, wandb, or another that accelerate knows
     seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
-    eval_data: str | None = "smallworld:street:1280:640"
+    eval_data: str | None = "smallworld:street:1280:1920"
 
     probing: Probing = Probing()
     # store of real photos, made by reverie import, to train on as many of as there are painted images
@@ -123,14 +151,18 @@ class StableRepConfig:
     seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: StableRepConfig) -> dict[str, Any]:
-        """No CLIP model by default for a public painter, nothing left out without one; a rate and a commit by what is in them."""
+        """No CLIP model by default for a public painter, nothing left out without one, and published views of what it paints; a
+        rate and a commit by what is in them.
+        """
         clip = clip_default(self.paint.painter, self.clip)
+        view = usual.view if self.paint.is_builtin else PUBLISHED
         more = self.views / usual.views
         return {
             "clip": clip_default(self.paint.painter, usual.clip),
             "keep_best": usual.keep_best if clip else 1.0,
             "lr": usual.net.lr * more,
             "mae_lr": usual.mae_lr * more,
+            **flat(view),
             "probe_augment": usual.probing.probe_augment and self.probing.protocol == "sgd",
             "unit_size": max(1, usual.unit_size * usual.paint.per_caption // max(1, self.paint.per_caption)),
         }
@@ -161,6 +193,7 @@ class StableRepConfig:
         refuse_twins("--seeds", self.seeds)
         refuse_twins("--arms", self.arms)
         self.net.check()
+        self.view.check()
         check_min(1, downscale_px=self.downscale_px)
         self._check_flags_that_say_nothing()
         clip_for(self.paint.painter, self.clip)
@@ -224,6 +257,7 @@ SCALES = {
         keep_best=1.0,  # the paper does not filter
         per_batch=6,
         captions_per_batch=1376,
+        view=PUBLISHED,
         net=Network("vit-b16", 224, 256, train_steps=85_000, lr=2e-4 * 1376 * 6 / 256 / 2, warmup=1 / 30),
         head_hidden=4096,
         head_out=256,
@@ -289,6 +323,9 @@ def arms(config: StableRepConfig = TINY) -> dict[Arm, Train]:
         "head_hidden": config.head_hidden,
         "head_out": config.head_out,
         "temperature": config.contrast_temperature,
+        "min_area": config.view.view_min_area,
+        "hue": config.view.view_hue,
+        "gray": config.view.view_gray,
     }
     tower = TextTower(
         text.text_tokenizer, text.text_width, text.text_layers, text.text_heads, text.text_context, text.text_out

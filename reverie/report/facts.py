@@ -51,6 +51,7 @@ CALLED = {  # protocol -> what is called otherwise there
 CAPTION_SCORES = {  # the same of captions, which papers print a hundred times over as well; the toolkit's CIDEr is CIDEr-D
     "cider_d": "CIDEr-D",
     "bleu4": "BLEU-4",
+    "slot_f1": "facts said right, F1",
     "meteor": "METEOR without paraphrases",
     "rouge_l": "ROUGE-L",
     "spice": "SPICE",
@@ -80,6 +81,10 @@ OTHERS = {
 }
 ASPECT_WORDS = {"top1_shape": "shape", "top1": "class", "top1_colour": "colour"}  # side by side, the shape first
 HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL  # metrics that are shown a hundred times over
+ASIDE = (
+    "diversity",
+    "cost",
+)  # protocols of what is not how good a model is; shown where a recipe's own part of the page tells of it
 CURVE = {"step": int, ...: float}
 
 
@@ -176,6 +181,7 @@ class Facts:
     warnings: tuple[str, ...]
     device: str
     missing: tuple[str, ...] = field(default=())  # what a whole run would have and this one has not yet
+    aside: tuple[Measured, ...] = field(default=())  # of the protocols of ``ASIDE``
 
     @property
     def seconds(self) -> float:
@@ -197,7 +203,8 @@ def gather(folder: Path) -> Facts:
     events = list(read_events(folder))
     # The step that writes the page cannot be done while it writes, and has nothing to tell.
     steps = tuple(_step(step, folder, events) for step in plan["steps"] if step["role"] != "page")
-    measured = tuple(_measured(results.read(folder / "results.jsonl")))
+    every = tuple(_measured(results.read(folder / "results.jsonl")))
+    measured = tuple(found for found in every if found.protocol not in ASIDE)
     counts = tuple(_counts(folder, plan))
     curves = {
         path.parent.name: list(log_lines(path, CURVE))
@@ -205,7 +212,8 @@ def gather(folder: Path) -> Facts:
     }
     device = next((str(event.get("device", "")) for event in reversed(events) if event.get("kind") == "run"), "")
     missing = tuple(_missing(plan, steps, counts, measured))
-    return Facts(folder, plan, steps, counts, measured, curves, _warnings(events), device, missing)
+    aside = tuple(found for found in every if found.protocol in ASIDE)
+    return Facts(folder, plan, steps, counts, measured, curves, _warnings(events), device, missing, aside)
 
 
 def _warnings(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -488,10 +496,10 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
         if not ours.keys() & theirs.keys():
             continue
-        yield Comparison(first, other, paired(ours, theirs), _over_photos(first, other, metric))
+        yield Comparison(first, other, paired(ours, theirs), over_photos(first, other, metric))
 
 
-def _over_photos(first: ArmFacts, other: ArmFacts, metric: str) -> Difference | None:
+def over_photos(first: ArmFacts, other: ArmFacts, metric: str) -> Difference | None:
     """Compare photo by photo, where it is known what each arm had of this metric on each."""
     ours, theirs = (
         {record.seed: unpack(record) for record in arm.records if record.metric == metric and is_packed(record)}

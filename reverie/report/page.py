@@ -20,7 +20,7 @@ import pyarrow as pa
 from reverie import seeds
 from reverie.errors import ReverieError
 from reverie.pairs import OK, TOKEN_COLUMNS
-from reverie.report import captioning, duplicates, plots
+from reverie.report import captioning, duplicates, plots, synth2
 from reverie.report import classes as by_class
 from reverie.report.facts import (
     Facts,
@@ -108,6 +108,7 @@ def _render(facts: Facts) -> str:
         columns=columns,
         called=called,
         captioning=captioning.gather(facts, thumbnails),
+        mixture=synth2.gather(facts),
         growth=plots.growth(facts.measured),
         accuracy=lambda found: plots.accuracy(found, colours),
         curves=curves,
@@ -336,7 +337,7 @@ def _decoder(folder: Path) -> Callable[[Mapping[str, Any]], bytes | None]:
     def pictures() -> TokenPictures:  # slow to load, and most runs have no tokens
         from reverie.models.token_pictures import TokenPictures, models_named
 
-        return TokenPictures(models_named(read_plan(folder)))
+        return TokenPictures(models_named(read_plan(folder), folder))
 
     def decode(row: Mapping[str, Any]) -> bytes | None:
         try:

@@ -227,6 +227,41 @@ def growth(measured: Sequence[Measured]) -> Markup | None:
         return _svg(figure, f"{SCORES['top1']} over images of each class. {said_all}", "growth")
 
 
+def over_shares(
+    lines: Mapping[str, Sequence[tuple[float, float, tuple[float, float] | None]]],
+    levels: Mapping[str, float],
+    metric: str,
+) -> Markup:
+    """A score over the share of painted pairs in a batch.
+
+    Args:
+        lines: what to call a line -> share, mean and interval of each of its points, as they are shown.
+        levels: level lines, such as that of human pairs alone.
+        metric: what is drawn.
+    """
+    with _figure(2.9) as (figure, axes):
+        for place, (name, points) in enumerate(lines.items()):
+            colour = ARMS[place % len(ARMS)]
+            shares, means = [share for share, _, _ in points], [mean for _, mean, _ in points]
+            axes.plot(shares, means, color=colour, linewidth=1.6, marker="o", markersize=5, label=_short(name, 60))
+            for share, _, span in points:
+                if span:
+                    axes.plot([share] * 2, span, color=colour, linewidth=1, alpha=0.7)
+        for name, height in levels.items():
+            axes.axhline(height, color=SOFT, linewidth=1.2, linestyle=(0, (2, 3)), label=_short(name, 60))
+        axes.set_xlabel("share of painted pairs in a batch")
+        axes.set_title(metric, loc="left", fontsize=11, color=SOFT)
+        axes.set_xlim(-0.03, 1.03)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        figure.legend(labelcolor=INK, handlelength=1.6, fontsize=10, loc="outside lower center", ncols=1)
+        said = "; ".join(
+            f"{name}: " + ", ".join(f"{mean:.1f} at {share:g}" for share, mean, _ in points)
+            for name, points in lines.items()
+        )
+        return _svg(figure, f"{metric} over the share of painted pairs. {said}", "shares")
+
+
 def _amount(factors: Mapping[str, Factor]) -> tuple[str, int] | None:
     """The line that an arm is a point of, in words, and where on it; None for an arm without a number of images."""
     name = next((name for name in AMOUNTS if factors.get(name)), None)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from reverie.report.facts import aspects, called, columns, gather, headline, number
 from reverie.report.plain import plain
+from reverie.report.synth2 import controls
 
 
 def table(folder: Path) -> Table:
@@ -55,4 +56,7 @@ def table(folder: Path) -> Table:
                 str(gain.num_seeds),
                 gain.verdict,
             )
+    told = [told for found in facts.measured for told in controls(found)]
+    if told:
+        rows.caption, rows.caption_justify = plain("\n".join(told)), "left"
     return rows

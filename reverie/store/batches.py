@@ -2,7 +2,9 @@
 
 The order of the whole training is a pure function of (seed, rows of the table): epoch e visits the captions in a permutation
 drawn from (seed, e), and batch b draws its m of l copies from (seed, b). So there is no shuffle buffer and no state: batch b
-is the same after any restart and however many ranks share it. Memory holds a few bytes a row; images are read when needed.
+is the same after any restart and however many ranks share it. Memory holds a few bytes a row; images are read when needed, and
+kept decoded where all of them together are small: a few hundred small pictures are seen hundreds of times, and decoding them anew took
+a quarter of the time of a small training.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ Group = Literal["caption", "image", "random"]
 
 AHEAD = 3  # batches in the making while one is consumed
 CHUNK = 16  # images a decoding task
+KEPT_BYTES = 1 << 28  # of decoded images that may stay in memory
 
 
 class CaptionBatches:
@@ -110,6 +113,8 @@ class CaptionBatches:
             self._starts, self._copies = self._starts[chosen], self._copies[chosen]
         self.num_captions = len(self._starts)
         self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._keeps = int(self._copies.sum()) * 3 * size_px**2 <= KEPT_BYTES
+        self._decoded: dict[int, np.ndarray] = {}  # by row, where they are kept
         if self.num_captions < captions:
             raise InputError(
                 f"{path} has {self.num_captions} captions with {max(images, min_images)} or more images that fit {where!r} "
@@ -165,8 +170,9 @@ class CaptionBatches:
         names = list(dict.fromkeys(["pair_id", "text", "label", *self.columns]))
         wanted = rows.reshape(-1).astype(np.uint64)
         stored = np.argsort(wanted)  # rows in stored order are the quickest to read
-        table = self._table.take(wanted[stored], columns=list(dict.fromkeys([*names, "image"])))
-        encoded = table["image"].to_pylist()
+        known = all(row in self._decoded for row in wanted.tolist())
+        table = self._table.take(wanted[stored], columns=names if known else list(dict.fromkeys([*names, "image"])))
+        encoded = [] if known else table["image"].to_pylist()
         table = table.select(names).take(np.argsort(stored))
         ids = table["pair_id"].to_pylist()
         pixels = np.empty((len(ids), self.size_px, self.size_px, 3), np.uint8)
@@ -174,9 +180,19 @@ class CaptionBatches:
         def decode(start: int) -> None:
             for place in range(start, min(start + CHUNK, len(ids))):
                 number = stored[place]
+                kept = self._decoded.get(int(wanted[number]))
+                if kept is not None:
+                    pixels[number] = kept
+                    continue
                 read_square(encoded[place], f"pair {ids[number]}", pixels[number])
+                if self._keeps:
+                    self._decoded[int(wanted[number])] = pixels[number].copy()
 
-        list(decoders.map(decode, range(0, len(ids), CHUNK)))
+        if known:
+            for number, row in enumerate(wanted.tolist()):
+                pixels[number] = self._decoded[row]
+        else:
+            list(decoders.map(decode, range(0, len(ids), CHUNK)))
         first = table.slice(0, len(chosen))
         return {
             "images": torch.from_numpy(pixels).permute(0, 3, 1, 2),

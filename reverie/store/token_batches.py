@@ -4,8 +4,7 @@ What is in batch b is a pure function of (seed, b): of its captions, floor(rho B
 the share of all batches so far is exact to one caption, whatever rho is and wherever a training went on. Each source is
 visited in passes of its own, every pair once a pass.
 
-Source: Synth², arXiv:2403.07750, does not say how it mixes; a share of every batch, and painted pairs after real ones, are two
-readings of it, and both are here.
+Source: Synth², arXiv:2403.07750, does not say how it mixes; here it is a share of every batch.
 """
 
 from __future__ import annotations
@@ -135,7 +134,6 @@ class Mixed:
         real, painted: one of them may be empty where its share is 0.
         batch: B, captions in one.
         rho: share of painted ones, in [0, 1].
-        after: batches of real pairs alone before the first that holds painted ones.
         seed: of the order.
         size_px: read pictures of this side in place of tokens.
     """
@@ -145,21 +143,20 @@ class Mixed:
     batch: int
     rho: float
     seed: int
-    after: int = 0
     size_px: int | None = None
 
     def __post_init__(self) -> None:
         check_share(self.rho)
-        if self.batch < 1 or self.after < 0:
+        if self.batch < 1:
             raise InputError(f"a batch of {self.batch} captions cannot be; give 1 or more")
-        if not self.real and (self.rho < 1 or self.after):
+        if not self.real and self.rho < 1:
             raise InputError("there are no real pairs; give some, or train on painted ones alone (--rho 1)")
         if not self.painted and self.rho > 0:
             raise InputError("there are no painted pairs; make some, or train on real ones alone (--rho 0)")
 
     def num_painted(self, batches: int) -> int:
         """Painted captions in the first so many batches; the rest of them are real."""
-        return int(max(0, batches - self.after) * self.batch * Fraction(str(self.rho)))
+        return int(batches * self.batch * Fraction(str(self.rho)))
 
     def iterate(self, start: int) -> Iterator[dict[str, Any]]:
         """Batches without end, from position ``start``: tokens (B, h, w) or images (B, 3, H, W), text, painted (B,), pair_id."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from reverie.errors import InputError
 from reverie.evaluate.claims import Claim
+from reverie.evaluate.significance import MIN_SEEDS
 from reverie.recipes.options import SmallScale
 from reverie.run.plan import Plan
 from reverie.settings import flat
@@ -36,6 +37,8 @@ class Study:
     runs: Mapping[str, Plan]
     claims: tuple[Claim, ...]
     words: Mapping[str, str] = field(default_factory=dict)  # what each run is, for the page
+    # runs that another run is continued in, under further seeds: their arms are that run's, in claims as well
+    continues: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         steps = {f"{run}/{step.name}" for run, plan in self.runs.items() for step in plan.steps}
@@ -43,6 +46,11 @@ class Study:
             for arm, _ in claim.terms:
                 if arm.rpartition("/")[0] not in steps:
                     raise InputError(f"claim {claim.name!r} names {arm!r}, and the study has no such run and step")
+
+    @property
+    def arms_of(self) -> dict[str, str]:
+        """Every run, and the run by whose name claims know its arms."""
+        return {run: self.continues.get(run, run) for run in self.runs}
 
     @property
     def once(self) -> frozenset[str]:
@@ -63,6 +71,15 @@ class Study:
 def named(study: str, config: Any, runs: Mapping[str, Plan]) -> dict[str, Plan]:
     """The runs as recipes that can be called again, with the settings of the study."""
     return {name: replace(plan, recipe=f"claims/{study}/{name}", arguments=flat(config)) for name, plan in runs.items()}
+
+
+def in_tables(number: int) -> list[tuple[int, ...]]:
+    """The seeds 0, 1, 2 ... of runs that paint the images of all their seeds in one table, to which none can be added.
+
+    The first run has as many as a verdict needs, every further one has a run of its own. Raises InputError below 1.
+    """
+    all_ = seeds_of(number)
+    return [all_[:MIN_SEEDS], *((seed,) for seed in all_[MIN_SEEDS:])]
 
 
 def seeds_of(number: int) -> tuple[int, ...]:

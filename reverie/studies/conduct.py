@@ -1,13 +1,14 @@
 """Conducts a study: estimates its power, does its runs, judges its claims, and adds seeds until they are decided or the time is up.
 
 Steps of a run are named by their seed, and jobs that measure say which fields may grow (``stage.Job``), so a study with more
-seeds goes on in the folder of the one with fewer.
+seeds goes on in the folder of the one with fewer. Where a run cannot grow, further seeds have runs of their own
+(``Study.continues``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,14 +62,14 @@ def conduct(
     Raises: InputError for more seeds than the looks are planned for, or where seeds cannot be added.
     """
     began, before = time.monotonic(), read_looks(folder)
-    there = seeds_there(folder, make(seeds))
+    there = seeds_there(folder, make)
     if there > seeds:
         say(f"{folder} has {there} seeds already; all of them count")
     seeds = max(seeds, there, MIN_SEEDS if decide else 1)
     looks = _begin(before, decide, seeds, folder)
     if decide and not can_grow(make, seeds):
         raise InputError(
-            "this study paints images of all seeds in one table, so seeds cannot be added later; leave out --decide and give --num-seeds"
+            "a run of this study does something else with more seeds, so none can be added later; leave out --decide and give --num-seeds"
         )
 
     def do(number: int) -> Study:
@@ -91,7 +92,7 @@ def conduct(
                 "often than in 5 % of cases; --decide pays for its looks"
             )
         looks = looks.add(seeds)
-        judged = judge_all(study.claims, folder, tuple(study.runs), looks, study.once)
+        judged = judge_all(study.claims, folder, study.arms_of, looks, study.once)
         if not decide:
             return Conducted(study, judged, looks)
         took = (time.monotonic() - started) / (seeds - done) if done >= MIN_SEEDS and seeds > done else 0.0
@@ -140,6 +141,9 @@ def seconds_per_seed(make: Make, folder: Path, seeds: int) -> float:
         for event in read_events(folder / name):
             if event.get("kind") == "done" and "seconds" in event:
                 took[event["step"]] = took.get(event["step"], 0.0) + float(event["seconds"])
+        if name not in less.runs:  # the last seed's alone
+            total += sum(took.values())
+            continue
         known = less.runs[name]
         shared = set(plan.again(known.record()))
         own = {step.name for step in plan.steps} - {step.name for step in known.steps}
@@ -148,11 +152,18 @@ def seconds_per_seed(make: Make, folder: Path, seeds: int) -> float:
     return total
 
 
-def seeds_there(folder: Path, study: Study) -> int:
+def seeds_there(folder: Path, make: Make) -> int:
     """How many seeds the runs of a study were begun with; 0 where there are none yet."""
-    plans = [folder / name for name in study.runs if (folder / name / "plan.json").exists()]
-    found = [read_plan(plan)["arguments"].get("num_seeds") for plan in plans]
-    return max((number for number in found if isinstance(number, int)), default=0)
+
+    def begun(runs: Iterable[str]) -> list[Path]:
+        return [folder / name for name in runs if (folder / name / "plan.json").exists()]
+
+    found = [read_plan(plan)["arguments"].get("num_seeds") for plan in begun(make(1).runs)]
+    there = max((number for number in found if isinstance(number, int)), default=0)
+    # Further seeds may have runs of their own, of which the plans of the first ones know nothing.
+    while there and begun(set(make(there + 1).runs) - set(make(there).runs)):
+        there += 1
+    return there
 
 
 def can_grow(make: Make, seeds: int, to: int | None = None) -> bool:
@@ -183,18 +194,20 @@ def _pilot(
 ) -> list[ClaimResult] | None:
     """The claims as the last results have them; else, where more than three seeds are wanted, as the first three of these do."""
     study = make(max(there, 1))
-    known = weigh(study.claims, folder, tuple(study.runs)) if there else []
+    known = weigh(study.claims, folder, study.arms_of) if there else []
     if any(item.could_see() is not None for item in known):
         return known
     if seeds <= MIN_SEEDS:
         say(f"nothing to estimate from yet: {_seeds(seeds)}, and what a study can see is known from {MIN_SEEDS} on")
         return None
     if not can_grow(make, MIN_SEEDS, seeds):
-        say("nothing to estimate from yet: this study paints images of all seeds in one table, so none can go ahead")
+        say(
+            "nothing to estimate from yet: a run of this study does something else with more seeds, so none can go ahead"
+        )
         return None
     say(f"the first {MIN_SEEDS} of {_seeds(seeds)} are the pilot, which says what all of them can see")
     study = do(max(MIN_SEEDS, there))
-    return weigh(study.claims, folder, tuple(study.runs))
+    return weigh(study.claims, folder, study.arms_of)
 
 
 def _seeds(number: int) -> str:

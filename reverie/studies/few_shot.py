@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from reverie.evaluate.claims import Claim, beats, gains_more
 from reverie.recipes import few_shot as recipe
-from reverie.settings import resolve
-from reverie.studies import Study, StudyConfig, named, seeds_of
+from reverie.run.plan import Plan
+from reverie.settings import change, resolve
+from reverie.studies import Study, StudyConfig, in_tables, named
 
 PHOTOS = "smallworld:street:1024:6400"  # shots are taken of the train photos
 FEW, MANY = 1, 4  # shots of each class
@@ -35,20 +36,30 @@ def few_shot(config: FewShotStudy = TINY) -> Study:
     """
     usual = recipe.SCALES[config.scale]
     shared = {
-        "num_shots": (FEW, MANY), "per_class": config.per_class, "shots_from": PHOTOS, "seeds": seeds_of(config.num_seeds),
-        "seed": config.seed,
+        "num_shots": (FEW, MANY), "per_class": config.per_class, "shots_from": PHOTOS, "seed": config.seed,
     }  # fmt: skip
-    strategies = resolve(usual, shared | {"orders": ("mixed", "painted-first", "shots-first")})
-    levels = resolve(usual, shared | {"strategies": ("guided",), "levels": LEVELS})
-    runs = {"strategies": recipe.few_shot(strategies), "levels": recipe.few_shot(levels)}
+    kinds = {
+        "strategies": resolve(usual, shared | {"orders": ("mixed", "painted-first", "shots-first")}),
+        "levels": resolve(usual, shared | {"strategies": ("guided",), "levels": LEVELS}),
+    }
+    words = {"strategies": "all strategies and orders", "levels": "real guidance at four noise levels"}
+    # A run paints from the shots of all its seeds in one table. In runs of further seeds the captions, and what is painted of them from
+    # noise, are the same again.
+    runs: dict[str, Plan] = {}
+    continues: dict[str, str] = {}
+    for seeds in in_tables(config.num_seeds):
+        for kind, own in kinds.items():
+            name = f"{kind}-seed-{seeds[0]}" if seeds[0] else kind
+            runs[name] = recipe.few_shot(change(own, seeds=seeds))
+            if name != kind:
+                continues[name], words[name] = kind, f"{words[kind]}, seed {seeds[0]}"
     about = (
         f"{FEW} and {MANY} street photos of each class of the small world, {config.per_class * usual.paint.per_caption} images of each class "
         "painted in each way, of which all arms keep as many; a linear classifier on the builtin CLIP. Every arm sees as many "
         "shots and as many painted images as any other; one after the other they take twice the steps. Measured on 6,400 "
         "other street photos."
     )
-    words = {"strategies": "all strategies and orders", "levels": "real guidance at four noise levels"}
-    return Study(about, named("few_shot", config, runs), CLAIMS, words)
+    return Study(about, named("few_shot", config, runs), CLAIMS, words, continues)
 
 
 def _arm(strategy: str, shots: int = MANY, order: str | None = "mixed", level: float | None = None) -> str:

@@ -87,7 +87,7 @@ def test_results_of_several_runs_are_judged_and_written(tmp_path):
     for run, values in (("one", A), ("two", B)):
         found = [result(arm="arm", seed=seed, value=value) for seed, value in values.items()]
         append(tmp_path / run / "results.jsonl", *found)
-    (found,) = judge_all([claim(beats("one/probe/arm", "two/probe/arm"))], tmp_path, ("one", "two"))
+    (found,) = judge_all([claim(beats("one/probe/arm", "two/probe/arm"))], tmp_path, {"one": "one", "two": "two"})
     assert found.verdict == "holds"
     (written,) = json.loads((tmp_path / "claims.json").read_text())["claims"]
     assert written["verdict"] == "holds"
@@ -199,7 +199,7 @@ def test_what_a_claim_could_see_and_what_it_needs():
 def test_looks_are_kept_and_read_again(tmp_path):
     assert read_looks(tmp_path) == Looks()
     looks = Looks((3, 5), 12)
-    judge_all([claim()], tmp_path, (), looks)
+    judge_all([claim()], tmp_path, {}, looks)
     assert read_looks(tmp_path) == looks
     written = json.loads((tmp_path / "claims.json").read_text())
     assert [look["level"] for look in written["looks"]] == list(levels(looks))

@@ -183,10 +183,19 @@ def test_what_is_saved_is_what_was_trained(tmp_path, models, stores, mode):
     assert about["trained"] | {"real_seen": 9, "painted_seen": 9, "rho": 0.5} == about["trained"]
 
 
-def test_painted_pairs_after_human_ones(models, stores):
-    stage = job(models, stores, mode="finetune", rho=1.0, real_first=0.4, steps=10)
-    real = TrainTokenCaptioner.batches(stage, [1], [1], 0)
-    assert [real.num_painted(steps) for steps in (4, 5, 10)] == [0, 6, 36]
+def test_painted_pairs_after_human_ones_go_on_from_their_weights_at_a_rate_of_their_own(tmp_path, models, stores):
+    first = trained(tmp_path, job(models, stores, rho=0.0, steps=4), "human")
+    stage = job(models, stores, rho=1.0, start="human", steps=6, warmup_steps=2)
+    weights = trained(tmp_path, stage)
+    begun = stage.learner(StepContext(tmp_path, "captioner")).build()
+    known = reverie.load_captioner(first).net.state_dict()
+    assert all(torch.equal(value, known[name]) for name, value in begun.state_dict().items())
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "checkpoints/captioner/curve.jsonl").open()]
+    assert rates[0] < max(rates) == pytest.approx(stage.lr)
+    told = json.loads((weights / "captioner.json").read_text())["trained"]
+    assert (told["mode"], told["real_seen"], told["painted_seen"], told["steps"]) == ("finetune", 24, 36, 10)
+    with pytest.raises(ModelError, match="of another shape"):
+        trained(tmp_path, job(models, stores, start="human", shape=dataclasses.replace(SMALL, latents=2)), "other")
 
 
 def test_comparisons_are_controlled_only_where_pairs_are_the_same(tmp_path, models, stores):

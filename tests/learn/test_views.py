@@ -133,6 +133,25 @@ def test_strong_hits_as_often_as_it_should():
     assert found.max() < 1 + 1e-4
 
 
+def test_strong_views_of_a_large_part_in_any_hue_without_colour_or_with_it():
+    """A red picture with a green stripe at its rim: how much of it is seen, and what becomes of red."""
+    torch.manual_seed(0)
+    images = torch.zeros(600, 3, 40, 40, dtype=torch.uint8)
+    images[:, 0], images[:, 0, :, :8], images[:, 1, :, :8] = 200, 0, 200
+    hues = []
+    for hue in (0.1, 0.5):
+        found = denormalize(views.strong(images, 20, min_area=0.9, hue=hue, gray=0.0))
+        assert bool(((found.amax(1) - found.amin(1)).amax((1, 2)) > 0.05).all())  # none is grey
+        # Nine tenths of a picture always show both colours.
+        assert bool(((found[:, :, 10, 0] - found[:, :, 10, -1]).abs().amax(1) > 0.05).all())
+        bluest = found[:, :, 10, 10].argmax(1) == 2
+        hues.append(float(bluest.float().mean()))
+    assert hues[0] == 0.0
+    assert hues[1] == pytest.approx(0.8 / 3, abs=0.06)
+    found = denormalize(views.strong(images, 20, gray=1.0))
+    assert float((found.amax(1) - found.amin(1)).max()) < 1e-4
+
+
 def test_light_crops_no_less_than_asked_and_flips_half_and_leaves_colours():
     torch.manual_seed(0)
     ramp = torch.arange(0, 160, 4, dtype=torch.uint8).view(1, 1, 1, 40).expand(2000, 3, 40, 40)  # brighter to the right

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from reverie import pairs
 from reverie.cli.main import main
 from reverie.errors import InputError
 from reverie.run.plan import Plan, call_recipe, config_type, find_recipe, known_recipes, recipe_scales
+from reverie.store import tables
 
 NUM_CLASSES = 10
 SETS = 1 + 5 * 3  # of few_shot: from noise, and from the shots of five numbers and three seeds
@@ -28,7 +30,13 @@ def given(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "one.txt").write_text("a photo of a {class}\n")
     (tmp_path / "eight.txt").write_text("".join(f"a {{class}} in place {number}\n" for number in range(8)))
     (tmp_path / "many.txt").write_text("".join(f"a {{class}} in place {number}\n" for number in range(300)))
+    rows = [
+        {"pair_id": name, "caption_id": name, "copy": 0, "unit": 0, "text": f"thing {name}", "status": "ok"}
+        for name in "ab"
+    ]
+    tables.append_unit(tmp_path / "pairs" / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
     return {
+        "pairs": str(tmp_path / "pairs"),
         "classes": tmp_path / "classes.txt",
         "photos": str(tmp_path / "photos"),
         "captions": tmp_path / "captions.txt",
@@ -50,6 +58,7 @@ PLANNED: dict[
     ),
     "stablerep": (lambda given: {"captions": given["captions"], "eval_data": given["photos"]}, 1400 * 10),
     "syntic": (lambda given: {"captions": given["captions"]}, 1400),
+    "synth2": (lambda given: {"classes": given["classes"], "pairs": given["pairs"]}, 48 * NUM_CLASSES),
 }
 FROM_NAMES = ("zero_shot", "few_shot", "synthetic_pretraining")
 
@@ -159,12 +168,12 @@ def test_painting_is_in_half_precision_and_stores_no_more_than_is_looked_at(name
     (stage,) = (step.stage for step in at_paper(name, given, **written).steps if step.kind == "pairs")
     paint = getattr(stage, "paint", stage)
     assert paint.dtype == "fp16"
-    assert paint.store_px == (None if name == "syntic" else 256)
-    assert not (name == "syntic" and stage.keep_images)  # type: ignore[union-attr]
+    assert getattr(paint, "store_px", None) == (None if name in ("syntic", "synth2") else 256)
+    assert not (name in ("syntic", "synth2") and stage.keep_images)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
-    "name", ["make", *(name for name in known_recipes() if name not in ("episodes", "text_to_image"))]
+    "name", ["make", *(name for name in known_recipes() if name not in ("episodes", "text_to_image", "synth2"))]
 )
 def test_pictures_have_a_size_a_format_and_a_precision_wherever_they_are_painted(
     name: str, given: dict[str, Any]

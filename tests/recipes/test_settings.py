@@ -33,7 +33,7 @@ KINDS = {name: find_recipe(name) for name in known_recipes()}
 KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
 EVERY = [(name, scale) for name, recipe in KINDS.items() for scale in (recipe_scales(recipe) or {"": None})]
 ABSENT = {  # what a person may truly do without; everything else has a default that is a value
-    "around", "captioner", "captions", "captions_split", "captions_where", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
+    "around", "ask_templates", "glosses", "captioner", "captions", "captions_split", "captions_where", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
     "limit", "more_classes", "max_kept", "paint_px", "prompt", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px",
     "support_split", "synonyms", "templates", "text_column", "text_lr", "transfer_shots", "until", "words", "writer",
 }  # fmt: skip
@@ -57,6 +57,7 @@ FOLLOWS = {  # setting -> defaults that follow from it
     "painted_per_class": {"per_class"},
     "duplicates": {"keep"},
     "start": {"lr"},
+    "pairs": {"eval_data"},
 }
 
 
@@ -80,7 +81,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "label_column": "label", "captions_split": "train", "detector": "none", "levels": (0.5, 0.25), "painter": "owner/painter", "clip": "owner/clip", "backbone": "vit-tiny",
         "store": root, "networks_from": root, "real_store": root / "real", "images_from": root / "run", "limit": 30, "max_kept": 2,
         "captions_per_batch": 16, "train_steps": 77, "warmup": 0.25, "downscale_px": (8,), "num_images": 320, "keep_best": 0.5, "sentences": 40,
-        "trackers": ("wandb",), "per_batch": 2, "tag_heads": 2, "batch_size": 16,
+        "trackers": ("wandb",), "per_batch": 2, "tag_heads": 2, "batch_size": 16, "second_class": 0.5, "scene": 0.5,
     }  # fmt: skip
 
 
@@ -224,7 +225,8 @@ NEEDS: dict[str, dict[str, Any]] = {  # what must be there for a setting to say 
     "around": {"words": "builtin:words"}, **{f"text_{part}": {"text_tower": True} for part in ("tokenizer", "width", "layers", "heads", "context", "out")},
     "queue": {"methods": ("mocov2",), "queue": 512}, "momentum": {"methods": ("mocov2",)}, "batchnorm_groups": {"methods": ("mocov2",)},
     **{f"decoder_{part}": {"methods": ("mae",), "arms": ("mae",), "backbone": "vit-tiny"} for part in ("width", "layers", "heads")},
-    "mae_lr": {"arms": ("mae",)}, "precision": {"end_to_end_steps": 1}, "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"},
+    "mae_lr": {"arms": ("mae",)}, "precision": {"end_to_end_steps": 1}, "eval_images": {}, "beta": {}, "tag_threshold": {"detector": "builtin:detector"}, "human_first": {"mode": "finetune"},
+    **{name: {"tokenizer": "train"} for name in ("codes", "tokenizer_channels", "tokenizer_steps", "tokenizer_batch")},
 }  # fmt: skip
 SILENT = {  # speed, names of other settings, and what other files than ours must hold
     "scale", "paint_batch", "trackers", "real_store", "images_from", "start", "captions_split", "networks_from", "store", "queue", "decoder_width", "decoder_heads", "batchnorm_groups", "text_width", "text_heads", "width",

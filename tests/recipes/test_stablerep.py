@@ -267,6 +267,21 @@ def test_temperature_and_crops_reach_the_learners() -> None:
     assert stage(plan, "simclr-0").fit.lr == pytest.approx(2 * SCALES["tiny"].net.lr)
 
 
+def test_views_are_of_the_small_world_or_as_published(tmp_path: Path) -> None:
+    """In the small world shape is what counts and colour is the way out; what another painter paints is seen as published."""
+
+    def seen(**flags: Any) -> list[tuple[float, float, float]]:
+        plan = stablerep(**flags)
+        learners = [stage(plan, name).learner for name in ("stablerep-0", "simclr-0")]
+        return [(learner.min_area, learner.hue, learner.gray) for learner in learners]
+
+    assert seen() == seen(scale="small") == [(0.5, 0.5, 0.4)] * 2
+    assert seen(painter="mine/painter") == [(0.08, 0.1, 0.2)] * 2
+    assert seen(painter="mine/painter", view_hue=0.3, view_gray=0.0) == [(0.08, 0.3, 0.0)] * 2
+    (tmp_path / "captions.txt").write_text("".join(f"dog {n}\n" for n in range(1376)))
+    assert seen(scale="paper", captions=tmp_path / "captions.txt", eval_data="photos") == [(0.08, 0.1, 0.2)] * 2
+
+
 def test_captions_may_be_sentences_of_class_names() -> None:
     plan = stablerep(words="builtin:words")
     assert type(stage(plan, "captions")).__name__ == "WordToSentence"
@@ -285,6 +300,9 @@ def test_captions_may_be_sentences_of_class_names() -> None:
         ({"probe_epochs": 5}, "--probe-epochs belongs to --protocol sgd"),
         ({"one_image": ("mae",)}, "--one-image mae says what MAE learns from, which --arms does not name"),
         ({"contrast_temperature": float("inf")}, "numbers above 0"),
+        ({"view_min_area": 0.0}, "--view-min-area and --view-gray are shares"),
+        ({"view_gray": 1.5}, "--view-min-area and --view-gray are shares"),
+        ({"view_hue": 0.6}, "--view-hue 0.6"),
         ({"lr": float("inf")}, "lr inf must be a number above 0"),
         ({"images_from": Path("nowhere")}, "nowhere holds no pairs.lance"),
         ({"images_from": Path("nowhere"), "guidance": 4.0}, "--guidance is about how images are made"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from reverie import pairs
 from reverie.errors import BrokenImage, InputError
+from reverie.store import batches as module
 from reverie.store import tables
 from reverie.store.batches import CaptionBatches
 from reverie.store.pictures import read_square
@@ -59,6 +60,25 @@ def test_what_is_in_a_batch(path):
         alone = np.empty((12, 12, 3), np.uint8)
         read_square(row["image"], name, alone)
         assert np.array_equal(batch["images"][i].permute(1, 2, 0).numpy(), alone)
+
+
+def test_small_images_are_decoded_once_and_large_ones_every_time(path, monkeypatch):
+    calls = Counter()
+
+    def count(image, name, out):
+        calls[name] += 1
+        read_square(image, name, out)
+
+    monkeypatch.setattr(module, "read_square", count)
+    small = first(CaptionBatches(path, captions=7, images=3, seed=0, size_px=8), 30)
+    # Batches in the making at the same time may all decode an image that none of them finds.
+    assert max(calls.values()) <= module.AHEAD + 1
+    decoded = calls.total()
+    calls.clear()
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    large = first(CaptionBatches(path, captions=7, images=3, seed=0, size_px=8), 30)
+    assert calls.total() >= 30 * 21 > 2 * decoded
+    assert all(same(a, b) for a, b in zip(small, large, strict=True))
 
 
 def test_an_epoch_visits_every_caption_once_and_drops_the_rest(path):

@@ -69,13 +69,6 @@ def test_every_pair_comes_once_a_pass():
         assert names[:size] != names[size : 2 * size]
 
 
-def test_painted_after_real_ones():
-    painted = [int(batch["painted"].sum()) for batch in islice(mixed(1, after=4).iterate(0), 8)]
-    assert painted == [0] * 4 + [7] * 4
-    replay = mixed(0.5, after=4)
-    assert [replay.num_painted(batches) for batches in (4, 5, 6, 104)] == [0, 3, 7, 350]
-
-
 def test_tokens_and_captions_belong_together(tmp_path):
     path = store(tmp_path, *(row(number) for number in (4, 2, 9)), row(5, status="dropped"), row(6, tokens=None))
     found = read(path)

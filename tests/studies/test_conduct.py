@@ -22,7 +22,7 @@ from reverie.run.events import read_events
 from reverie.run.plan import Plan, Step
 from reverie.stage import Job, Role, StepContext
 from reverie.store import results
-from reverie.studies import Study
+from reverie.studies import Study, in_tables
 from reverie.studies.conduct import Decide, conduct, next_seeds, seconds_per_seed, seeds_there
 
 
@@ -131,7 +131,7 @@ def test_seeds_are_added_until_every_claim_is_decided(tmp_path):
 def test_a_study_that_was_stopped_between_two_looks_goes_on(tmp_path):
     once = conduct(study, tmp_path / "once", 3, decide=Decide(), say=lambda text: None)
     conduct(study, tmp_path / "cut", 3, decide=Decide(max_hours=0.0), say=lambda text: None)
-    assert seeds_there(tmp_path / "cut", study(1)) == 3
+    assert seeds_there(tmp_path / "cut", study) == 3
     found = conduct(study, tmp_path / "cut", 3, decide=Decide(), say=lambda text: None)
     assert found == once
 
@@ -239,6 +239,36 @@ def test_a_study_whose_images_know_all_seeds_cannot_add_any(tmp_path):
     assert not list(tmp_path.iterdir())
     conduct(together, tmp_path, 4, say=said.append)
     assert "none can go ahead" in said[0]
+
+
+def test_further_seeds_may_have_runs_of_their_own(tmp_path):
+    """The same numbers in a run of three seeds and one run each for the others decide as in one run of all."""
+
+    def apart(seeds):
+        whole, runs, names = study(seeds).runs["one"], {}, {}
+        for own in in_tables(seeds):
+            name = "one" if 0 in own else f"one-{own[0]}"
+            arms = tuple(arm for arm in whole.step("measure").stage.arms if arm.seed in own)
+            learn = tuple(step for step in whole.steps if isinstance(step.stage, Learn) and int(step.name[-1]) in own)
+            measure = Step("measure", Measure(arms), inputs=tuple(step.name for step in learn))
+            steps = (*learn, measure, Step("page", Page(), inputs=("measure",)))
+            runs[name], names[name] = Plan("none", steps, arguments={"num_seeds": seeds}), "one"
+        return Study("About.", runs, CLAIMS, continues={run: name for run, name in names.items() if run != name})
+
+    once = conduct(study, tmp_path / "once", 3, decide=Decide(), say=lambda text: None)
+    found = conduct(apart, tmp_path / "apart", 3, decide=Decide(), say=lambda text: None)
+    assert found.looks == once.looks
+    assert len(found.looks.seeds) > 1
+    assert found.judged == once.judged
+    last = found.looks.seeds[-1]
+    assert {path.name for path in (tmp_path / "apart").glob("one*")} == {"one", *(f"one-{n}" for n in range(3, last))}
+    assert (tmp_path / "apart" / "one" / "report.html").read_text() == "9"
+    # All of them are found again by who asks for three.
+    assert seeds_there(tmp_path / "apart", apart) == last
+    took = [
+        event["seconds"] for event in read_events(tmp_path / "apart" / f"one-{last - 1}") if event["kind"] == "done"
+    ]
+    assert seconds_per_seed(apart, tmp_path / "apart", last) == pytest.approx(sum(took))
 
 
 def test_what_grows_is_told_from_what_changes():

@@ -73,11 +73,26 @@ def test_encoders_are_judged_by_the_shape(name):
 
 @pytest.mark.parametrize("name", known_studies())
 def test_a_study_with_more_seeds_goes_on_where_it_ended(name):
-    grows = can_grow(lambda seeds: study_of(name, scale="small", num_seeds=seeds), 3, 5)
-    assert grows == (name != "few_shot")  # which paints from the shots of all seeds in one table
+    assert can_grow(lambda seeds: study_of(name, scale="small", num_seeds=seeds), 3, 5)
     # Of what the seeds do not touch, more of them say nothing new.
     of_rows = {"syntic": {"C3a", "C3b", "C3c", "C4a"}, "zero_shot": {"13c", "13d"}}
     assert study_of(name, num_seeds=3).once == of_rows.get(name, set())
+
+
+def test_few_shot_paints_for_further_seeds_in_runs_of_their_own():
+    """The first three share a table, to which images of a fourth could not be added."""
+    three, five = (study_of("few_shot", num_seeds=number) for number in (3, 5))
+    assert set(three.runs) == {"strategies", "levels"}
+    assert set(five.runs) - set(three.runs) == {f"{run}-seed-{seed}" for run in three.runs for seed in (3, 4)}
+    assert all(five.runs[run].fingerprints() == plan.fingerprints() for run, plan in three.runs.items())
+    for run, own in five.arms_of.items():
+        seeds = {arm.seed for arm in five.runs[run].step("measure-4").stage.arms if arm.id != "zero-shot"}
+        assert seeds == ({0, 1, 2} if run == own else {int(run[-1])})
+        # What does not depend on shots is the same in all of them.
+        assert five.runs[run].step("captions").stage == five.runs[own].step("captions").stage
+        assert five.runs[run].seed == five.runs[own].seed
+    first = five.runs["strategies"].step("keep").stage.candidates
+    assert five.runs["strategies-seed-4"].step("keep").stage.candidates == first
 
 
 def test_slips():

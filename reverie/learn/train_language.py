@@ -1,0 +1,83 @@
+"""A small causal language model of a run's own, on its captions: what a captioner says its words with where no other is named.
+
+It learns from text alone. Captioners of Synth² leave it as it is and learn where to look, so all arms say words equally well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reverie import pairs, seeds
+from reverie.datasets.few_shot import check_store, shots_store
+from reverie.errors import InputError
+from reverie.learn.fit import Fit, fit
+from reverie.learn.language import LanguageModel
+from reverie.nets.words import split_words, write_tokenizer
+from reverie.stage import Job, StepContext
+from reverie.store import tables
+from reverie.store.files import atomic_folder
+
+
+@dataclass(frozen=True)
+class TextBatches:
+    """Random batches of texts, a pure function of (seed, position)."""
+
+    texts: Sequence[str]
+    batch: int
+    seed: int
+
+    def iterate(self, start: int) -> Iterator[dict[str, Any]]:
+        """Batches without end, from position ``start``."""
+        while True:
+            rng = np.random.default_rng(seeds.derive("texts", self.seed, start))
+            yield {"text": [self.texts[row] for row in rng.integers(len(self.texts), size=self.batch).tolist()]}
+            start += 1
+
+
+@dataclass(frozen=True)
+class TrainLanguageModel(Job):
+    """Captions of the run, and those of human pairs -> a vocabulary of their words and a language model, in ``context.weights()``."""
+
+    store: Path | str | None = None  # folder of human pairs, or the step that took them; none when absent
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    context: int = 64  # tokens of a text; longer ones are cut
+    fit: Fit = field(default_factory=Fit)
+    batch: int = 64
+
+    def check(self) -> None:
+        """Raises InputError for a store that is not there."""
+        check_store(self.store)
+
+    def run(self, context: StepContext) -> None:
+        """Train, or go on training, then put the folder in place last. Raises InputError under several processes, or for too few captions."""
+        if context.weights().exists():
+            return
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise InputError("a language model is trained by one process; start reverie without accelerate launch")
+        stores = [shots_store(context, self.store)] if self.store else []
+        stores += [context.captions] if tables.exists(context.captions) else []
+        texts = sorted({text for path in stores for text in _texts(path)})
+        if len(texts) < 2:
+            raise InputError("a language model needs two different captions or more to learn from")
+        work = context.checkpoints()
+        write_tokenizer(work / "tokenizer", split_words(texts), self.context)
+        learner = LanguageModel(str(work / "tokenizer"), "", self.width, self.layers, self.heads, self.context)
+        seed = seeds.derive("language model", context.seed)
+        batches = TextBatches(texts, self.batch, seed)
+        net, losses = fit(learner, batches, self.fit, work, seed=seed, device=context.device, report=context.report)
+        with atomic_folder(context.weights()) as temporary:
+            learner.save(net, temporary)
+        context.report("trained", steps=self.fit.steps, captions=len(texts), **losses)
+
+
+def _texts(path: Path) -> Iterator[str]:
+    for part in tables.scan(path, ["text"], f"status = '{pairs.OK}'"):
+        yield from (text.strip() for text in part["text"].to_pylist() if (text or "").strip())

@@ -1,0 +1,124 @@
+"""What painted pairs did for captioners, for the page: at equal steps and at equal sights of human pairs, and whether it is controlled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reverie.errors import StoreError
+from reverie.evaluate.significance import paired
+from reverie.models.captioner import ABOUT
+from reverie.report import plots
+from reverie.report.facts import HUNDREDS, ArmFacts, Facts, Measured, called, main_metric, over_photos
+from reverie.store.json_files import read_json
+
+TRAINED = {"trained": {"real_seen": int, "painted_seen": int, "steps": int, "round_trip?": (float, None)}}
+METRICS = ("cider_d", "slot_f1")  # shown, the first as the curve
+
+
+def gather(facts: Facts) -> dict[str, Any] | None:
+    """What synth2.html needs; None for a run that measured no share of painted pairs."""
+    found = next((each for each in facts.measured if any("rho" in arm.factors for arm in each.arms)), None)
+    if found is None:
+        return None
+    metric = main_metric(found)
+    mixtures = sorted(
+        (arm for arm in found.arms if arm.factors.get("rho") and "exposures_of" not in arm.factors), key=_share
+    )
+    human = next((arm for arm in found.arms if arm.factors.get("rho") == 0 and "exposures_of" not in arm.factors), None)
+    rivals = {arm.factors["exposures_of"]: arm for arm in found.arms if "exposures_of" in arm.factors}
+    seen = {arm.id: _trained(facts, arm) for arm in found.arms}
+    rows: list[dict[str, Any]] = [
+        {
+            "arm": arm, "share": _share(arm), "scores": {name: arm.mean(name) for name in METRICS if name in arm.values},
+            "seen": seen[arm.id], "steps": _against(arm, human, metric), "exposures": _against(arm, rivals.get(_share(arm)), metric),
+        }
+        for arm in mixtures
+    ]  # fmt: skip
+    return {
+        "rows": rows,
+        "human": human,
+        "human_seen": seen[human.id] if human else None,
+        "human_scores": {name: human.mean(name) for name in METRICS if human and name in human.values} if human else {},
+        "metrics": {name: called(name, found) for name in METRICS if any(name in row["scores"] for row in rows)},
+        "metric": called(metric, found),
+        "curve": _curve(found, metric, mixtures, human, rivals),
+        "controls": controls(found),
+        "round_trip": next(
+            (told["round_trip"] for told in seen.values() if told and told.get("round_trip") is not None), None
+        ),
+        "diversity": _diversity(facts),
+        "cost": next((each for each in facts.aside if each.protocol == "cost"), None),
+    }
+
+
+def controls(found: Measured) -> dict[str, list[str]]:
+    """``controlled: why`` or ``uncontrolled: why`` -> labels of the arms of which it is so."""
+    told: dict[str, list[str]] = {}
+    for arm in found.arms:
+        said = next((str(record.details["control"]) for record in arm.records if record.details.get("control")), None)
+        if said:
+            told.setdefault(said, []).append(arm.label)
+    return told
+
+
+def _share(arm: ArmFacts) -> float:
+    rho = arm.factors["rho"]
+    return float(rho) if isinstance(rho, (int, float)) else 0.0
+
+
+def _against(arm: ArmFacts, other: ArmFacts | None, metric: str) -> dict[str, Any] | None:
+    """One arm less another, over seeds and over photos, where both were measured."""
+    if other is None or not arm.values[metric].keys() & other.values.get(metric, {}).keys():
+        return None
+    return {
+        "over_seeds": paired(arm.values[metric], other.values[metric]),
+        "over_photos": over_photos(arm, other, metric),
+    }
+
+
+def _trained(facts: Facts, arm: ArmFacts) -> Mapping[str, Any] | None:
+    """What the first captioner of an arm has seen, where its folder is still there."""
+    weights = arm.records[0].weights
+    file = facts.folder / "weights" / str(weights) / ABOUT
+    if weights is None or not file.is_file():
+        return None
+    told: Mapping[str, Any] = read_json(file, TRAINED, StoreError, "train the captioner again")["trained"]
+    return told
+
+
+def _curve(
+    found: Measured, metric: str, mixtures: list[ArmFacts], human: ArmFacts | None, rivals: Mapping[Any, ArmFacts]
+) -> Any:
+    scale = 100 if metric in HUNDREDS else 1
+
+    def point(share: float, arm: ArmFacts) -> tuple[float, float, tuple[float, float] | None]:
+        span = arm.interval(metric)
+        return share, scale * arm.mean(metric), (scale * span[0], scale * span[1]) if span else None
+
+    start = [point(0.0, human)] if human else []
+    lines = {"with painted pairs": [*start, *(point(_share(arm), arm) for arm in mixtures)]}
+    if own := sorted((float(share), arm) for share, arm in rivals.items() if metric in arm.values):
+        lines["human pairs alone, as many seen as beside the painted ones"] = [*start, *(point(*each) for each in own)]
+    levels = {"human pairs alone, at equal steps": scale * human.mean(metric)} if human else {}
+    return plots.over_shares(lines, levels, called(metric, found))
+
+
+def _diversity(facts: Facts) -> dict[str, Any] | None:
+    """Metric -> value and interval of each set of captions."""
+    found = next((each for each in facts.aside if each.protocol == "diversity"), None)
+    if found is None:
+        return None
+    rows: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for arm in found.arms:
+        for record in arm.records:
+            value = float(record.value or 0.0)
+            low, high = (float(record.details.get(end, value)) for end in ("low", "high"))
+            rows.setdefault(record.metric, {})[arm.label] = (value, low, high)
+    first = found.arms[0].records[0]
+    return {
+        "sets": [arm.label for arm in found.arms],
+        "rows": rows,
+        "size": first.num_train,
+        "clusters": first.details.get("clusters"),
+    }

@@ -1,0 +1,321 @@
+"""The whole line at its smallest, what a person does with its result, and slips."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import reverie
+from reverie import pairs
+from reverie.cli.main import main
+from reverie.datasets.captioned import load_captioned
+from reverie.errors import InputError
+from reverie.models.tokenizer import open_tokenizer
+from reverie.recipes.synth2 import SCALES
+from reverie.run.engine import run
+from reverie.run.plan import call_recipe
+from reverie.store import results, tables
+from reverie.store.pictures import as_png
+from tests.models import tiny
+
+SMALL: dict[str, Any] = {
+    "pairs": "smallworld:street:24", "per_class": 4, "min_words": 3, "token_px": 16, "codes": 16, "tokenizer_channels": (8, 8, 8),
+    "tokenizer_steps": 3, "tokenizer_batch": 4, "painter_width": 24, "painter_layers": 1, "painter_steps": 3, "painter_batch": 4,
+    "sampler_steps": 2, "language_width": 16, "language_layers": 1, "language_steps": 3, "look_width": 16, "look_heads": 2, "look_layers": 1,
+    "latents": 2, "max_tokens": 12, "batch_size": 4, "train_steps": 4, "eval_data": "smallworld:street:6", "rho": (0.5, 1.0), "unit_size": 8,
+    "spice": "off", "beams": 2,
+}  # fmt: skip
+ARMS = ("painted-0.5", "human", "human-as-0.5", "painted-1")
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("classes") / "classes.txt"
+    file.write_text("red circle\nblue square\ngreen star\nyellow triangle\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, classes: Path) -> Path:
+    folder = tmp_path_factory.mktemp("synth2") / "run"
+    assert run(call_recipe("synth2", SMALL | {"classes": classes}), folder)
+    return folder
+
+
+def words(out: Path, **flags: Any) -> list[str]:
+    """The command line of a run of this size."""
+    told: list[str] = []
+    for name, value in (SMALL | flags).items():
+        told += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return ["run", "synth2", *told, "--device", "cpu", "--out", str(out)]
+
+
+def say(*args: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    return int(ended.value.code or 0)
+
+
+def trained(folder: Path, step: str) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / "weights" / step / "captioner.json").read_text())
+    return about
+
+
+def test_every_arm_is_measured_and_every_record_says_that_it_is_controlled(finished: Path) -> None:
+    rows = results.select(results.read(finished / "results.jsonl"), step="measure")
+    for metric in ("cider_d", "cider_d_beam", "slot_f1", "bleu4"):
+        assert [row.arm for row in rows if row.metric == metric] == list(ARMS)
+    assert {row.details["control"].split(":")[0] for row in rows} == {"controlled"}
+    assert {row.arm for row in rows if "painted ones alone" in row.details["control"]} == {"painted-1"}
+    manifests = [
+        json.loads((finished / "weights" / step / "manifest.json").read_text()) for step in ("painter", "human-0")
+    ]
+    assert manifests[0] == manifests[1]
+    assert manifests[0]["pairs"] == 24
+
+
+def test_a_rival_sees_as_many_human_pairs_and_another_makes_as_many_steps(finished: Path) -> None:
+    told = {
+        step: trained(finished, step)["trained"] for step in ("captioner", "human-0", "human-as-0.5-0", "painted-1-0")
+    }
+    seen = {step: (each["steps"], each["real_seen"], each["painted_seen"]) for step, each in told.items()}
+    assert seen == {
+        "captioner": (4, 8, 8),
+        "human-0": (4, 16, 0),
+        "human-as-0.5-0": (2, 8, 0),
+        "painted-1-0": (4, 0, 16),
+    }
+
+
+def test_no_pixel_is_stored_and_the_page_decodes_tokens_and_tells_both_comparisons(finished: Path) -> None:
+    for table in (finished / "pairs.lance", finished / "shots" / "human" / "pairs.lance"):
+        assert tables.count(table, "status = 'ok' and tokens is not null and image is null") == tables.count(table) > 0
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "not complete" not in page
+    part = page[page.index("Painted pairs beside human ones") : page.index("Photos and what is said of them")]
+    for text in (
+        "<b>CONTROLLED</b>: painter and captioner learned from the same 24 pairs", "at equal steps", "at equal sights of human pairs",
+        "facts said right", "captions of the language model", "effective",
+    ):  # fmt: skip
+        assert text in part
+    shown = page[page.index("Captions and their images") :]
+    assert shown.count("<img") >= 8
+
+
+def test_the_captioner_answers_by_every_door(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = load_captioned("smallworld:street:1").picture(0)
+    photo.save(tmp_path / "photo.png")
+    (told,) = reverie.load_captioner(finished)([photo])
+    assert say("caption", finished, tmp_path / "photo.png", "--json", "--device", "cpu") == 0
+    assert json.loads(capsys.readouterr().out)["caption"] == told.text
+    row = next(tables.scan(finished / "pairs.lance", ["pair_id"])).to_pylist()[0]
+    assert say("repaint", finished, row["pair_id"], "--out", tmp_path / "again.png", "--device", "cpu") == 0
+    assert Image.open(tmp_path / "again.png").size == (16, 16)
+
+
+def test_fine_tuning_begins_at_one_captioner_of_human_pairs(classes: Path) -> None:
+    plan = call_recipe(
+        "synth2",
+        SMALL | {"classes": classes, "mode": "finetune", "train_steps": 40, "human_first": 0.25, "seeds": (0, 3)},
+    )
+    first: Any = plan.step("human-first-3").stage
+    assert (first.steps, first.rho, first.start, first.seed) == (10, 0.0, None, 3)
+    for name, rho, steps in (
+        ("painted-0.5-3", 0.5, 30),
+        ("painted-1-3", 1.0, 30),
+        ("human-3", 0.0, 30),
+        ("human-as-0.5-3", 0.0, 15),
+    ):
+        stage: Any = plan.step(name).stage
+        assert (stage.rho, stage.steps, stage.start, stage.seed) == (rho, steps, "human-first-3", 3)
+        assert stage.warmup_steps > 0
+        assert "human-first-3" in plan.step(name).inputs
+    measured: Any = plan.step("measure").stage
+    assert [(arm.id, arm.factors["exposures_of"]) for arm in measured.arms if "exposures_of" in arm.factors] == [
+        ("human-as-0.5", 0.5), ("human-as-0.5", 0.5), ("human-first", 1.0), ("human-first", 1.0),
+    ]  # fmt: skip
+
+
+def test_a_named_painter_brings_its_tokenizer_and_is_not_controlled(classes: Path) -> None:
+    plan = call_recipe(
+        "synth2", SMALL | {"classes": classes, "token_painter": "owner/amused", "language_model": "owner/gpt"}
+    )
+    human: Any = plan.step("human").stage
+    captioner: Any = plan.step("captioner").stage
+    assert human.tokenizer == captioner.tokenizer == captioner.painter == "owner/amused"
+    assert not {"tokenizer", "painter", "language"} & {step.name for step in plan.steps}
+    assert plan.notes == ("uncontrolled, unless owner/amused learned from the same human pairs",)
+
+
+@pytest.mark.parametrize(("rho", "main"), [((0.0, 1.0), 1.0), ((0.25, 0.75), 0.25), ((0.1, 0.6), 0.6)])
+def test_the_captioner_that_is_asked_saw_painted_pairs(rho: tuple[float, ...], main: float, classes: Path) -> None:
+    stage: Any = call_recipe("synth2", SMALL | {"classes": classes, "rho": rho}).step("captioner").stage
+    assert stage.rho == main
+
+
+def test_captions_may_be_asked_without_a_class(classes: Path) -> None:
+    plan = call_recipe("synth2", SMALL | {"classes": classes, "ask_about": "nothing", "writer": "owner/model"})
+    stage: Any = plan.step("captions").stage
+    assert (stage.count, stage.classes) == (16, ())
+
+
+def fill(folder: Path, models: Path, count: int, **changes: Any) -> Path:
+    """A store of human pairs with pictures and their tokens."""
+    tokenizer = open_tokenizer(str(models))
+    photos = load_captioned(f"smallworld:street:{count}")
+    rows = []
+    for number in range(count):
+        picture = photos.picture(number).resize((16, 16))
+        ids = tokenizer.ids(np.asarray(picture)[None])[0]
+        known = {
+            "pair_id": f"real{number:03d}", "caption_id": f"real{number:03d}", "copy": 0, "unit": 0, "text": photos.references[number][0],
+            "image": as_png(photos.picture(number)), "tokens": ids.ravel().tolist(), "grid": list(ids.shape),
+            "codebook": tokenizer.codebook_name, "origin": "real", "status": "ok",
+        }  # fmt: skip
+        rows.append(known | changes)
+    tables.append_unit(folder / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "amused": tiny.save_amused(folder / "amused"),  # 4 x 4 ids of 16 px
+        "vq": tiny.save_vq(folder / "vq", seed=5),
+        "vit": tiny.save_vit(folder / "vit"),
+    }
+
+
+SLIPS: list[tuple[str, dict[str, Any], str]] = [
+    ("rho", {"rho": 1.5}, r"--rho 1\.5 is the share of painted pairs in a batch, from 0 to 1"),
+    ("nothing painted", {"rho": 0.0}, "--rho 0 alone paints nothing"),
+    ("one class", {"classes": "one.txt"}, "a list of one class, 'red circle'"),
+    ("a class that the writer does not know", {"classes": "strange.txt"}, "builtin:writer writes about the small world only and does not know 'crane'"),
+    ("a language model that is none", {"language_model": "vit"}, "no causal language model"),
+    ("pairs without captions", {"pairs": "bare"}, "2 of 2 pairs of .* have no caption, first real000"),
+    ("no pairs", {"pairs": "nowhere"}, "holds no pairs.lance; make it with: reverie import"),
+    ("other codes", {"token_painter": "amused", "tokenizer": "vq"}, "the codebook of .*vq.* is not the one of"),
+    ("a tokenizer of its own beside a painter", {"token_painter": "amused", "tokenizer": "train"}, "leave out --tokenizer, or --token-painter"),
+    ("another grid", {"token_painter": "amused", "token_px": 32}, "paints pictures of 16 px, which is another grid than that of 32 px"),
+    ("ids out of range", {"pairs": "wild", "token_painter": "amused"}, "pair real000 has the id 99, and codes are 0 to"),
+    ("test photos", {"pairs": "tested", "token_painter": "amused"}, "2 of 2 pairs of .* show test photos, first real000 the photo all-00000"),
+    ("tokens without their tokenizer", {"pairs": "wild"}, "has no pictures to train a tokenizer on"),
+    ("ids that do not fill a picture", {"token_px": 18}, "does not divide into ids of 4 px"),
+    ("not controlled", {"token_painter": "owner/amused", "require_control": True}, "so no run with it is controlled"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "said"), [slip[1:] for slip in SLIPS], ids=[slip[0] for slip in SLIPS])
+def test_a_slip_is_one_line_before_any_training(
+    flags: dict[str, Any],
+    said: str,
+    models: dict[str, Path],
+    classes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "one.txt").write_text("red circle\n")
+    (tmp_path / "strange.txt").write_text("red circle\ncrane\n")
+    made = {
+        "bare": lambda: fill(tmp_path / "bare", models["amused"], 2, text=" "),
+        "wild": lambda: fill(tmp_path / "wild", models["amused"], 2, image=None, tokens=[99] * 16),
+        "tested": lambda: fill(tmp_path / "tested", models["amused"], 2),
+        "nowhere": lambda: tmp_path / "nowhere",
+    }
+    given: dict[str, Any] = {"classes": classes}
+    for name, value in flags.items():
+        if value in made:
+            value = made[value]()
+        given[name] = (
+            models.get(value, tmp_path / value if str(value).endswith(".txt") else value)
+            if isinstance(value, str)
+            else value
+        )
+    control = given.pop("require_control", False)
+    assert say(*words(tmp_path / "run", **given), *(["--require-control"] if control else [])) == 2
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert re.search(rf"^reverie: .*{said}", last), error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_tokenizer_that_has_learned_nothing_does_not_take_photos_for_each_other(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Ids that are equal by chance are no proof where pictures can be looked at."""
+    from reverie.learn.manifest import refuse_test_photos
+    from reverie.store.token_batches import read_token_pairs
+
+    folder, tokenizer = fill(tmp_path, models["amused"], 3), open_tokenizer(str(models["amused"]))
+    found = read_token_pairs(folder / "pairs.lance", tokenizer.codebook_name, tokenizer.num_codes, (4, 4))
+    assert found.tokens is not None
+    known = load_captioned("smallworld:street:2:held")
+
+    class Blind:
+        """Gives every picture the ids of the first pair."""
+
+        def ids(self, pictures: Any) -> Any:
+            return np.repeat(found.tokens[:1], len(pictures), 0)  # type: ignore[index]
+
+    refuse_test_photos(found, known, Blind(), 16, folder / "pairs.lance")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="1 of 3 pairs"):
+        refuse_test_photos(found, known, Blind(), 16)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="first real000 the photo all-00000"):
+        refuse_test_photos(found, load_captioned("smallworld:street:2"), Blind(), 16, folder / "pairs.lance")  # type: ignore[arg-type]
+
+
+def test_scales_can_be_planned(classes: Path) -> None:
+    tables_of = {scale: call_recipe("synth2", {"scale": scale}) for scale in ("tiny", "small")}
+    assert {scale: plan.num_captions for scale, plan in tables_of.items()} == {"tiny": 64 * 8, "small": 64 * 100}
+    assert len([step for step in tables_of["small"].steps if step.name.startswith("painted-")]) == 3 * 3 + 2
+    with pytest.raises(InputError, match="give the human pairs to learn from"):
+        call_recipe("synth2", {"scale": "paper"})
+    assert SCALES["paper"].tokenizer == "amused/amused-256"
+
+
+@pytest.mark.slow
+def test_pixels_and_fine_tuning(classes: Path, tmp_path: Path) -> None:
+    plan = call_recipe("synth2", SMALL | {"classes": classes, "mode": "finetune", "path": "pixels", "rho": (1.0,)})
+    assert run(plan, tmp_path)
+    told = trained(tmp_path, "captioner")["trained"]
+    assert (told["mode"], told["path"], told["real_seen"], told["painted_seen"]) == ("finetune", "pixels", 8, 8)
+    assert 0 <= told["round_trip"] <= 1
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{100 * told['round_trip']:.1f}% are the same once they are decoded and encoded again" in page
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_to_the_same_numbers(finished: Path, classes: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "reverie.cli", *words(tmp_path / "run", classes=classes)]
+    for mark in ("human", "paint", "captioner"):  # killed soon after each of these is there
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / "run" / "done" / f"{mark}.json").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    first, second = (
+        [(row.step, row.arm, row.metric, row.value) for row in results.read(folder / "results.jsonl")]
+        for folder in (finished, tmp_path / "run")
+    )
+    assert first == second
+    ids = [
+        sorted(
+            (row["pair_id"], *row["tokens"]) for part in tables.scan(folder / "pairs.lance") for row in part.to_pylist()
+        )
+        for folder in (finished, tmp_path / "run")
+    ]
+    assert ids[0] == ids[1]
