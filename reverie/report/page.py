@@ -82,7 +82,9 @@ def write(folder: Path) -> Path:
     return page
 
 
-def _render(facts: Facts) -> str:
+@functools.cache  # whoever writes several pages reads the templates once
+def _environment() -> jinja2.Environment:
+    """The page, and what its templates call."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -94,9 +96,13 @@ def _render(facts: Facts) -> str:
         "duration": duration,
         "number": number,
     }
+    return environment
+
+
+def _render(facts: Facts) -> str:
     thumbnails = Thumbs(_decoder(facts.folder))
     curves, colours = _curves(facts)
-    return environment.get_template("page.html").render(
+    return _environment().get_template("page.html").render(
         facts=facts,
         headline=headline(facts),
         main_comparison=[item for found in facts.measured[:1] for item in found.comparisons[:1]],
