@@ -366,14 +366,14 @@ def evaluate_cost(
 
     Args:
         painter: an aMUSEd pipeline, by name or folder.
-        language_model: of the captioner, by name or folder.
+        language_model: language model of the captioner, by name or folder.
         captions: a file of captions, a run folder, or either with :COLUMN behind it; sentences of the small world when absent.
         guidance: classifier-free guidance; 1 = none.
         sampler_steps: passes of the painter's network for an image.
         batch: images of a step.
         warm_up: steps before the first that counts.
         timed: steps that count.
-        dtype: of the painter.
+        dtype: number format of the painter.
         memory: also its peak, in a process for each way.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
         json: one JSON object in place of a table.

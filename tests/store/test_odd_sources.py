@@ -258,10 +258,12 @@ def test_a_folder_that_is_named_as_a_file_is_counted(tmp_path):
     assert str(said) == "2 found = 1 taken + 1 not taken (folders beside the shards)"
     said = account(tmp_path / "table.csv", tmp_path / "out3", images=tmp_path / "meta")
     assert str(said) == "2 found = 1 taken + 1 failed (a folder, not a file)"
+    (tmp_path / "classes" / "b").write_bytes(picture(2))  # a picture without an ending, and what is none
+    (tmp_path / "classes" / "LICENSE").write_bytes(b"words")
     files = picture_files([tmp_path / "classes"])
-    assert [file.name for file in files] == ["a.png", "d.jpg"]
+    assert [file.name for file in files] == ["b", "a.png", "d.jpg"]
     with pytest.raises(BrokenImage, match=r"d\.jpg: a folder, not a file"):
-        read_picture(files[1])
+        read_picture(files[2])
 
 
 def test_names_in_bytes_that_are_no_text(tmp_path):
@@ -325,6 +327,12 @@ def test_what_lies_beside_tables_is_counted(tmp_path):
         "1 hidden",
         "1 other files beside the tables",
     ]
+
+
+def test_tables_of_ours_are_no_source(tmp_path):
+    account(write(tmp_path / "a.txt", "a cat\n"), tmp_path / "out")
+    with pytest.raises(InputError, match="out holds tables that are imported or made already"):
+        imports.guess_kind(tmp_path / "out")
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("Train", "val"), ("training", "validation", "test")])
