@@ -687,7 +687,8 @@ def _finish(
             "curve": rows[:: max(1, len(rows) // 60)],
             "before": list(before),
         }
-        (temporary / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+        told = json.dumps(log, indent=1).replace(f"{BUILTIN}/", "builtin:")  # the same wherever the package lies
+        (temporary / "training.json").write_text(told, encoding="utf-8")
 
 
 def _latents(run: Work, name: str, autoencoder: Path) -> torch.Tensor:
