@@ -420,7 +420,9 @@ class MeasureCost(Job):
         }  # fmt: skip
         lines = []
         for path in PATHS:
-            record = results.about(context, self, dataclasses.replace(ARMS[path], seed=repeat), "cost", split="painted", details=shared)
+            record = results.about(
+                context, self, dataclasses.replace(ARMS[path], seed=repeat), "cost", split="painted", details=shared
+            )
             lines += [
                 record(metric=metric, value=value) for metric, value in cost.metrics(path).items() if value is not None
             ]

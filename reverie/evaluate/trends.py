@@ -17,6 +17,7 @@ from reverie.stage import Job, Role, StepContext
 from reverie.store import results
 
 METRIC = "spearman"
+CLUSTERS = 50  # of captions; fewer where a set has not four times as many
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class MeasureTrend(Job):
         places = self._places(context)
         found = []
         for seed in self.seeds:
-            values = [self._score(scores, point.arm, seed) - self._score(scores, point.above, seed) for point in self.points]
+            values = [
+                self._score(scores, point.arm, seed) - self._score(scores, point.above, seed) for point in self.points
+            ]
             arm = dataclasses.replace(self.trend, seed=seed)
             told = {"at": [round(place, 4) for place in places], "scores": [round(value, 6) for value in values]}
             record = results.about(context, self, arm, "trend", details=told | {"of": self.metric})
@@ -90,7 +93,8 @@ class MeasureTrend(Job):
             ]
             for point in self.points
         }
-        known = {item.name: item.values["effective"].value for item in compare(sets, draws=2)}
+        clusters = min(CLUSTERS, max(2, min(map(len, sets.values())) // 4))
+        known = {item.name: item.values["effective"].value for item in compare(sets, clusters=clusters, draws=2)}
         return [known[point.arm] for point in self.points]
 
 

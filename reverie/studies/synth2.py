@@ -137,7 +137,9 @@ def arms(config: Synth2Study) -> dict[Arm, TrainTokenCaptioner]:
         )
     found |= {
         arm("syn-image", "human captions, painted", images="painted"): mixed(painted="paint-human"),
-        arm("gold", "human captions with their photos", images="photos"): mixed(painted="human-many", where_painted=ANY),
+        arm("gold", "human captions with their photos", images="photos"): mixed(
+            painted="human-many", where_painted=ANY
+        ),
         arm("uncontrolled", "painter of more pairs", painter="more pairs"): mixed(
             painted="paint-many", painter=f"{OF_STEP}painter-many"
         ),
@@ -145,13 +147,15 @@ def arms(config: Synth2Study) -> dict[Arm, TrainTokenCaptioner]:
     }
     size = balanced_size(config)
     for name, where in balances().items():
-        found[arm(name, f"captions: {name.replace('-', ' ')}", pairs=size)] = mixed(where_painted=where, num_painted=size)
+        found[arm(name, f"captions: {name.replace('-', ' ')}", pairs=size)] = mixed(
+            where_painted=where, num_painted=size
+        )
     return found
 
 
 def balanced_size(config: Synth2Study) -> int:
-    """Painted pairs of every caption set of claim T7: as many as the most skewed one has, were a third of its captions dropped as repeats."""
-    return max(2, len(class_names()[::10]) * config.per_class * 2 // 3)
+    """Painted pairs of every caption set of claim T7: as many as the most skewed one has, were half of its captions dropped as repeats."""
+    return max(2, len(class_names()[::10]) * config.per_class // 2)
 
 
 def balances() -> dict[str, str]:
@@ -164,7 +168,8 @@ def balances() -> dict[str, str]:
 
     # Of the n-th class, one in n; ids are evenly spread hex digits.
     ranked = " or ".join(
-        f"(label = '{name}' and caption_id < '{min(16**4 - 1, 16**4 // number):04x}')" for number, name in enumerate(names, 1)
+        f"(label = '{name}' and caption_id < '{min(16**4 - 1, 16**4 // number):04x}')"
+        for number, name in enumerate(names, 1)
     )
     return {
         "all-classes": "origin = 'painted'",
@@ -187,7 +192,11 @@ def _smallworld(config: Synth2Study) -> Plan:
     measures |= dict.fromkeys(("seen", "novel"), [arm for arm in asked if arm.id in ("human", f"painted-{MIX:g}")])
     photos = {"measure": "", "seen": ":known", "novel": ":held"}
     steps = [
-        Step(name, replace(recipe.measure(own, some), photos=f"smallworld:street:{config.photos}{photos[name]}"), inputs=all_)
+        Step(
+            name,
+            replace(recipe.measure(own, some), photos=f"smallworld:street:{config.photos}{photos[name]}"),
+            inputs=all_,
+        )
         for name, some in measures.items()
     ]
     cost = CostSettings(
@@ -197,7 +206,9 @@ def _smallworld(config: Synth2Study) -> Plan:
     steps += [Step(name, trend, inputs=("measure", "paint")) for name, trend in _trends(config).items()]
     steps.append(Step("cost", MeasureCost(cost, repeats=REPEATS), inputs=("clean", "painter", "language", "tokenizer")))
     page = Step("page", WritePage(), inputs=tuple(step.name for step in steps))
-    return Plan(recipe="synth2", seed=own.seed, unit_size=own.unit_size, steps=(*made, *training.values(), *steps, page))
+    return Plan(
+        recipe="synth2", seed=own.seed, unit_size=own.unit_size, steps=(*made, *training.values(), *steps, page)
+    )
 
 
 def _made(own: Synth2Config, config: Synth2Study) -> tuple[Step, ...]:
@@ -212,7 +223,9 @@ def _made(own: Synth2Config, config: Synth2Study) -> tuple[Step, ...]:
     painter: Any = by_name["painter"].stage
     paint: Any = replace(by_name["paint"].stage, keep_images=False)  # type: ignore[type-var]
     for name, number in zip(MORE, config.human[1:], strict=True):
-        found.append(Step(f"human-{name}", replace(tokens, limit=number, keep_images=False), inputs=by_name["human"].inputs))
+        found.append(
+            Step(f"human-{name}", replace(tokens, limit=number, keep_images=False), inputs=by_name["human"].inputs)
+        )
     found += painted
     for name in MORE:
         store, mine = f"human-{name}", f"painter-{name}"

@@ -39,7 +39,9 @@ def test_shared_work_is_done_once_and_every_captioner_waits_for_its_stores() -> 
         assert names.count(shared) == 1
     many: Any = plan.step("painter-many").stage
     assert many == replace(plan.step("painter").stage, store="human-many")  # type: ignore[type-var]
-    assert {"human-many", "paint-many", "painter-many", "tokenizer", "language"} <= set(plan.step("painted-many-1").inputs)
+    assert {"human-many", "paint-many", "painter-many", "tokenizer", "language"} <= set(
+        plan.step("painted-many-1").inputs
+    )
     assert "paint-human" in plan.step("syn-image-0").inputs
     fewer: Any = plan.step("human").stage
     assert [plan.step(f"human-{name}").stage.limit for name in ("some", "many")] == list(TINY.human[1:])  # type: ignore[union-attr]
@@ -66,7 +68,9 @@ def test_caption_sets_go_from_balanced_to_skewed(tmp_path: Path) -> None:
     for seed in (0, 1):
         for place, name in enumerate(balances()):
             record = results.about(context, TINY, Arm(name, name, seed), "captions")
-            results.append(context.results, record(metric="slot_f1", value=(0.5 - place / 10) * (1 if seed == 0 else -1)))
+            results.append(
+                context.results, record(metric="slot_f1", value=(0.5 - place / 10) * (1 if seed == 0 else -1))
+            )
     points = tuple(Point(name, captions=where) for name, where in balances().items())
     trend = MeasureTrend(Arm("trend", "trend"), points, seeds=(0, 1))
     trend.run(StepContext(tmp_path, "trend"))
@@ -81,7 +85,9 @@ def test_a_trend_of_gains_is_the_rank_correlation_of_differences(tmp_path: Path)
     context = StepContext(tmp_path, "measure")
     scores = {"a": 0.5, "b": 0.5, "c": 0.6, "x": 0.1, "y": 0.2, "z": 0.5}
     for name, value in scores.items():
-        results.append(context.results, results.about(context, TINY, Arm(name, name), "captions")(metric="slot_f1", value=value))
+        results.append(
+            context.results, results.about(context, TINY, Arm(name, name), "captions")(metric="slot_f1", value=value)
+        )
     points = (Point("a", "x", 10), Point("b", "y", 20), Point("c", "z", 30))
     MeasureTrend(Arm("trend", "trend"), points).run(StepContext(tmp_path, "trend"))
     (row,) = results.select(results.read(tmp_path / "results.jsonl"), step="trend")
@@ -107,10 +113,14 @@ def test_claims_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 0
-    judged = {item["claim"]["name"]: item for item in json.loads((tmp_path / "study" / "claims.json").read_text())["claims"]}
+    judged = {
+        item["claim"]["name"]: item for item in json.loads((tmp_path / "study" / "claims.json").read_text())["claims"]
+    }
     assert all(item["mean"] is not None for item in judged.values())
     assert judged["T1"]["verdict"] == "inconclusive"  # of one seed
-    rows = results.select(results.read(tmp_path / "study" / "smallworld" / "results.jsonl"), step="measure", metric="slot_f1")
+    rows = results.select(
+        results.read(tmp_path / "study" / "smallworld" / "results.jsonl"), step="measure", metric="slot_f1"
+    )
     control = {row.arm: row.details["control"].split(":")[0] for row in rows}
     assert [arm for arm, told in control.items() if told == "uncontrolled"] == ["uncontrolled"]
     assert "report.html" in capsys.readouterr().out
