@@ -188,8 +188,8 @@ def _smallworld(config: Synth2Study) -> Plan:
     training = _trained(own, arms(config), {"paint", *(step.name for step in made)})
     all_ = tuple(step.name for step in training.values())
     asked = list(training)
-    measures = {"measure": asked}
-    measures |= dict.fromkeys(("seen", "novel"), [arm for arm in asked if arm.id in ("human", f"painted-{MIX:g}")])
+    two = [arm for arm in asked if arm.id in ("human", f"painted-{MIX:g}")]
+    measures = {"measure": asked, "seen": two, "novel": two}
     photos = {"measure": "", "seen": ":known", "novel": ":held"}
     steps = [
         Step(
