@@ -348,7 +348,7 @@ def _on_disk(
     ids: np.ndarray, pictures: Sequence[bytes], captions: Sequence[str], painter: TokenPainter
 ) -> dict[str, float]:
     """Bytes a pair in a store of pairs that have tokens alone, or a picture alone."""
-    from reverie.images.tokens import tokens_row
+    from reverie.models.tokenizer import tokens_row
 
     found: dict[str, float] = {}
     for path in PATHS:

@@ -6,7 +6,7 @@ captions, language model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,12 @@ class Synth2Study(StudyConfig):
 
     human: tuple[int, int, int] = (48, 144, 432)  # numbers of human pairs, few to many; none shows a held class
     per_class: int = 16  # captions of each of the 64 classes
-    tokenizer_channels: tuple[int, ...] = (8, 16, 32, 64)  # of the image tokenizer, one number a resolution
+    tokenizer_channels: tuple[int, ...] = (
+        8,
+        16,
+        32,
+        64,
+    )  # channels of the image tokenizer, one number a resolution, finest first
     tokenizer_steps: int = 200  # optimiser steps of the image tokenizer
     painter_steps: int = 200  # optimiser steps of each token painter
     language_steps: int = 150  # optimiser steps of the language model
@@ -162,7 +167,7 @@ def balances() -> dict[str, str]:
     """Sets of captions from balanced to skewed, as filters of painted pairs."""
     names = class_names()
 
-    def among(some: list[str]) -> str:
+    def among(some: Sequence[str]) -> str:
         listed = ", ".join(f"'{name}'" for name in some)
         return f"origin = 'painted' and label in ({listed})"
 
