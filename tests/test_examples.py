@@ -74,7 +74,12 @@ def test_a_recipe_by_python_and_by_command(example, tmp_path, capsys):
 def test_captions_of_classes_and_without_any(example):
     _, said = example("class_captions.py")
     assert "red circle" in said
-    assert len(reverie.open_run("runs/asked").captions.where("status = 'ok'")) >= 9
+    # The writer is small and repeats itself: what repeats is left out with a reason, and each class keeps some.
+    rows = reverie.open_run("runs/asked").captions.to_pandas(["label", "status", "reason"])
+    assert len(rows) >= 10  # a caption that was left out is asked for again
+    kept = rows[rows["status"] == "ok"]
+    assert kept.groupby("label").size().min() >= 2
+    assert rows[rows["status"] != "ok"]["reason"].str.len().min() > 0 or len(kept) == len(rows)
     command = ["run", str(EXAMPLES / "class_captions.py"), "--no-classes", "3", "--tries", "1", "--dtype", "float32"]
     with pytest.raises(SystemExit) as ended:
         main([*command, "--out", "runs/not-asked"])

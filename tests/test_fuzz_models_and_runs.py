@@ -232,15 +232,21 @@ def test_captioner_folders(captioned: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of a finished run of a classifier, without its pixels and networks."""
-    folder = tmp_path_factory.mktemp("zero_shot") / "run"
+    """The files of a finished run of a classifier, without its networks; of few classes, as its page is written each time."""
+    here = tmp_path_factory.mktemp("zero_shot")
+    folder, names = here / "run", ["red circle", "blue star"]
+    (here / "classes.txt").write_text("\n".join(names))
+    for name in names:
+        (here / "photos" / "test" / name).mkdir(parents=True)
+        PICTURE.save(here / "photos" / "test" / name / "0.png")
     small = {
+        "classes": here / "classes.txt",
         "per_class": 1,
         "per_caption": 1,
         "sampler_steps": 1,
         "epochs": 1,
         "seeds": (0, 1),
-        "eval_data": "smallworld:street:1:64",
+        "eval_data": str(here / "photos"),
     }
     assert run(call_recipe("zero_shot", small), folder)
     for file in folder.rglob("*.safetensors"):

@@ -687,7 +687,8 @@ def _finish(
             "curve": rows[:: max(1, len(rows) // 60)],
             "before": list(before),
         }
-        (temporary / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+        told = json.dumps(log, indent=1).replace(f"{BUILTIN}/", "builtin:")  # the same wherever the package lies
+        (temporary / "training.json").write_text(told, encoding="utf-8")
 
 
 def _latents(run: Work, name: str, autoencoder: Path) -> torch.Tensor:
@@ -729,6 +730,10 @@ def _ship(run: Work, weights: Path, save: Callable[[Path, Path], object], name: 
         save(weights, temporary)
         if (weights / "training.json").exists():
             shutil.copy(weights / "training.json", temporary)
+        for file in temporary.rglob("config.json"):  # where a part was loaded from is a place on this machine
+            config = json.loads(file.read_text(encoding="utf-8"))
+            if config.pop("_name_or_path", None) is not None:
+                file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if run.out:
         pieces.pack(run.folder / "shipped" / name, run.out, name)
     _say("shipped", model=name, megabytes=round(sum(f.stat().st_size for f in target.rglob("*")) / 1e6, 1))

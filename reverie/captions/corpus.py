@@ -139,7 +139,12 @@ def _judged(stage: ReadCorpus, changed: object) -> _Corpus:
         found = stored.samples(texts, stage.text_column or "text")
     else:
         columns = {"text_column": stage.text_column, "label_column": stage.label_column, "split": stage.split}
-        found = samples(stage.path, guess_kind(stage.path), **columns)  # type: ignore[arg-type]
+        try:
+            kind = guess_kind(stage.path)
+        except InputError as error:  # there is no flag for it here
+            said = str(error).replace("say with --kind which one it is", "import it with reverie import --kind first")
+            raise InputError(said.replace("give a kind:", "import it with reverie import --kind first:")) from error
+        found = samples(stage.path, kind, **columns)  # type: ignore[arg-type]
     parts: list[pa.Table] = []
     usable: list[int] = []
     reasons: dict[int, str] = {}

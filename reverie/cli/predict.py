@@ -353,7 +353,7 @@ def evaluate_cost(
     batch: int = 16,
     warm_up: int = 20,
     timed: int = 100,
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    painter_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     memory: bool = True,
     device: str = "",
     json: bool = False,
@@ -365,16 +365,16 @@ def evaluate_cost(
     Both ways paint the same ids and train captioners of equal weights, in turns; ratios are medians over steps of pixels / tokens.
 
     Args:
-        painter: an aMUSEd pipeline, by name or folder.
-        language_model: of the captioner, by name or folder.
+        painter: name or folder of an aMUSEd pipeline.
+        language_model: name or folder of the captioner's language model.
         captions: a file of captions, a run folder, or either with :COLUMN behind it; sentences of the small world when absent.
         guidance: classifier-free guidance; 1 = none.
         sampler_steps: passes of the painter's network for an image.
-        batch: images of a step.
-        warm_up: steps before the first that counts.
-        timed: steps that count.
-        dtype: of the painter.
-        memory: also its peak, in a process for each way.
+        batch: images in a step.
+        warm_up: steps of each way before the first that is timed.
+        timed: steps of each way that are timed.
+        painter_dtype: number format that the painter computes in; fp16 needs a GPU.
+        memory: peak memory as well, measured in a process for each way.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
         json: one JSON object in place of a table.
     """
@@ -384,7 +384,7 @@ def evaluate_cost(
     from reverie.evaluate.diversity import read_captions
 
     settings = CostSettings(
-        painter, language_model, guidance, sampler_steps, batch, warm_up, timed, dtype
+        painter, language_model, guidance, sampler_steps, batch, warm_up, timed, painter_dtype
     )  # before what is slow
     texts = read_captions(captions) if captions else small_world()
     with Console(stderr=True).status("measuring") as line:

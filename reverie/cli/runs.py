@@ -62,8 +62,18 @@ def verify(folder: Folder) -> int:
     copies = [step["per_caption"] for step in steps if step["kind"] == "pairs" and step["name"] in complete]
     with counting("images checked:") as progress:
         problems = tables.verify(folder, per_caption=copies[0] if copies else None, progress=progress)
-    print("\n".join(problems) or f"{folder}: complete")
+    print("\n".join(problems) or f"{folder}: complete ({_contents(folder)})")
     return 1 if problems else 0
+
+
+def _contents(folder: Path) -> str:
+    """How much was looked at: tables that are gone altogether leave nothing that could be wrong."""
+    from reverie.store import tables
+
+    captions, pairs = tables.count(folder / "captions.lance"), folder / "pairs.lance"
+    images = tables.count(pairs) if tables.exists(pairs) else 0
+    said = f"{images:,} image{'s' * (images != 1)}" if images else "no images"
+    return f"{captions:,} caption{'s' * (captions != 1)}, {said}"
 
 
 def retry(folder: Folder, device: str = "") -> None:

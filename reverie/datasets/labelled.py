@@ -180,6 +180,27 @@ def check_photos(source: str | Path, split: Split) -> None:
         )
 
 
+def passed_over(source: str | Path, splits: Sequence[Split]) -> str | None:
+    """What lies among the photos of a folder and counts as none of them, in words; None if nothing does."""
+    from reverie.store.imports import NotTaken, entries
+
+    told = []
+    for split in splits:
+        path = find_photos(source, split)
+        if isinstance(path, tuple) or not path.is_dir() or path.suffix == ".lance":
+            continue
+        found = [entry for entry in entries(path, "folder") if isinstance(entry, NotTaken)]
+        if number := sum(entry.number for entry in found):
+            reasons: Counter[str] = Counter()
+            for entry in found:
+                reasons[entry.reason] += entry.number
+            why = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(SHOWN))
+            told.append(
+                f"{number:,} files among the {split} photos of {printable(str(source))} are not measured on ({why})"
+            )
+    return "; ".join(told) or None
+
+
 def _looked(path: Path, pool: ThreadPoolExecutor) -> Iterator[tuple[str, str | None]]:
     """The name of each photo and what is wrong with it."""
     if path.is_dir():

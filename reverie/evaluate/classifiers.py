@@ -53,7 +53,7 @@ class MeasureClassifiers(Job):
         import numpy as np
         import torch
 
-        from reverie.datasets.labelled import load_photos
+        from reverie.datasets.labelled import load_photos, passed_over
         from reverie.evaluate.metrics.classification import confusion, mean_per_class, top1
         from reverie.models.classifier import load_classifier
         from reverie.models.feature_cache import Picture, cached_rows
@@ -62,6 +62,8 @@ class MeasureClassifiers(Job):
         photos = load_photos(self.photos, self.split, classes)
         if not len(photos):
             raise InputError(f"{self.photos} holds no {self.split} photos")
+        if told := passed_over(self.photos, [self.split]):
+            context.report("warning", text=told)
 
         def open_batches() -> Iterator[list[Picture]]:
             for start in range(0, len(photos), self.speed.batch_size):

@@ -70,7 +70,7 @@ class CostSettings:
     batch: int = 16  # images of a step
     warm_up: int = 20  # steps before the first that counts
     timed: int = 100  # steps that count
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the painter
+    painter_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     shape: LookShape = field(default_factory=LookShape)  # of the captioner
     seed: int = 0
 
@@ -219,7 +219,7 @@ class _Work:
         from reverie.models.token_painter import open_token_painter
 
         self.settings, self.texts, self.device = settings, texts, device
-        self.painter = open_token_painter(settings.painter, device, settings.dtype)
+        self.painter = open_token_painter(settings.painter, device, settings.painter_dtype)
         self.painter.check(settings.guidance, settings.sampler_steps, self.painter.size_px)
         self.learner = Synth2(settings.language_model, settings.painter, self.painter.size_px, settings.shape)
         with torch.random.fork_rng():

@@ -94,9 +94,11 @@ class LinearProbe(Job):
         """
         import torch
 
-        from reverie.datasets.labelled import LabelledImages, attributes, load_photos
+        from reverie.datasets.labelled import LabelledImages, attributes, load_photos, passed_over
         from reverie.evaluate import features
 
+        if told := passed_over(self.photos, ["train", "test"]):
+            context.report("warning", text=told)
         train = load_photos(self.photos, "train")
         targets = attributes(self.photos, train.classes)
         open_photos = functools.cache(lambda: load_photos(self.photos, "test", train.classes))

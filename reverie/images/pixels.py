@@ -114,7 +114,7 @@ class PaintPixels(UnitStage):
         from reverie.models.painter import check_painter
 
         super().check_device(device)
-        check_painter(self.model, self.guidance, self.steps, self.size_px, self.scheduler)
+        check_painter(self.model, self.steps, self.size_px, self.scheduler)
 
     def open(self, context: StepContext) -> PaintWorker:
         """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""

@@ -71,7 +71,7 @@ class PaintTokens(UnitStage):
         super().check_device(device)
         if of_step(self.model):
             return
-        check_painter(self.model, self.guidance, self.steps, self.size_px, tokens=True)
+        check_painter(self.model, self.steps, self.size_px, tokens=True)
 
     def check(self) -> None:
         """Raises InputError for a painter of other codes or of another grid than are wanted, where its files are on this machine."""

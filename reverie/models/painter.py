@@ -95,7 +95,7 @@ def load_painting(name: str, device: str, dtype: str) -> tuple[Any, str]:
 
 
 def check_painter(
-    name: str, guidance: float, steps: int, size_px: int | None, scheduler: str | None = None, tokens: bool = False
+    name: str, steps: int, size_px: int | None, scheduler: str | None = None, tokens: bool = False
 ) -> None:
     """What the small files of a pipeline tell against these settings, before any work.
 

@@ -440,16 +440,11 @@ def clip_for(painter: str, clip: str | None) -> str | None:
             f"{clip} knows the small world only; score images of {painter} with a public model: --clip NAME"
         )
     for name, config, what in ((painter, "model_index.json", "painter"), (clip, "config.json", "CLIP model")):
-        place = locate(name) if name else None
-        if (
-            name
-            and place
-            and (place.kind == "openai" or (place.kind != "hub" and not (Path(place.path_or_id) / config).exists()))
-        ):
-            from reverie.models.kinds import (
-                check_encoder,
-                check_pipeline,
-            )  # slow to load, and not needed where all is well
+        if name is None:
+            continue
+        place = locate(name)
+        if place.kind == "openai" or (place.kind != "hub" and not (Path(place.path_or_id) / config).exists()):
+            from reverie.models.kinds import check_encoder, check_pipeline  # slow, and not needed where all is well
 
             (check_pipeline if what == "painter" else check_encoder)(name)
             raise InputError(f"{name} is not a {what}; see: reverie models")

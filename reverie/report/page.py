@@ -82,7 +82,9 @@ def write(folder: Path) -> Path:
     return page
 
 
-def _render(facts: Facts) -> str:
+@functools.cache  # whoever writes several pages reads the templates once
+def _environment() -> jinja2.Environment:
+    """The page, and what its templates call."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -94,32 +96,40 @@ def _render(facts: Facts) -> str:
         "duration": duration,
         "number": number,
     }
+    return environment
+
+
+def _render(facts: Facts) -> str:
     thumbnails = Thumbs(_decoder(facts.folder))
     curves, colours = _curves(facts)
-    return environment.get_template("page.html").render(
-        facts=facts,
-        headline=headline(facts),
-        main_comparison=[item for found in facts.measured[:1] for item in found.comparisons[:1]],
-        shapes=bool(facts.measured) and len(aspects(facts.measured[0])) > 1,
-        longest=max((step.seconds or 0.0 for step in facts.steps), default=0.0) or 1.0,
-        command=command(facts),
-        artifact=artifact(facts),
-        metrics=metrics,
-        columns=columns,
-        called=called,
-        captioning=captioning.gather(facts, thumbnails),
-        mixture=synth2.gather(facts),
-        growth=plots.growth(facts.measured),
-        accuracy=lambda found: plots.accuracy(found, colours),
-        curves=curves,
-        makes=any(step["kind"] != "job" for step in facts.plan["steps"]),  # and does not only learn or measure
-        grid=list(_grid(facts.folder / "pairs.lance", thumbnails)),
-        lost=list(_lost(facts.folder / "pairs.lance", thumbnails)),
-        refused=list(_refused(facts.folder / "captions.lance")),
-        num_warnings=NUM_WARNINGS,
-        **_duplicates(facts.folder, thumbnails),
-        **_classes(facts, thumbnails),
-        left_out=thumbnails.left_out,
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            facts=facts,
+            headline=headline(facts),
+            main_comparison=[item for found in facts.measured[:1] for item in found.comparisons[:1]],
+            shapes=bool(facts.measured) and len(aspects(facts.measured[0])) > 1,
+            longest=max((step.seconds or 0.0 for step in facts.steps), default=0.0) or 1.0,
+            command=command(facts),
+            artifact=artifact(facts),
+            metrics=metrics,
+            columns=columns,
+            called=called,
+            captioning=captioning.gather(facts, thumbnails),
+            mixture=synth2.gather(facts),
+            growth=plots.growth(facts.measured),
+            accuracy=lambda found: plots.accuracy(found, colours),
+            curves=curves,
+            makes=any(step["kind"] != "job" for step in facts.plan["steps"]),  # and does not only learn or measure
+            grid=list(_grid(facts.folder / "pairs.lance", thumbnails)),
+            lost=list(_lost(facts.folder / "pairs.lance", thumbnails)),
+            refused=list(_refused(facts.folder / "captions.lance")),
+            num_warnings=NUM_WARNINGS,
+            **_duplicates(facts.folder, thumbnails),
+            **_classes(facts, thumbnails),
+            left_out=thumbnails.left_out,
+        )
     )
 
 

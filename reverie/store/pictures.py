@@ -50,7 +50,7 @@ warnings.filterwarnings(
 def picture_files(paths: Iterable[Path]) -> list[Path]:
     """Files as given, and the pictures in folders (at any depth, hidden ones left out), in order of name.
 
-    A folder that is named as a picture is among them, beside what it holds: who reads it is told that it is none.
+    One without an ending counts by its first bytes. A folder that is named as a picture is among them, beside what it holds: who reads it is told that it is none.
 
     Raises: InputError for a path that is not there, or a folder without pictures.
     """
@@ -61,7 +61,7 @@ def picture_files(paths: Iterable[Path]) -> list[Path]:
             inside = sorted(
                 item
                 for item in path.rglob("*")
-                if item.suffix.lower() in PICTURE_SUFFIXES
+                if (item.suffix.lower() in PICTURE_SUFFIXES or (not item.suffix and looks_like_picture(item)))
                 and not any(part.startswith(".") for part in item.relative_to(path).parts)
             )
             if not inside:
@@ -225,6 +225,17 @@ def suffix(data: bytes) -> str | None:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "png"
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+def looks_like_picture(file: Path) -> bool:
+    """Whether a file begins as a picture does; what cannot be read does not."""
+    if what_is(file) is not None:
+        return False
+    try:
+        with file.open("rb") as opened:
+            return is_picture(opened.read(32))
+    except OSError:
+        return False
 
 
 def is_picture(head: bytes) -> bool:

@@ -150,3 +150,11 @@ def test_rows_that_cannot_be_read_are_dropped_with_their_reason(tmp_path, contex
         ("a cow", None),
     ]
     assert "1 fewer fields than the first row, 1 more" in context.report[0][1]["text"]
+
+
+def test_a_source_of_unknown_kind_names_no_flag_that_is_not_there(tmp_path):
+    (tmp_path / "captions").write_text("a cat\n")
+    with pytest.raises(
+        InputError, match="captions is from its name; import it with reverie import --kind first: folder"
+    ):
+        _ = ReadCorpus(tmp_path / "captions").count

@@ -53,7 +53,7 @@ def test_run_status_verify_retry_repaint_export(say: Say) -> None:
     code, out, _ = say("status", "my run é")
     assert code == 0
     assert re.search(r"paint +done +18 ", out), out
-    assert say("verify", "my run é")[:2] == (0, "my run é: complete\n")
+    assert say("verify", "my run é")[:2] == (0, "my run é: complete (10 captions, 18 images)\n")
     assert "paint: 0 rows fixed" in say("retry", "my run é", "--device", "cpu")[1]
 
     from reverie.store import tables

@@ -14,6 +14,7 @@ from reverie.datasets.labelled import (
     check_labels,
     check_photos,
     load_photos,
+    passed_over,
     photo_labels,
     take_photos,
 )
@@ -89,6 +90,17 @@ def test_a_folder_of_pictures_for_each_class_is_a_split_or_train_alone(tmp_path)
     (tmp_path / "split" / "train").rename(tmp_path / "split" / "other")
     with pytest.raises(InputError, match="no train photos"):  # "test" is no class
         load_photos(tmp_path / "split", "train")
+
+
+def test_what_lies_among_photos_and_is_none_is_counted(tmp_path):
+    in_folders(tmp_path / "test", *colour_photos(1, 0))
+    assert passed_over(tmp_path, ["test"]) is None
+    for name in ("a.heic", "b.heic", "notes.txt"):
+        (tmp_path / "test" / "blue" / name).write_bytes(b"x")
+    assert passed_over(tmp_path, ["test"]) == (
+        f"3 files among the test photos of {tmp_path} are not measured on (2 .heic files; 1 .txt files)"
+    )
+    assert passed_over("smallworld:street:2:2", ["train", "test"]) is None
 
 
 def test_a_class_may_be_called_train(tmp_path):

@@ -273,27 +273,27 @@ def test_what_the_files_tell_is_what_the_opened_painter_tells(opened, folders, f
     """All sizes, numbers of steps and schedulers: refused before any work by the same words, or taken by both."""
     painter = opened[family]
     for size in (1, 8, 12, 16, 20, 24, 32, 40, 48, 100):
-        refused = said(lambda size=size: painters.check_painter(folders[family], 2.0, 3, size))
+        refused = said(lambda size=size: painters.check_painter(folders[family], 3, size))
         assert refused == said(lambda size=size: painter.check(2.0, 3, size)), size
     for steps in (1, 1000, 1001, 10**6):
-        refused = said(lambda steps=steps: painters.check_painter(folders[family], 2.0, steps, None))
+        refused = said(lambda steps=steps: painters.check_painter(folders[family], steps, None))
         assert refused == said(lambda steps=steps: painter.check(2.0, steps, painter.size_px)), steps
     for name in (*painters.SCHEDULERS, "dimm"):
-        refused = said(lambda name=name: painters.check_painter(folders[family], 2.0, 3, None, name))
+        refused = said(lambda name=name: painters.check_painter(folders[family], 3, None, name))
         assert refused == said(lambda name=name: painters._scheduler(name, painter.pipe)), name
     with pytest.raises(ModelError, match="paints no tokens"):
-        painters.check_painter(folders[family], 2.0, 3, None, tokens=True)
+        painters.check_painter(folders[family], 3, None, tokens=True)
 
 
 def test_a_painter_of_tokens_tells_its_grid_before_it_is_opened(tmp_path):
     folder = str(tiny.save_amused(tmp_path / "amused"))
     painter = open_painter(folder)
-    painters.check_painter(folder, 2.0, 3, None)
-    painters.check_painter(folder, 2.0, 3, painter.size_px, tokens=True)
-    refused = said(lambda: painters.check_painter(folder, 2.0, 3, 2 * painter.size_px))
+    painters.check_painter(folder, 3, None)
+    painters.check_painter(folder, 3, painter.size_px, tokens=True)
+    refused = said(lambda: painters.check_painter(folder, 3, 2 * painter.size_px))
     assert refused.partition("amused")[2].partition(" ")[2] in said(lambda: painter.check(2.0, 3, 2 * painter.size_px))
     assert f"which are {painter.size_px} px" in refused
     with pytest.raises(InputError, match="no scheduler to choose"):
-        painters.check_painter(folder, 2.0, 3, None, "ddim")
+        painters.check_painter(folder, 3, None, "ddim")
     with pytest.raises(ModelError, match="language model on a server; what is needed here is a text-to-image pipeline"):
-        painters.check_painter("openai:m@http://localhost:1/v1", 2.0, 3, None)
+        painters.check_painter("openai:m@http://localhost:1/v1", 3, None)

@@ -129,6 +129,19 @@ def test_one_bad_annotation_is_a_dropped_row(tmp_path):
     assert sum_.endswith("+ 1 not taken (an image without a caption)")
 
 
+def test_images_of_one_id_are_not_mixed_up(tmp_path):
+    """Nothing says which of them a caption is of; one that stands there twice is one image."""
+    (tmp_path / "a.png").write_bytes(picture(0))
+    files = [(1, "a.png"), (1, "b.png"), (2, "a.png"), (2, "a.png")]
+    path = coco(
+        tmp_path / "a.json",
+        images=[*({"id": number, "file_name": file} for number, file in files), 17],
+        annotations=[{"image_id": 1, "caption": "x"}, {"image_id": 2, "caption": "y"}],
+    )
+    sum_ = account(path, tmp_path / "out", images=tmp_path)
+    assert sum_.startswith("3 found = 1 taken + 1 dropped (several images have its image_id) + 1 not taken (an entry")
+
+
 def test_karpathy_entries_that_are_damaged(tmp_path):
     good = {"filename": "a.jpg", "split": "test", "sentences": [{"raw": "one"}, {"tokens": []}, "two"]}
     path = write(
@@ -238,17 +251,19 @@ def test_a_folder_that_is_named_as_a_file_is_counted(tmp_path):
     tar_of(tmp_path / "shards" / "a.tar", ("a.png", picture(1)), ("a.txt", b"a cat"))
     (tmp_path / "table.csv").write_text("image,text\na.png,a cat\nd.jpg,a dog\n")
     said = account(tmp_path / "classes", tmp_path / "out0")
-    assert str(said) == "2 found = 1 taken + 1 failed (it is a folder, not a file)"
+    assert str(said) == "2 found = 1 taken + 1 failed (a folder, not a file)"
     said = account(tmp_path / "meta", tmp_path / "out1")
     assert str(said) == "2 found = 1 taken + 1 not taken (not named in the metadata)"
     said = account(tmp_path / "shards", tmp_path / "out2")
     assert str(said) == "2 found = 1 taken + 1 not taken (folders beside the shards)"
     said = account(tmp_path / "table.csv", tmp_path / "out3", images=tmp_path / "meta")
-    assert str(said) == "2 found = 1 taken + 1 failed (it is a folder, not a file)"
+    assert str(said) == "2 found = 1 taken + 1 failed (a folder, not a file)"
+    (tmp_path / "classes" / "b").write_bytes(picture(2))  # a picture without an ending, and what is none
+    (tmp_path / "classes" / "LICENSE").write_bytes(b"words")
     files = picture_files([tmp_path / "classes"])
-    assert [file.name for file in files] == ["a.png", "d.jpg"]
+    assert [file.name for file in files] == ["b", "a.png", "d.jpg"]
     with pytest.raises(BrokenImage, match=r"d\.jpg: a folder, not a file"):
-        read_picture(files[1])
+        read_picture(files[2])
 
 
 def test_names_in_bytes_that_are_no_text(tmp_path):
@@ -290,6 +305,34 @@ def test_metadata_of_an_imagefolder(tmp_path):
     write(folder / "metadata.csv", "file_name,text\n")
     with pytest.raises(InputError, match=r"has metadata\.csv and metadata\.parquet; keep one"):
         everything(folder)
+
+
+def test_what_lies_beside_tables_is_counted(tmp_path):
+    """But the pictures that they name; and a folder that is named as a table, as Spark writes it, is looked into."""
+    source = tmp_path / "tables"
+    for name in ("a.parquet", "pictures", ".git"):
+        (source / name).mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (source / "pictures" / name).write_bytes(picture(len(name)))
+    rows = {"caption": ["a cat"], "file": ["a.png"]}
+    pq.write_table(pa.table(rows), source / "a.parquet" / "part-0.PARQUET")
+    for name in ("more.csv", "a.parquet/_SUCCESS", ".git/config"):
+        write(source / name, "x")
+    sum_ = account(source, tmp_path / "out", "parquet", images=source / "pictures", image_column="file")
+    assert sum_.startswith("5 found = 1 taken + 4 not taken (1 ")
+    reasons = sum_.partition("not taken (")[2].removesuffix(")").split("; ")
+    assert sorted(reasons) == [
+        "1 .csv files beside the tables",
+        "1 .png files beside the tables",
+        "1 hidden",
+        "1 other files beside the tables",
+    ]
+
+
+def test_tables_of_ours_are_no_source(tmp_path):
+    account(write(tmp_path / "a.txt", "a cat\n"), tmp_path / "out")
+    with pytest.raises(InputError, match="out holds tables that are imported or made already"):
+        imports.guess_kind(tmp_path / "out")
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("Train", "val"), ("training", "validation", "test")])

@@ -50,16 +50,23 @@ def read_coco(path: Path, reading: Reading) -> Iterator[Entry]:
         split = printable(note.split) if isinstance(note.split, str) else None
         name = note.image_id if isinstance(note.image_id, int | str) else None
         yield Sample(position, text, None, here, problem, note.wrong or why, file=file, split=split, image_id=name)
-    if "annotations" in data and (
-        silent := sum(_key(image.get("id")) not in used for image in images if isinstance(image, dict))
-    ):
-        yield NotTaken("an image without a caption", silent)
+    if "annotations" in data:
+        if silent := sum(_key(image.get("id")) not in used for image in images if isinstance(image, dict)):
+            yield NotTaken("an image without a caption", silent)
+        if odd := sum(not isinstance(image, dict) for image in images):
+            yield NotTaken("an entry among the images that is no object", odd)
 
 
 def _annotations(path: Path, images: list[Any], notes: Any) -> Iterator[_Note]:
     if not isinstance(notes, list):
         raise InputError(f"{path} is not a COCO caption file: its annotations are {called(notes)}, not a list")
-    files = {_key(image["id"]): image.get("file_name") for image in images if isinstance(image, dict) and "id" in image}
+    files: dict[Hashable, Any] = {}
+    several: set[Hashable] = set()  # ids of more than one image: nothing says which one their captions are of
+    for image in images:
+        if isinstance(image, dict) and "id" in image:
+            key, file = _key(image["id"]), image.get("file_name")
+            if files.setdefault(key, file) != file:
+                several.add(key)
     if notes and not any(isinstance(note, dict) and "caption" in note for note in notes):
         keys = sorted({printable(str(key)) for note in notes if isinstance(note, dict) for key in note})
         raise InputError(
@@ -75,6 +82,9 @@ def _annotations(path: Path, images: list[Any], notes: Any) -> Iterator[_Note]:
         elif (key := _key(note["image_id"])) not in files:
             said = str(key) if isinstance(key, (str, int, float)) else called(note["image_id"])
             wrong = because("its image is not among the images", f"image_id {printable(said[:40])}")
+            yield _Note(key, None, note["caption"], wrong=wrong)
+        elif key in several:
+            wrong = because("several images have its image_id", printable(str(key)[:40]))
             yield _Note(key, None, note["caption"], wrong=wrong)
         else:
             yield _Note(key, files[key], note["caption"], image_id=note["image_id"])

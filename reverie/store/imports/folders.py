@@ -13,8 +13,8 @@ from reverie.errors import InputError
 from reverie.store.imports.lines import read_csv, read_jsonl
 from reverie.store.imports.parquet import read_parquet
 from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, from_template, label_of
-from reverie.store.pictures import PICTURE_SUFFIXES, is_picture
-from reverie.store.sources import printable, what_is
+from reverie.store.pictures import PICTURE_SUFFIXES, looks_like_picture
+from reverie.store.sources import printable
 
 METADATA = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl, "metadata.parquet": read_parquet}
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
@@ -112,21 +112,11 @@ def _pictures(path: Path) -> tuple[list[Path], list[NotTaken]]:
             file, ending = here / name, Path(name).suffix.lower()
             if _hidden(Path(name)):
                 passed["hidden"] += 1
-            elif ending in PICTURE_SUFFIXES or (not ending and _looks_like_one(file)):
+            elif ending in PICTURE_SUFFIXES or (not ending and looks_like_picture(file)):
                 found.append(file)
             elif name not in METADATA:
                 passed[printable(f"{ending} files" if ending else "files without an ending")] += 1
     return sorted(found), [NotTaken(reason, number) for reason, number in passed.items()]
-
-
-def _looks_like_one(file: Path) -> bool:
-    if what_is(file) is not None:
-        return False
-    try:
-        with file.open("rb") as opened:
-            return is_picture(opened.read(32))
-    except OSError:
-        return False
 
 
 def _split_of(path: Path, split: str | None) -> Path:

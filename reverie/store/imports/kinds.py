@@ -106,6 +106,8 @@ def guess_kind(source: str | Path) -> Kind:
 
 
 def _kind_of_folder(path: Path) -> Kind:
+    if any((path / name).exists() for name in ("captions.lance", "pairs.lance")):
+        raise InputError(f"{path} holds tables that are imported or made already; there is nothing to import from it")
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return "huggingface"
     shards = [item for item in path.iterdir() if is_shard(item)]

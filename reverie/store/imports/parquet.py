@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reverie.errors import InputError, UnknownName
-from reverie.store.imports.samples import Entry, Reading, columns_of, from_row
-from reverie.store.sources import check_file
+from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, columns_of, from_row
+from reverie.store.sources import check_file, printable
 
 SPLITS = ("train", "test", "validation", "val", "dev")
 
 
 def read_parquet(path: Path, reading: Reading) -> Iterator[Entry]:
     """One file or all files of a folder."""
-    files = [path] if not path.is_dir() else parquet_files(path)
-    files = _of_split(path, files, reading.get("split"))
+    tables = [path] if not path.is_dir() else parquet_files(path)
+    files = _of_split(path, tables, reading.get("split"))
+    used = set(tables)
     position = itertools.count()
     for file in files:
         check_file(file)
@@ -31,16 +34,32 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Entry]:
                 names = [name for name in (columns.text, columns.label, columns.image) if name is not None]
                 for batch in table.iter_batches(batch_size=100, columns=names):
                     for row in batch.to_pylist():
-                        yield from from_row(next(position), row, columns, reading, file, classes)
+                        for entry in from_row(next(position), row, columns, reading, file, classes):
+                            if isinstance(entry, Sample) and isinstance(entry.image, Path):
+                                used.add(entry.image)
+                            yield entry
         # Damage shows as any of these; a UnicodeDecodeError is text that was not UTF-8 when it was written.
         except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
             raise InputError(f"cannot read {file}: {' '.join(str(error).split())[:200]}") from error
+    if path.is_dir():
+        yield from _beside(path, used)
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """All in a folder that are not hidden, in order."""
-    found = sorted(path.rglob("*.parquet"))
+    """All in a folder that are not hidden, in order. A folder of this name, as Spark writes, is looked into like any other."""
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".parquet" and not file.is_dir())
     return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+
+
+def _beside(path: Path, used: Collection[Path]) -> Iterator[NotTaken]:
+    """What a folder holds beside its tables, and the pictures that they name."""
+    others: Counter[str] = Counter()
+    for folder, _, names in os.walk(path):
+        for file in (Path(folder) / name for name in names):
+            if file not in used:
+                is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+                others["hidden" if is_hidden else f"{file.suffix or 'other'} files beside the tables"] += 1
+    yield from (NotTaken(printable(reason), number) for reason, number in others.items())
 
 
 def _of_split(path: Path, files: list[Path], split: str | None) -> list[Path]:
