@@ -38,7 +38,7 @@ from reverie.arms import Arm
 from reverie.errors import InputError
 from reverie.nets.token_captioner import LookShape
 from reverie.ranges import check_min
-from reverie.stage import Job, Role, StepContext
+from reverie.stage import Job, Role, StepContext, of_step
 from reverie.store import results, tables
 from reverie.store.pictures import as_png, read_square
 
@@ -378,24 +378,40 @@ class MeasureCost(Job):
 
     role: ClassVar[Role] = "measure"
 
-    settings: CostSettings = field(default_factory=CostSettings)
+    settings: CostSettings = field(default_factory=CostSettings)  # its models may be those of a step, as step:NAME
     memory: bool = True  # in a process for each path
+    repeats: int = 1  # how often all of it is measured; each is recorded under a seed of its own: 0, 1, ...
+
+    def __post_init__(self) -> None:
+        check_min(1, repeats=self.repeats)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """What is measured."""
+        return tuple(ARMS.values())
 
     def check(self) -> None:
         """Raises UnknownName, ModelError for a painter or language model that is not there."""
         from reverie.learn.synth2 import check_language
         from reverie.models.tokenizer import check_tokenizer
 
-        check_tokenizer(self.settings.painter)
-        check_language(self.settings.language_model)
+        if not of_step(self.settings.painter):
+            check_tokenizer(self.settings.painter)
+        if not of_step(self.settings.language_model):
+            check_language(self.settings.language_model)
 
     def run(self, context: StepContext) -> None:
         """Measure; run again, it replaces its numbers. Raises what ``measure_cost`` raises."""
+        for repeat in range(self.repeats):
+            self._measure(context, repeat)
 
+    def _measure(self, context: StepContext, repeat: int) -> None:
         def told(done: int, total: int) -> None:
             context.report("progress", done=done, total=total, what="steps")
 
-        cost = measure_cost(captions_of(context), self.settings, context.device, self.memory, told)
+        models = {name: context.model(getattr(self.settings, name)) for name in ("painter", "language_model")}
+        settings = dataclasses.replace(self.settings, seed=self.settings.seed + repeat, **models)  # type: ignore[arg-type]
+        cost = measure_cost(captions_of(context), settings, context.device, self.memory, told)
         shared = {
             **{f"{kind}_{name}": value for kind in KINDS
                for name, value in dataclasses.asdict(getattr(cost, kind)).items() if "ratio" in name or name in ("low", "high")},
@@ -404,7 +420,9 @@ class MeasureCost(Job):
         }  # fmt: skip
         lines = []
         for path in PATHS:
-            record = results.about(context, self, ARMS[path], "cost", split="painted", details=shared)
+            record = results.about(
+                context, self, dataclasses.replace(ARMS[path], seed=repeat), "cost", split="painted", details=shared
+            )
             lines += [
                 record(metric=metric, value=value) for metric, value in cost.metrics(path).items() if value is not None
             ]

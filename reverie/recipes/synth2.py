@@ -141,9 +141,9 @@ class ImageTokens:
     token_px: int = 64  # side in pixels of the pictures that tokens stand for
     codes: int = 256  # codes of a tokenizer that is trained
     # channels of a tokenizer that is trained, one number a resolution, finest first; each but the first halves the side
-    tokenizer_channels: tuple[int, ...] = (16, 24, 48, 96)
+    tokenizer_channels: tuple[int, ...] = (8, 16, 32, 64)
     tokenizer_steps: int = 400  # optimiser steps of a tokenizer that is trained
-    tokenizer_batch: int = 16  # images in a step of training a tokenizer
+    tokenizer_batch: int = 8  # images in a step of training a tokenizer
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class TokenPainting:
     painter_width: int = 96  # width of a token painter that is trained; that of its convolutions is half as much
     painter_layers: int = 3  # layers of a token painter that is trained
     painter_steps: int = 400  # optimiser steps of a token painter that is trained
-    painter_batch: int = 32  # examples in a step of training a token painter
+    painter_batch: int = 16  # examples in a step of training a token painter
     caption_drop: float = 0.1  # share of captions that are replaced by the empty one, for guidance
     per_caption: int = 1  # images painted of each caption (l)
     guidance: float = 3.0  # classifier-free guidance w in eps_u + w (eps_c - eps_u); 1 = none
@@ -189,7 +189,7 @@ class Looking:
     latents: int = 16  # vectors that the resampler makes of an image
     max_tokens: int = 30  # largest number of tokens of a sentence, the end token included
     batch_size: int = 32  # examples in a step of training
-    train_steps: int = 300  # optimiser steps of training; the same for every share
+    train_steps: int = 200  # optimiser steps of training; the same for every share
     lr: float = 1e-3  # peak learning rate
     warmup_steps: int = 20  # steps in which the learning rate rises
 
@@ -220,7 +220,7 @@ class Synth2Config:
     seeds: tuple[int, ...] = (0,)  # random seeds of training; every arm is trained once with each
     # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
     # absent
-    eval_data: str | None = "smallworld:street:400"
+    eval_data: str | None = "smallworld:street:200"
     eval_images: Path | None = None  # folder of the photos that --eval-data names by file
     eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
     beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
@@ -329,7 +329,7 @@ SCALES = {
         scale="small",
         human=HumanPairs("smallworld:street:1000"),
         ask=Asking(per_class=100),
-        images=ImageTokens(codes=512, tokenizer_steps=6000),
+        images=ImageTokens(codes=512, tokenizer_channels=(16, 24, 48, 96), tokenizer_steps=6000, tokenizer_batch=16),
         paint=TokenPainting(painter_width=192, painter_layers=4, painter_steps=8000, painter_batch=64),
         words=Words(language_width=128, language_layers=3, language_steps=2000),
         looking=Looking(look_width=128, batch_size=64, train_steps=4000, lr=5e-4, warmup_steps=200),
@@ -342,7 +342,7 @@ SCALES = {
         scale="paper",
         human=HumanPairs(""),
         ask=Asking(writer="HuggingFaceTB/SmolLM2-1.7B-Instruct", per_class=48),
-        images=ImageTokens(token_px=256),
+        images=ImageTokens(token_px=256, tokenizer_channels=(16, 24, 48, 96), tokenizer_batch=16),
         paint=TokenPainting(AMUSED, guidance=10.0, sampler_steps=12, painter_dtype="fp16"),
         words=Words("HuggingFaceTB/SmolLM2-360M"),
         looking=Looking(
