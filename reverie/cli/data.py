@@ -107,6 +107,7 @@ def export(
         _export_classifier(folder, out)
         return
     from reverie.store import exports, tables
+    from reverie.store.sources import counted
 
     write: Callable[..., dict[str, int]] = {
         "webdataset": exports.to_webdataset,
@@ -129,7 +130,7 @@ def export(
         raise InputError(f"no pair of {folder} that fits {where!r} is image tokens alone; leave --tokenizer out")
     with counting("exported") as progress:
         counts = write(folder / "pairs.lance", out, where=where, progress=progress, **how)
-    print(f"{out}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
+    print(f"{out}: " + ", ".join(counted(number, what) for what, number in counts.items()))
     pairs = folder / "pairs.lance"
     if "kept" in tables.column_names(pairs) and (
         lost := tables.count(pairs, f"{tables.whole_filter(where)} and kept = false")

@@ -31,7 +31,7 @@ from PIL import Image
 from reverie import seeds
 from reverie.errors import BrokenImage, InputError, UnknownName
 from reverie.store.pictures import open_picture
-from reverie.store.sources import check_file, printable, what_is
+from reverie.store.sources import check_file, counted, in_words, printable, what_is
 
 if TYPE_CHECKING:
     from reverie.store.imports import Sample
@@ -194,9 +194,11 @@ def passed_over(source: str | Path, splits: Sequence[Split]) -> str | None:
             reasons: Counter[str] = Counter()
             for entry in found:
                 reasons[entry.reason] += entry.number
-            why = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(SHOWN))
+            shown = reasons.most_common(SHOWN)
+            why = [counted(count, what) if len(reasons) > 1 else in_words(count, what) for what, count in shown]
+            where = f"among the {split} photos of {printable(str(source))}"
             told.append(
-                f"{number:,} files among the {split} photos of {printable(str(source))} are not measured on ({why})"
+                f"{counted(number, 'files')} {where} {'is' if number == 1 else 'are'} not measured on ({'; '.join(why)})"
             )
     return "; ".join(told) or None
 

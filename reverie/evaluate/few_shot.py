@@ -73,8 +73,11 @@ class FewShotEpisodes(Job):
 
         Raises: InputError for photos that cannot be used or are too few; ModelError for weights that cannot.
         """
+        from reverie.datasets.labelled import has_photos, passed_over
         from reverie.evaluate import features
 
+        if told := passed_over(self.photos, ["train", "test"] if has_photos(self.photos, "test") else ["train"]):
+            context.report("warning", text=told)
         train, test, split = _splits(self.photos)
         for done, arm in enumerate(self.arms):
             context.report("progress", done=done, total=len(self.arms), arm=arm.label, seed=arm.seed)

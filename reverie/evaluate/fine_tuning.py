@@ -25,7 +25,7 @@ from torch import nn
 from reverie import seeds, stage
 from reverie.arms import UNTRAINED, Arm
 from reverie.captions.classes import read_classes
-from reverie.datasets.labelled import LabelledImages, attributes, check_labels, check_photos
+from reverie.datasets.labelled import LabelledImages, attributes, check_labels, check_photos, passed_over
 from reverie.errors import InputError
 from reverie.evaluate.fine_tuning_files import MARK, ArmMark, BestWeights, put_weights, tidy
 from reverie.evaluate.fine_tuning_images import ArmImages, PhotoBatches, amounts, digest_of_images
@@ -121,6 +121,8 @@ class FineTune(Job):
 
         Raises: InputError for too few images or labels that are not among the classes; ModelError; what ``fit`` raises.
         """
+        if told := passed_over(self.photos, ["train", "test"] if self._needs_train() else ["test"]):
+            context.report("warning", text=told)
         images = ArmImages(self, context)
         for number, arm in enumerate(self.arms):
             self._arm(arm, images, context, number)

@@ -27,6 +27,7 @@ from reverie.pairs import TOKEN_COLUMNS
 from reverie.store import tables
 from reverie.store.files import atomic_folder
 from reverie.store.pictures import suffix
+from reverie.store.sources import counted
 
 OK = "status = 'ok'"
 ROW_GROUP = 100  # rows that a reader of parquet has to hold at least
@@ -205,7 +206,7 @@ def to_folder(
     classless = f"{_shown(where, decode, ids)} and (label is null or label = '')"
     if number := tables.count(path, classless):
         raise InputError(
-            f"{number} pairs of {path} have no class; add \"label != ''\" to the filter, or export as coco"
+            f"{counted(number, 'pairs')} of {path} {'has' if number == 1 else 'have'} no class; add \"label != ''\" to the filter, or export as coco"
         )
     folders: dict[str, str] = {}
     done = 0

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reverie.errors import StoreFull
@@ -36,6 +36,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path, *, replace: bool = False, durable: bool = True) -> Iterator[Path]:
     """An empty folder beside ``path`` to fill: it takes that name when the block ends, and disappears if the block fails.
 
+    So do folders above it that were not there before.
+
     Args:
         replace: take the place of a folder that has the name already; else only an empty one may. Killed between the two
             renames that this takes, the old one waits for ``restore_folder``.
@@ -45,6 +47,7 @@ def atomic_folder(path: Path, *, replace: bool = False, durable: bool = True) ->
     temporary, previous = (path.with_name(f"{path.name}{ending}") for ending in BESIDE)
     with _full_is_told(path):
         shutil.rmtree(temporary, ignore_errors=True)  # left by a kill
+        above = [folder for folder in path.parents if not folder.exists()]
         temporary.mkdir(parents=True)
         try:
             yield temporary
@@ -57,11 +60,15 @@ def atomic_folder(path: Path, *, replace: bool = False, durable: bool = True) ->
                     path.rename(previous)
             temporary.rename(path)
             flush_to_disk(path.parent)
+            above = []
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             if replace:
                 restore_folder(path)
                 shutil.rmtree(previous, ignore_errors=True)
+            with suppress(OSError):  # another may have put something there meanwhile
+                for folder in above:
+                    folder.rmdir()
 
 
 def restore_folder(path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,9 @@ from reverie.errors import InputError
 
 # What the packers of the standard library raise at damage: each another one, and which depends on where the damage is.
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
+THINGS = "file|folder|member|caption|pair|shard|class"
+ONE = re.compile(rf"^((?:\S+ )?(?:{THINGS}))e?s\b")
+THAT_ARE = re.compile(rf"^((?:\S+ )?(?:{THINGS})e?s) that are ")
 GZIP = b"\x1f\x8b"
 
 
@@ -36,6 +40,16 @@ def _from_bytes(text: str) -> bool:
 
 def _escaped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def in_words(number: int, things: str) -> str:
+    """Words about these things, of which there are so many: ``files without an ending`` of one is ``file without an ending``."""
+    return ONE.sub(r"\g<1>", THAT_ARE.sub(r"\1 that is ", things)) if number == 1 else things
+
+
+def counted(number: int, things: str) -> str:
+    """A number and its things: 1 shard, 2,000 shards."""
+    return f"{number:,} {in_words(number, things)}"
 
 
 def because(what: str, own: str) -> str:

@@ -402,7 +402,7 @@ def test_an_import_ends_with_the_sum_of_all_that_was_there(say: Say) -> None:
     assert code == 0, err
     assert out.splitlines() == [
         "real: 2 captions, 1 image ok, 1 failed",
-        "3 found = 1 taken + 1 failed (not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image) + 1 not taken (.txt files)",
+        "3 found = 1 taken + 1 failed (not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image) + 1 not taken (.txt file)",
     ]
     assert say("import", "f", "--out", "real")[1] == out  # again, from what is stored
     assert "leaves no captions" in refused(say("import", "f", "--out", "other", "--captions-per-image", "0"))

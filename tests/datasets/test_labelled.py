@@ -98,7 +98,7 @@ def test_what_lies_among_photos_and_is_none_is_counted(tmp_path):
     for name in ("a.heic", "b.heic", "notes.txt"):
         (tmp_path / "test" / "blue" / name).write_bytes(b"x")
     assert passed_over(tmp_path, ["test"]) == (
-        f"3 files among the test photos of {tmp_path} are not measured on (2 .heic files; 1 .txt files)"
+        f"3 files among the test photos of {tmp_path} are not measured on (2 .heic files; 1 .txt file)"
     )
     assert passed_over("smallworld:street:2:2", ["train", "test"]) is None
 

@@ -24,6 +24,17 @@ def colour_photos(num, seed, size=(24, 18)):
     return [as_bytes(item) for item in pixels.clip(0, 255).astype(np.uint8)], names
 
 
+def photos_with_notes(folder):
+    """Class folders of 12 train and 12 test photos, and files among them that are none: one in train, two in test."""
+    for seed, split in enumerate(("train", "test")):
+        for number, (image, name) in enumerate(zip(*colour_photos(12, seed), strict=True)):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            (folder / split / name / f"{number}.png").write_bytes(image)
+    for name in ("train/blue/a.heic", "test/blue/a.heic", "test/red/notes.txt"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
 @pytest.fixture
 def photo_folder(tmp_path):
     folder = tmp_path / "photos"

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -11,6 +12,8 @@ from reverie.evaluate.few_shot import FewShotEpisodes, accuracies, interval, nea
 from reverie.models.backbones import build_backbone, save_backbone
 from reverie.stage import StepContext
 from reverie.store import results
+
+from .conftest import photos_with_notes
 
 SIZES = {"ways": 3, "shots": 2, "queries": 4}
 
@@ -106,6 +109,21 @@ def test_the_job_measures_every_arm_on_the_same_episodes(photo_folder, tmp_path)
     assert last.details["interval"] == pytest.approx(1.96 * last.details["deviation"] / math.sqrt(50))
     assert (last.details["ways"], last.details["shots"], last.num_classes) == (3, 2, 3)
     assert (last.protocol, last.metric) == ("episodes", "top1")
+
+
+def test_files_that_are_no_photos_are_told(tmp_path):
+    told = []
+    context = StepContext(tmp_path / "run", "episodes", report=lambda kind, **facts: told.append((kind, facts)))
+    photos = photos_with_notes(tmp_path / "photos")
+    job = FewShotEpisodes((pixels(),), str(photos), size_px=16, pixels_px=4, episodes=2, **SIZES)
+    job.run(context)
+    test = f"2 files among the test photos of {photos} are not measured on (1 .heic file; 1 .txt file)"
+    train = f"1 file among the train photos of {photos} is not measured on (.heic file)"
+    assert [facts["text"] for kind, facts in told if kind == "warning"] == [f"{train}; {test}"]
+    (photos / "test").rename(tmp_path / "gone")
+    told.clear()
+    dataclasses.replace(job, queries=2).run(context)  # half of train
+    assert [facts["text"] for kind, facts in told if kind == "warning"] == [train]
 
 
 def test_slips_are_named(photo_folder, tmp_path):

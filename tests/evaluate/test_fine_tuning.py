@@ -23,7 +23,7 @@ from reverie.models.backbones import build_backbone, save_backbone
 from reverie.stage import StepContext
 from reverie.store import results, tables
 
-from .conftest import colour_photos
+from .conftest import colour_photos, photos_with_notes
 
 QUICK = Fit(6, 3e-3, weight_decay=0.05, betas=(0.9, 0.999))
 EVERY_STEP = FitSpeed(checkpoint_every_s=0.0)
@@ -302,6 +302,17 @@ def test_classes_may_be_given_so_that_no_train_photos_are_needed(job, context, p
     job.check()
     job.run(context)
     assert by_metric(context, "painted")["top1"].details["num_held_out"] == 3
+
+
+def test_files_that_are_no_photos_are_told(job, context, tmp_path):
+    told = []
+    context = dataclasses.replace(context, report=lambda kind, **facts: told.append((kind, facts)))
+    photos = photos_with_notes(tmp_path / "notes")
+    job = dataclasses.replace(job, photos=str(photos), fit=Fit(1, 3e-3), batch=4, looks=1)
+    job.run(context)
+    warnings = [facts["text"] for kind, facts in told if kind == "warning"]
+    test = f"2 files among the test photos of {photos} are not measured on (1 .heic file; 1 .txt file)"
+    assert warnings == [f"1 file among the train photos of {photos} is not measured on (.heic file); {test}"]
 
 
 def test_slips_are_named(job, context, photo_folder, tmp_path):

@@ -154,7 +154,7 @@ def test_odd_class_names_stay_in_the_folder(tmp_path):
     assert {item.name for item in (tmp_path / "x").iterdir()} == {"out"}
     for label, message in (
         ("a_b", "'a.b' and 'a_b' would share|'a_b' and 'a.b' would share"),
-        (None, "1 pairs of .* have no class"),
+        (None, "1 pair of .* has no class"),
     ):
         tables.replace_rows(tmp_path / "p.lance", pairs.table([rows[0] | {"label": label}], pairs.PAIRS), "pair_id")
         with pytest.raises(InputError, match=message):
@@ -183,7 +183,7 @@ def test_nothing_has_its_name_before_it_is_whole(path, tmp_path, monkeypatch, ex
         export(path, out)
     for where, message in (("kept", "filter .* does not fit"), ("unit = 99", "no pair of .* fits")):
         with pytest.raises(InputError, match=message):
-            export(path, tmp_path / "other", where)
+            export(path, tmp_path / "other" / "new", where)
     assert not (tmp_path / "other").exists()
 
 

@@ -233,10 +233,10 @@ def test_what_is_in_a_folder_and_not_taken_is_counted(tmp_path):
     )
     reasons = sum_.partition("6 not taken (")[2].removesuffix(")").split("; ")
     assert sorted(reasons) == [
-        "1 .txt files",
+        "1 .txt file",
         "1 a link to a folder, which is not followed",
         "1 beside the class folders",
-        "1 files without an ending",
+        "1 file without an ending",
         "2 hidden",
     ]
 
@@ -255,7 +255,7 @@ def test_a_folder_that_is_named_as_a_file_is_counted(tmp_path):
     said = account(tmp_path / "meta", tmp_path / "out1")
     assert str(said) == "2 found = 1 taken + 1 not taken (not named in the metadata)"
     said = account(tmp_path / "shards", tmp_path / "out2")
-    assert str(said) == "2 found = 1 taken + 1 not taken (folders beside the shards)"
+    assert str(said) == "2 found = 1 taken + 1 not taken (folder beside the shards)"
     said = account(tmp_path / "table.csv", tmp_path / "out3", images=tmp_path / "meta")
     assert str(said) == "2 found = 1 taken + 1 failed (a folder, not a file)"
     (tmp_path / "classes" / "b").write_bytes(picture(2))  # a picture without an ending, and what is none
@@ -322,10 +322,10 @@ def test_what_lies_beside_tables_is_counted(tmp_path):
     assert sum_.startswith("5 found = 1 taken + 4 not taken (1 ")
     reasons = sum_.partition("not taken (")[2].removesuffix(")").split("; ")
     assert sorted(reasons) == [
-        "1 .csv files beside the tables",
-        "1 .png files beside the tables",
+        "1 .csv file beside the tables",
+        "1 .png file beside the tables",
         "1 hidden",
-        "1 other files beside the tables",
+        "1 other file beside the tables",
     ]
 
 
@@ -352,6 +352,28 @@ def test_splits_of_an_image_folder_are_no_classes(tmp_path, names):
     with pytest.raises(InputError, match="has several splits"):
         everything(tmp_path)
     assert [row["label"] for row in everything(tmp_path, split=names[1])[0]] == ["cat"]
+
+
+def test_classes_that_lie_one_level_deeper_are_no_class(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / "images" / name).mkdir(parents=True)
+        (tmp_path / "data" / "images" / name / "a.png").write_bytes(picture(1))
+    write(tmp_path / "data" / "README.txt", "words")
+    write(tmp_path / "data" / "images" / "labels.txt", "words")
+    for source in (tmp_path / "data", tmp_path):
+        inside = next(item for item in source.iterdir() if item.is_dir()).name
+        with pytest.raises(InputError) as caught:
+            everything(source)
+        assert str(caught.value) == (
+            f"{source} holds one folder, {inside}, which holds no images but folders of images (cat, dog); if these are the "
+            f"classes, give {tmp_path / 'data' / 'images'}; if {inside} is the class, put its images into it"
+        )
+    assert [row["label"] for row in everything(tmp_path / "data" / "images")[0]] == ["cat", "dog"]
+    (tmp_path / "data" / "images" / "b.png").write_bytes(picture(1))  # so images is a class, with images at any depth
+    assert [row["label"] for row in everything(tmp_path / "data")[0]] == ["images"] * 3
+    (tmp_path / "data" / "images" / "b.png").unlink()
+    (tmp_path / "data" / "images").rename(tmp_path / "data" / "train")
+    assert [row["label"] for row in everything(tmp_path / "data")[0]] == ["cat", "dog"]
 
 
 def test_what_looks_like_splits_and_may_be_classes(tmp_path):
@@ -497,7 +519,7 @@ def test_members_that_make_no_whole_sample_are_told(tmp_path):
     ]
     assert len(captions) == 10
     assert account(path, tmp_path / "out").endswith(
-        "3 not taken (1 members without an ending; 1 hidden members; 1 members that are not read: .npy)"
+        "3 not taken (1 member without an ending; 1 hidden member; 1 member that is not read: .npy)"
     )
     assert [row["status"] for row in everything(path, image_column="left.jpg")[1]].count("ok") == 1
 

@@ -51,6 +51,12 @@ def _classes(path: Path, reading: Reading) -> Iterator[Entry]:
     if twice := [name for name, number in Counter(name.casefold() for name in names).items() if number > 1]:
         same = ", ".join(item.name for item, name in zip(classes, names, strict=True) if name.casefold() == twice[0])
         raise InputError(f"{path} has several folders for one class: {same}")
+    if len(classes) == 1 and (inner := _classes_below(classes[0])):
+        raise InputError(
+            f"{path} holds one folder, {classes[0].name}, which holds no images but folders of images "
+            f"({', '.join(printable(item.name) for item in inner[:3])}{', ...' * (len(inner) > 3)}); if these are the classes, give "
+            f"{printable(str(inner[0].parent))}; if {printable(classes[0].name)} is the class, put its images into it"
+        )
     files, others = {}, list[NotTaken]()
     for name, item in zip(names, classes, strict=True):
         files[name], passed = _pictures(item)
@@ -94,6 +100,22 @@ def _with_metadata(path: Path, metadata: list[Path], reading: Reading) -> Iterat
         yield NotTaken("not named in the metadata", left)
 
 
+def _classes_below(path: Path) -> list[Path]:
+    """Several folders with images in a folder without, or in the only folder in it: classes that lie deeper than they should."""
+    inside = sorted(path.iterdir()) if os.access(path, os.R_OK | os.X_OK) else []
+    if any(not item.is_dir() and _is_picture(item) for item in inside):
+        return []
+    inner = [item for item in inside if item.is_dir() and not _hidden(Path(item.name))]
+    if len(inner) == 1:
+        return [] if inner[0].is_symlink() else _classes_below(inner[0])
+    return inner if len([item for item in inner if any(map(_is_picture, _all_files(item)))]) > 1 else []
+
+
+def _is_picture(file: Path) -> bool:
+    ending = file.suffix.lower()
+    return not _hidden(Path(file.name)) and (ending in PICTURE_SUFFIXES or (not ending and looks_like_picture(file)))
+
+
 def _pictures(path: Path) -> tuple[list[Path], list[NotTaken]]:
     """Pictures at any depth in order of name, and what else there is. One without an ending counts by its first bytes."""
     found: list[Path] = []
@@ -112,7 +134,7 @@ def _pictures(path: Path) -> tuple[list[Path], list[NotTaken]]:
             file, ending = here / name, Path(name).suffix.lower()
             if _hidden(Path(name)):
                 passed["hidden"] += 1
-            elif ending in PICTURE_SUFFIXES or (not ending and looks_like_picture(file)):
+            elif _is_picture(file):
                 found.append(file)
             elif name not in METADATA:
                 passed[printable(f"{ending} files" if ending else "files without an ending")] += 1

@@ -19,7 +19,7 @@ from reverie.store.imports.kinds import entries, guess_kind
 from reverie.store.imports.samples import Entry, Kind, NotTaken, Reading, Sample
 from reverie.store.locks import all_units_held
 from reverie.store.pictures import as_png, open_picture, suffix
-from reverie.store.sources import because, printable, shared, what_is
+from reverie.store.sources import because, counted, in_words, printable, shared, what_is
 
 MAX_BYTES = 256 << 20  # of one encoded image
 SHOWN = 6  # reasons in one line
@@ -79,7 +79,11 @@ class Account:
         for fate in ("taken", "dropped", "failed", "not taken"):
             reasons = [(number, why) for (word, why), number in self.found.most_common() if word == fate]
             if number := sum(count for count, _ in reasons):
-                told = [f"{count:,} {why}" if len(reasons) > 1 else why for count, why in reasons[:SHOWN] if why]
+                told = [
+                    counted(count, why) if len(reasons) > 1 else in_words(count, why)
+                    for count, why in reasons[:SHOWN]
+                    if why
+                ]
                 told += [f"{len(reasons) - SHOWN} other reasons"] * (len(reasons) > SHOWN)
                 parts.append(f"{number:,} {fate}" + (f" ({'; '.join(told)})" if told else ""))
         return f"{self.found.total():,} found = {' + '.join(parts) or '0 taken'}"
