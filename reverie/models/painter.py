@@ -28,7 +28,7 @@ from reverie.errors import InputError, ModelError, UnknownName
 from reverie.models.kinds import check_pipeline
 from reverie.models.names import Located, locate
 from reverie.models.noise_levels import Start, start_at
-from reverie.models.pretrained import load_part_config, load_pipeline, pipeline_index, usable
+from reverie.models.pretrained import check_networks, load_part_config, load_pipeline, pipeline_index, usable
 
 Embeddings = dict[str, Any]
 """What a pipeline wants to know about n texts: tensors or lists whose first dimension is n, by argument name."""
@@ -107,6 +107,7 @@ def check_painter(
     place = locate(name)
     check_pipeline(name)
     index = pipeline_index(place)
+    check_networks(place)
     family = str(index.get("_class_name"))
     if family == "AmusedPipeline":
         if scheduler is not None:

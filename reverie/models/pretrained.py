@@ -186,6 +186,35 @@ def load_pipeline(place: Located, dtype: torch.dtype = torch.float32, without: S
         return loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **nets)
 
 
+def check_networks(place: Located) -> None:
+    """That the files of a pipeline in a folder hold every weight of its networks of diffusers, by their names alone.
+
+    Networks of transformers are looked at when they are loaded: it renames weights of older versions by rules of its own.
+    Raises: ModelError, as loading them would.
+    """
+    import diffusers
+
+    if place.kind != "folder":
+        return
+    folder = Path(place.path_or_id)
+    for part, loader in _parts(folder, place.name).items():
+        if not (isinstance(loader, type) and issubclass(loader, diffusers.ModelMixin)):
+            continue
+        check_weights(folder / part)
+        with readable(place, loader, part):
+            settings = loader.load_config(folder / part)
+            if "quantization_config" in settings:
+                continue
+            with torch.device("meta"):  # names only
+                net = loader.from_config(settings)
+            held: dict[str, None] = {}
+            for file in (folder / part).glob("*.safetensors"):
+                with safe_open(str(file), "pt") as opened:
+                    held |= dict.fromkeys(opened.keys())
+            net._fix_state_dict_keys_on_load(held)  # names of older versions
+        _check_whole(net, sorted(net.state_dict().keys() - held.keys()), f"{place.name}/{part}")
+
+
 def pipeline_index(place: Located) -> dict[str, Any]:
     """The parts of a diffusers pipeline: name -> [library, class]. Raises ModelError, also for what is no pipeline."""
     file = _small_file(place, "model_index.json")
@@ -387,11 +416,15 @@ def _check_loaded(net: Any, found: Any, what: str) -> None:
     lost += [str(item[0] if isinstance(item, tuple) else item) for item in found["mismatched_keys"]]
     # What stays on the meta device was in no file either.
     lost += [name for name, weight in net.named_parameters() if weight.is_meta and name not in lost]
+    _check_whole(net, lost, what)
+    if wrong := [str(item) for item in found.get("error_msgs") or ()]:
+        raise ModelError(f"cannot load {what}: {' '.join(wrong[0].split())[:SHOWN]}")
+
+
+def _check_whole(net: Any, lost: Sequence[str], what: str) -> None:
     if lost:
         shown = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
         raise ModelError(f"{what} lacks {len(lost)} of its weights ({shown}); it is not a whole {type(net).__name__}")
-    if wrong := [str(item) for item in found.get("error_msgs") or ()]:
-        raise ModelError(f"cannot load {what}: {' '.join(wrong[0].split())[:SHOWN]}")
 
 
 def _parts(folder: Path, name: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
+import re
 import shutil
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from reverie.errors import InputError, ModelError, UnknownName
 from reverie.models import painter as painters
@@ -283,6 +285,24 @@ def test_what_the_files_tell_is_what_the_opened_painter_tells(opened, folders, f
         assert refused == said(lambda name=name: painters._scheduler(name, painter.pipe)), name
     with pytest.raises(ModelError, match="paints no tokens"):
         painters.check_painter(folders[family], 3, None, tokens=True)
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_a_network_that_lacks_a_weight_is_told_before_any_work(family, folders, tmp_path):
+    folder = tmp_path / "painter"
+    shutil.copytree(folders[family], folder)
+    painters.check_painter(str(folder), 3, None)
+    for part in ("unet", "transformer", "vae"):
+        if file := next((folder / part).glob("*.safetensors"), None):
+            tensors = load_file(file)
+            gone = sorted(tensors)[len(tensors) // 2]
+            save_file({name: value for name, value in tensors.items() if name != gone}, file)
+            with pytest.raises(ModelError, match=rf"/{part} lacks 1 of its weights \({re.escape(gone)}\)") as caught:
+                painters.check_painter(str(folder), 3, None)
+            with pytest.raises(ModelError) as late:
+                open_painter(str(folder))
+            assert str(late.value) == str(caught.value)
+            save_file(tensors, file)
 
 
 def test_a_painter_of_tokens_tells_its_grid_before_it_is_opened(tmp_path):
