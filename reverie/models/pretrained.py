@@ -201,12 +201,13 @@ def check_networks(place: Located) -> None:
         if not (isinstance(loader, type) and issubclass(loader, diffusers.ModelMixin)):
             continue
         check_weights(folder / part)
+        family: Any = loader
         with readable(place, loader, part):
-            settings = loader.load_config(folder / part)
+            settings = family.load_config(folder / part)
             if "quantization_config" in settings:
                 continue
             with torch.device("meta"):  # names only
-                net = loader.from_config(settings)
+                net = family.from_config(settings)
             held: dict[str, None] = {}
             for file in (folder / part).glob("*.safetensors"):
                 with safe_open(str(file), "pt") as opened:
