@@ -304,11 +304,11 @@ def paint(
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Images:
-    """One image a caption, at the default settings of PaintPixels. uint8 (captions, 64, 64, 3)."""
-    from reverie.images.pixels import PaintPixels
+    """One image a caption, at the recipes' default settings. uint8 (captions, 64, 64, 3)."""
     from reverie.models.painter import open_painter
+    from reverie.recipes.options import Painting
 
-    stage = PaintPixels(model=name)
+    stage = Painting(name).stage()
     painter = open_painter(name, device, stage.scheduler)
     images = []
     for start in range(0, len(captions), stage.speed.batch):

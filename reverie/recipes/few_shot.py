@@ -126,7 +126,7 @@ SCALES = {
         shots_from="smallworld:street:2048:6400",
         eval_data="smallworld:street:2048:6400",
         num_shots=(1, 4, 16),
-        paint=Painting(per_caption=2, sampler_steps=20),
+        paint=Painting(per_caption=2),
         select=Selection(max_kept=24),
         learn=ClassifierLearning(tune_batch=512, lr=1e-3),
         unit_size=64,

@@ -18,6 +18,7 @@ from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 from reverie.stage import UnitStage
 
+PUBLIC_STEPS = 20  # of public painters; the builtin one was taught at fewer
 TOKEN_PAINTING = Painting("builtin:token-painter", guidance=3.0, sampler_steps=8)
 
 
@@ -26,7 +27,7 @@ class MakeConfig:
     """Settings of captions and images in bulk."""
 
     text: CaptionSource = CaptionSource()
-    paint: Painting = Painting(sampler_steps=20, scheduler=None)
+    paint: Painting = Painting(scheduler=None)
     # pixels, or tokens: ids of a codebook by an aMUSEd pipeline, 512 bytes for an image of 256 ids
     as_: Annotated[Literal["pixels", "tokens"], tyro.conf.arg(name="as")] = "pixels"
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
@@ -41,12 +42,15 @@ class MakeConfig:
     seed: int = 0  # random seed of the run
 
     def following(self, usual: MakeConfig) -> dict[str, Any]:
-        """No CLIP model by default for a public painter; nothing is kept by what was not looked for; tokens by their painter."""
+        """No CLIP model by default for a public painter; nothing is kept by what was not looked for; tokens by their painter; more
+        steps for a public one.
+        """
         tokens, paint = self.as_ == "tokens", usual.paint
+        steps = TOKEN_PAINTING.sampler_steps if tokens else paint.sampler_steps if self.paint.is_builtin else PUBLIC_STEPS
         return {
             "painter": TOKEN_PAINTING.painter if tokens else paint.painter,
             "guidance": TOKEN_PAINTING.guidance if tokens else paint.guidance,
-            "sampler_steps": TOKEN_PAINTING.sampler_steps if tokens else paint.sampler_steps,
+            "sampler_steps": steps,
             "clip": clip_default(self.paint.painter, usual.clip),
             "keep": KEPT_TOKENS[self.duplicates] if tokens else usual.keep if self.duplicates else KEPT[False],
         }

@@ -108,7 +108,7 @@ SCALES = {
         painted_per_class=(10, 50, 200),
         real_per_class=(10, 50, 200),
         mixed_per_class=(10, 50),
-        paint=Painting(sampler_steps=20),
+        paint=Painting(),
         net=Network(train_steps=3000),
         eval_data="smallworld:street:12800:6400",
         unit_size=64,

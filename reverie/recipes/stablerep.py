@@ -240,7 +240,7 @@ SCALES = {
         TINY,
         scale="small",
         text=CaptionSource(per_class=32),
-        paint=Painting(per_caption=8, sampler_steps=20),
+        paint=Painting(per_caption=8),
         per_batch=4,
         captions_per_batch=64,
         net=Network(train_steps=5000),

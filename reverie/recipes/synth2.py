@@ -281,6 +281,8 @@ class Synth2Config:
             raise InputError("--rho 0 alone paints nothing; give a share of painted pairs as well, such as 0.5")
         if not 0 < self.human_first < 1:
             raise InputError(f"--human-first {self.human_first:g} is a share of the steps, above 0 and below 1")
+        if not 1 <= self.paint.sampler_steps <= 1000:
+            raise InputError(f"--sampler-steps {self.paint.sampler_steps}: steps must be from 1 to 1000")
         check_min(
             1,
             token_px=self.images.token_px,

@@ -147,7 +147,7 @@ SCALES = {
         scale="small",
         num_images=12_800,
         per_class=50,
-        paint=Painting(per_caption=4, sampler_steps=20),
+        paint=Painting(per_caption=4),
         net=Network(train_steps=5000, warmup=0.05),
         batch_size=128,
         learners=Learners(queue=4096),

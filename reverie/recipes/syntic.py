@@ -228,7 +228,7 @@ SCALES = {
         TINY,
         scale="small",
         sentences=12800,
-        paint=Painting(per_caption=1, sampler_steps=20),
+        paint=Painting(per_caption=1),
         decoder=Decoder(256, 4, tag_heads=8, batch_size=128, epochs=20, lr=5e-4, warmup_steps=200),
         seeds=(0, 1, 2),
         eval_data="smallworld:street:2000",

@@ -94,7 +94,7 @@ SCALES = {
         TINY,
         scale="small",
         text=replace(TINY.text, per_class=50),
-        paint=Painting(per_caption=4, sampler_steps=20),
+        paint=Painting(per_caption=4),
         learn=ClassifierLearning(tune_batch=512),
         eval_data="smallworld:street:1:6400",
         unit_size=64,

@@ -39,17 +39,13 @@ class Synth2Study(StudyConfig):
     """Settings of a study of Synth²."""
 
     human: tuple[int, int, int] = (48, 144, 432)  # numbers of human pairs, few to many; none shows a held class
-    per_class: int = 16  # captions of each of the 64 classes
-    tokenizer_channels: tuple[int, ...] = (
-        8,
-        16,
-        32,
-        64,
-    )  # channels of the image tokenizer, one number a resolution, finest first
-    tokenizer_steps: int = 200  # optimiser steps of the image tokenizer
-    painter_steps: int = 200  # optimiser steps of each token painter
-    language_steps: int = 150  # optimiser steps of the language model
-    train_steps: int = 120  # optimiser steps of each captioner
+    per_class: int = 16  # captions for each class, where they are written from class names; all 64 are asked about
+    # channels of a tokenizer that is trained, one number a resolution, finest first
+    tokenizer_channels: tuple[int, ...] = (8, 16, 32, 64)
+    tokenizer_steps: int = 200  # optimiser steps of a tokenizer that is trained
+    painter_steps: int = 200  # optimiser steps of a token painter that is trained
+    language_steps: int = 150  # optimiser steps of a language model that is trained
+    train_steps: int = 120  # optimiser steps of training; the same for every captioner
     photos: int = 200  # photos to measure on, in each of three sets
     cost_steps: int = 10  # steps timed on either path, in each of three measurements
 
