@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from reverie.captions.llm import AskWriter
     from reverie.captions.word_to_sentence import WordToSentence
 
+SAMPLER_STEPS = 10  # as of recipes that paint with the builtin painter
 AMONG = 100  # captions from which the encoder picks
 BLUR_PX, NOISE = 1.0, 6.0  # a stand-in for a small painter's soft pictures: standard deviations in pixels, grey levels
 
@@ -304,11 +305,11 @@ def paint(
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Images:
-    """One image a caption, at the recipes' default settings. uint8 (captions, 64, 64, 3)."""
+    """One image a caption, at the settings that recipes have for it. uint8 (captions, 64, 64, 3)."""
+    from reverie.images.pixels import PaintPixels
     from reverie.models.painter import open_painter
-    from reverie.recipes.options import Painting
 
-    stage = Painting(name).stage()
+    stage = PaintPixels(model=name, steps=SAMPLER_STEPS)
     painter = open_painter(name, device, stage.scheduler)
     images = []
     for start in range(0, len(captions), stage.speed.batch):

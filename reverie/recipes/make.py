@@ -46,7 +46,9 @@ class MakeConfig:
         steps for a public one.
         """
         tokens, paint = self.as_ == "tokens", usual.paint
-        steps = TOKEN_PAINTING.sampler_steps if tokens else paint.sampler_steps if self.paint.is_builtin else PUBLIC_STEPS
+        steps = (
+            TOKEN_PAINTING.sampler_steps if tokens else paint.sampler_steps if self.paint.is_builtin else PUBLIC_STEPS
+        )
         return {
             "painter": TOKEN_PAINTING.painter if tokens else paint.painter,
             "guidance": TOKEN_PAINTING.guidance if tokens else paint.guidance,
