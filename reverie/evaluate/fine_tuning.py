@@ -121,11 +121,13 @@ class FineTune(Job):
 
         Raises: InputError for too few images or labels that are not among the classes; ModelError; what ``fit`` raises.
         """
-        if told := passed_over(self.photos, ["train", "test"] if self._needs_train() else ["test"]):
+        if self._needs_train() and (told := passed_over(self.photos, ["train"])):
             context.report("warning", text=told)
         images = ArmImages(self, context)
         for number, arm in enumerate(self.arms):
             self._arm(arm, images, context, number)
+        if told := passed_over(self.photos, ["test"]):  # no look at the test split before the networks are final
+            context.report("warning", text=told)
         context.report("progress", done=len(self.arms) * self.fit.steps, total=len(self.arms) * self.fit.steps)
 
     def _arm(self, arm: Arm, images: ArmImages, context: StepContext, number: int) -> None:
