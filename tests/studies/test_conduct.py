@@ -147,7 +147,7 @@ def test_it_stops_when_the_next_seed_does_not_fit(tmp_path):
         if event["kind"] == "done" and event["step"] in took:
             took[event["step"]] += event["seconds"]
     slow_reference = took["nothing-2"] + took["little-2"] + took["much-2"] + took["measure"] / 3
-    assert seconds_per_seed(slow, tmp_path, 3) == pytest.approx(slow_reference, abs=1e-3)
+    assert seconds_per_seed(slow, tmp_path, 3) == pytest.approx(slow_reference, abs=5e-3)
     assert slow_reference > 0.06
     assert found.judged[1].verdict == "inconclusive"
     told = summary(found.judged, found.looks)
