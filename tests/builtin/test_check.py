@@ -234,3 +234,10 @@ def test_a_tokenizer_is_measured_by_what_its_pictures_still_show(monkeypatch):
     assert value(rows, "  codes in use").measured == pytest.approx(24 / 4096)
     monkeypatch.setattr("reverie.models.tokenizer.open_tokenizer", lambda name, device: WithoutLoss(forgetful=True))
     assert value(check.check_tokenizer("useless", num=12), "tokenizer, one thing: studio").measured < 0.5
+
+
+def test_the_gates_are_taken_at_the_steps_that_recipes_paint_with():
+    from reverie.builtin.check import SAMPLER_STEPS
+    from reverie.recipes.options import Painting
+
+    assert Painting().sampler_steps == SAMPLER_STEPS
