@@ -44,10 +44,10 @@ class ZeroShotStudy(StudyConfig):
     per_class: int = 8  # captions for each class, where they are written from class names
 
 
-# Small has three times the captions, and the longer trainings of the recipes' small; with their images, twice as many at
-# twice the sampler steps, it would take a night on two cores.
+# Small has half as many captions again, three times the images, and the longer trainings of the recipes' small; with all their images it
+# would take a night on two cores.
 TINY = ZeroShotStudy()
-SCALES = {"tiny": TINY, "small": replace(TINY, scale="small", per_class=25)}
+SCALES = {"tiny": TINY, "small": replace(TINY, scale="small", per_class=12)}
 
 
 def zero_shot(config: ZeroShotStudy = TINY) -> Study:
