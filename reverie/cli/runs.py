@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from rich.live import Live
 from rich.table import Column, Table
 
 from reverie.cli.common import Folder, counting, find_device, open_console
 from reverie.errors import InputError
 from reverie.report.plain import plain
 
+if TYPE_CHECKING:
+    from reverie.run.status import StepStatus
 
-def status(folder: Folder) -> None:
+
+def status(folder: Folder, watch: bool = False) -> None:
     """How far a run is: per step rows done, dropped, failed and left, the rate and the time it still takes.
 
     Reads the folder beside whoever works there.
 
-    Example: reverie status runs/demo
+    Example: reverie status runs/demo --watch
 
     Args:
         folder: the run folder.
+        watch: show it anew every few seconds until all is done; Ctrl-C ends the looking, not the run.
     """
-    from reverie.run.events import duration
     from reverie.run.status import status as read
 
+    console = open_console()
+    if not watch:
+        console.print(_status_table(read(folder)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            steps = read(folder)
+            live.update(_status_table(steps), refresh=True)
+            if all(step.complete for step in steps):
+                return
+            time.sleep(WATCH_S)
+
+
+def _status_table(steps: Iterable[StepStatus]) -> Table:
+    from reverie.run.events import duration
+
     table = Table("step", "", *(Column(name, justify="right") for name in NUMBERS), box=None, header_style="bold")
-    for step in read(folder):
+    for step in steps:
         numbers = [step.done, step.ok, step.dropped, step.failed, step.left]
         rate = f"{step.rate_per_s:.3g}/s" if step.rate_per_s and not step.complete else ""
         left = duration(step.eta_s) if step.eta_s and not step.complete else ""
@@ -36,9 +58,10 @@ def status(folder: Folder) -> None:
         table.add_row(
             plain(step.name), state, *("" if number is None else f"{number:,}" for number in numbers), rate, left
         )
-    open_console().print(table)
+    return table
 
 
+WATCH_S = 3.0  # between two looks of ``status --watch``
 NUMBERS = ("made", "ok", "dropped", "failed", "left", "rate", "time left")
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,6 +222,21 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
+
+
+def test_status_can_be_watched_until_all_is_done(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reverie.cli import runs
+    from reverie.run.engine import run
+    from tests.run.fake_recipe import fake_recipe
+
+    monkeypatch.setattr(runs, "WATCH_S", 0.05)
+    run(fake_recipe(), Path("at work"), until="captions")
+    rest = threading.Timer(0.3, lambda: run(fake_recipe(pause_s=0.01), Path("at work")))
+    rest.start()
+    code, out, _ = say("status", "at work", "--watch")
+    rest.join()
+    assert code == 0
+    assert re.search(r"count +done ", out), out
 
 
 def test_status_needs_no_torch(tmp_path: Path) -> None:
