@@ -286,6 +286,7 @@ def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str 
 def tell_failed(out: Path) -> None:
     """One line about rows that failed, which the page would only say in the end."""
     from reverie.store import tables
+    from reverie.store.sources import counted
 
     failed = {
         what: tables.count(path, "status = 'failed'")
@@ -293,8 +294,9 @@ def tell_failed(out: Path) -> None:
         if tables.exists(path)
     }
     if any(failed.values()):
-        said = " and ".join(f"{number:,} {what}" for what, number in failed.items() if number)
-        print(f"{said} failed; make them again with: reverie retry {shlex.quote(str(out))}")
+        said = " and ".join(counted(number, what) for what, number in failed.items() if number)
+        them = "it" if sum(failed.values()) == 1 else "them"
+        print(f"{said} failed; make {them} again with: reverie retry {shlex.quote(str(out))}")
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -343,7 +343,7 @@ def test_failed_captions_are_told_and_a_retry_tries_others(say: Say) -> None:
     flags = ["--classes", "classes.txt", "--writer", "builtin:writer", "--per-class", "1", "--until", "captions"]
     code, out, _ = say("make", *flags, "--out", "run")
     assert code == 0
-    assert "1 captions failed; make them again with: reverie retry run" in out
+    assert "1 caption failed; make it again with: reverie retry run" in out
     from reverie.store import tables
 
     def tried() -> set[int]:
