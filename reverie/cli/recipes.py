@@ -18,7 +18,7 @@ import tyro
 from reverie.cli.common import find_device, open_console
 from reverie.cli.flags import read
 from reverie.errors import InputError
-from reverie.ranges import check_numbers
+from reverie.ranges import check_numbers, check_ranges
 
 if typing.TYPE_CHECKING:
     from reverie.run.plan import Plan
@@ -181,6 +181,8 @@ def _settings(
         flags.update(more)
         for flag, value in flat(config).items():
             check_numbers(value, flag)
+        if not name.endswith(".py"):
+            check_ranges(flat(config))
         return config
 
     return resolved(default, ask, known), flags

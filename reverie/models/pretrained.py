@@ -132,6 +132,7 @@ def load_config(place: Located) -> Any:
 @functools.cache
 def _know_our_own() -> None:
     """Models that transformers does not have are known to it once they are imported, which their parts must have been before."""
+    importlib.import_module("reverie.models.dual_encoder")
 
 
 def load_tokenizer(place: Located, *, part: str = "") -> Any:
@@ -259,7 +260,8 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(str(file), "pt") as opened:
-            found |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}
+            names = opened.keys()  # it is no dictionary
+            found |= {name: opened.get_slice(name).get_shape() for name in names}
     return found
 
 

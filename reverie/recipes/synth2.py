@@ -498,7 +498,12 @@ def painter(config: Synth2Config) -> TrainTokenPainter:
         conv_heads=3,
         caption_drop=own.caption_drop,
         fit=Fit(
-            own.painter_steps, 1e-3, min(200, own.painter_steps // 10), weight_decay=0.03, betas=(0.9, 0.99), clip=1.0,
+            own.painter_steps,
+            1e-3,
+            min(200, own.painter_steps // 10),
+            weight_decay=0.03,
+            betas=(0.9, 0.99),
+            clip=1.0,
             precision=config.precision,
         ),
         batch=own.painter_batch,
