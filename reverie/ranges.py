@@ -41,8 +41,9 @@ class Range:
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"{self.low:g} or more" if self.has_low else f"a number above {self.low:g}"
-        low = f"from {self.low:g}" if self.has_low else f"above {self.low:g}"
-        return f"a number {low} {'to' if self.has_high else 'to below'} {self.high:g}"
+        if self.has_low:
+            return f"a number from {self.low:g} to {'' if self.has_high else 'below '}{self.high:g}"
+        return f"a number above {self.low:g} and {'up to' if self.has_high else 'below'} {self.high:g}"
 
 
 # A flag means the same in every recipe, so its numbers stand once. Those that go together are looked at where they do.
@@ -89,4 +90,4 @@ def check_ranges(given: Mapping[str, object]) -> None:
             if not isinstance(number, (int, float)) or isinstance(number, bool):
                 continue
             if (usual := RANGES.get(name)) is not None and number not in usual:
-                raise InputError(f"--{name.replace('_', '-')} {number:g}: give {usual}")
+                raise InputError(f"--{name.replace('_', '-')} {number}: give {usual}")
