@@ -18,6 +18,7 @@ from reverie.captions.classes import read_classes
 from reverie.captions.domains import CAPTION, check_context, in_context
 from reverie.captions.prompts import OWN, Prompt, default_prompt, read_prompt
 from reverie.errors import InputError
+from reverie.ranges import check_min
 from reverie.seeds import derive
 from reverie.stage import SourceStage, StepContext, Worker
 
@@ -63,8 +64,7 @@ class AskWriter(SourceStage):
             raise InputError("per_class, max_tries and max_tokens must be at least 1")
         check_sampling(self.temperature, self.top_p)
         check_context(self.context)
-        if self.max_words < 1 or self.max_chars < 1:
-            raise InputError("max_words and max_chars must be at least 1")
+        check_min(1, max_words=self.max_words, max_chars=self.max_chars)
         if not self.prompt and not self.classes:
             raise InputError("without classes a language model needs a prompt that says what to write")
         if not self.prompt and self.writer.startswith("builtin:"):

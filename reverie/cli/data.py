@@ -78,7 +78,7 @@ def import_(
         said += "".join(
             f", {counts[f'images {why}']:,} {why}" for why in ("dropped", "failed") if counts[f"images {why}"]
         )
-    print(f"{said}\n{account}")
+    print("\n".join([said, str(account), *account.not_asked]))
 
 
 def export(

@@ -18,7 +18,7 @@ import tyro
 from reverie.cli.common import find_device, open_console
 from reverie.cli.flags import read
 from reverie.errors import InputError
-from reverie.ranges import check_numbers
+from reverie.ranges import check_numbers, check_ranges
 
 if typing.TYPE_CHECKING:
     from reverie.run.plan import Plan
@@ -191,6 +191,8 @@ def _settings(
         flags.update(more)
         for flag, value in flat(config).items():
             check_numbers(value, flag)
+        if not name.endswith(".py"):
+            check_ranges(flat(config))
         return config
 
     return resolved(default, ask, known), flags
@@ -296,6 +298,7 @@ def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str 
 def tell_failed(out: Path) -> None:
     """One line about rows that failed, which the page would only say in the end."""
     from reverie.store import tables
+    from reverie.store.sources import counted
 
     failed = {
         what: tables.count(path, "status = 'failed'")
@@ -303,8 +306,9 @@ def tell_failed(out: Path) -> None:
         if tables.exists(path)
     }
     if any(failed.values()):
-        said = " and ".join(f"{number:,} {what}" for what, number in failed.items() if number)
-        print(f"{said} failed; make them again with: reverie retry {shlex.quote(str(out))}")
+        said = " and ".join(counted(number, what) for what, number in failed.items() if number)
+        them = "it" if sum(failed.values()) == 1 else "them"
+        print(f"{said} failed; make {them} again with: reverie retry {shlex.quote(str(out))}")
 
 
 def _part(text: str) -> tuple[int, int]:

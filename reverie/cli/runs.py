@@ -112,10 +112,11 @@ def retry(folder: Folder, device: str = "") -> None:
     """
     from reverie.run.engine import retry as retry_failed
     from reverie.run.plan import plan_again
+    from reverie.store.sources import counted
 
     folder = _where_it_was_made(folder)
     for step, fixed in retry_failed(plan_again(folder), folder, find_device(device)).items():
-        print(f"{step}: {fixed} rows fixed")
+        print(f"{step}: {counted(fixed, 'rows')} fixed")
 
 
 def _where_it_was_made(folder: Path) -> Path:

@@ -22,12 +22,15 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from reverie import seeds
+from reverie.datasets.few_shot import check_store
 from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.fit import Fit, fit
 from reverie.learn.pipelines import Parts, start_of
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train import Train
+from reverie.models.names import locate
+from reverie.models.pretrained import check_networks
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.pairs import CLASS_SLOT
 from reverie.stage import Job, StepContext
@@ -170,13 +173,15 @@ class TrainPainter(Job):
     caption_drop: float = 0.1  # share of captions replaced by the empty one, for guidance
 
     def check(self) -> None:
-        """Raises InputError, ModelError, UnknownName for a start that cannot be trained, or a side that does not fit."""
+        """Raises InputError, ModelError, UnknownName for a store that is not there, a start that cannot be trained, or a side that does not fit."""
+        check_store(self.store)
         world = int(os.environ.get("WORLD_SIZE", 1))
         for batch in (self.batch,) if self.start else (self.batch, self.autoencoder_batch):
             if batch % world:
                 raise InputError(f"a batch of {batch} cannot be shared equally by {world} processes")
         if self.start:
             self._further().check()
+            check_networks(locate(self.start))
             self._fits(start_of(self.start).multiple)
         else:
             self._fits(2 ** (len(self.autoencoder.channels) - 1))

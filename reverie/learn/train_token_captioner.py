@@ -72,6 +72,7 @@ class TrainTokenCaptioner(Job):
     lr: float = 3e-4
     warmup_steps: int = 50
     weight_decay: float = 0.05
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     painter: str = ""  # folder of the painter, which says which pairs it learned from
     controlled: bool = False  # refuse a comparison that is not
     test_photos: str = ""  # that no human pair may show; see datasets/captioned.py
@@ -198,7 +199,7 @@ class TrainTokenCaptioner(Job):
             raise InputError(f"a batch of {self.batch} captions cannot be; give 1 or more")
         return Fit(
             self.steps, self.lr, self.warmup_steps, weight_decay=self.weight_decay, betas=(0.9, 0.95), clip=1.0,
-            speed=FitSpeed(checkpoint_every_s=60),
+            precision=self.precision, speed=FitSpeed(checkpoint_every_s=60),
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from reverie.models.batching import AdaptiveBatcher
 from reverie.models.encoder import Images
 from reverie.models.kinds import check_kind
 from reverie.models.names import locate
-from reverie.models.pretrained import load_config, load_image_processor, load_model, usable
+from reverie.models.pretrained import check_weight_names, load_config, load_image_processor, load_model, usable
 from reverie.store.pictures import upright_rgb
 
 NEEDED = "an object detector such as RT-DETR, DETR or YOLOS"
@@ -140,3 +140,4 @@ def check_detector(name: str) -> None:
             f"{name} has a backbone of timm, which is not installed; use a detector without it, such as "
             f"{WITHOUT_TIMM}, or: pip install timm"
         )
+    check_weight_names(transformers.AutoModelForObjectDetection, place)

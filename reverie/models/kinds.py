@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import transformers
 
 from reverie.errors import ModelError
 from reverie.models.names import Located, locate, read_index
-from reverie.models.pretrained import load_config
+from reverie.models.pretrained import check_weight_names, load_config
 from reverie.store.json_files import read_json
 
 Kind = Literal["encoder", "detector", "text-to-text", "language", "vision", "painter", "network", "server"]
@@ -85,8 +85,9 @@ def check_kind(name: str, *wanted: Kind, needed: str) -> None:
 
 
 def check_encoder(name: str) -> None:
-    """That a model is of images and texts. Raises ModelError, UnknownName."""
+    """That a model is of images and texts, and lacks no weight. Raises ModelError, UnknownName."""
     check_kind(name, "encoder", needed="an encoder of images and texts, such as CLIP or SigLIP")
+    check_weight_names(transformers.AutoModel, locate(name))
 
 
 def check_backbone(name: str) -> None:
@@ -95,8 +96,17 @@ def check_backbone(name: str) -> None:
 
 
 def check_writer(name: str) -> None:
-    """That a model writes texts; a server is asked when it is needed. Raises ModelError, UnknownName."""
+    """That a model writes texts, and lacks no weight; a server is asked when it is needed. Raises ModelError, UnknownName."""
     check_kind(name, "language", "text-to-text", "server", needed="a language model")
+    place = locate(name)
+    if place.kind == "folder" and not place.gguf:
+        check_weight_names(language_class(load_config(place)), place)
+
+
+def language_class(config: Any) -> Any:
+    """What a language model is loaded with, with an encoder of its own or without."""
+    has_encoder = getattr(config, "is_encoder_decoder", False)
+    return transformers.AutoModelForSeq2SeqLM if has_encoder else transformers.AutoModelForCausalLM
 
 
 def check_pipeline(name: str) -> None:

@@ -132,6 +132,7 @@ def load_config(place: Located) -> Any:
 @functools.cache
 def _know_our_own() -> None:
     """Models that transformers does not have are known to it once they are imported, which their parts must have been before."""
+    importlib.import_module("reverie.models.dual_encoder")
 
 
 def load_tokenizer(place: Located, *, part: str = "") -> Any:
@@ -187,9 +188,8 @@ def load_pipeline(place: Located, dtype: torch.dtype = torch.float32, without: S
 
 
 def check_networks(place: Located) -> None:
-    """That the files of a pipeline in a folder hold every weight of its networks of diffusers, by their names alone.
+    """That the files of a pipeline in a folder hold every weight of its networks, by their names alone.
 
-    Networks of transformers are looked at when they are loaded: it renames weights of older versions by rules of its own.
     Raises: ModelError, as loading them would.
     """
     import diffusers
@@ -198,7 +198,11 @@ def check_networks(place: Located) -> None:
         return
     folder = Path(place.path_or_id)
     for part, loader in _parts(folder, place.name).items():
-        if not (isinstance(loader, type) and issubclass(loader, diffusers.ModelMixin)):
+        if part == "safety_checker" or not isinstance(loader, type):
+            continue  # it is never loaded
+        if issubclass(loader, transformers.PreTrainedModel):
+            check_weight_names(loader, place, part)
+        if not issubclass(loader, diffusers.ModelMixin):
             continue
         check_weights(folder / part)
         family: Any = loader
@@ -208,12 +212,57 @@ def check_networks(place: Located) -> None:
                 continue
             with torch.device("meta"):  # names only
                 net = family.from_config(settings)
-            held: dict[str, None] = {}
-            for file in (folder / part).glob("*.safetensors"):
-                with safe_open(str(file), "pt") as opened:
-                    held |= dict.fromkeys(opened.keys())
+            held = _shapes(folder / part)
             net._fix_state_dict_keys_on_load(held)  # names of older versions
         _check_whole(net, sorted(net.state_dict().keys() - held.keys()), f"{place.name}/{part}")
+
+
+def check_weight_names(loader: Any, place: Located, part: str = "", **options: Any) -> None:
+    """As ``load_model`` for a network of transformers in a folder, but by the headers of its files alone, before any work.
+
+    transformers itself fills the network, with tensors that have a shape and no content, so its names for weights of older
+    versions hold here too. Raises: ModelError where weights are missing or of another shape.
+    """
+    if place.kind != "folder" or place.gguf:
+        return
+    folder = Path(place.path_or_id) / part
+    check_weights(folder)
+    logging.disable_progress_bar()
+    loudness = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would print a table of what is missing
+    try:
+        config = (getattr(loader, "config_class", None) or transformers.AutoConfig).from_pretrained(
+            folder, **_trust(transformers.AutoConfig)
+        )
+        if hasattr(config, "quantization_config"):
+            return
+        kind = loader._model_mapping[type(config)] if hasattr(loader, "_model_mapping") else loader
+        weights = {name: torch.empty(shape, device="meta") for name, shape in _shapes(folder).items()}
+        net, found = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            device_map={"": "meta"},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception:  # whatever cannot be looked at in this way is told when it is loaded, which is where it counts
+        return
+    finally:
+        logging.set_verbosity(loudness)
+    lost = sorted({str(key) for key in found["missing_keys"]} | {str(item[0]) for item in found["mismatched_keys"]})
+    _check_whole(net, lost, f"{place.name}/{part}" if part else place.name)
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of every tensor in the files of a network, by its name there."""
+    found: dict[str, list[int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), "pt") as opened:
+            names = opened.keys()  # it is no dictionary
+            found |= {name: opened.get_slice(name).get_shape() for name in names}
+    return found
 
 
 def pipeline_index(place: Located) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from reverie.errors import InputError, MissingExtra, ModelError, StoreError
 from reverie.models.batching import AdaptiveBatcher
-from reverie.models.kinds import check_writer
+from reverie.models.kinds import check_writer, language_class
 from reverie.models.names import Located, locate
 from reverie.models.pretrained import load_config, load_model, load_tokenizer, usable
 
@@ -73,14 +73,9 @@ def open_writer(
         return ServerWriter(place, cache, parallel)
     check_writer(name)
     config = load_config(place)
-    kind: type[LocalWriter]
-    if getattr(config, "is_encoder_decoder", False):
-        kind, loader = Seq2SeqWriter, transformers.AutoModelForSeq2SeqLM
-        known = transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-    else:
-        kind, loader = CausalWriter, transformers.AutoModelForCausalLM
-        known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    if type(config) not in known:
+    loader = language_class(config)
+    kind: type[LocalWriter] = Seq2SeqWriter if loader is transformers.AutoModelForSeq2SeqLM else CausalWriter
+    if type(config) not in loader._model_mapping:
         raise ModelError(f"cannot load {place.name} as a language model: it is a model of type {config.model_type!r}")
     net = load_model(loader, place, device, getattr(torch, dtype))
     with usable(name, "write"):

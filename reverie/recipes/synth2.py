@@ -226,6 +226,7 @@ class Synth2Config:
     beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
     meteor: bool = False  # METEOR as well (without paraphrases), which takes longer than all other metrics together
     spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
+    precision: Precision = "fp32"  # number format of training
     unit_size: int = 64  # captions in one commit
     seed: int = 0  # random seed of the run; each training has one of its own
 
@@ -421,6 +422,7 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
             weight_decay=0.01,
             betas=(0.9, 0.99),
             clip=1.0,
+            precision=config.precision,
         )
         learn = Train(
             quantiser,
@@ -496,7 +498,13 @@ def painter(config: Synth2Config) -> TrainTokenPainter:
         conv_heads=3,
         caption_drop=own.caption_drop,
         fit=Fit(
-            own.painter_steps, 1e-3, min(200, own.painter_steps // 10), weight_decay=0.03, betas=(0.9, 0.99), clip=1.0
+            own.painter_steps,
+            1e-3,
+            min(200, own.painter_steps // 10),
+            weight_decay=0.03,
+            betas=(0.9, 0.99),
+            clip=1.0,
+            precision=config.precision,
         ),
         batch=own.painter_batch,
     )
@@ -530,7 +538,8 @@ def words(config: Synth2Config) -> tuple[Step, ...]:
         return ()
     own, looking = config.words, config.looking
     room = looking.max_tokens + looking.latents + 8  # with soft words before the sentence
-    fit = Fit(own.language_steps, 2e-3, min(50, own.language_steps // 10), weight_decay=0.01, clip=1.0)
+    warmup, precision = min(50, own.language_steps // 10), config.precision
+    fit = Fit(own.language_steps, 2e-3, warmup, weight_decay=0.01, clip=1.0, precision=precision)
     stage = TrainLanguageModel("human", own.language_width, own.language_layers, 4, max(64, room), fit)
     return (Step("language", stage, inputs=("human", "clean")),)
 
@@ -555,6 +564,7 @@ def learning(config: Synth2Config, rho: float, steps: int, start: str | None = N
         batch=own.batch_size,
         lr=own.lr,
         warmup_steps=min(own.warmup_steps, steps // 4),
+        precision=config.precision,
         painter=config.painter,
         controlled=config.require_control,
     )

@@ -34,7 +34,7 @@ from typing import Any, Literal
 from reverie import settings as setting
 from reverie import stage as stages
 from reverie.errors import InputError, SettingsChanged, UnknownName
-from reverie.ranges import check_min
+from reverie.ranges import check_min, check_ranges
 from reverie.settings import Resolved
 from reverie.stage import Job, SourceStage, UnitStage
 from reverie.store.files import atomic_file
@@ -467,7 +467,10 @@ def call_recipe(name: str, arguments: Mapping[str, Any]) -> Plan:
         return dataclasses.replace(plan, arguments=usual | dict(arguments), given=given)
 
     def ask(base: Any) -> Any:
-        return setting.build(kind, arguments) if base is None else setting.change(base, **arguments)
+        config = setting.build(kind, arguments) if base is None else setting.change(base, **arguments)
+        if not name.endswith(".py"):  # what flags of another's recipe mean is its own business
+            check_ranges(setting.flat(config))
+        return config
 
     return plan_with(name, setting.resolved(default_settings(recipe, arguments.get("scale")), ask))
 

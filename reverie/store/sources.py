@@ -19,9 +19,12 @@ from reverie.errors import InputError
 
 # What the packers of the standard library raise at damage: each another one, and which depends on where the damage is.
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
-THINGS = "file|folder|member|caption|pair|shard|class"
+THINGS = "file|folder|member|caption|image|pair|row|shard|class"
 ONE = re.compile(rf"^((?:\S+ )?(?:{THINGS}))e?s\b")
 THAT_ARE = re.compile(rf"^((?:\S+ )?(?:{THINGS})e?s) that are ")
+ONE_THAT = re.compile(r"^((?:\S+ )?(?:caption|embedding|image|key|pair|unit))s((?: of \S+)? .*)$")
+OF_ONE = {"are": "is", "have": "has", "belong": "belongs", "share": "shares", "their": "its"}
+VERB = re.compile(rf"\b(?:do not (\w+)|{'|'.join(OF_ONE)})\b")
 GZIP = b"\x1f\x8b"
 
 
@@ -50,6 +53,15 @@ def in_words(number: int, things: str) -> str:
 def counted(number: int, things: str) -> str:
     """A number and its things: 1 shard, 2,000 shards."""
     return f"{number:,} {in_words(number, things)}"
+
+
+def counted_clause(number: int, clause: str) -> str:
+    """A number and what its things are or do: ``captions are ok but have no text`` of one is ``1 caption is ok but has no text``."""
+    return f"{number:,} {ONE_THAT.sub(_of_one, clause) if number == 1 else clause}"
+
+
+def _of_one(found: re.Match[str]) -> str:
+    return f"{found[1]}{VERB.sub(lambda verb: OF_ONE.get(verb[0]) or f'does not {verb[1]}', found[2])}"
 
 
 def because(what: str, own: str) -> str:

@@ -32,6 +32,7 @@ from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, Sto
 from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS, TOKEN_COLUMNS
 from reverie.store.files import is_full
 from reverie.store.pictures import open_picture
+from reverie.store.sources import counted_clause
 
 TablePath = str | Path
 
@@ -472,7 +473,8 @@ def _check_family(captions: pa.Table, pairs: pa.Table, done: set[int], per_capti
     planned = captions.filter(pa.array(_ok(captions)))
     reached = np.asarray(pc.is_in(planned["unit"], value_set=pa.array(sorted(done), pa.int64())))
     if per_caption is not None and (num_open := len(set(planned.filter(pa.array(~reached))["unit"].to_pylist()))):
-        problems.append(f"{num_open} units of captions have no pairs yet; run the same command again to finish")
+        left = counted_clause(num_open, "units of captions have no pairs yet")
+        problems.append(f"{left}; run the same command again to finish")
     planned = planned.filter(pa.array(reached))
     copies = pairs.group_by("caption_id").aggregate([("copy", "count_distinct"), ("copy", "min"), ("copy", "max")])
     row = pc.index_in(planned["caption_id"], value_set=copies["caption_id"].combine_chunks())
@@ -501,7 +503,7 @@ def _check_content(path: Path, progress: Callable[[int, int], None] | None, thre
             done += rows.num_rows
             if progress:
                 progress(done, total)
-    return [f"{len(names)} {problem}: {_some(names)}" for problem, names in found.items()]
+    return [f"{counted_clause(len(names), problem)}: {_some(names)}" for problem, names in found.items()]
 
 
 def _look(row: dict[str, Any]) -> str | None:
@@ -512,7 +514,7 @@ def _look(row: dict[str, Any]) -> str | None:
     if row["tokens"] is not None and len(row["grid"] or ()) != 2:
         return "pairs have tokens without a grid of two numbers"
     if row["tokens"] is not None and row["grid"][0] * row["grid"][1] != len(row["tokens"]):
-        return "pairs have tokens that do not fill their grid"
+        return "pairs have more or fewer tokens than their grid holds"
     if row["image"] is not None:
         try:
             size = open_picture(row["image"], row["pair_id"]).size
@@ -526,7 +528,8 @@ def _look(row: dict[str, Any]) -> str | None:
 def _tell(problems: list[str], what: str, rows: pa.Table, key: str, wrong: np.ndarray) -> None:
     """Add a sentence with the number and the first few keys of the rows that are wrong."""
     if wrong.any():
-        problems.append(f"{int(wrong.sum())} {what}: {_some(rows[key].filter(pa.array(wrong)).to_pylist())}")
+        named = _some(rows[key].filter(pa.array(wrong)).to_pylist())
+        problems.append(f"{counted_clause(int(wrong.sum()), what)}: {named}")
 
 
 def _some(names: Sequence[object]) -> str:

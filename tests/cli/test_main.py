@@ -294,6 +294,11 @@ def test_import_says_what_it_counts(say: Say) -> None:
     Path("table.csv").write_text("image,caption\na.png,a fox\nb.png,an owl\n../a.png,a cat\n")
     said = say("import", "table.csv", "--out", "y", "--images", ".")[1]
     assert said.splitlines()[0] == "y: 3 captions, 1 image ok, 2 failed"
+    assert say("import", "table.csv", "--out", "z")[1].splitlines() == [
+        "z: 3 captions",
+        "3 found = 3 taken",
+        "captions only: image names pictures; import them too with --images FOLDER",
+    ]
 
 
 @pytest.mark.parametrize("text", [None, "", "id,what\n1,a fox\n", "id,text\n"])
@@ -354,7 +359,7 @@ def test_failed_captions_are_told_and_a_retry_tries_others(say: Say) -> None:
     flags = ["--classes", "classes.txt", "--writer", "builtin:writer", "--per-class", "1", "--until", "captions"]
     code, out, _ = say("make", *flags, "--out", "run")
     assert code == 0
-    assert "1 captions failed; make them again with: reverie retry run" in out
+    assert "1 caption failed; make it again with: reverie retry run" in out
     from reverie.store import tables
 
     def tried() -> set[int]:

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from reverie import pairs
@@ -133,6 +133,13 @@ def test_sizes_and_starts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         TrainPainter(start=str(save("sd", tmp_path / "sd")), size_px=36).check()
     with pytest.raises(ModelError, match="not trained here"):
         TrainPainter(start=str(save("lcm", tmp_path / "lcm"))).check()
+    with pytest.raises(InputError, match=r"nowhere holds no pairs\.lance"):
+        small(store=tmp_path / "nowhere").check()
+    file = tmp_path / "sd" / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: value for name, value in tensors.items() if "layers.1" not in name}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="sd/text_encoder lacks 16 of its weights"):
+        TrainPainter(start=str(tmp_path / "sd")).check()
 
 
 def test_velocity_is_what_the_scheduler_inverts(tmp_path: Path) -> None:

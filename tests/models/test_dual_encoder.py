@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from reverie.learn.stablerep import StableRep, TextTower
 from reverie.models.backbones import load_backbone, represent
 from reverie.models.captioner import load_captioner
 from reverie.models.encoder import open_backbone, open_encoder
+from reverie.models.kinds import check_encoder
 from reverie.models.pretrained import check_model, feature_dim
 from reverie.models.zero_shot import class_embeddings
 from reverie.nets.text import tokenize
@@ -62,6 +66,23 @@ def test_it_gives_what_training_saw(trained):
     assert encoder.logit_scale == pytest.approx(np.exp(1.5))
     assert encoder.texts(["red " * 40]).shape == (1, 24)
     assert encoder.num_cut == 1
+
+
+def test_a_process_that_did_not_train_it_knows_it(tmp_path):
+    """transformers does not: whoever opens a model must have told it of ours before."""
+    LEARNER.save(LEARNER.build(), tmp_path / "weights")
+    folder = str(tmp_path / "weights" / "dual_encoder")
+    words = [
+        sys.executable,
+        "-c",
+        "import sys; from reverie.models.kinds import check_encoder; check_encoder(sys.argv[1])",
+    ]
+    done = subprocess.run([*words, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    file = Path(folder) / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if k != "logit_scale"}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 of its weights \(logit_scale\)"):
+        check_encoder(folder)
 
 
 def test_its_size_is_known_before_it_is_opened_and_the_backbone_stays(trained):

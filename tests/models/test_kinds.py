@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from reverie.cli.main import main
 from reverie.errors import ModelError
+from reverie.models import detector, kinds
 from reverie.models.detector import check_detector, open_detector
 from reverie.models.encoder import open_backbone, open_encoder
 from reverie.models.kinds import check_backbone, check_encoder, check_pipeline, check_writer, kind_of
@@ -90,6 +93,44 @@ def test_a_model_of_another_kind_is_refused_by_what_it_is(opener: str, models: d
         else:
             assert line.startswith(f"{name} is {KINDS[kind]}"), line
             assert line.endswith(f"; what is needed here is {needed}"), line
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "opened"),
+    [
+        ("clip", check_encoder, open_encoder),
+        ("siglip", check_encoder, open_encoder),
+        ("writer", check_writer, open_writer),
+        ("words", check_writer, open_writer),
+        ("detector", check_detector, open_detector),
+    ],
+)
+def test_a_model_that_lacks_a_weight_is_told_before_any_work(
+    kind: str,
+    check: Callable[[str], object],
+    opened: Callable[[str], object],
+    models: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the names in its files alone, and in the words of who loads it; another shape is told too."""
+    folder = shutil.copytree(models[kind], tmp_path / kind)
+    check(str(folder))
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    gone = sorted(tensors)[len(tensors) // 2]
+    save_file({name: value for name, value in tensors.items() if name != gone}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 of its weights") as told:
+        check(str(folder))
+    monkeypatch.setattr(kinds, "check_weight_names", lambda *_: None)
+    monkeypatch.setattr(detector, "check_weight_names", lambda *_: None)
+    with pytest.raises(ModelError) as late:
+        opened(str(folder))
+    assert str(late.value) == str(told.value)
+    monkeypatch.undo()
+    save_file(tensors | {gone: torch.zeros(3, 5, 7)}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 of its weights"):
+        check(str(folder))
 
 
 ARGUMENTS = {  # words of a command with a model in them -> builtin models that are of the right kind

@@ -102,7 +102,7 @@ def test_every_row_has_what_the_captioner_says_or_a_reason_and_the_text_is_as_it
     assert sum(row["caption_short"] is not None for row in after.values()) == 10
     assert len({row["caption_short"] for row in after.values()}) > 2  # it looks at the pictures
     assert tables.verify(store) == [
-        f"1 images do not decode: {name}" for name, row in after.items() if row["image"] == b"no picture"
+        f"1 image does not decode: {name}" for name, row in after.items() if row["image"] == b"no picture"
     ]
     assert add_columns(store, Describe(captioner), "describe").made == 0
 

@@ -216,7 +216,7 @@ def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_pa
         few_shot(classes=tmp_path / "classes.txt")
     for wrong, said in (
         ({"num_shots": ()}, "--num-shots needs"),
-        ({"num_shots": (0, 1)}, "at least 1"),
+        ({"num_shots": (0, 1)}, "--num-shots 0: give 1 or more"),
         ({"num_shots": (1, 1)}, "names one twice"),
         ({"seeds": ()}, "--seeds needs"),
         ({"strategies": ()}, "--strategies needs"),
@@ -225,8 +225,8 @@ def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_pa
         ({"guided_steps": 5, "strategies": ("basic",)}, "add guided"),
         ({"guided_steps": "published", "strategies": ("basic",)}, "add guided"),
         ({"guided_steps": 0}, "--guided-steps 0: at least 1"),
-        ({"levels": (1.5,)}, r"lies in \[0, 1\]"),
-        ({"max_kept": 0}, "at least 1 image"),
+        ({"levels": (1.5,)}, r"--levels 1\.5: give a number from 0 to 1"),
+        ({"max_kept": 0}, "--max-kept 0: give 1 or more"),
     ):
         with pytest.raises(InputError, match=said):
             few_shot(**{**SMALL, **wrong})

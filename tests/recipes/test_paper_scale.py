@@ -185,7 +185,9 @@ def test_pictures_have_a_size_a_format_and_a_precision_wherever_they_are_painted
     assert (paint.dtype, paint.store_px, paint.image_format) == ("bf16", 48, "webp")
 
 
-@pytest.mark.parametrize("name", ["scratch_efficiency", "stablerep", "synthetic_pretraining", "syntic", "zero_shot"])
+@pytest.mark.parametrize(
+    "name", ["scratch_efficiency", "stablerep", "synth2", "synthetic_pretraining", "syntic", "zero_shot"]
+)
 def test_precision_reaches_all_training_of_networks(name: str) -> None:
     more = {"end_to_end_steps": 3} if name == "zero_shot" else {}
     steps = call_recipe(name, {"precision": "bf16"} | more).record()["steps"]

@@ -74,7 +74,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
     refused("two classes or more", classes=tmp_path / "one.txt")
     refused("--classes needs --eval-data", classes=tmp_path / "one.txt", eval_data=None)
     refused("--painted-per-class takes different numbers", painted_per_class=(5, 5))
-    refused("--real-per-class takes different numbers", real_per_class=(0,))
+    refused("--real-per-class 0: give 1 or more", real_per_class=(0,))
     refused("there is no curve", real_per_class=(1,), mixed_per_class=())
     refused("at least one seed", seeds=())
     refused(

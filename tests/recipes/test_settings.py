@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import typing
 from pathlib import Path
@@ -15,6 +16,7 @@ from tyro._docstrings import get_field_docstring
 from reverie.cli import main as cli
 from reverie.cli import recipes as recipe_commands
 from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.ranges import RANGES, Range, check_ranges
 from reverie.recipes import options, stablerep
 from reverie.run.plan import (
     call_recipe,
@@ -504,3 +506,47 @@ def test_a_flag_that_says_nothing_is_refused(
         change(base, **mute | {item: value}).check()
     change(base, **{**speaks, item: value}).check()
     change(base, **mute).check()
+
+
+FREE = {"seed", "seeds", "margin", "min_score", "refine_target"}  # any number makes sense
+
+
+def has_numbers(hint: Any) -> bool:
+    return hint in (int, float) or any(has_numbers(part) for part in get_args(hint) if get_origin(hint) is not Literal)
+
+
+def out_of(usual: Range) -> list[float]:
+    """Numbers on the wrong side of each end, as near as whole ones can be."""
+    below = [usual.low - 1] if usual.has_low else [usual.low, usual.low - 1]
+    return [*below, math.inf] + (
+        [usual.high + 1, *([] if usual.has_high else [usual.high])] if usual.high < math.inf else []
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_number_has_a_range_and_one_outside_is_told_by_its_flag(name: str, files: dict[str, Any]) -> None:
+    """Before anything else is looked at, so that no other setting is blamed for it."""
+    base = default(name, "tiny" if "tiny" in recipe_scales(KINDS[name]) else "", files)
+    needed = {key: files[key] for key in required(type(base))}
+
+    def told(given: dict[str, Any]) -> None:
+        if name.startswith("claims"):
+            check_ranges(given)
+        else:
+            call_recipe(name, needed | given)
+
+    for item, hint in hints(type(base)).items():
+        if not has_numbers(hint) or item in FREE or (not isinstance(flat(base)[item], tuple) and "str" in str(hint)):
+            continue
+        if name.startswith("claims") and item not in RANGES:
+            continue  # studies have numbers of their own
+        assert item in RANGES, f"{item} of {name} has no range"
+        for number in out_of(RANGES[item]):
+            if number == math.inf and "float" not in str(hint):
+                continue
+            value = (number,) if get_origin(hint) is tuple else number
+            given = {item: int(number) if number != math.inf and hint is int else value}
+            with pytest.raises(InputError) as refused:
+                told(given)
+            assert str(refused.value).startswith(f"--{item.replace('_', '-')} "), (item, number, str(refused.value))
+            assert "give " in str(refused.value)

@@ -200,7 +200,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 SLIPS: list[tuple[str, dict[str, Any], str]] = [
-    ("rho", {"rho": 1.5}, r"--rho 1\.5 is the share of painted pairs in a batch, from 0 to 1"),
+    ("rho", {"rho": 1.5}, r"--rho 1\.5: give a number from 0 to 1"),
     ("nothing painted", {"rho": 0.0}, "--rho 0 alone paints nothing"),
     ("one class", {"classes": "one.txt"}, "a list of one class, 'red circle'"),
     ("a class that the writer does not know", {"classes": "strange.txt"}, "builtin:writer writes about the small world only and does not know 'crane'"),

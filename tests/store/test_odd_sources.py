@@ -115,6 +115,48 @@ def test_a_file_name_that_is_none_is_a_failed_row(tmp_path, name):
     ]
 
 
+FILES = "captions only: file_name names pictures; import them too with --images FOLDER"
+ADDRESSES = "captions only: url holds web addresses, which are not followed; fetch the pictures, with img2dataset say, and import its folder"
+NOT_ASKED = {
+    "a.csv": ("caption,file_name\nx,a.png\ny,b.png\n", [FILES]),
+    "b.csv": ("caption,bild\nx,\ny,a.JPG\n", [FILES.replace("file_name", "bild") + " --image-column bild"]),
+    "c.tsv": ("caption\turl\nx\thttp://x.org/1?a=b.c\n", [ADDRESSES]),
+    "d.csv": ("caption,file_name,url\nx,a.png,http://x.org/a.png\n", [FILES, ADDRESSES]),
+    "e.jsonl": ('{"caption": "x", "image": "a.png"}\n', [FILES.replace("file_name", "image")]),
+    "f.csv": ("caption,path,link,source\nx,notes.txt,,http://x.org/home\n", []),  # nothing in it is a picture
+}
+
+
+@pytest.mark.parametrize("name", NOT_ASKED)
+def test_pictures_that_nobody_asked_for_are_told(tmp_path, name):
+    content, told = NOT_ASKED[name]
+    found = imports.import_into(write(tmp_path / name, content), tmp_path / "out")
+    assert list(found.not_asked) == told
+    assert list(imports.import_into(tmp_path / name, tmp_path / "out").not_asked) == told  # again, from what is stored
+    assert found.found.total() == tables.count(tmp_path / "out" / "captions.lance")
+
+
+def test_pictures_of_tables_and_coco_that_nobody_asked_for_are_told(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(0))
+    rows = pa.table({"caption": ["x"], "file_name": ["a.png"], "url": ["http://x.org/a"], "note": ["b.png"]})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset(rows).save_to_disk(tmp_path / "saved")
+    sources = {"a.parquet": [FILES, ADDRESSES], "saved": [FILES, ADDRESSES], "a.json": [FILES]}
+    coco(tmp_path / "a.json", images=[{"id": 7, "file_name": "a.png"}], annotations=[{"image_id": 7, "caption": "x"}])
+    for name, told in sources.items():
+        found = imports.import_into(tmp_path / name, tmp_path / f"out {name}")
+        assert list(found.not_asked) == told, name
+        asked = imports.import_into(tmp_path / name, tmp_path / f"with {name}", images=tmp_path)
+        assert (list(asked.not_asked), asked.counts["images ok"]) == ([], 1), name
+
+
+def test_a_tar_with_pictures_says_nothing_of_where_they_came_from(tmp_path):
+    facts = json.dumps({"caption": "x", "url": "http://x.org/a.jpg", "file_name": "a.jpg"}).encode()
+    source = tar_of(tmp_path / "a.tar", ("a.png", picture(0)), ("a.json", facts))
+    assert not imports.import_into(source, tmp_path / "out").not_asked
+
+
 def test_one_bad_annotation_is_a_dropped_row(tmp_path):
     notes = [
         {"image_id": 7, "caption": "good"},

@@ -446,18 +446,18 @@ def test_verify_finds_nothing_in_a_whole_store(run_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[1:], "1 ok captions do not have copies 0 to 1"),
-        (lambda rows: [rows[0], *rows], "1 pairs share their pair_id with another row"),
-        (with_first(image=b"not a picture"), "1 images do not decode"),
-        (with_first(width=99), "1 images are not as wide and high as their row says"),
-        (with_first(image=None), "1 pairs are ok but have neither image nor tokens"),
-        (with_first(tokens=[1, 2, 3], grid=[2, 2]), "1 pairs have tokens that do not fill their grid"),
-        (with_first(status="failed"), "1 pairs are dropped or failed without a reason"),
-        (with_first(status="lost", reason="?"), "1 pairs have an unknown status"),
-        (with_first(pair_id="../../etc/passwd"), "1 pairs have a malformed pair_id: ../../etc/passwd"),
-        (with_first(copy=1), "1 pairs have an id that is not their caption and copy"),
-        (with_first(caption_id="0" * 16), "1 pairs belong to no caption"),
-        (with_first(unit=1), "1 pairs are in another unit than their caption"),
+        (lambda rows: rows[1:], "1 ok caption does not have copies 0 to 1"),
+        (lambda rows: [rows[0], *rows], "1 pair shares its pair_id with another row"),
+        (with_first(image=b"not a picture"), "1 image does not decode"),
+        (with_first(width=99), "1 image is not as wide and high as its row says"),
+        (with_first(image=None), "1 pair is ok but has neither image nor tokens"),
+        (with_first(tokens=[1, 2, 3], grid=[2, 2]), "1 pair has more or fewer tokens than its grid holds"),
+        (with_first(status="failed"), "1 pair is dropped or failed without a reason"),
+        (with_first(status="lost", reason="?"), "1 pair has an unknown status"),
+        (with_first(pair_id="../../etc/passwd"), "1 pair has a malformed pair_id: ../../etc/passwd"),
+        (with_first(copy=1), "1 pair has an id that is not its caption and copy"),
+        (with_first(caption_id="0" * 16), "1 pair belongs to no caption"),
+        (with_first(unit=1), "1 pair is in another unit than its caption"),
     ],
 )
 def test_verify_says_what_is_wrong(run_folder, change, message):
@@ -473,7 +473,7 @@ def test_verify_counts_a_reason_as_an_answer(run_folder):
 def test_verify_looks_at_captions_and_columns(run_folder):
     tables.append_unit(run_folder / "captions.lance", 3, captions_of(3, 2))
     assert tables.verify(run_folder, per_caption=2) == [
-        "1 units of captions have no pairs yet; run the same command again to finish"
+        "1 unit of captions has no pairs yet; run the same command again to finish"
     ]
     assert tables.verify(run_folder) == []
     silent = captions_of(4, 1).to_pylist()[0] | {"text": " "}
@@ -485,7 +485,7 @@ def test_verify_looks_at_captions_and_columns(run_folder):
     )
     problems = tables.verify(run_folder)
     assert [problem.split(":")[0] for problem in problems] == [
-        "1 captions are ok but have no text",
+        "1 caption is ok but has no text",
         "2 keys of score.lance are not in pairs",
     ]
     with pytest.raises(StoreError, match=r"no captions.lance"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reverie.errors import InputError
-from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, called, image_file, text_of
+from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, called, image_file, not_asked, text_of
 from reverie.store.sources import because, printable, read_json
 
 
@@ -50,6 +50,8 @@ def read_coco(path: Path, reading: Reading) -> Iterator[Entry]:
         split = printable(note.split) if isinstance(note.split, str) else None
         name = note.image_id if isinstance(note.image_id, int | str) else None
         yield Sample(position, text, None, here, problem, note.wrong or why, file=file, split=split, image_id=name)
+    if not reading.get("images") and any(isinstance(note.file, str) for note in found):
+        yield not_asked("file_name" if "annotations" in data else "filename")
     if "annotations" in data:
         if silent := sum(_key(image.get("id")) not in used for image in images if isinstance(image, dict)):
             yield NotTaken("an image without a caption", silent)

@@ -59,6 +59,6 @@ def _rows(data: Any, path: Path, reading: Reading) -> Iterator[Entry]:
         data = data.cast_column(columns.image, datasets.Image(decode=False))
     feature = data.features[columns.label] if columns.label else None
     classes = feature.names if isinstance(feature, datasets.ClassLabel) else None
-    names = [name for name in (columns.text, columns.label, columns.image) if name is not None]
+    names = [name for name in (columns.text, columns.label, columns.image, *columns.others) if name is not None]
     for position, row in enumerate(data.select_columns(names)):
         yield from from_row(position, row, columns, reading, path, classes)

@@ -31,7 +31,8 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Entry]:
             with pq.ParquetFile(file) as table:
                 columns = columns_of(file, table.schema_arrow.names, reading, guess_image=True)
                 classes = _class_names(table.schema_arrow, columns.label)
-                names = [name for name in (columns.text, columns.label, columns.image) if name is not None]
+                read = (columns.text, columns.label, columns.image, *columns.others)
+                names = [name for name in read if name is not None]
                 for batch in table.iter_batches(batch_size=100, columns=names):
                     for row in batch.to_pylist():
                         for entry in from_row(next(position), row, columns, reading, file, classes):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from reverie.errors import InputError
+from reverie.store.pictures import PICTURE_SUFFIXES
 from reverie.store.sources import because, is_text, printable, what_is
 
 Kind = Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
@@ -32,7 +33,9 @@ FILE_NAMES = (
     "path",
     "file",
 )
+ADDRESS_NAMES = ("url", "urls", "image_url", "image_urls", "img_url", "photo_url", "image_link", "link")
 WEB_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+FIRST_ROWS = 100  # that tell whether a column names pictures
 
 
 class Reading(TypedDict, total=False):
@@ -79,7 +82,14 @@ class NotTaken:
     number: int = 1
 
 
-Entry = Sample | NotTaken
+@dataclass(frozen=True)
+class NotAsked:
+    """Pictures that a source tells of and that nobody asked for: a whole sentence, the same for all rows."""
+
+    text: str
+
+
+Entry = Sample | NotTaken | NotAsked
 
 
 class Columns(NamedTuple):
@@ -88,6 +98,7 @@ class Columns(NamedTuple):
     text: str | None
     label: str | None
     image: str | None
+    others: tuple[str, ...] = ()  # which may tell of pictures where none are read
 
 
 def columns_of(path: Path, names: Sequence[str], reading: Reading, guess_image: bool) -> Columns:
@@ -114,7 +125,10 @@ def columns_of(path: Path, names: Sequence[str], reading: Reading, guess_image: 
         raise InputError(f"{path} has no column of images for --images; say with --image-column which of {shown} it is")
     if twice := [name for name in (text, label, image) if name is not None and Counter(names)[name] > 1]:
         raise InputError(f"{path} has several columns called {printable(twice[0])!r}; give each a name of its own")
-    return Columns(text, label, image)
+    others = () if image else [name for name in names if name not in (text, label)]
+    if guess_image:  # a table by columns: those are read that are called so
+        others = [name for name in others if name.lower() in (*FILE_NAMES, *ADDRESS_NAMES)]
+    return Columns(text, label, image, tuple(others))
 
 
 def from_row(
@@ -129,6 +143,8 @@ def from_row(
     value = row.get(columns.label) if columns.label else None
     if classes and isinstance(value, int):
         value = classes[value] if 0 <= value < len(classes) else None  # -1 means "not labelled"
+    if columns.others and position < FIRST_ROWS:
+        yield from _not_asked(row, columns.others)
     label, wrong = label_of(value)
     image, problem = image_of(row.get(columns.image), reading, path) if columns.image else (None, None)
 
@@ -150,6 +166,29 @@ def from_row(
         yield sample(f"{position}/{number}", text)
     if limit is not None and len(value) > limit:
         yield NotTaken("captions beyond --captions-per-image", len(value) - limit)
+
+
+def _not_asked(row: Mapping[str, Any], others: Sequence[str]) -> Iterator[NotAsked]:
+    """Columns whose values are names or addresses of pictures."""
+    for name in others:
+        value = row.get(name)
+        if not isinstance(value, str):
+            continue
+        is_address = WEB_ADDRESS.match(value) is not None
+        is_picture = Path(value.partition("?")[0] if is_address else value).suffix.lower() in PICTURE_SUFFIXES
+        if is_address and (is_picture or name.lower() in ADDRESS_NAMES):
+            yield NotAsked(
+                f"captions only: {printable(name)} holds web addresses, which are not followed; fetch the pictures, with img2dataset say, and "
+                "import its folder"
+            )
+        elif is_picture:
+            flag = "" if name.lower() in (*IMAGE_NAMES, *FILE_NAMES) else f" --image-column {printable(name)}"
+            yield not_asked(name, flag)
+
+
+def not_asked(name: str, flag: str = "") -> NotAsked:
+    """Of a column or a key that names files."""
+    return NotAsked(f"captions only: {printable(name)} names pictures; import them too with --images FOLDER{flag}")
 
 
 def refused(position: int | str, why: str, columns: Columns) -> Sample:

@@ -16,7 +16,7 @@ from reverie import pairs
 from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError
 from reverie.store import tables
 from reverie.store.imports.kinds import entries, guess_kind
-from reverie.store.imports.samples import Entry, Kind, NotTaken, Reading, Sample
+from reverie.store.imports.samples import Entry, Kind, NotAsked, NotTaken, Reading, Sample
 from reverie.store.locks import all_units_held
 from reverie.store.pictures import as_png, open_picture, suffix
 from reverie.store.sources import because, counted, in_words, printable, shared, what_is
@@ -43,6 +43,7 @@ class Account:
 
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)  # status of caption and image; "" = there is none
     found: Counter[tuple[Fate, str]] = field(default_factory=Counter)  # by fate and reason
+    not_asked: dict[str, None] = field(default_factory=dict)  # sentences about pictures that could have come along
 
     @property
     def counts(self) -> dict[str, int]:
@@ -170,6 +171,8 @@ def _begun(source: str | Path, kind: Kind, reading: Reading, account: Account) -
         for entry in found:
             if isinstance(entry, NotTaken):
                 account.found["not taken", entry.reason] += entry.number
+            elif isinstance(entry, NotAsked):
+                account.not_asked[entry.text] = None
             else:
                 yield entry
 

@@ -272,7 +272,7 @@ def _from_parts(position: int, parts: dict[str, bytes | str], reading: Reading, 
         problem = f"the image is {content}" if isinstance(content, str) else None
         row["image"] = content
     image_column = "image" if picture is not None and problem is None else None
-    found = list(from_row(position, row, columns._replace(image=image_column), reading, shard))
+    found = list(from_row(position, row, columns._replace(image=image_column, others=()), reading, shard))
     if problem:
         found = [dataclasses.replace(item, problem=problem) if isinstance(item, Sample) else item for item in found]
     rest = Counter(f"members that are not read: .{printable(ending)}" for ending in parts if ending not in read)
