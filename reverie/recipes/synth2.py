@@ -16,17 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from reverie.arms import Arm
+from reverie.arms import Arm, under_seeds
 from reverie.errors import InputError
 from reverie.ranges import check_min
-from reverie.recipes.options import BUILTIN, Precision, Scale, refuse_twins
+from reverie.recipes.options import BUILTIN, CaptionedPhotos, Precision, Scale, refuse_twins
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 from reverie.stage import OF_STEP
 
 if TYPE_CHECKING:
     from reverie.captions.llm import AskWriter
-    from reverie.evaluate.captioning import MeasureCaptions
     from reverie.images.tokens import PaintTokens
     from reverie.learn.train_token_captioner import TrainTokenCaptioner
     from reverie.learn.train_token_painter import TrainTokenPainter
@@ -218,20 +217,13 @@ class Synth2Config:
     # refuse a run whose painter did not learn from the very human pairs that captioners learn from
     require_control: bool = False
     seeds: tuple[int, ...] = (0,)  # random seeds of training; every arm is trained once with each
-    # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
-    # absent
-    eval_data: str | None = "smallworld:street:200"
-    eval_images: Path | None = None  # folder of the photos that --eval-data names by file
-    eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
-    beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
-    meteor: bool = False  # METEOR as well (without paraphrases), which takes longer than all other metrics together
-    spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
+    photos: CaptionedPhotos = CaptionedPhotos("smallworld:street:200", meteor=False)
     unit_size: int = 64  # captions in one commit
     seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: Synth2Config) -> dict[str, object]:
         """The small world's photos are measured on only where the pairs are its own."""
-        return {"eval_data": usual.eval_data if self.human.is_smallworld else None}
+        return {"eval_data": usual.photos.eval_data if self.human.is_smallworld else None}
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -296,7 +288,7 @@ class Synth2Config:
             paint_batch=self.paint.paint_batch,
             language_width=self.words.language_width,
             language_layers=self.words.language_layers,
-            beams=self.beams,
+            beams=self.photos.beams,
         )
         if not self.human.pairs:
             raise InputError("give the human pairs to learn from, as reverie import makes them: --pairs FOLDER")
@@ -336,7 +328,7 @@ SCALES = {
         words=Words(language_width=128, language_layers=3, language_steps=2000),
         looking=Looking(look_width=128, batch_size=64, train_steps=4000, lr=5e-4, warmup_steps=200),
         seeds=(0, 1, 2),
-        eval_data="smallworld:street:2000",
+        photos=replace(TINY.photos, eval_data="smallworld:street:2000"),
         unit_size=256,
     ),
     "paper": replace(
@@ -357,7 +349,7 @@ SCALES = {
             lr=1e-4,
             warmup_steps=1000,
         ),
-        eval_data=None,
+        photos=replace(TINY.photos, eval_data=None),
         unit_size=300,
     ),
 }
@@ -380,9 +372,11 @@ def synth2(config: Synth2Config = TINY, arms_: Mapping[Arm, TrainTokenCaptioner]
     training = trained(config, learned)
     steps = [*made, *words(config), *first.values(), *training.values()]
     last = tuple(step.name for step in training.values())
-    if config.eval_data:
+    if config.photos.eval_data:
         asked = [*training, *(arm for arm in first if config.exposures)]
-        steps.append(Step("measure", measure(config, asked), inputs=(*last, *(step.name for step in first.values()))))
+        steps.append(
+            Step("measure", config.photos.stage(asked), inputs=(*last, *(step.name for step in first.values())))
+        )
         last = ("measure",)
     steps.append(Step("diversity", MeasureDiversity("human"), inputs=("human", "clean")))
     control = "painter and captioners learn from the same human pairs"
@@ -440,9 +434,9 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
         human.pairs_where,
         human.human_pairs,
         config.path == "pixels",
-        config.eval_data or "",
-        config.eval_images,
-        config.eval_split,
+        config.photos.eval_data or "",
+        config.photos.eval_images,
+        config.photos.eval_split,
     )
     tokens.check_pairs()  # what is wrong with pairs is said before any work
     if "tokenizer" in config.models and isinstance(human.store, Path):
@@ -463,13 +457,10 @@ def painted(config: Synth2Config, source: SourceStage | None = None) -> tuple[St
     """
     from reverie.filters.captions import CleanCaptions
 
-    own = config.eval_data if config.eval_data and not config.eval_data.startswith(SMALLWORLD) else ""
-    clean = CleanCaptions(
-        config.ask.near_duplicate,
-        own or "",  # the small world has so few sentences that chance gives most of them
-        config.eval_images if own else None,
-        config.eval_split,
-    )
+    photos = config.photos
+    # The small world has so few sentences that chance gives most of them.
+    own = photos.eval_data if photos.eval_data and not photos.eval_data.startswith(SMALLWORLD) else ""
+    clean = CleanCaptions(config.ask.near_duplicate, own, photos.eval_images if own else None, photos.eval_split)
     steps = [Step("captions", source or config.ask.stage()), Step("clean", clean, inputs=("captions",))]
     inputs = ["captions", "clean"]
     if "tokenizer" in config.models:
@@ -612,24 +603,12 @@ def beginnings(config: Synth2Config) -> dict[Arm, Step]:
 def trained(config: Synth2Config, arms_: Mapping[Arm, TrainTokenCaptioner]) -> dict[Arm, Step]:
     """The steps that train these arms, each arm once with each seed."""
     found = {}
-    for place, (arm, train) in enumerate(arms_.items()):
-        for number, seed in enumerate(config.seeds):
-            asked = arm.under(seed, MAIN if not place and not number else None)
-            begins = f"{train.start}-{seed}" if train.start else None
-            inputs = (*_reads(config), *([begins] if begins else []))
-            found[asked] = Step(asked.step or MAIN, replace(train, seed=seed, start=begins), inputs=inputs)
+    for arm, train in under_seeds(arms_, config.seeds, MAIN):
+        begins = f"{train.start}-{arm.seed}" if train.start else None
+        inputs = (*_reads(config), *([begins] if begins else []))
+        found[arm] = Step(arm.step or MAIN, replace(train, seed=arm.seed, start=begins), inputs=inputs)
     return found
 
 
 def _reads(config: Synth2Config) -> tuple[str, ...]:
     return ("human", "paint", *config.models)
-
-
-def measure(config: Synth2Config, asked: list[Arm]) -> MeasureCaptions:
-    """The stage that scores the captions of photos."""
-    from reverie.evaluate.captioning import MeasureCaptions
-
-    assert config.eval_data is not None
-    return MeasureCaptions(
-        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor, config.spice
-    )

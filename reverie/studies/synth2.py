@@ -195,7 +195,7 @@ def _smallworld(config: Synth2Study) -> Plan:
     steps = [
         Step(
             name,
-            replace(recipe.measure(own, some), photos=f"smallworld:street:{config.photos}{photos[name]}"),
+            replace(own.photos.stage(some), photos=f"smallworld:street:{config.photos}{photos[name]}"),
             inputs=all_,
         )
         for name, some in measures.items()
