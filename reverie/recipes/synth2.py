@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from reverie.images.tokens import PaintTokens
     from reverie.learn.train_token_captioner import TrainTokenCaptioner
     from reverie.learn.train_token_painter import TrainTokenPainter
+    from reverie.nets.token_captioner import LookShape
     from reverie.stage import SourceStage
 
 MAIN = "captioner"  # the arm that reverie caption asks: of the share nearest to a half, with the first seed
@@ -192,6 +193,15 @@ class Looking:
     lr: float = 1e-3  # peak learning rate
     warmup_steps: int = 20  # steps in which the learning rate rises
 
+    @property
+    def shape(self) -> LookShape:
+        """Of the network."""
+        from reverie.nets.token_captioner import LookShape
+
+        return LookShape(
+            self.look, self.look_width, self.latents, self.look_layers, self.look_heads, max_tokens=self.max_tokens
+        )
+
 
 @dataclass(frozen=True)
 class Synth2Config:
@@ -218,6 +228,7 @@ class Synth2Config:
     require_control: bool = False
     seeds: tuple[int, ...] = (0,)  # random seeds of training; every arm is trained once with each
     photos: CaptionedPhotos = CaptionedPhotos("smallworld:street:200", meteor=False)
+    cost_steps: int = 10  # steps that either way, image tokens and pictures, is timed for; 0 = not at all
     unit_size: int = 64  # captions in one commit
     seed: int = 0  # random seed of the run; each training has one of its own
 
@@ -275,6 +286,7 @@ class Synth2Config:
             raise InputError(f"--human-first {self.human_first:g} is a share of the steps, above 0 and below 1")
         if not 1 <= self.paint.sampler_steps <= 1000:
             raise InputError(f"--sampler-steps {self.paint.sampler_steps}: steps must be from 1 to 1000")
+        check_min(0, cost_steps=self.cost_steps)
         check_min(
             1,
             token_px=self.images.token_px,
@@ -329,6 +341,7 @@ SCALES = {
         looking=Looking(look_width=128, batch_size=64, train_steps=4000, lr=5e-4, warmup_steps=200),
         seeds=(0, 1, 2),
         photos=replace(TINY.photos, eval_data="smallworld:street:2000"),
+        cost_steps=100,
         unit_size=256,
     ),
     "paper": replace(
@@ -350,6 +363,7 @@ SCALES = {
             warmup_steps=1000,
         ),
         photos=replace(TINY.photos, eval_data=None),
+        cost_steps=100,
         unit_size=300,
     ),
 }
@@ -379,6 +393,10 @@ def synth2(config: Synth2Config = TINY, arms_: Mapping[Arm, TrainTokenCaptioner]
         )
         last = ("measure",)
     steps.append(Step("diversity", MeasureDiversity("human"), inputs=("human", "clean")))
+    last = (*last, "diversity")
+    if config.cost_steps:
+        steps.append(cost(config))
+        last = (*last, "cost")
     control = "painter and captioners learn from the same human pairs"
     if config.paint.token_painter != TRAIN:
         control = f"uncontrolled, unless {config.paint.token_painter} learned from the same human pairs"
@@ -387,7 +405,7 @@ def synth2(config: Synth2Config = TINY, arms_: Mapping[Arm, TrainTokenCaptioner]
         seed=config.seed,
         unit_size=config.unit_size,
         arguments=flat(config),
-        steps=(*steps, Step("page", WritePage(), inputs=(*last, "diversity"))),
+        steps=(*steps, Step("page", WritePage(), inputs=last)),
         notes=(control,),
     )
 
@@ -529,10 +547,8 @@ def words(config: Synth2Config) -> tuple[Step, ...]:
 def learning(config: Synth2Config, rho: float, steps: int, start: str | None = None) -> TrainTokenCaptioner:
     """The training of a captioner, under the first seed."""
     from reverie.learn.train_token_captioner import TrainTokenCaptioner
-    from reverie.nets.token_captioner import LookShape
 
     own = config.looking
-    shape = LookShape(own.look, own.look_width, own.latents, own.look_layers, own.look_heads, max_tokens=own.max_tokens)
     return TrainTokenCaptioner(
         config.language_model,
         config.tokenizer,
@@ -541,7 +557,7 @@ def learning(config: Synth2Config, rho: float, steps: int, start: str | None = N
         start=start,
         path=config.path,
         size_px=config.images.token_px,
-        shape=shape,
+        shape=own.shape,
         steps=steps,
         batch=own.batch_size,
         lr=own.lr,
@@ -612,3 +628,22 @@ def trained(config: Synth2Config, arms_: Mapping[Arm, TrainTokenCaptioner]) -> d
 
 def _reads(config: Synth2Config) -> tuple[str, ...]:
     return ("human", "paint", *config.models)
+
+
+def cost(config: Synth2Config, repeats: int = 1) -> Step:
+    """The step that times what the painter and a captioner of this run do with image tokens, and with pictures of them."""
+    from reverie.evaluate.cost import CostSettings, MeasureCost
+
+    paint = config.paint
+    does = CostSettings(
+        config.painter,
+        config.language_model,
+        paint.guidance,
+        paint.sampler_steps,
+        max(1, paint.painter_batch // 2),
+        warm_up=max(1, config.cost_steps // 5),
+        timed=config.cost_steps,
+        painter_dtype=paint.painter_dtype,
+        shape=config.looking.shape,
+    )
+    return Step("cost", MeasureCost(does, repeats=repeats), inputs=("clean", *config.models))

@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
     "tokenizer_steps": 3, "tokenizer_batch": 4, "painter_width": 24, "painter_layers": 1, "painter_steps": 3, "painter_batch": 4,
     "sampler_steps": 2, "language_width": 16, "language_layers": 1, "language_steps": 3, "look_width": 16, "look_heads": 2, "look_layers": 1,
     "latents": 2, "max_tokens": 12, "batch_size": 4, "train_steps": 4, "eval_data": "smallworld:street:6", "rho": (0.5, 1.0), "unit_size": 8,
-    "spice": "off", "beams": 2,
+    "spice": "off", "beams": 2, "cost_steps": 0,
 }  # fmt: skip
 ARMS = ("painted-0.5", "human", "human-as-0.5", "painted-1")
 
@@ -277,6 +277,17 @@ def test_a_tokenizer_that_has_learned_nothing_does_not_take_photos_for_each_othe
         refuse_test_photos(found, load_captioned("smallworld:street:2"), Blind(), 16, folder / "pairs.lance")  # type: ignore[arg-type]
 
 
+def test_cost_is_measured_with_the_models_of_the_run(classes: Path) -> None:
+    plan = call_recipe("synth2", SMALL | {"classes": classes, "cost_steps": 10})
+    does: Any = plan.step("cost").stage
+    captioner: Any = plan.step("captioner").stage
+    assert (does.settings.painter, does.settings.language_model) == ("step:painter", "step:language")
+    assert (does.settings.warm_up, does.settings.timed, does.settings.batch) == (2, 10, 2)
+    assert does.settings.shape == captioner.shape
+    assert "cost" in plan.step("page").inputs
+    assert "cost" not in {step.name for step in call_recipe("synth2", SMALL | {"classes": classes}).steps}
+
+
 def test_scales_can_be_planned(classes: Path) -> None:
     tables_of = {scale: call_recipe("synth2", {"scale": scale}) for scale in ("tiny", "small")}
     assert {scale: plan.num_captions for scale, plan in tables_of.items()} == {"tiny": 64 * 8, "small": 64 * 100}
@@ -288,13 +299,25 @@ def test_scales_can_be_planned(classes: Path) -> None:
 
 @pytest.mark.slow
 def test_pixels_and_fine_tuning(classes: Path, tmp_path: Path) -> None:
-    plan = call_recipe("synth2", SMALL | {"classes": classes, "mode": "finetune", "path": "pixels", "rho": (1.0,)})
+    plan = call_recipe(
+        "synth2", SMALL | {"classes": classes, "mode": "finetune", "path": "pixels", "rho": (1.0,), "cost_steps": 1}
+    )
     assert run(plan, tmp_path)
     told = trained(tmp_path, "captioner")["trained"]
     assert (told["mode"], told["path"], told["real_seen"], told["painted_seen"]) == ("finetune", "pixels", 8, 8)
     assert 0 <= told["round_trip"] <= 1
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{100 * told['round_trip']:.1f}% are the same once they are decoded and encoded again" in page
+    part = page[page.index("What it costs") :]
+    for text in (
+        "image tokens",
+        "pictures",
+        "images a second",
+        "peak memory, MiB",
+        "bytes a pair on disk",
+        "ids that come back",
+    ):
+        assert text in part
 
 
 @pytest.mark.slow
