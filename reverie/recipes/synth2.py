@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from reverie.arms import Arm, under_seeds
+from reverie.arms import Arm, Factor, under_seeds
 from reverie.errors import InputError
 from reverie.ranges import check_min
 from reverie.recipes.options import BUILTIN, CaptionedPhotos, Precision, Scale, refuse_twins
@@ -582,16 +582,16 @@ def arms(config: Synth2Config = TINY) -> dict[Arm, TrainTokenCaptioner]:
         if not config.exposures or not 0 < share < 1 or left < 1:
             return {}
         name = f"human-as-{share:g}"
-        arm = Arm(name, f"human pairs alone, equal sights as at {share:g}", factors={"rho": 0.0, "exposures_of": share})
+        arm = Arm(name, f"human pairs, as many as at {100 * share:g} %", factors={"rho": 0.0, "exposures_of": share})
         return {arm: learning(config, 0.0, left, start)}
 
     main = config.main_share
-    found = {_mixture(main): learning(config, main, steps, start)}
-    human = Arm("human", "human pairs alone, equal steps", factors={"rho": 0.0})
+    found = {mixture(main): learning(config, main, steps, start)}
+    human = Arm("human", "human pairs alone", factors={"rho": 0.0})
     found |= {human: learning(config, 0.0, steps, start)} | equal(main)
     for share in config.shares:
         if share not in (0.0, main):
-            found |= {_mixture(share): learning(config, share, steps, start)} | equal(share)
+            found |= {mixture(share): learning(config, share, steps, start)} | equal(share)
     return found
 
 
@@ -600,8 +600,9 @@ def first_steps(config: Synth2Config) -> int:
     return max(1, round(config.human_first * config.looking.train_steps))
 
 
-def _mixture(share: float) -> Arm:
-    return Arm(f"painted-{share:g}", f"painted share {share:g}", factors={"rho": share})
+def mixture(share: float, **factors: Factor) -> Arm:
+    """The arm of a share of painted pairs, with more factors."""
+    return Arm(f"painted-{share:g}", f"{100 * share:g} % painted", factors={"rho": share, **factors})
 
 
 def beginnings(config: Synth2Config) -> dict[Arm, Step]:

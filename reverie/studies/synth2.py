@@ -124,12 +124,12 @@ def arms(config: Synth2Study) -> dict[Arm, TrainTokenCaptioner]:
 
     pixels = replace(recipe.learning(replace(own, path="pixels"), MIX, steps))
     found = {
-        arm(f"painted-{MIX:g}", f"painted share {MIX:g}"): mixed(),
+        recipe.mixture(MIX, human_pairs=config.human[0]): mixed(),
         arm("human", "human pairs alone", 0.0): mixed(0.0),
     }
     for rho in SHARES:
         if rho != MIX:
-            found[arm(f"painted-{rho:g}", f"painted share {rho:g}", rho)] = mixed(rho)
+            found[recipe.mixture(rho, human_pairs=config.human[0])] = mixed(rho)
     for name, number in zip(MORE, config.human[1:], strict=True):
         store = f"human-{name}"
         found[arm(store, f"{number:,} human pairs alone", 0.0, number)] = mixed(0.0, real=store)
