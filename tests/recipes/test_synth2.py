@@ -102,10 +102,19 @@ def test_no_pixel_is_stored_and_the_page_decodes_tokens_and_tells_both_compariso
         assert tables.count(table, "status = 'ok' and tokens is not null and image is null") == tables.count(table) > 0
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "not complete" not in page
+    first = page[page.index("<h1>") : page.index("</h1>")]
+    for text in (
+        "Captions of 6 unseen photos have CIDEr-D",
+        "with 50 % of every batch painted;",
+        "with human pairs alone in as many steps and",
+        "as many of them seen.",
+    ):
+        assert text in first
+    assert "tags that were seen" not in page  # no captioner of this run sees tags
     part = page[page.index("Painted pairs beside human ones") : page.index("Photos and what is said of them")]
     for text in (
         "<b>CONTROLLED</b>: painter and captioner learned from the same 24 pairs", "at equal steps", "at equal sights of human pairs",
-        "facts said right", "captions of the language model", "effective",
+        "facts said right", "captions of the language model", "effective clusters",
     ):  # fmt: skip
         assert text in part
     shown = page[page.index("Captions and their images") :]
