@@ -99,6 +99,8 @@ def caption(
     is_file = support is not None and not (support / ABOUT).is_file()
     handed = support_of_file(support) if support is not None and is_file else support
     opened = load_captioner(captioner, find_device(device), batch, handed)
+    if tags and opened.detector is None:
+        raise InputError(f"{captioner} is a captioner that is given no tags, so none can be shown; leave --tags out")
     table = Table(
         *["photo", "caption", *["tags"] * tags, *["nearest sentences"] * bool(nearest)], box=None, header_style="bold"
     )

@@ -129,6 +129,8 @@ def test_the_captioner_answers_by_every_door(
     (told,) = reverie.load_captioner(finished)([photo])
     assert say("caption", finished, tmp_path / "photo.png", "--json", "--device", "cpu") == 0
     assert json.loads(capsys.readouterr().out)["caption"] == told.text
+    assert say("caption", finished, tmp_path / "photo.png", "--tags", "--device", "cpu") == 2
+    assert "is given no tags" in capsys.readouterr().err
     row = next(tables.scan(finished / "pairs.lance", ["pair_id"])).to_pylist()[0]
     assert say("repaint", finished, row["pair_id"], "--out", tmp_path / "again.png", "--device", "cpu") == 0
     assert Image.open(tmp_path / "again.png").size == (16, 16)
