@@ -6,7 +6,7 @@ Code finds an arm by its ``id`` and its ``factors``. The label is for people alo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -62,6 +62,15 @@ def seeds_together(arms: Iterable[Arm]) -> list[Arm]:
     for arm in arms:
         groups.setdefault(arm.id, []).append(arm)
     return [arm for group in groups.values() for arm in group]
+
+
+def under_seeds(arms: Mapping[Arm, T], seeds: Sequence[int], main: str) -> list[tuple[Arm, T]]:
+    """Every arm once with each seed, and what it has. The first arm's first is trained by the step ``main``."""
+    return [
+        (arm.under(seed, main if not place and not number else None), item)
+        for place, (arm, item) in enumerate(arms.items())
+        for number, seed in enumerate(seeds)
+    ]
 
 
 def untrained(seeds: Iterable[int], factors: Mapping[str, Factor] | None = None) -> list[Arm]:

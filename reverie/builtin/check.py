@@ -311,13 +311,11 @@ def paint(
 
     stage = PaintPixels(model=name, steps=SAMPLER_STEPS)
     painter = open_painter(name, device, stage.scheduler)
-    images = []
-    for start in range(0, len(captions), stage.speed.batch):
-        progress(start, len(captions))
-        texts = captions[start : start + stage.speed.batch]
-        numbers = [seeds.derive("check painter", seed, start + place) for place in range(len(texts))]
-        images.append(painter.paint(painter.encode(texts), numbers, stage.guidance, stage.steps))
-    return np.concatenate(images)
+
+    def make(texts: Sequence[str], numbers: list[int]) -> Images:
+        return painter.paint(painter.encode(texts), numbers, stage.guidance, stage.steps)
+
+    return _painted("check painter", captions, stage.speed.batch, seed, progress, make)
 
 
 def paint_tokens(
@@ -333,13 +331,27 @@ def paint_tokens(
 
     stage = PaintTokens(model=name)
     painter = open_token_painter(name, device)
+
+    def make(texts: Sequence[str], numbers: list[int]) -> Images:
+        return painter.tokenizer.pictures(painted_ids(painter, texts, numbers, stage.guidance, stage.steps))
+
+    return _painted("check token painter", captions, stage.speed.batch, seed, progress, make)
+
+
+def _painted(
+    what: str,
+    captions: Sequence[str],
+    batch: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+    make: Callable[[Sequence[str], list[int]], Images],
+) -> Images:
+    """What ``make`` paints of each caption, whose noise is numbered by its place and ``what``."""
     images = []
-    for start in range(0, len(captions), stage.speed.batch):
+    for start in range(0, len(captions), batch):
         progress(start, len(captions))
-        texts = captions[start : start + stage.speed.batch]
-        numbers = [seeds.derive("check token painter", seed, start + place) for place in range(len(texts))]
-        ids = painted_ids(painter, texts, numbers, stage.guidance, stage.steps)
-        images.append(painter.tokenizer.pictures(ids))
+        texts = captions[start : start + batch]
+        images.append(make(texts, [seeds.derive(what, seed, start + place) for place in range(len(texts))]))
     return np.concatenate(images)
 
 

@@ -123,6 +123,10 @@ def export(
             )
         if tokenizer:
             raise InputError("--tokenizer makes pictures of ids, and --tokens ids wants none; leave one of them out")
+        if not tables.count(folder / "pairs.lance", f"{tables.whole_filter(where)} and tokens is not null"):
+            raise InputError(
+                f"no pair of {folder} that fits {where!r} has image tokens; make them with: reverie tokenize {folder}"
+            )
         how = {"ids": True}
     elif _has_only_tokens(folder, where):
         how = {"decode": _decoder(folder, tokenizer)}

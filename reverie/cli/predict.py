@@ -99,6 +99,8 @@ def caption(
     is_file = support is not None and not (support / ABOUT).is_file()
     handed = support_of_file(support) if support is not None and is_file else support
     opened = load_captioner(captioner, find_device(device), batch, handed)
+    if tags and opened.detector is None:
+        raise InputError(f"{captioner} is a captioner that is given no tags, so none can be shown; leave --tags out")
     table = Table(
         *["photo", "caption", *["tags"] * tags, *["nearest sentences"] * bool(nearest)], box=None, header_style="bold"
     )
@@ -320,10 +322,10 @@ def evaluate_diversity(
     if picture is not None:
         shown.check_picture(picture)
     called = names or tuple(captions)
-    if len(called) != len(captions) or len(set(called)) < len(called):
-        raise InputError(
-            f"{len(called)} names were given for {len(captions)} sets; each needs one of its own (--names)"
-        )
+    if len(called) != len(captions):
+        raise InputError(f"--names gives {len(called)} for {len(captions)} sets; each needs one of its own")
+    if twice := next((name for name in called if called.count(name) > 1), None):
+        raise InputError(f"two sets are called {twice}; give each a name of its own: --names")
     sets = {name: read_captions(source) for name, source in zip(called, captions, strict=True)}
     embed = word_vectors if encoder == "words" else encoder_vectors(encoder, find_device(device))
     with Console(stderr=True).status("measuring") as line:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reverie.models.captioner import Captioner
 
 PAIRED = "cider_d"  # the COCO toolkit's CIDEr: its number of each photo is kept, to compare arms photo by photo
+Scored = tuple[str, float, tuple[float, ...] | None]  # metric, its number, and that of each photo
 TAKEN = 1.0 / 100  # share of photos with a reference that stands in the support set word for word, which is told
 
 
@@ -114,10 +115,8 @@ class MeasureCaptions(Job):
             if finder not in tags:
                 tags[finder] = found_tags(captioner, photos, self.speed.batch_size) if finder else None
             look = captioner.prepare(seen[name], tags[finder])
-            answers = {
-                "greedy": captioner.generate(look, 1),
-                "beam": captioner.generate(look, self.beams),
-            }
+            greedy = captioner.generate(look, 1)
+            answers = {"greedy": greedy, "beam": captioner.generate(look, self.beams) if self.beams > 1 else greedy}
             _write_results(folder / "coco", arm.key, photos, answers)
             _write_captions(file, photos, answers, look.names)
             self._write(context, arm, photos, answers, ours, captioner.control)
@@ -136,19 +135,27 @@ class MeasureCaptions(Job):
             context, self, arm, "captions", photos=self.photos, num_test=len(photos), arm_fingerprint=ours,
             details={"beams": self.beams} | ({"control": control} if control else {}),
         )  # fmt: skip
+        scored: dict[tuple[str, ...], list[Scored]] = {}  # a beam of one says what the likeliest words do
         found: list[results.Result] = []
         for decoding, texts in answers.items():
             ending = "" if decoding == "greedy" else "_beam"
-            scores = score_captions(texts, photos.references, self.meteor)
-            if spice := self._spice(context, texts, photos):
-                scores["spice"] = spice
-            for metric, score in scores.items():
-                each = tuple(round(float(value), 6) for value in score.each) if metric == PAIRED else None
-                found.append(record(metric=f"{metric}{ending}", value=score.corpus, each=each))
-            found.append(record(metric=f"distinct{ending}", value=len(set(texts)) / len(texts)))
-            for metric, value, values in _facts(texts, photos):
-                found.append(record(metric=f"{metric}{ending}", value=value, each=values))
+            if tuple(texts) not in scored:
+                scored[tuple(texts)] = self._scored(context, texts, photos)
+            found += [
+                record(metric=f"{metric}{ending}", value=value, each=each)
+                for metric, value, each in scored[tuple(texts)]
+            ]
         results.append(context.results, *found)
+
+    def _scored(self, context: StepContext, texts: list[str], photos: CaptionedImages) -> list[Scored]:
+        scores = score_captions(texts, photos.references, self.meteor)
+        if spice := self._spice(context, texts, photos):
+            scores["spice"] = spice
+        found: list[Scored] = []
+        for metric, score in scores.items():
+            each = tuple(round(float(value), 6) for value in score.each) if metric == PAIRED else None
+            found.append((metric, score.corpus, each))
+        return [*found, ("distinct", len(set(texts)) / len(texts), None), *_facts(texts, photos)]
 
     def _spice(self, context: StepContext, texts: list[str], photos: CaptionedImages) -> Scores | None:
         """SPICE where it is asked for, or can be had; None, with a warning that is shown once, where it cannot."""
@@ -172,8 +179,8 @@ def captions_folder(run: Path, step: str) -> Path:
     return run / "captions" / step
 
 
-def _facts(texts: Sequence[str], photos: CaptionedImages) -> list[tuple[str, float, tuple[float, ...] | None]]:
-    """How many facts of the scenes were said, where the photos are of known scenes: metric, its number, and that of each photo."""
+def _facts(texts: Sequence[str], photos: CaptionedImages) -> list[Scored]:
+    """How many facts of the scenes were said, where the photos are of known scenes."""
     if not photos.scenes:
         return []
     from reverie.smallworld.slots import facts_of, facts_said, slot_f1, slot_f1_each

@@ -43,6 +43,7 @@ NUM_DRAWS = 200  # of the bootstrap
 MAX_SIZE = 20_000  # captions of a set that are compared
 NO_LIMIT = 1_000_000  # characters and words of a caption: a description may be long
 CONFIDENCE = 0.95
+SHARES = ("coverage top 5", "coverage top 20", "balance", "empty", "distinct-1", "distinct-2", "unique")
 
 
 @dataclass(frozen=True)
@@ -146,15 +147,13 @@ def compare(
     Raises: InputError for a set that is too small.
     """
     smallest = min(sets, key=lambda name: len(sets[name]))
-    size = min(size or MAX_SIZE, MAX_SIZE)
-    if len(sets[smallest]) < size:
-        size = len(sets[smallest])
+    asked, size = size, min(size or MAX_SIZE, MAX_SIZE, len(sets[smallest]))
     if clusters < 2 or num_seeds < 1 or draws < 2:
         raise InputError("clusters and draws must be at least 2, and seeds at least 1")
     if size < 4 * clusters:
+        few = f"--size {asked:,} takes" if 0 < asked <= size else f"{smallest} has {size:,} captions,"
         raise InputError(
-            f"{smallest} has {len(sets[smallest]):,} captions, too few for {clusters} clusters; give at least {4 * clusters}, or "
-            "fewer clusters (--clusters)"
+            f"{few} too few for {clusters} clusters; give at least {4 * clusters:,}, or fewer clusters (--clusters)"
         )
     names, rounds = list(sets), []
     for seed in range(num_seeds):
@@ -163,10 +162,7 @@ def compare(
     found = []
     for place, name in enumerate(names):
         own = [each[place] for each in rounds]
-        values = {
-            metric: Value(*np.mean([_interval(*one.numbers[metric]) for one in own], axis=0).tolist())
-            for metric in own[0].numbers
-        }
+        values = {metric: _mean([one.numbers[metric] for one in own], metric) for metric in own[0].numbers}
         shares = np.mean([np.sort(one.shares)[::-1] for one in own], axis=0)
         found.append(Diversity(name, len(sets[name]), size, values, shares.tolist()))
     return found
@@ -325,6 +321,12 @@ def _clustered(rows: Floats, clusters: int, seed: int) -> npt.NDArray[np.int64]:
     model = MiniBatchKMeans(clusters, random_state=seed, n_init=3, batch_size=4096)
     labels: Any = model.fit_predict(rows)
     return labels.astype(np.int64)  # type: ignore[no-any-return]
+
+
+def _mean(rounds: Sequence[tuple[float, Floats]], metric: str) -> Value:
+    """Over the seeds. The bootstrap's spread may go further than the number itself can."""
+    value, low, high = np.mean([_interval(*one) for one in rounds], axis=0).tolist()
+    return Value(value, max(low, 1.0 if metric == "effective" else 0.0), min(high, 1.0) if metric in SHARES else high)
 
 
 def _interval(value: float, drawn: Floats) -> tuple[float, float, float]:

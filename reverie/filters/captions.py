@@ -93,7 +93,7 @@ def repeated(texts: Sequence[str], near: float = 0.8) -> list[str | None]:
     for number, text in enumerate(texts):
         form = same(text)
         if form in first:
-            found.append(f"repeats the caption {texts[first[form]]!r}")
+            found.append(f"repeats a caption: {texts[first[form]]!r}")
             continue
         first[form] = number
         reason = None
@@ -102,7 +102,7 @@ def repeated(texts: Sequence[str], near: float = 0.8) -> list[str | None]:
             sketch.update_batch([piece.encode() for piece in sorted(mine)])
             for other in sorted(index.query(sketch)):
                 if alike(mine, pieces(same(texts[other]))) >= near:
-                    reason = f"nearly repeats the caption {texts[other]!r}"
+                    reason = f"nearly repeats a caption: {texts[other]!r}"
                     break
             if reason is None:
                 index.insert(number, sketch)

@@ -67,6 +67,12 @@ class Learner(Protocol):
         ...
 
 
+def refuse_several(what: str) -> None:
+    """Raises InputError under several processes of an ``accelerate launch``, for what is learned by one: "a captioner is trained"."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(f"{what} by one process; start reverie without accelerate launch")
+
+
 @dataclass(frozen=True)
 class FitSpeed:
     """What may change between a run and its resumption."""

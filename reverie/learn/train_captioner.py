@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from reverie import seeds
 from reverie.errors import InputError
-from reverie.learn.fit import Fit, FitSpeed, fit
+from reverie.learn.fit import Fit, FitSpeed, fit, refuse_several
 from reverie.learn.refine import Painted, read_painted, refined_rows, rows_of_captions
 from reverie.learn.syntic import CaptionRows, DecoderInputConfig, SynTIC
 from reverie.models.captioner import ABOUT, SUPPORT
@@ -70,8 +69,7 @@ class TrainCaptioner(Job):
             raise InputError(
                 f"features of {dim} numbers by {self.model} cannot be read by {self.shape.tag_heads} heads (tag_heads); use a divisor"
             )
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise InputError("a captioner is trained by one process; start reverie without accelerate launch")
+        refuse_several("a captioner is trained")
 
     def check_device(self, device: str) -> None:
         """Raises also ModelError, UnknownName for a model that is no encoder of images and texts."""

@@ -5,7 +5,6 @@ It learns from text alone. Captioners of Synth² leave it as it is and learn whe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from reverie import pairs, seeds
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
-from reverie.learn.fit import Fit, fit
+from reverie.learn.fit import Fit, fit, refuse_several
 from reverie.learn.language import LanguageModel
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.stage import Job, StepContext
@@ -53,15 +52,14 @@ class TrainLanguageModel(Job):
     batch: int = 64
 
     def check(self) -> None:
-        """Raises InputError for a store that is not there."""
+        """Raises InputError for a store that is not there, or several processes."""
+        refuse_several("a language model is trained")
         check_store(self.store)
 
     def run(self, context: StepContext) -> None:
-        """Train, or go on training, then put the folder in place last. Raises InputError under several processes, or for too few captions."""
+        """Train, or go on training, then put the folder in place last. Raises InputError for too few captions."""
         if context.weights().exists():
             return
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise InputError("a language model is trained by one process; start reverie without accelerate launch")
         stores = [shots_store(context, self.store)] if self.store else []
         stores += [context.captions] if tables.exists(context.captions) else []
         texts = sorted({text for path in stores for text in _texts(path)})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from reverie import seeds
 from reverie.datasets.captioned import check_captioned, load_captioned
 from reverie.datasets.few_shot import shots_store
 from reverie.errors import InputError, ModelError
-from reverie.learn.fit import Fit, FitSpeed, fit
+from reverie.learn.fit import Fit, FitSpeed, fit, refuse_several
 from reverie.learn.manifest import (
     control_of,
     manifest_of,
@@ -101,8 +100,7 @@ class TrainTokenCaptioner(Job):
 
     def check(self) -> None:
         """Raises InputError under several processes, or for photos or pairs that are not there; ModelError, UnknownName for a model."""
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise InputError("a captioner is trained by one process; start reverie without accelerate launch")
+        refuse_several("a captioner is trained")
         if not of_step(self.language_model):
             check_language(self.language_model)
         if not of_step(self.tokenizer):

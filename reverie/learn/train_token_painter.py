@@ -7,7 +7,6 @@ pictures become tokens by ``images/tokens.py`` or ``reverie tokenize`` first; no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from reverie import seeds
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
-from reverie.learn.fit import Fit, fit
+from reverie.learn.fit import Fit, fit, refuse_several
 from reverie.learn.manifest import manifest_of, write_manifest
 from reverie.learn.text_to_tokens import TextToTokens
 from reverie.learn.train_painter import LatentBatches
@@ -59,15 +58,14 @@ class TrainTokenPainter(Job):
     longest: int = 40  # tokens of a caption, with start and end
 
     def check(self) -> None:
-        """Raises InputError for a store that is not there."""
+        """Raises InputError for a store that is not there, or several processes."""
+        refuse_several("a token painter is trained")
         check_store(self.store)
 
     def run(self, context: StepContext) -> None:
         """Train what is not trained yet. Raises InputError for tokens that the tokenizer cannot mean, or of several grids."""
         if context.weights().exists():
             return
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise InputError("a token painter is trained by one process; start reverie without accelerate launch")
         tokenizer = context.model(self.tokenizer)
         known = open_tokenizer(tokenizer)
         pairs = shots_store(context, self.store) if self.store else context.pairs

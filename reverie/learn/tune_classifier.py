@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from reverie.captions.classes import read_classes
 from reverie.datasets.few_shot import check_shots, check_store, shots_filter, shots_store
 from reverie.errors import InputError
 from reverie.learn.classifier_tuning import ClassifierTuning, FeatureBatches, starting_head
-from reverie.learn.fit import Fit, FitSpeed, fit
+from reverie.learn.fit import Fit, FitSpeed, fit, refuse_several
 from reverie.models.classifier import HEAD, save_classifier
 from reverie.models.encoder import Encoder, open_encoder
 from reverie.models.feature_cache import cached_rows
@@ -81,8 +80,7 @@ class TuneClassifier(Job):
 
     def check(self) -> None:
         """Raises InputError for fewer than two classes, shots that are not there, or several processes."""
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise InputError("a classifier is tuned by one process; start reverie without accelerate launch")
+        refuse_several("a classifier is tuned")
         if len(read_classes(self.classes)) < 2:
             raise InputError("a classifier needs two classes or more to tell apart")
         check_store(self.shots)

@@ -9,16 +9,19 @@ from reverie.errors import InputError
 
 WEIGHTS = (".safetensors", ".json", ".jsonl", ".txt")  # what decides the answers; a card beside them does not
 
+MADE_BY = {"captioner": "syntic or synth2", "classifier": "zero_shot or few_shot"}  # recipes
 
-def find_artifact(what: str, path: Path, recipe: str) -> Path:
+
+def find_artifact(what: str, path: Path) -> Path:
     """The folder of a ``classifier`` or ``captioner``: this one, or of a run the step of that name, or its only one.
 
-    Args: recipe: that makes such a thing, for the message.
     Raises: InputError if there is none, or more than one.
     """
     main = _candidates(what, path)
     if not main:
-        raise InputError(f"there is no finished {what} at {path}; make one with: reverie run {recipe} --out {path}")
+        raise InputError(
+            f"there is no finished {what} at {path}; name a run of {MADE_BY[what]}, or a folder of its weights"
+        )
     if len(main) > 1:
         raise InputError(f"{path} holds {len(main)} {what}s; name one: {', '.join(str(item) for item in main[:5])}")
     return main[0]
@@ -29,12 +32,12 @@ def has_artifact(what: str, path: Path) -> bool:
     return len(_candidates(what, path)) == 1
 
 
-def content_of(what: str, path: Path, recipe: str) -> str:
+def content_of(what: str, path: Path) -> str:
     """16 hex digits of the weights and settings of a ``classifier`` or ``captioner``, wherever it lies; trained anew, it has others.
 
     Raises: as ``find_artifact``.
     """
-    folder = find_artifact(what, path, recipe)
+    folder = find_artifact(what, path)
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(item for item in folder.rglob("*") if item.is_file() and item.suffix in WEIGHTS):
         with file.open("rb") as stream:

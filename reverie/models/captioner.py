@@ -192,7 +192,7 @@ def load_captioner(
             and its name, such as ``support_of_file(FILE)``; nothing is trained.
     Raises: InputError if there is none at the path, or for a support set where the decoder is shown none; ModelError if its encoder is not the one it was trained on.
     """
-    folder = find_artifact("captioner", Path(path), "syntic")
+    folder = find_artifact("captioner", Path(path))
     again = "make it again"
     if "kind" in read_json(folder / ABOUT, {...: object}, ModelError, again):
         from reverie.models.token_captioner import open_token_captioner

@@ -119,7 +119,7 @@ def load_classifier(path: str | Path, device: str = "cpu", batch_size: int = 64)
 
     Raises: InputError if there is none at the path; ModelError if its encoder is not the one it was tuned on.
     """
-    folder = find_artifact("classifier", Path(path), "zero_shot")
+    folder = find_artifact("classifier", Path(path))
     about = read_json(folder / ABOUT, SHAPE, ModelError, "make it again")
     classes, own = about["classes"], about["encoder"] == OWN_ENCODER
     head = load_tensors(folder / HEAD)

@@ -60,7 +60,7 @@ class TokenPictures:
             why = "".join(f"; {error}" for error in list(self._why.values())[:1] if not self._known)
             raise InputError(
                 f"image tokens of codebook {codebook or 'unknown'} cannot be turned into pictures: give the tokenizer that they "
-                f"are of (tried: {tried}{why})"
+                f"are of, --tokenizer NAME (tried: {tried}{why})"
             )
         return self._known[codebook]
 

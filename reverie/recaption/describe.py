@@ -47,7 +47,7 @@ class Describe(UnitStage):
         if self.beams < 1:
             raise InputError(f"{self.beams} beams cannot be; give 1 or more")
         if has_artifact("captioner", Path(self.captioner)):
-            object.__setattr__(self, "content", content_of("captioner", Path(self.captioner), "syntic"))
+            object.__setattr__(self, "content", content_of("captioner", Path(self.captioner)))
 
     @property
     def adds(self) -> tuple[pa.Field, ...]:
@@ -62,7 +62,7 @@ class Describe(UnitStage):
         """That there is a finished captioner, before any work. Raises InputError."""
         from reverie.models.artifacts import find_artifact
 
-        find_artifact("captioner", Path(self.captioner), "syntic")
+        find_artifact("captioner", Path(self.captioner))
 
     def open(self, context: StepContext) -> Worker:
         """Load the captioner. Raises InputError, ModelError."""

@@ -6,7 +6,7 @@ its own. A recipe's own settings stand in its file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,10 +19,12 @@ from reverie.ranges import check_min
 from reverie.settings import flag, flat
 
 if TYPE_CHECKING:
+    from reverie.arms import Arm
     from reverie.captions.corpus import ReadCorpus
     from reverie.captions.llm import AskWriter
     from reverie.captions.templates import FillTemplates
     from reverie.captions.word_to_sentence import WordToSentence
+    from reverie.evaluate.captioning import MeasureCaptions
     from reverie.images.pixels import PaintPixels
     from reverie.images.real_guidance import FromShots
     from reverie.images.tokens import PaintTokens
@@ -371,6 +373,32 @@ class MaskedDecoder:
     decoder_width: int = 64  # width of MAE's decoder
     decoder_layers: int = 2  # layers of MAE's decoder
     decoder_heads: int = 4  # attention heads of MAE's decoder
+
+
+@dataclass(frozen=True)
+class CaptionedPhotos:
+    """Photos that captioners are asked about, and how what they say is scored."""
+
+    # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
+    # absent
+    eval_data: str | None = None
+    eval_images: Path | None = None  # folder of the photos that --eval-data names by file
+    eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
+    beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
+    meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
+    spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
+
+    @property
+    def source(self) -> tuple[str, Path | None, str]:
+        """Photos, folder and split, as ``datasets/captioned.py`` takes them; only of those that measure on some."""
+        assert self.eval_data is not None
+        return self.eval_data, self.eval_images, self.eval_split
+
+    def stage(self, asked: Iterable[Arm]) -> MeasureCaptions:
+        """The stage that scores the captions of these photos."""
+        from reverie.evaluate.captioning import MeasureCaptions
+
+        return MeasureCaptions(tuple(asked), *self.source, self.beams, self.meteor, self.spice)
 
 
 def usable_of(images: Path) -> str:

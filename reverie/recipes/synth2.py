@@ -16,20 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from reverie.arms import Arm
+from reverie.arms import Arm, Factor, under_seeds
 from reverie.errors import InputError
 from reverie.ranges import check_min
-from reverie.recipes.options import BUILTIN, Precision, Scale, refuse_twins
+from reverie.recipes.options import BUILTIN, CaptionedPhotos, Precision, Scale, refuse_twins
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 from reverie.stage import OF_STEP
 
 if TYPE_CHECKING:
     from reverie.captions.llm import AskWriter
-    from reverie.evaluate.captioning import MeasureCaptions
     from reverie.images.tokens import PaintTokens
     from reverie.learn.train_token_captioner import TrainTokenCaptioner
     from reverie.learn.train_token_painter import TrainTokenPainter
+    from reverie.nets.token_captioner import LookShape
     from reverie.stage import SourceStage
 
 MAIN = "captioner"  # the arm that reverie caption asks: of the share nearest to a half, with the first seed
@@ -193,6 +193,15 @@ class Looking:
     lr: float = 1e-3  # peak learning rate
     warmup_steps: int = 20  # steps in which the learning rate rises
 
+    @property
+    def shape(self) -> LookShape:
+        """Of the network."""
+        from reverie.nets.token_captioner import LookShape
+
+        return LookShape(
+            self.look, self.look_width, self.latents, self.look_layers, self.look_heads, max_tokens=self.max_tokens
+        )
+
 
 @dataclass(frozen=True)
 class Synth2Config:
@@ -218,21 +227,15 @@ class Synth2Config:
     # refuse a run whose painter did not learn from the very human pairs that captioners learn from
     require_control: bool = False
     seeds: tuple[int, ...] = (0,)  # random seeds of training; every arm is trained once with each
-    # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
-    # absent
-    eval_data: str | None = "smallworld:street:200"
-    eval_images: Path | None = None  # folder of the photos that --eval-data names by file
-    eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
-    beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
-    meteor: bool = False  # METEOR as well (without paraphrases), which takes longer than all other metrics together
-    spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
+    photos: CaptionedPhotos = CaptionedPhotos("smallworld:street:200", meteor=False)
     precision: Precision = "fp32"  # number format of training
+    cost_steps: int = 10  # steps that either way, image tokens and pictures, is timed for; 0 = not at all
     unit_size: int = 64  # captions in one commit
     seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: Synth2Config) -> dict[str, object]:
         """The small world's photos are measured on only where the pairs are its own."""
-        return {"eval_data": usual.eval_data if self.human.is_smallworld else None}
+        return {"eval_data": usual.photos.eval_data if self.human.is_smallworld else None}
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -284,6 +287,7 @@ class Synth2Config:
             raise InputError(f"--human-first {self.human_first:g} is a share of the steps, above 0 and below 1")
         if not 1 <= self.paint.sampler_steps <= 1000:
             raise InputError(f"--sampler-steps {self.paint.sampler_steps}: steps must be from 1 to 1000")
+        check_min(0, cost_steps=self.cost_steps)
         check_min(
             1,
             token_px=self.images.token_px,
@@ -297,7 +301,7 @@ class Synth2Config:
             paint_batch=self.paint.paint_batch,
             language_width=self.words.language_width,
             language_layers=self.words.language_layers,
-            beams=self.beams,
+            beams=self.photos.beams,
         )
         if not self.human.pairs:
             raise InputError("give the human pairs to learn from, as reverie import makes them: --pairs FOLDER")
@@ -337,7 +341,8 @@ SCALES = {
         words=Words(language_width=128, language_layers=3, language_steps=2000),
         looking=Looking(look_width=128, batch_size=64, train_steps=4000, lr=5e-4, warmup_steps=200),
         seeds=(0, 1, 2),
-        eval_data="smallworld:street:2000",
+        photos=replace(TINY.photos, eval_data="smallworld:street:2000"),
+        cost_steps=100,
         unit_size=256,
     ),
     "paper": replace(
@@ -358,7 +363,8 @@ SCALES = {
             lr=1e-4,
             warmup_steps=1000,
         ),
-        eval_data=None,
+        photos=replace(TINY.photos, eval_data=None),
+        cost_steps=100,
         unit_size=300,
     ),
 }
@@ -381,11 +387,17 @@ def synth2(config: Synth2Config = TINY, arms_: Mapping[Arm, TrainTokenCaptioner]
     training = trained(config, learned)
     steps = [*made, *words(config), *first.values(), *training.values()]
     last = tuple(step.name for step in training.values())
-    if config.eval_data:
+    if config.photos.eval_data:
         asked = [*training, *(arm for arm in first if config.exposures)]
-        steps.append(Step("measure", measure(config, asked), inputs=(*last, *(step.name for step in first.values()))))
+        steps.append(
+            Step("measure", config.photos.stage(asked), inputs=(*last, *(step.name for step in first.values())))
+        )
         last = ("measure",)
     steps.append(Step("diversity", MeasureDiversity("human"), inputs=("human", "clean")))
+    last = (*last, "diversity")
+    if config.cost_steps:
+        steps.append(cost(config))
+        last = (*last, "cost")
     control = "painter and captioners learn from the same human pairs"
     if config.paint.token_painter != TRAIN:
         control = f"uncontrolled, unless {config.paint.token_painter} learned from the same human pairs"
@@ -394,7 +406,7 @@ def synth2(config: Synth2Config = TINY, arms_: Mapping[Arm, TrainTokenCaptioner]
         seed=config.seed,
         unit_size=config.unit_size,
         arguments=flat(config),
-        steps=(*steps, Step("page", WritePage(), inputs=(*last, "diversity"))),
+        steps=(*steps, Step("page", WritePage(), inputs=last)),
         notes=(control,),
     )
 
@@ -442,9 +454,9 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
         human.pairs_where,
         human.human_pairs,
         config.path == "pixels",
-        config.eval_data or "",
-        config.eval_images,
-        config.eval_split,
+        config.photos.eval_data or "",
+        config.photos.eval_images,
+        config.photos.eval_split,
     )
     tokens.check_pairs()  # what is wrong with pairs is said before any work
     if "tokenizer" in config.models and isinstance(human.store, Path):
@@ -465,13 +477,10 @@ def painted(config: Synth2Config, source: SourceStage | None = None) -> tuple[St
     """
     from reverie.filters.captions import CleanCaptions
 
-    own = config.eval_data if config.eval_data and not config.eval_data.startswith(SMALLWORLD) else ""
-    clean = CleanCaptions(
-        config.ask.near_duplicate,
-        own or "",  # the small world has so few sentences that chance gives most of them
-        config.eval_images if own else None,
-        config.eval_split,
-    )
+    photos = config.photos
+    # The small world has so few sentences that chance gives most of them.
+    own = photos.eval_data if photos.eval_data and not photos.eval_data.startswith(SMALLWORLD) else ""
+    clean = CleanCaptions(config.ask.near_duplicate, own, photos.eval_images if own else None, photos.eval_split)
     steps = [Step("captions", source or config.ask.stage()), Step("clean", clean, inputs=("captions",))]
     inputs = ["captions", "clean"]
     if "tokenizer" in config.models:
@@ -547,10 +556,8 @@ def words(config: Synth2Config) -> tuple[Step, ...]:
 def learning(config: Synth2Config, rho: float, steps: int, start: str | None = None) -> TrainTokenCaptioner:
     """The training of a captioner, under the first seed."""
     from reverie.learn.train_token_captioner import TrainTokenCaptioner
-    from reverie.nets.token_captioner import LookShape
 
     own = config.looking
-    shape = LookShape(own.look, own.look_width, own.latents, own.look_layers, own.look_heads, max_tokens=own.max_tokens)
     return TrainTokenCaptioner(
         config.language_model,
         config.tokenizer,
@@ -559,7 +566,7 @@ def learning(config: Synth2Config, rho: float, steps: int, start: str | None = N
         start=start,
         path=config.path,
         size_px=config.images.token_px,
-        shape=shape,
+        shape=own.shape,
         steps=steps,
         batch=own.batch_size,
         lr=own.lr,
@@ -585,16 +592,16 @@ def arms(config: Synth2Config = TINY) -> dict[Arm, TrainTokenCaptioner]:
         if not config.exposures or not 0 < share < 1 or left < 1:
             return {}
         name = f"human-as-{share:g}"
-        arm = Arm(name, f"human pairs alone, equal sights as at {share:g}", factors={"rho": 0.0, "exposures_of": share})
+        arm = Arm(name, f"human pairs, as many as at {100 * share:g} %", factors={"rho": 0.0, "exposures_of": share})
         return {arm: learning(config, 0.0, left, start)}
 
     main = config.main_share
-    found = {_mixture(main): learning(config, main, steps, start)}
-    human = Arm("human", "human pairs alone, equal steps", factors={"rho": 0.0})
+    found = {mixture(main): learning(config, main, steps, start)}
+    human = Arm("human", "human pairs alone", factors={"rho": 0.0})
     found |= {human: learning(config, 0.0, steps, start)} | equal(main)
     for share in config.shares:
         if share not in (0.0, main):
-            found |= {_mixture(share): learning(config, share, steps, start)} | equal(share)
+            found |= {mixture(share): learning(config, share, steps, start)} | equal(share)
     return found
 
 
@@ -603,8 +610,9 @@ def first_steps(config: Synth2Config) -> int:
     return max(1, round(config.human_first * config.looking.train_steps))
 
 
-def _mixture(share: float) -> Arm:
-    return Arm(f"painted-{share:g}", f"painted share {share:g}", factors={"rho": share})
+def mixture(share: float, **factors: Factor) -> Arm:
+    """The arm of a share of painted pairs, with more factors."""
+    return Arm(f"painted-{share:g}", f"{100 * share:g} % painted", factors={"rho": share, **factors})
 
 
 def beginnings(config: Synth2Config) -> dict[Arm, Step]:
@@ -622,12 +630,10 @@ def beginnings(config: Synth2Config) -> dict[Arm, Step]:
 def trained(config: Synth2Config, arms_: Mapping[Arm, TrainTokenCaptioner]) -> dict[Arm, Step]:
     """The steps that train these arms, each arm once with each seed."""
     found = {}
-    for place, (arm, train) in enumerate(arms_.items()):
-        for number, seed in enumerate(config.seeds):
-            asked = arm.under(seed, MAIN if not place and not number else None)
-            begins = f"{train.start}-{seed}" if train.start else None
-            inputs = (*_reads(config), *([begins] if begins else []))
-            found[asked] = Step(asked.step or MAIN, replace(train, seed=seed, start=begins), inputs=inputs)
+    for arm, train in under_seeds(arms_, config.seeds, MAIN):
+        begins = f"{train.start}-{arm.seed}" if train.start else None
+        inputs = (*_reads(config), *([begins] if begins else []))
+        found[arm] = Step(arm.step or MAIN, replace(train, seed=arm.seed, start=begins), inputs=inputs)
     return found
 
 
@@ -635,11 +641,20 @@ def _reads(config: Synth2Config) -> tuple[str, ...]:
     return ("human", "paint", *config.models)
 
 
-def measure(config: Synth2Config, asked: list[Arm]) -> MeasureCaptions:
-    """The stage that scores the captions of photos."""
-    from reverie.evaluate.captioning import MeasureCaptions
+def cost(config: Synth2Config, repeats: int = 1) -> Step:
+    """The step that times what the painter and a captioner of this run do with image tokens, and with pictures of them."""
+    from reverie.evaluate.cost import CostSettings, MeasureCost
 
-    assert config.eval_data is not None
-    return MeasureCaptions(
-        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor, config.spice
+    paint = config.paint
+    does = CostSettings(
+        config.painter,
+        config.language_model,
+        paint.guidance,
+        paint.sampler_steps,
+        max(1, paint.painter_batch // 2),
+        warm_up=max(1, config.cost_steps // 5),
+        timed=config.cost_steps,
+        painter_dtype=paint.painter_dtype,
+        shape=config.looking.shape,
     )
+    return Step("cost", MeasureCost(does, repeats=repeats), inputs=("clean", *config.models))

@@ -19,12 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reverie.arms import Arm
+from reverie.arms import Arm, under_seeds
 from reverie.errors import InputError
 from reverie.recipes.options import (
     BUILTIN,
     PUBLIC_DETECTOR,
     PUBLIC_PAINTER,
+    CaptionedPhotos,
     CaptionFile,
     Painting,
     Precision,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from reverie.captions.corpus import ReadCorpus
     from reverie.captions.scenes import FromScenes
     from reverie.evaluate.alignment import MeasureAlignment
-    from reverie.evaluate.captioning import MeasureCaptions
     from reverie.learn.refine import Refine
     from reverie.learn.syntic import DecoderInputConfig
     from reverie.learn.train_captioner import TrainCaptioner
@@ -158,14 +158,7 @@ class SynticConfig:
     decoder: Decoder = Decoder()
     precision: Precision = "fp32"  # number format of training
     seeds: tuple[int, ...] = (0,)  # random seeds of training; every arm is trained once with each
-    # photos to measure on; COCO captions of photos (JSON), or smallworld:CAMERA:NUMBER; nothing is measured when
-    # absent
-    eval_data: str | None = "smallworld:street:400"
-    eval_images: Path | None = None  # folder of the photos that --eval-data names by file
-    eval_split: str = "test"  # part of the photos to measure on; of a Karpathy file
-    beams: int = 5  # beams of the beam search, the second way to decode; the first is greedy
-    meteor: bool = True  # METEOR as well (without paraphrases), which takes longer than all other metrics together
-    spice: Literal["auto", "on", "off"] = "auto"  # SPICE as well, which runs under Java 8; auto: where that is there
+    photos: CaptionedPhotos = CaptionedPhotos("smallworld:street:400")
     unit_size: int = 64  # captions in one commit
     seed: int = 0  # random seed of the run; each training has one of its own
 
@@ -174,7 +167,7 @@ class SynticConfig:
         own = self.file.captions is not None
         return {
             "sentences": 0 if own else usual.sentences,
-            "eval_data": None if own else usual.eval_data,
+            "eval_data": None if own else usual.photos.eval_data,
             "scheduler": "ddim" if self.paint.is_builtin else "dpm-solver++",
         }
 
@@ -231,7 +224,7 @@ SCALES = {
         paint=Painting(per_caption=1),
         decoder=Decoder(256, 4, tag_heads=8, batch_size=128, epochs=20, lr=5e-4, warmup_steps=200),
         seeds=(0, 1, 2),
-        eval_data="smallworld:street:2000",
+        photos=CaptionedPhotos("smallworld:street:2000"),
         unit_size=128,
     ),
     "paper": replace(
@@ -250,7 +243,7 @@ SCALES = {
         tags=Tags(PUBLIC_DETECTOR, tag_threshold=0.5),  # its scores lie lower than DETR's, see open_detector
         keep_images=False,
         decoder=Decoder(768, 4, tag_heads=8, batch_size=128, epochs=10, lr=1e-5, warmup_steps=1000),
-        eval_data=None,
+        photos=CaptionedPhotos(),
         unit_size=300,
     ),
 }
@@ -325,11 +318,11 @@ def syntic(config: SynticConfig = TINY, arms_: Mapping[Arm, TrainCaptioner] | No
     others = other_supports(config)
     steps = [*made, *training.values(), *others]
     last = tuple(step.name for step in training.values())
-    if config.eval_data:
+    if config.photos.eval_data:
         projects = {arm.id for arm, train in learned.items() if train.shows.asked_projected}
         again = asked_with(config, others, [arm for arm in training if arm.id in projects])
         inputs = (*last, *(step.name for step in others))
-        steps.append(Step("measure", measure(config, [*training, *again]), inputs=inputs))
+        steps.append(Step("measure", config.photos.stage([*training, *again]), inputs=inputs))
         steps.append(Step("alignment", alignment(config), inputs=("support", "refine", *config.support_steps[1:])))
         last = ("measure", "alignment")
     return Plan(
@@ -389,8 +382,8 @@ def source(config: SynticConfig) -> ReadCorpus | FromScenes:
                 f"{captions} holds {', '.join(corpus.splits)}; say what to learn from: --captions-split train"
             )
         _refuse_strangers(config.paint.painter, corpus)
-        if config.eval_data:
-            photos = load_captioned(config.eval_data, config.eval_images, config.eval_split)
+        if config.photos.eval_data:
+            photos = load_captioned(*config.photos.source)
             refuse_test_captions(sentences_in(corpus, config.seed), photos)
         first = corpus
     else:
@@ -406,12 +399,10 @@ def source(config: SynticConfig) -> ReadCorpus | FromScenes:
 def trained(config: SynticConfig, arms_: Mapping[Arm, TrainCaptioner]) -> dict[Arm, Step]:
     """The steps that train these arms, each arm once with each seed."""
     of = ("paint", "support", "refine", *config.support_steps[1:])
-    found = {}
-    for arm, train in arms_.items():
-        for place, number in enumerate(config.seeds):
-            asked = arm.under(number, MAIN if arm.id == "syntic" and not place else None)
-            found[asked] = Step(asked.step or MAIN, replace(train, seed=number), inputs=of)
-    return found
+    return {
+        arm: Step(arm.step or MAIN, replace(train, seed=arm.seed), inputs=of)
+        for arm, train in under_seeds(arms_, config.seeds, MAIN)
+    }
 
 
 def other_supports(config: SynticConfig) -> list[Step]:
@@ -425,7 +416,7 @@ def other_supports(config: SynticConfig) -> list[Step]:
     given, split = config.other.support, config.other.support_split
     if split and not given:
         raise InputError("--support-split belongs to a file of --support")
-    if given and not config.eval_data:
+    if given and not config.photos.eval_data:
         raise InputError("--support is what photos are said in and measured; name some: --eval-data")
     steps = []
     for path in given:
@@ -437,8 +428,7 @@ def other_supports(config: SynticConfig) -> list[Step]:
                 raise InputError(
                     f"{path} holds {', '.join(corpus.splits)}; say what to say photos in: --support-split train"
                 )
-        assert config.eval_data is not None
-        photos = load_captioned(config.eval_data, config.eval_images, config.eval_split)
+        photos = load_captioned(*config.photos.source)
         refuse_test_captions(sentences_in(corpus, config.seed), photos)
         steps.append(Step(_other(path), MakeSupport(config.clip, corpus, config.project.max_support)))
         if any(step.name == steps[-1].name for step in steps[:-1]):
@@ -464,17 +454,6 @@ def _other(path: Path) -> str:
     return f"other-{re.sub(r'[^a-z0-9]+', '-', path.stem.lower()).strip('-') or 'support'}"
 
 
-def measure(config: SynticConfig, asked: Iterable[Arm]) -> MeasureCaptions:
-    """The stage that scores the captions of photos."""
-    from reverie.evaluate.captioning import MeasureCaptions
-
-    assert config.eval_data is not None
-    return MeasureCaptions(
-        tuple(asked), config.eval_data, config.eval_images, config.eval_split, config.beams, config.meteor,
-        config.spice,
-    )  # fmt: skip
-
-
 def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
     """The stage that says how near painted features are to those of photos.
 
@@ -483,16 +462,13 @@ def alignment(config: SynticConfig, **more: Any) -> MeasureAlignment:
     """
     from reverie.evaluate.alignment import MeasureAlignment
 
-    assert config.eval_data is not None
     project = config.project
     return MeasureAlignment(
         config.support_steps[-1],
         "refine",
         project.projection_temperature,
         config.clip,
-        config.eval_data,
-        config.eval_images,
-        config.eval_split,
+        *config.photos.source,
         config.where,
         top_k=project.top_k,
         exclude_self=project.exclude_self,

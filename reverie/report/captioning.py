@@ -71,7 +71,16 @@ def gather(facts: Facts, thumbnails: Thumbs) -> dict[str, Any] | None:
         for title, numbers in chosen.items()
     }
     drawing = _clouds(facts.folder / "clouds.json")
-    return {"cards": cards, "first": labels[first], "seed": seed, "drawing": drawing, "own": own_sentence(facts)}
+    every = [card for some in cards.values() for card in some]
+    return {
+        "cards": cards,
+        "first": labels[first],
+        "seed": seed,
+        "tags": any(card["tags"] for card in every),
+        "beside": any(card["others"] for card in every),
+        "drawing": drawing,
+        "own": own_sentence(facts),
+    }
 
 
 def own_sentence(facts: Facts) -> str:

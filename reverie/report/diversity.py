@@ -10,19 +10,24 @@ from matplotlib.figure import Figure
 from rich.table import Column, Table
 
 from reverie.errors import InputError
-from reverie.evaluate.diversity import Diversity, Value
+from reverie.evaluate.diversity import SHARES, Diversity, Value
 from reverie.report.plain import plain
 from reverie.store.files import atomic_file
 
-SHARES = {
-    "coverage top 5",
-    "coverage top 20",
-    "balance",
-    "empty",
-    "distinct-1",
-    "distinct-2",
-    "unique",
-}  # shown as percent
+CALLED = {  # what the page of a run calls these numbers
+    "coverage top 5": "captions in the 5 largest clusters",
+    "coverage top 20": "captions in the 20 largest clusters",
+    "entropy": "entropy H of the clusters",
+    "effective": "effective clusters, e to the H",
+    "balance": "H, of the largest that it can be",
+    "empty": "clusters without a caption",
+    "distance": "mean cosine distance of two captions",
+    "distinct-1": "different words, of all words",
+    "distinct-2": "different pairs of words, of all pairs",
+    "unique": "different captions",
+    "words": "different words",
+    "length": "words in a caption",
+}
 FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -30,15 +35,16 @@ def table(found: Sequence[Diversity]) -> Table:
     """A column for each set, a row for each number with its interval."""
     made = Table("", *(Column(plain(one.name), justify="right") for one in found), box=None, header_style="bold")
     for metric in found[0].values:
-        made.add_row(metric, *(_told(metric, one.values[metric]) for one in found))
+        shown = [told(metric, one.values[metric]) for one in found]
+        made.add_row(metric, *(f"{value} ({interval})" for value, interval in shown))
     return made
 
 
-def _told(metric: str, value: Value) -> str:
-    if metric in SHARES:
-        return f"{100 * value.value:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f})"
-    digits = 0 if metric == "words" else 2
-    return f"{value.value:,.{digits}f} ({value.low:,.{digits}f} to {value.high:,.{digits}f})"
+def told(metric: str, value: Value) -> tuple[str, str]:
+    """The number and its interval, as people read them."""
+    scale, digits, unit = (100, 1, " %") if metric in SHARES else (1, 0 if metric == "words" else 2, "")
+    number, low, high = (f"{scale * each:,.{digits}f}" for each in (value.value, value.low, value.high))
+    return f"{number}{unit}", f"{low} to {high}"
 
 
 def check_picture(file: Path) -> None:

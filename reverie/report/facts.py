@@ -86,6 +86,7 @@ ASIDE = (
     "cost",
 )  # protocols of what is not how good a model is; shown where a recipe's own part of the page tells of it
 CURVE = {"step": int, ...: float}
+NUM_REASONS = 8  # different ones that are told word for word
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,8 @@ def headline(facts: Facts) -> str:
     metric = main_metric(found)
     asked = [arm for arm in found.arms if metric in arm.values]
     first = next((arm for arm in asked if arm.trained), asked[0])
+    if first.factors.get("rho"):
+        return _mixture(found, first, asked, metric)
     if metric in CAPTION_SCORES:
         others = [f"{number(metric, arm.mean(metric))} {_with(arm)}" for arm in asked if arm is not first]
         say = f"The captions of {first.label} for {found.about.get('num_test', 0):,} unseen photos have {called(metric)} {number(metric, first.mean(metric))}"
@@ -292,6 +295,24 @@ def headline(facts: Facts) -> str:
     ]
     if chance := guessing(found, metric):
         others.append(f"{chance:.1%} by guessing")
+    return f"{say}; {_and(others)}." if others else f"{say}."
+
+
+def _mixture(found: Measured, first: ArmFacts, asked: list[ArmFacts], metric: str) -> str:
+    """What painted pairs beside human ones come to; other shares are in the table."""
+    share = first.factors["rho"]
+    beside = {
+        None: "with human pairs alone in as many steps",
+        share: "with human pairs alone, as many of them seen",
+    }
+    others = [
+        f"{number(metric, arm.mean(metric))} {beside[arm.factors.get('exposures_of')]}"
+        for arm in asked
+        if arm.factors.get("rho") == 0 and arm.factors.get("exposures_of") in beside
+    ]
+    of = "from painted pairs alone" if share == 1 else f"with {100 * float(share or 0):g} % of every batch painted"
+    photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
+    say = f"Captions of {photos} have {called(metric)} {number(metric, first.mean(metric))} {of}"
     return f"{say}; {_and(others)}." if others else f"{say}."
 
 
@@ -374,6 +395,13 @@ def number(metric: str, value: float) -> str:
     return f"{value:.{2 if abs(value) < 0.1 else 3 if abs(value) < 1 else 4}g}"
 
 
+def amount(metric: str, value: float) -> str:
+    """A cost as text."""
+    if metric == "agreement":
+        return f"{value:.1%}"
+    return f"{value:,.0f}" if abs(value) >= 100 else number(metric, value)
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 0.4 s, 42 s, 3 min 5 s, 2 h 10 min."""
     if seconds < 9.95:
@@ -444,7 +472,7 @@ def _counts(folder: Path, plan: Mapping[str, Any]) -> Iterable[Count]:
         if what == "images" and copies and tables.exists(captions):
             planned = tables.count(captions, f"status = '{OK}'") * copies
         yield Count(
-            what, tables.count(path), statuses[OK], statuses[DROPPED], statuses[FAILED], tuple(reasons.most_common()), planned
+            what, tables.count(path), statuses[OK], statuses[DROPPED], statuses[FAILED], _commonest(reasons), planned
         )  # fmt: skip
     if tables.exists(pairs) and "kept" in tables.column_names(pairs):
         kept: Counter[bool] = Counter()
@@ -456,7 +484,23 @@ def _counts(folder: Path, plan: Mapping[str, Any]) -> Iterable[Count]:
                 if not keep:
                     reasons[reason or "no reason given"] += 1
         made = tables.count(pairs, chosen_from)
-        yield Count("kept to learn from", made, kept[True], kept[False], 0, tuple(reasons.most_common()))
+        yield Count("kept to learn from", made, kept[True], kept[False], 0, _commonest(reasons))
+
+
+def _commonest(reasons: Counter[str]) -> tuple[tuple[str, int], ...]:
+    """Commonest first. Too many to read are told by their kind, without what they are about."""
+    if len(reasons) <= NUM_REASONS:
+        return tuple(reasons.most_common())
+    kinds: Counter[str] = Counter()
+    for reason, times in reasons.items():
+        kinds[kind_of(reason)] += times
+    return tuple(kinds.most_common())
+
+
+def kind_of(reason: str) -> str:
+    """A reason as ``DROPPED: what happened: to what``, without the last."""
+    status, _, rest = reason.partition(": ")
+    return f"{status}: {rest.partition(': ')[0]}" if status in (DROPPED, FAILED) else status
 
 
 def _measured(records: list[Result]) -> Iterable[Measured]:
@@ -491,6 +535,8 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
     for other in found.arms:
         if other is first or metric not in other.values:
             continue
+        if other.factors.get("exposures_of", first.factors.get("rho")) != first.factors.get("rho"):
+            continue  # the rival of another share
         theirs = dict(other.values[metric])
         if other.id in WITHOUT_CHANCE:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))

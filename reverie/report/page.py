@@ -24,6 +24,7 @@ from reverie.report import captioning, duplicates, plots, synth2
 from reverie.report import classes as by_class
 from reverie.report.facts import (
     Facts,
+    amount,
     artifact,
     aspects,
     called,
@@ -32,6 +33,7 @@ from reverie.report.facts import (
     duration,
     gather,
     headline,
+    kind_of,
     metrics,
     number,
 )
@@ -95,6 +97,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "duration": duration,
         "number": number,
+        "amount": amount,
     }
     return environment
 
@@ -316,12 +319,12 @@ def _refused(captions: Path) -> Iterator[dict[str, Any]]:
 
 
 def _various(path: Path, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
-    """Rows of as many reasons as there are, the rarest first, because it is the most surprising."""
+    """Rows of as many kinds of reasons as there are, the rarest first, because it is the most surprising."""
     by_reason: dict[str, list[dict[str, Any]]] = {}
     looked = 0
     for rows in tables.scan(path, columns, where):
         for row in rows.to_pylist():
-            same = by_reason.setdefault(_reason(row), [])
+            same = by_reason.setdefault(kind_of(_reason(row)), [])
             if len(same) < NUM_LOST:
                 same.append(row)
         looked += len(rows)
@@ -329,7 +332,7 @@ def _various(path: Path, columns: Sequence[str], where: str) -> list[dict[str, A
             break
     rounds = itertools.zip_longest(*sorted(by_reason.values(), key=len))
     chosen = [row for in_turn in rounds for row in in_turn if row is not None][:NUM_LOST]
-    return sorted(chosen, key=lambda row: (len(by_reason[_reason(row)]), _reason(row)))
+    return sorted(chosen, key=lambda row: (len(by_reason[kind_of(_reason(row))]), _reason(row)))
 
 
 def _columns(pairs: Path) -> list[str]:

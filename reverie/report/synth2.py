@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import StoreError
+from reverie.evaluate.diversity import Value
 from reverie.evaluate.significance import paired
 from reverie.models.captioner import ABOUT
 from reverie.report import plots
+from reverie.report.diversity import CALLED, told
 from reverie.report.facts import HUNDREDS, ArmFacts, Facts, Measured, called, main_metric, over_photos
 from reverie.store.json_files import read_json
 
@@ -48,18 +50,19 @@ def gather(facts: Facts) -> dict[str, Any] | None:
             (told["round_trip"] for told in seen.values() if told and told.get("round_trip") is not None), None
         ),
         "diversity": _diversity(facts),
+        "seeds": max(len(arm.values[metric]) for arm in mixtures) if mixtures else 0,
         "cost": next((each for each in facts.aside if each.protocol == "cost"), None),
     }
 
 
 def controls(found: Measured) -> dict[str, list[str]]:
-    """``controlled: why`` or ``uncontrolled: why`` -> labels of the arms of which it is so."""
+    """``controlled: why`` or ``uncontrolled: why`` -> labels of the arms of which it is so, what most are first."""
     told: dict[str, list[str]] = {}
     for arm in found.arms:
         said = next((str(record.details["control"]) for record in arm.records if record.details.get("control")), None)
         if said:
             told.setdefault(said, []).append(arm.label)
-    return told
+    return dict(sorted(told.items(), key=lambda each: -len(each[1])))
 
 
 def _share(arm: ArmFacts) -> float:
@@ -105,16 +108,17 @@ def _curve(
 
 
 def _diversity(facts: Facts) -> dict[str, Any] | None:
-    """Metric -> value and interval of each set of captions."""
+    """What the page calls a number -> its value and interval for each set of captions, as they are shown."""
     found = next((each for each in facts.aside if each.protocol == "diversity"), None)
     if found is None:
         return None
-    rows: dict[str, dict[str, tuple[float, float, float]]] = {}
+    rows: dict[str, dict[str, tuple[str, str]]] = {}
     for arm in found.arms:
         for record in arm.records:
             value = float(record.value or 0.0)
             low, high = (float(record.details.get(end, value)) for end in ("low", "high"))
-            rows.setdefault(record.metric, {})[arm.label] = (value, low, high)
+            shown = told(record.metric, Value(value, low, high))
+            rows.setdefault(CALLED.get(record.metric, record.metric), {})[arm.label] = shown
     first = found.arms[0].records[0]
     return {
         "sets": [arm.label for arm in found.arms],

@@ -106,7 +106,7 @@ def settings(config: Synth2Study) -> Synth2Config:
             "tokenizer_channels": config.tokenizer_channels, "tokenizer_steps": config.tokenizer_steps, "painter_steps": config.painter_steps,
             "language_steps": config.language_steps, "train_steps": config.train_steps, "seeds": seeds_of(config.num_seeds),
             "eval_data": f"smallworld:street:{config.photos}", "spice": "off", "beams": 1, "rho": SHARES, "exposures": False,
-            "seed": config.seed,
+            "cost_steps": config.cost_steps, "seed": config.seed,
         },
     )  # fmt: skip
 
@@ -124,12 +124,12 @@ def arms(config: Synth2Study) -> dict[Arm, TrainTokenCaptioner]:
 
     pixels = replace(recipe.learning(replace(own, path="pixels"), MIX, steps))
     found = {
-        arm(f"painted-{MIX:g}", f"painted share {MIX:g}"): mixed(),
+        recipe.mixture(MIX, human_pairs=config.human[0]): mixed(),
         arm("human", "human pairs alone", 0.0): mixed(0.0),
     }
     for rho in SHARES:
         if rho != MIX:
-            found[arm(f"painted-{rho:g}", f"painted share {rho:g}", rho)] = mixed(rho)
+            found[recipe.mixture(rho, human_pairs=config.human[0])] = mixed(rho)
     for name, number in zip(MORE, config.human[1:], strict=True):
         store = f"human-{name}"
         found[arm(store, f"{number:,} human pairs alone", 0.0, number)] = mixed(0.0, real=store)
@@ -181,7 +181,6 @@ def balances() -> dict[str, str]:
 
 
 def _smallworld(config: Synth2Study) -> Plan:
-    from reverie.evaluate.cost import CostSettings, MeasureCost
     from reverie.report.page import WritePage
 
     own = settings(config)
@@ -195,17 +194,13 @@ def _smallworld(config: Synth2Study) -> Plan:
     steps = [
         Step(
             name,
-            replace(recipe.measure(own, some), photos=f"smallworld:street:{config.photos}{photos[name]}"),
+            replace(own.photos.stage(some), photos=f"smallworld:street:{config.photos}{photos[name]}"),
             inputs=all_,
         )
         for name, some in measures.items()
     ]
-    cost = CostSettings(
-        own.painter, own.language_model, own.paint.guidance, own.paint.sampler_steps, own.paint.painter_batch // 2,
-        warm_up=max(1, config.cost_steps // 5), timed=config.cost_steps, shape=next(iter(arms(config).values())).shape,
-    )  # fmt: skip
     steps += [Step(name, trend, inputs=("measure", "paint")) for name, trend in _trends(config).items()]
-    steps.append(Step("cost", MeasureCost(cost, repeats=REPEATS), inputs=("clean", "painter", "language", "tokenizer")))
+    steps.append(recipe.cost(own, REPEATS))
     page = Step("page", WritePage(), inputs=tuple(step.name for step in steps))
     return Plan(
         recipe="synth2", seed=own.seed, unit_size=own.unit_size, steps=(*made, *training.values(), *steps, page)

@@ -123,7 +123,7 @@ def _smallworld(config: recipe.SynticConfig) -> Plan:
         steps=(
             *recipe.painted(config),
             *training.values(),
-            Step("measure", recipe.measure(config, training), inputs=tuple(step.name for step in training.values())),
+            Step("measure", config.photos.stage(training), inputs=tuple(step.name for step in training.values())),
             *(Step(name, stage, inputs=("paint", "support")) for name, stage in zip(names, over.values(), strict=True)),
             Step("alignment", align, inputs=("support", "refine", *names)),
             Step("page", WritePage(), inputs=("measure", "alignment")),
@@ -156,7 +156,7 @@ def _cross(config: recipe.SynticConfig) -> Plan:
             Step("target-support", target, inputs=("captions",)),
             Step(
                 "measure",
-                recipe.measure(config, both),
+                config.photos.stage(both),
                 inputs=(*(step.name for step in training.values()), "target-support"),
             ),
             Step("alignment", recipe.alignment(config), inputs=("support", "refine")),

@@ -43,7 +43,7 @@ def test_photos_become_tokens_and_tokens_pictures(tmp_path: Path, capsys: pytest
     tables.append_unit(tmp_path / "alone" / "pairs.lance", 0, alone)
     export = ("export", tmp_path / "alone", "--to", "folder", "--out")
     assert ask(*export, tmp_path / "none") == 2
-    assert "give the tokenizer that they are of" in capsys.readouterr().err
+    assert "give the tokenizer that they are of, --tokenizer NAME" in capsys.readouterr().err
     assert ask(*export, tmp_path / "shown", "--tokenizer", vq) == 0
     for name, ids in found.items():
         shown = np.asarray(Image.open(tmp_path / "shown" / "cat" / f"{name}.png"))
@@ -56,6 +56,7 @@ def test_photos_become_tokens_and_tokens_pictures(tmp_path: Path, capsys: pytest
         (("--to", "coco", "--tokens", "ids"), "has no place for ids"),
         (("--to", "folder", "--tokens", "ids", "--tokenizer", "x"), "leave one of them out"),
         (("--to", "folder", "--tokenizer", "x"), "leave --tokenizer out"),
+        (("--to", "folder", "--tokens", "ids"), "has image tokens; make them with: reverie tokenize"),
     ],
 )
 def test_flags_that_say_nothing_are_refused(

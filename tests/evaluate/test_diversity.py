@@ -11,7 +11,7 @@ import pytest
 from reverie import pairs
 from reverie.cli.main import main
 from reverie.errors import InputError
-from reverie.evaluate.diversity import _measured, compare, in_top_clusters, read_captions
+from reverie.evaluate.diversity import SHARES, _measured, compare, in_top_clusters, read_captions
 from reverie.store import tables
 
 THINGS = [f"thing{chr(97 + number)}" for number in range(20)]
@@ -75,6 +75,18 @@ def test_the_more_varied_set_has_the_higher_numbers():
         in_top_clusters(sets["many"], 20, 4, 300, seed=0)
 
 
+def test_no_interval_goes_further_than_its_number_can():
+    many, few = compare(
+        {"many": captions(300, 20), "few": captions(300, 2, seed=1)}, clusters=20, num_seeds=2, draws=30
+    )
+    for one in (many, few):
+        for metric, value in one.values.items():
+            assert value.low >= (1 if metric == "effective" else 0), metric
+            assert metric not in SHARES or value.high <= 1, metric
+    assert many.values["empty"].value < 0.1
+    assert few.values["coverage top 5"].value > 0.9
+
+
 def test_files_runs_and_columns(tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text("\n".join(captions(30, 5)))
@@ -111,7 +123,9 @@ def test_command(tmp_path, capsys):
     for wrong, said in (
         (["--picture", "x.gif"], "cannot be written"),
         (["--clusters", "100"], "too few for 100 clusters"),
-        (["--names", "one"], "1 names were given for 2 sets"),
+        (["--size", "12"], "--size 12 takes too few for 50 clusters; give at least 200"),
+        (["--names", "one"], "--names gives 1 for 2 sets"),
+        (["--names", "one", "one"], "two sets are called one; give each a name of its own: --names"),
     ):
         assert say(*files, *wrong) == 2
         assert said in " ".join(capsys.readouterr().err.split())

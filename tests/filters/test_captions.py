@@ -46,8 +46,8 @@ def test_planted_copies_are_found_over_the_whole_run(tmp_path):
     CleanCaptions().run(context)
     rows = found(context)
     assert {name for name, row in rows.items() if row["status"] == "dropped"} == {"0009", "0010"}
-    assert rows["0009"]["reason"] == f"repeats the caption {texts[1]!r}"
-    assert rows["0010"]["reason"] == f"nearly repeats the caption {texts[2]!r}"
+    assert rows["0009"]["reason"] == f"repeats a caption: {texts[1]!r}"
+    assert rows["0010"]["reason"] == f"nearly repeats a caption: {texts[2]!r}"
     assert rows["0009"]["label"] == "x"
     (event,) = [facts for kind, facts in told if kind == "cleaned"]
     assert event == {"captions": 12, "kept": 10, "exact": 1, "near": 1, "references": 0, "miss_rate": 0.0}

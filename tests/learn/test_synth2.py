@@ -20,7 +20,9 @@ from reverie.errors import InputError, ModelError
 from reverie.evaluate.captioning import MeasureCaptions
 from reverie.learn import manifest
 from reverie.learn.synth2 import Synth2
+from reverie.learn.train_language import TrainLanguageModel
 from reverie.learn.train_token_captioner import TrainTokenCaptioner
+from reverie.learn.train_token_painter import TrainTokenPainter
 from reverie.models.tokenizer import open_tokenizer
 from reverie.nets.token_captioner import LookShape, lookup
 from reverie.stage import StepContext
@@ -244,6 +246,13 @@ def test_what_cannot_be_trained_is_said(tmp_path, models, stores):
     other = str(tiny.save_vq(tmp_path / "other", seed=5))
     with pytest.raises(InputError, match="are of the codebook"):
         trained(tmp_path / "v", job((models[0], other), stores))
+
+
+@pytest.mark.parametrize("stage", [TrainTokenCaptioner(real="human"), TrainTokenPainter(), TrainLanguageModel()])
+def test_several_processes_are_refused_before_any_work(stage, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="trained by one process; start reverie without accelerate launch"):
+        stage.check()
 
 
 def test_a_damaged_captioner_is_one_line(tmp_path, models, stores):

@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
     "tokenizer_steps": 3, "tokenizer_batch": 4, "painter_width": 24, "painter_layers": 1, "painter_steps": 3, "painter_batch": 4,
     "sampler_steps": 2, "language_width": 16, "language_layers": 1, "language_steps": 3, "look_width": 16, "look_heads": 2, "look_layers": 1,
     "latents": 2, "max_tokens": 12, "batch_size": 4, "train_steps": 4, "eval_data": "smallworld:street:6", "rho": (0.5, 1.0), "unit_size": 8,
-    "spice": "off", "beams": 2,
+    "spice": "off", "beams": 2, "cost_steps": 0,
 }  # fmt: skip
 ARMS = ("painted-0.5", "human", "human-as-0.5", "painted-1")
 
@@ -102,10 +102,19 @@ def test_no_pixel_is_stored_and_the_page_decodes_tokens_and_tells_both_compariso
         assert tables.count(table, "status = 'ok' and tokens is not null and image is null") == tables.count(table) > 0
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "not complete" not in page
+    first = page[page.index("<h1>") : page.index("</h1>")]
+    for text in (
+        "Captions of 6 unseen photos have CIDEr-D",
+        "with 50 % of every batch painted;",
+        "with human pairs alone in as many steps and",
+        "as many of them seen.",
+    ):
+        assert text in first
+    assert "tags that were seen" not in page  # no captioner of this run sees tags
     part = page[page.index("Painted pairs beside human ones") : page.index("Photos and what is said of them")]
     for text in (
         "<b>CONTROLLED</b>: painter and captioner learned from the same 24 pairs", "at equal steps", "at equal sights of human pairs",
-        "facts said right", "captions of the language model", "effective",
+        "facts said right", "captions of the language model", "effective clusters",
     ):  # fmt: skip
         assert text in part
     shown = page[page.index("Captions and their images") :]
@@ -120,6 +129,8 @@ def test_the_captioner_answers_by_every_door(
     (told,) = reverie.load_captioner(finished)([photo])
     assert say("caption", finished, tmp_path / "photo.png", "--json", "--device", "cpu") == 0
     assert json.loads(capsys.readouterr().out)["caption"] == told.text
+    assert say("caption", finished, tmp_path / "photo.png", "--tags", "--device", "cpu") == 2
+    assert "is given no tags" in capsys.readouterr().err
     row = next(tables.scan(finished / "pairs.lance", ["pair_id"])).to_pylist()[0]
     assert say("repaint", finished, row["pair_id"], "--out", tmp_path / "again.png", "--device", "cpu") == 0
     assert Image.open(tmp_path / "again.png").size == (16, 16)
@@ -277,6 +288,17 @@ def test_a_tokenizer_that_has_learned_nothing_does_not_take_photos_for_each_othe
         refuse_test_photos(found, load_captioned("smallworld:street:2"), Blind(), 16, folder / "pairs.lance")  # type: ignore[arg-type]
 
 
+def test_cost_is_measured_with_the_models_of_the_run(classes: Path) -> None:
+    plan = call_recipe("synth2", SMALL | {"classes": classes, "cost_steps": 10})
+    does: Any = plan.step("cost").stage
+    captioner: Any = plan.step("captioner").stage
+    assert (does.settings.painter, does.settings.language_model) == ("step:painter", "step:language")
+    assert (does.settings.warm_up, does.settings.timed, does.settings.batch) == (2, 10, 2)
+    assert does.settings.shape == captioner.shape
+    assert "cost" in plan.step("page").inputs
+    assert "cost" not in {step.name for step in call_recipe("synth2", SMALL | {"classes": classes}).steps}
+
+
 def test_scales_can_be_planned(classes: Path) -> None:
     tables_of = {scale: call_recipe("synth2", {"scale": scale}) for scale in ("tiny", "small")}
     assert {scale: plan.num_captions for scale, plan in tables_of.items()} == {"tiny": 64 * 8, "small": 64 * 100}
@@ -288,13 +310,25 @@ def test_scales_can_be_planned(classes: Path) -> None:
 
 @pytest.mark.slow
 def test_pixels_and_fine_tuning(classes: Path, tmp_path: Path) -> None:
-    plan = call_recipe("synth2", SMALL | {"classes": classes, "mode": "finetune", "path": "pixels", "rho": (1.0,)})
+    plan = call_recipe(
+        "synth2", SMALL | {"classes": classes, "mode": "finetune", "path": "pixels", "rho": (1.0,), "cost_steps": 1}
+    )
     assert run(plan, tmp_path)
     told = trained(tmp_path, "captioner")["trained"]
     assert (told["mode"], told["path"], told["real_seen"], told["painted_seen"]) == ("finetune", "pixels", 8, 8)
     assert 0 <= told["round_trip"] <= 1
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{100 * told['round_trip']:.1f}% are the same once they are decoded and encoded again" in page
+    part = page[page.index("What it costs") :]
+    for text in (
+        "image tokens",
+        "pictures",
+        "images a second",
+        "peak memory, MiB",
+        "bytes a pair on disk",
+        "ids that come back",
+    ):
+        assert text in part
 
 
 @pytest.mark.slow

@@ -5,9 +5,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from reverie import pairs
 from reverie.report.facts import called, columns, duration, gather, guessing, headline, main_metric
 from reverie.report.terminal import table
-from reverie.store import results
+from reverie.store import results, tables
 
 from ..records import result
 from .conftest import add_shapes, make_plan, write_results
@@ -20,6 +21,27 @@ def test_counts_add_up_and_name_their_reasons(run_folder):
     assert (kept.made, kept.ok, kept.dropped) == (images.ok, 12, 4)
     assert all(count.adds_up for count in (captions, images, kept))
     assert sum(times for _, times in images.reasons) == images.dropped + images.failed
+
+
+def test_reasons_that_are_too_many_to_read_are_told_by_their_kind(tmp_path):
+    make_plan(num_seeds=1).settle(tmp_path)
+    reasons = [
+        f"repeats a caption: 'a {word}: red'"
+        for word in ("cat", "dog", "bird", "fish", "hen", "cow", "bee", "ape", "owl")
+    ]
+    reasons += ["fewer than 5 words"] * 2
+    rows = [
+        {"caption_id": f"{number:04d}", "unit": 0, "text": "x", "status": "dropped", "reason": reason}
+        for number, reason in enumerate(reasons)
+    ]
+    tables.append_unit(tmp_path / "captions.lance", 0, pairs.table(rows, pairs.CAPTIONS))
+    (count,) = gather(tmp_path).counts
+    assert count.reasons == (("dropped: repeats a caption", 9), ("dropped: fewer than 5 words", 2))
+    tables.append_unit(tmp_path / "few" / "captions.lance", 0, pairs.table(rows[:8], pairs.CAPTIONS))
+    make_plan(num_seeds=1).settle(tmp_path / "few")
+    (count,) = gather(tmp_path / "few").counts
+    assert len(count.reasons) == 8
+    assert ("dropped: repeats a caption: 'a cat: red'", 1) in count.reasons
 
 
 def test_unknown_words_are_one_line_with_a_count_and_five_of_them(tmp_path):
