@@ -20,7 +20,9 @@ from reverie.report.plain import plain
 if typing.TYPE_CHECKING:
     from PIL.Image import Image
 
-from reverie.cli.common import Folder, command_of, find_device, open_console
+    from reverie.evaluate.generation import Instruments
+
+from reverie.cli.common import Folder, command_of, counting, find_device, open_console
 
 
 def predict(
@@ -344,6 +346,155 @@ def evaluate_diversity(
     print(f"{found[0].size:,} captions of each set, {clusters} clusters of all together, vectors of {encoder}")
 
 
+def evaluate_generation(
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    painters: tuple[str, ...] = (),
+    captions: str = "smallworld:human:200",
+    guidance: tuple[float, ...] = (),
+    per_caption: int = 1,
+    sampler_steps: int = 10,
+    painter_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    out: Path | None = None,
+    real: str = "",
+    features: tuple[str, ...] = ("builtin:clip",),
+    detector: str = "judge",
+    threshold: float = 0.5,
+    synonyms: Path | None = None,
+    places: str = "judge",
+    answerer: str = "",
+    tise_compat: bool = False,
+    where: str | None = None,
+    max_images: int = 0,
+    names: tuple[str, ...] = (),
+    draws: int = 200,
+    seed: int = 0,
+    batch: int = 32,
+    device: str = "",
+    json: bool = False,
+) -> None:
+    """How good painted pictures are, and how well they show what their captions ask for: of runs, or of painters asked for it now.
+
+    Example: reverie evaluate generation runs/short runs/mix --real smallworld:studio:400
+
+    Painters that are named paint the same captions with the same noise, at each guidance, into a run of its own that can be gone on with:
+    reverie evaluate generation --painters builtin:painter runs/tuned/weights/painter --guidance 1 2 4 --out runs/sweep
+
+    Args:
+        pictures: run folders, or folders that reverie import made, side by side.
+        painters: text-to-image pipelines to ask in place of these: builtin:painter, folders, Hub ids.
+        captions: what painters are asked for: smallworld:STYLE:NUMBER, a file of captions, or a run folder, either with :COLUMN.
+        guidance: classifier-free guidances to try; 2 when absent.
+        per_caption: pictures of a caption.
+        sampler_steps: denoising steps of a picture.
+        painter_dtype: number format that painters compute in; fp16 needs a GPU.
+        out: folder for what painters make, with a page.
+        real: pictures that distances are to: smallworld:CAMERA:NUMBER, a run, an import, or a folder; no distances when absent.
+        features: encoders for Fréchet and kernel distances, by name; pixels for the pictures themselves.
+        detector: object detector for SOA and CA, by name; judge reads pictures of the small world; none when empty.
+        threshold: score from which the detector's objects are there.
+        synonyms: JSON file that gives for a class of the detector the words that name it too.
+        places: encoder of images and texts for PA, by name; judge in the small world; none when empty.
+        answerer: model that answers questions about pictures, by name; judge in the small world; none when empty.
+        tise_compat: leave pictures in which nothing is found out of SOA, as the released code of TISE does.
+        where: rows of the pictures to measure, in SQL over their columns; all when absent.
+        max_images: pictures of each set to measure, the first ones; all when 0.
+        names: what the table calls the sets; the folders when absent.
+        draws: number of draws of the bootstrap over captions.
+        seed: random seed of the noise of painters.
+        batch: pictures that are looked at together.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.generation import Instruments, Measuring
+    from reverie.evaluate.painted import painted, reference
+    from reverie.report.generation import table
+
+    check_min(0, max_images=max_images)
+    check_min(1, batch=batch, per_caption=per_caption, sampler_steps=sampler_steps)
+    if bool(pictures) == bool(painters):
+        raise InputError("name folders with painted pictures, or painters (--painters), one of the two")
+    how = Instruments(features if real else (), detector, places, answerer, threshold, synonyms, tise_compat, draws)
+    how.check()
+    device = find_device(device)
+    if painters:
+        if idle := [
+            flag for flag, given in {"--where": where, "--max-images": max_images, "--names": names}.items() if given
+        ]:
+            raise InputError(f"{idle[0]} chooses among pictures that are there; painters make theirs")
+        if out is None:
+            raise InputError("painters need a folder for their pictures: --out FOLDER")
+        _paint_and_measure(painters, captions, real, guidance, per_caption, sampler_steps, painter_dtype, how, out, seed, batch, device, json)  # fmt: skip
+        return
+    if guidance or out:
+        raise InputError(f"{'--guidance' if guidance else '--out'} says how painters paint; name some with --painters")
+    called = names or tuple(folder.name for folder in map(Path.resolve, pictures))
+    if len(called) != len(pictures) or len(set(called)) < len(called):
+        raise InputError(
+            f"{len(called)} names for {len(pictures)} sets of pictures; each needs one of its own (--names)"
+        )
+    sets = {name: painted(folder, where, max_images) for name, folder in zip(called, pictures, strict=True)}
+    others = reference(real) if real else None
+    measuring = Measuring(how, device, batch)
+    with Console(stderr=True).status("measuring") as line:
+        found = {
+            name: measuring.measure(
+                made,
+                others,
+                lambda done, total, name=name: line.update(f"{name}: {done:,} of {total:,} pictures"),  # type: ignore[misc]
+            )
+            for name, made in sets.items()
+        }
+    if json:
+        told = {name: [dataclasses.asdict(one) for one in numbers] for name, numbers in found.items()}
+        print(as_json.dumps({"sets": told}))
+        return
+    if not any(found.values()):
+        raise InputError(
+            "no caption asks for anything that could be looked for, and no distance was asked for (--real)"
+        )
+    open_console().print(table(found))
+    for name, made in sets.items():
+        lost = next((one.details["without_picture"] for one in found[name]), 0)
+        print(
+            f"{plain(name)}: {len(made):,} pictures"
+            + f", {lost:,} of which are not there and show nothing" * bool(lost)
+        )
+
+
+def _paint_and_measure(
+    painters: tuple[str, ...], captions: str, real: str, guidance: tuple[float, ...], per_caption: int,
+    sampler_steps: int, dtype: Literal["fp32", "bf16", "fp16"], how: Instruments, out: Path, seed: int, batch: int,
+    device: str, json: bool,
+) -> None:  # fmt: skip
+    """The same as a run of one step, which resumes and has a page."""
+    import json as as_json
+
+    from reverie.arms import Arm
+    from reverie.evaluate.generation import GenerationSpeed, MeasureGeneration
+    from reverie.images.pixels import PaintPixels
+    from reverie.report import page, terminal
+    from reverie.run import engine
+    from reverie.run.plan import Plan, Step
+    from reverie.store import results
+
+    arms = tuple(Arm(f"painter-{place}", name, factors={"painter": name}) for place, name in enumerate(painters))
+    stage = MeasureGeneration(
+        arms, captions, real, PaintPixels(per_caption=per_caption, steps=sampler_steps, dtype=dtype), guidance, how,
+        GenerationSpeed(batch),
+    )  # fmt: skip
+    with counting("painters measured:") as progress:
+        del progress  # what is done stands in events.jsonl
+        engine.run(Plan("generation", (Step("generation", stage),), seed=seed), out, device)
+    written = page.write(out)
+    if json:
+        print(as_json.dumps([record.as_dict() for record in results.read(out / "results.jsonl")]))
+        return
+    open_console().print(terminal.table(out))
+    print(written.resolve())
+
+
 def evaluate_cost(
     painter: str = "builtin:token-painter",
     language_model: str = "builtin:writer",
@@ -469,5 +620,6 @@ EVALUATIONS: dict[str, Callable[[list[str]], int]] = {
     "captions": command_of("evaluate captions", evaluate_captions),
     "cost": command_of("evaluate cost", evaluate_cost),
     "diversity": command_of("evaluate diversity", evaluate_diversity),
+    "generation": command_of("evaluate generation", evaluate_generation),
     "transfer": command_of("evaluate transfer", evaluate_transfer),
 }

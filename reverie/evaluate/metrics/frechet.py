@@ -90,16 +90,29 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {len(a.mean)} numbers have no distance to those of {len(b.mean)}")
-    first, second = a.covariance, b.covariance
-    shared = np.linalg.svd(_root(first).T @ _root(second), compute_uv=False).sum()
-    away = a.mean - b.mean
-    return max(float(away @ away + np.trace(first) + np.trace(second) - 2 * shared), 0.0)
+    return _between(a.mean, _root(a.covariance), b.mean, _root(b.covariance))
+
+
+def _between(mean: Floats, root: Floats, other_mean: Floats, other_root: Floats) -> float:
+    shared = np.linalg.svd(root.T @ other_root, compute_uv=False).sum()
+    away = mean - other_mean
+    return max(float(away @ away + (root**2).sum() + (other_root**2).sum() - 2 * shared), 0.0)
 
 
 def _root(covariance: Floats) -> Floats:
     """R with R R' = S; rounding may have made an eigenvalue of 0 negative."""
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(values, 0))  # type: ignore[no-any-return]
+
+
+def _mean_and_root(rows: Rows) -> tuple[Floats, Floats]:
+    """The same of rows; fewer than their numbers are, once they are centred, a root by themselves, and a small one."""
+    if len(rows) > rows.shape[1]:
+        found = Moments.of([rows])
+        return found.mean, _root(found.covariance)
+    exact = rows.astype(np.float64)
+    mean = exact.mean(0)
+    return mean, (exact - mean).T / np.sqrt(len(rows) - 1)
 
 
 def kernel_distance(a: Rows, b: Rows, degree: int = DEGREE, block: int = BLOCK) -> float:
@@ -155,12 +168,11 @@ def frechet_interval(
     A bootstrap's distances lie above that of all rows, because fewer different rows are in each draw: the interval is their spread
     about the distance itself.
     """
-    theirs = Moments.of([b])
-    value, draw = frechet_distance(Moments.of([a]), theirs), np.random.default_rng(seed)
-    drawn = np.array(
-        [frechet_distance(Moments.of([a[draw.integers(len(a), size=len(a))]]), theirs) for _ in range(draws)]
-    )
-    return about(value, drawn, confidence)
+    _check(a, b)
+    theirs, draw = _mean_and_root(b), np.random.default_rng(seed)
+    value = _between(*_mean_and_root(a), *theirs)
+    drawn = [_between(*_mean_and_root(a[draw.integers(len(a), size=len(a))]), *theirs) for _ in range(draws)]
+    return about(value, np.array(drawn), confidence)
 
 
 def about(value: float, drawn: Floats, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -95,7 +95,11 @@ def test_interval_holds_the_distance_and_narrows_with_pictures():
     few, many, real = rows(60, 4, 5), rows(1000, 4, 5), rows(500, 4, 5, shift=1.0)
     value, low, high = frechet_interval(many, real)
     assert low < value < high
-    assert value == frechet_distance(Moments.of([many]), Moments.of([real]))
+    assert value == pytest.approx(frechet_distance(Moments.of([many]), Moments.of([real])), rel=1e-8)
+    wide = rows(30, 60, 1), rows(20, 60, 2)  # fewer rows than numbers in each
+    assert frechet_interval(*wide, draws=2)[0] == pytest.approx(
+        frechet_distance(*(Moments.of([one]) for one in wide)), rel=1e-9
+    )
     _, least, most = frechet_interval(few, real)
     assert most - least > high - low
 
