@@ -70,7 +70,7 @@ def read_captions(source: str, max_texts: int = MAX_SIZE * 10) -> list[str]:
 
     Raises: InputError for what is neither, or has no captions.
     """
-    path, column = _split(source)
+    path, column = split_source(source)
     if (path / "captions.lance").is_dir() or (path / "pairs.lance").is_dir():
         return _of_run(path, column, source)
     if path.is_dir():
@@ -79,7 +79,8 @@ def read_captions(source: str, max_texts: int = MAX_SIZE * 10) -> list[str]:
     return corpus.texts(max_texts)
 
 
-def _split(source: str) -> tuple[Path, str | None]:
+def split_source(source: str) -> tuple[Path, str | None]:
+    """PATH or PATH:COLUMN as its parts."""
     path, colon, column = source.rpartition(":")
     if colon and not Path(source).exists() and path and "/" not in column:
         return Path(path), column

@@ -22,7 +22,9 @@ def open_token_counter(name: str) -> tuple[Counted, int]:
     Raises: ModelError, UnknownName, InputError.
     """
     path = Path(name)
-    tokenizer = clip_tokenizer(path) if path.is_file() and path.name.endswith((".txt.gz", ".txt")) else load_tokenizer_of(name)
+    tokenizer = (
+        clip_tokenizer(path) if path.is_file() and path.name.endswith((".txt.gz", ".txt")) else load_tokenizer_of(name)
+    )
 
     def counted(texts: Sequence[str]) -> list[int]:
         if not texts:
@@ -41,11 +43,19 @@ def clip_tokenizer(merges: Path) -> object:
         data = merges.read_bytes()
         lines = (gzip.decompress(data) if merges.suffix == ".gz" else data).decode("utf-8").split("\n")
     except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{merges} cannot be read as CLIP's merges ({error}); give bpe_simple_vocab_16e6.txt.gz") from error
+        raise InputError(
+            f"{merges} cannot be read as CLIP's merges ({error}); give bpe_simple_vocab_16e6.txt.gz"
+        ) from error
     pairs = [line.split() for line in lines[1 : CLIP_MERGES + 1]]
     if len(pairs) < CLIP_MERGES or any(len(pair) != 2 for pair in pairs):
         raise InputError(f"{merges} holds no merges of CLIP's vocabulary; give bpe_simple_vocab_16e6.txt.gz")
     signs = list(bytes_to_unicode().values())
-    tokens = [*signs, *(f"{sign}</w>" for sign in signs), *("".join(pair) for pair in pairs), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *signs,
+        *(f"{sign}</w>" for sign in signs),
+        *("".join(pair) for pair in pairs),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocabulary = dict(zip(tokens, itertools.count(), strict=False))
     return CLIPTokenizer(vocab=vocabulary, merges=[tuple(pair) for pair in pairs], model_max_length=CLIP_LIMIT)

@@ -26,7 +26,9 @@ def test_classes_of_words():
         *("determiner", "other word", "name", "symbol", "preposition", "code", "preposition", "name", "symbol"),
         *("-ing", "-ly", "symbol", "number", "other word", "-ed", "symbol"),
     ]
-    assert set(classes_of("it isn't there, and 2 of the very old ones walked slowly by Rome running X9!")) <= set(CLASSES)
+    assert set(classes_of("it isn't there, and 2 of the very old ones walked slowly by Rome running X9!")) <= set(
+        CLASSES
+    )
     assert content_words("The dog and the other dog are in Rome's park") == {"dog", "rome's", "park"}
 
 
@@ -98,7 +100,9 @@ def test_probabilities_are_those_of_the_definition(context, word):
 
 def test_probabilities_of_known_words_leave_something_to_others():
     model = Trigrams(TEXTS)
-    known = sum(model.probability(("a", "red"), word) for word in ("a", "red", "dog", "cat", "the", "runs", "blue", END))
+    known = sum(
+        model.probability(("a", "red"), word) for word in ("a", "red", "dog", "cat", "the", "runs", "blue", END)
+    )
     assert 0.8 < known < 1
 
 
@@ -109,7 +113,10 @@ def test_texts_like_those_it_knows_say_fewer_bits():
     assert words == 4
     assert like < other / 3
     assert model.bits("a red dog")[0] == pytest.approx(
-        -sum(math.log2(model.probability(c, w)) for c, w in [((START, START), "a"), ((START, "a"), "red"), (("a", "red"), "dog"), (("red", "dog"), END)])  # fmt: skip
+        -sum(
+            math.log2(model.probability(c, w))
+            for c, w in [((START, START), "a"), ((START, "a"), "red"), (("a", "red"), "dog"), (("red", "dog"), END)]
+        )  # fmt: skip
     )
     with pytest.raises(ValueError, match="without a word"):
         Trigrams(["", "..."])
