@@ -32,7 +32,6 @@ from reverie.captions.checks import check
 from reverie.errors import InputError
 from reverie.evaluate.diversity import Embed, Value, read_captions, split_source, word_vectors
 from reverie.evaluate.metrics.distance import mmd
-from reverie.evaluate.metrics.frechet import about
 from reverie.evaluate.metrics.words import (
     CLASS_OF,
     CLASSES,
@@ -177,23 +176,27 @@ def _told(
     counted = [facts_counted(text) for text in texts]
     columns |= {kind: np.array([each[kind] for each in counted], dtype=np.float64) for kind in counted[0]}
     weights = rng.multinomial(len(texts), np.full(len(texts), 1 / len(texts)), draws).astype(np.float64)
-    values = {
-        metric: Value(*about(float(column.mean()), weights @ column / len(texts))) for metric, column in columns.items()
-    }
+    values = {metric: _value(float(column.mean()), weights @ column / len(texts)) for metric, column in columns.items()}
     classes = [Counter(classes_of(text)) for text in texts]
     every = np.array([sum(each.values()) for each in classes], dtype=np.float64)
     for kind, called in (("name", "names, of all words"), ("code", "codes, of all words")):
         own = np.array([each[kind] for each in classes], dtype=np.float64)
-        values[called] = Value(*about(float(own.sum() / every.sum()), (weights @ own) / (weights @ every)))
+        values[called] = _value(float(own.sum() / every.sum()), (weights @ own) / (weights @ every))
     said = np.array([model.bits(text) for text in others], dtype=np.float64)
     drawn = rng.multinomial(len(said), np.full(len(said), 1 / len(said)), draws) @ said
-    values["bits"] = Value(*about(float(said[:, 0].mean()), drawn[:, 0] / len(said)))
-    values["bits a word"] = Value(*about(float(said[:, 0].sum() / said[:, 1].sum()), drawn[:, 0] / drawn[:, 1]))
+    values["bits"] = _value(float(said[:, 0].mean()), drawn[:, 0] / len(said))
+    values["bits a word"] = _value(float(said[:, 0].sum() / said[:, 1].sum()), drawn[:, 0] / drawn[:, 1])
     # Every shuffling puts other captions first; with replacement, words would repeat by themselves.
     ratios = np.array([type_token(_shuffled(texts, number, name), types) for number in range(SHUFFLES)])
     low, high = np.quantile(ratios, [0.025, 0.975]).tolist()
     values[f"type-token of {types:,} words"] = Value(float(ratios.mean()), low, high)
     return Told(name, total, values)
+
+
+def _value(value: float, drawn: Floats) -> Value:
+    """With the quantiles of its bootstrap, which no mean of these is biased in."""
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    return Value(value, min(low, value), max(high, value))
 
 
 def _shift(measure: str, learned: Sequence[str], asked: Sequence[str]) -> float:

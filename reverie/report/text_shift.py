@@ -27,7 +27,7 @@ def shifts(found: TextShift) -> list[Table]:
         heads = (Column(plain(one.name), justify="right") for one in found.sets)
         one_table = Table(measure, *heads, box=None, header_style="bold")
         for one, row in zip(found.sets, found.shifts[measure], strict=True):
-            one_table.add_row(plain(one.name), *(f"{value:.3f}" for value in row))
+            one_table.add_row(plain(one.name), *(f"{round(value, 3) + 0.0:.3f}" for value in row))
         made.append(one_table)
     return made
 
@@ -35,4 +35,5 @@ def shifts(found: TextShift) -> list[Table]:
 def _told(metric: str, value: Value) -> str:
     if metric.startswith(SHARES):
         return f"{100 * value.value:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f})"
-    return f"{value.value:,.2f} ({value.low:,.2f} to {value.high:,.2f})"
+    digits = 2 if value.high < 100 else 1 if value.high < 1000 else 0
+    return f"{value.value:,.{digits}f} ({value.low:,.{digits}f} to {value.high:,.{digits}f})"

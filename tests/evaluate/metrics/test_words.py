@@ -116,7 +116,7 @@ def test_texts_like_those_it_knows_say_fewer_bits():
         -sum(
             math.log2(model.probability(c, w))
             for c, w in [((START, START), "a"), ((START, "a"), "red"), (("a", "red"), "dog"), (("red", "dog"), END)]
-        )  # fmt: skip
+        )
     )
     with pytest.raises(ValueError, match="without a word"):
         Trigrams(["", "..."])
