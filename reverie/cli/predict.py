@@ -630,6 +630,79 @@ def evaluate_cost(
     )
 
 
+def study_page(
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    out: Path | None = None,
+    names: tuple[str, ...] = (),
+    num: int = 50,
+    px: int = 256,
+    seed: int = 0,
+    votes: tuple[Path, ...] = (),
+    key: Path | None = None,
+    baseline: str = "",
+    draws: int = 2000,
+    json: bool = False,
+) -> None:
+    """A page on which people compare painters blindly, and, with --votes, what they said.
+
+    Example: reverie study-page runs/base runs/mix --names base mix --num 50 --out study.html
+
+    The page is one file that needs no network. Beside it lies its key, study.key.json, which says whose each picture is: keep it from raters.
+    Each of them saves the votes as a file, and: reverie study-page --votes votes-*.json --key study.key.json
+
+    Args:
+        pictures: run folders whose pictures are compared, of the same captions with the same noise, the one to compare with first.
+        out: the page, a file that ends in .html.
+        names: what the tables call them; the folders when absent. The page does not tell them.
+        num: captions to show, drawn from those that all have.
+        px: longest side of a picture on the page.
+        seed: random seed of which captions are shown and in which order their pictures stand.
+        votes: files that raters saved from the page.
+        key: the file that was written beside the page.
+        baseline: painter that gains are relative to; the first when absent.
+        draws: number of draws of the bootstrap over captions.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.human_study import count, pick, read_key, write_key
+    from reverie.evaluate.painted import painted
+    from reverie.report import human_study as shown
+
+    check_min(1, px=px)
+    check_min(2, draws=draws)
+    if bool(votes) == bool(pictures):
+        raise InputError("name run folders for a page, or files of votes (--votes), one of the two")
+    if votes:
+        if key is None:
+            raise InputError("whose the pictures were stands in the key beside the page; name it: --key study.key.json")
+        found = count(read_key(key), votes, baseline, draws)
+        if json:
+            print(as_json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+            return
+        open_console().print(shown.table(found))
+        for line in shown.words(found):
+            print(line)
+        return
+    if out is None or out.suffix != ".html":
+        raise InputError("name the page, a file that ends in .html: --out study.html")
+    if key or baseline:
+        raise InputError(f"{'--key' if key else '--baseline'} belongs to files of --votes")
+    called = names or tuple(folder.name for folder in map(Path.resolve, pictures))
+    if len(called) != len(pictures) or len(set(called)) < len(called):
+        raise InputError(
+            f"{len(called)} names for {len(pictures)} sets of pictures; each needs one of its own (--names)"
+        )
+    if len(pictures) > shown.MAX_ARMS:
+        raise InputError(f"{len(pictures)} painters are more than a person can compare; give at most {shown.MAX_ARMS}")
+    sets = {name: painted(folder) for name, folder in zip(called, pictures, strict=True)}
+    study = pick(sets, num, seed)
+    shown.write(study, sets, out, px)
+    write_key(study, out.with_suffix(".key.json"))
+    print(f"{out.resolve()}: {len(study.items):,} captions, {len(called)} pictures each")
+    print(f"{out.with_suffix('.key.json').resolve()}: whose each picture is; keep it from raters")
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:

@@ -83,7 +83,7 @@ def write(folder: Path) -> Path:
 
 
 @functools.cache  # whoever writes several pages reads the templates once
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """The page, and what its templates call."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -103,7 +103,7 @@ def _render(facts: Facts) -> str:
     thumbnails = Thumbs(_decoder(facts.folder))
     curves, colours = _curves(facts)
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             facts=facts,
