@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
 
     from reverie.evaluate.generation import Instruments
 
-from reverie.cli.common import Folder, command_of, counting, find_device, open_console
+from reverie.cli.common import Folder, command_of, find_device, open_console
 
 
 def predict(
@@ -451,7 +451,7 @@ def evaluate_generation(
         painter_dtype: number format that painters compute in; fp16 needs a GPU.
         out: folder for what painters make, with a page.
         real: pictures that distances are to: smallworld:CAMERA:NUMBER, a run, an import, or a folder; no distances when absent.
-        features: encoders for Fréchet and kernel distances, by name; pixels for the pictures themselves.
+        features: encoders for Fréchet and kernel distances, by name; ONNX files, such as one of FID's Inception; pixels for the pictures themselves.
         detector: object detector for SOA and CA, by name; judge reads pictures of the small world; none when empty.
         threshold: score from which the detector's objects are there.
         synonyms: JSON file that gives for a class of the detector the words that name it too.
@@ -536,7 +536,8 @@ def _paint_and_measure(
     from reverie.arms import Arm
     from reverie.evaluate.generation import GenerationSpeed, MeasureGeneration
     from reverie.images.pixels import PaintPixels
-    from reverie.report import page, terminal
+    from reverie.report import page
+    from reverie.report.generation import of_records, table
     from reverie.run import engine
     from reverie.run.plan import Plan, Step
     from reverie.store import results
@@ -546,14 +547,19 @@ def _paint_and_measure(
         arms, captions, real, PaintPixels(per_caption=per_caption, steps=sampler_steps, dtype=dtype), guidance, how,
         GenerationSpeed(batch),
     )  # fmt: skip
-    with counting("painters measured:") as progress:
-        del progress  # what is done stands in events.jsonl
-        engine.run(Plan("generation", (Step("generation", stage),), seed=seed), out, device)
-    written = page.write(out)
+    known = {
+        "painters": list(painters), "captions": captions, "guidance": list(guidance), "per_caption": per_caption,
+        "sampler_steps": sampler_steps, "painter_dtype": dtype, "real": real or None, "features": list(how.features),
+        "detector": how.observer, "threshold": how.threshold, "synonyms": str(how.synonyms) if how.synonyms else None,
+        "places": how.places, "answerer": how.answerer, "tise_compat": how.tise_compat, "draws": how.draws, "seed": seed,
+    }  # fmt: skip
+    plan = Plan("generation", (Step("generation", stage),), seed=seed, arguments=known)
+    engine.run(plan, out, device)
+    written, records = page.write(out), results.read(out / "results.jsonl")
     if json:
-        print(as_json.dumps([record.as_dict() for record in results.read(out / "results.jsonl")]))
+        print(as_json.dumps([record.as_dict() for record in records]))
         return
-    open_console().print(terminal.table(out))
+    open_console().print(table(of_records(records)))
     print(written.resolve())
 
 

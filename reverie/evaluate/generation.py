@@ -47,7 +47,8 @@ PROTOCOL = "generation"
 class Instruments:
     """What pictures are measured by. An empty name leaves a measure out."""
 
-    features: tuple[str, ...] = ("builtin:clip",)  # encoders for distances, by name; pixels for the pictures themselves
+    # encoders for distances, by name; ONNX files; pixels for the pictures themselves
+    features: tuple[str, ...] = ("builtin:clip",)
     observer: str = JUDGE  # judge, or an object detector
     places: str = JUDGE  # judge, or an encoder of images and texts
     answerer: str = ""  # judge, or a model that answers questions about pictures
@@ -69,9 +70,11 @@ class Instruments:
         """What small files tell before any work. Raises ModelError, UnknownName, InputError."""
         from reverie.models.detector import check_detector
         from reverie.models.kinds import check_backbone, check_encoder
+        from reverie.models.onnx_features import SUFFIX, check_onnx_features
 
         for name in self.features:
-            if name != "pixels":
+            check_onnx_features(name)
+            if name != "pixels" and not name.endswith(SUFFIX):
                 check_backbone(name)
         if self.observer not in ("", JUDGE):
             check_detector(self.observer)

@@ -100,6 +100,10 @@ ASIDE = (
     "diversity",
     "cost",
 )  # protocols of what is not how good a model is; shown where a recipe's own part of the page tells of it
+OWN_COMMANDS = {  # of what is made by no recipe
+    "make": ["reverie", "make"],
+    "generation": ["reverie", "evaluate", "generation"],
+}
 CURVE = {"step": int, ...: float}
 
 
@@ -246,7 +250,7 @@ def command(facts: Facts) -> str:
     """The command that makes this run again, in a folder of its own: one flag a line, safe to paste into a shell."""
     plan = facts.plan
     recipe = plan["file"] or plan["recipe"]
-    lines = [["reverie", "make"] if recipe == "make" else ["reverie", "run", recipe]]
+    lines = [OWN_COMMANDS.get(recipe, ["reverie", "run", recipe])]
     given = plan.get("given")
     for name, value in plan["arguments"].items():
         flag = name.rstrip("_").replace("_", "-")  # as settings.flag has it

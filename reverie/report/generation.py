@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Column, Table
@@ -14,6 +14,7 @@ from reverie.report.facts import HUNDREDS, ArmFacts, Facts, Measured, called, nu
 from reverie.report.plain import plain
 from reverie.report.thumbs import Thumbs
 from reverie.store import tables
+from reverie.store.results import Result
 
 NUM_CAPTIONS = 12  # shown
 MAX_ARMS = 6  # beside each other
@@ -30,6 +31,18 @@ def table(found: Mapping[str, Sequence[Number]]) -> Table:
     for metric in metrics:
         made.add_row(plain(called(metric)), *(_told(known[name].get(metric)) for name in found))
     return made
+
+
+def of_records(records: Iterable[Result]) -> dict[str, list[Number]]:
+    """What a measuring step wrote down, as ``table`` wants it: label of an arm -> its numbers."""
+    found: dict[str, list[Number]] = {}
+    for record in records:
+        if record.protocol == PROTOCOL and record.value is not None:
+            low, high = (float(record.details.get(end, record.value)) for end in ("low", "high"))
+            found.setdefault(record.label, []).append(
+                Number(record.metric, record.value, low, high, record.num_test or 0)
+            )
+    return found
 
 
 def _told(one: Number | None) -> str:
@@ -54,10 +67,10 @@ def gather(facts: Facts, thumbnails: Thumbs) -> dict[str, Any] | None:
 
 
 def _shown(found: Measured) -> list[ArmFacts]:
-    """Arms whose pictures are shown: at the first guidance alone, where there are several."""
-    scales = [arm.factors.get("guidance") for arm in found.arms]
-    first = scales[0] if scales else None
-    return [arm for arm, scale in zip(found.arms, scales, strict=True) if scale == first][:MAX_ARMS]
+    """Arms whose pictures are shown: painters at the first guidance, or one painter at each."""
+    first = found.arms[0].factors.get("guidance")
+    beside = [arm for arm in found.arms if arm.factors.get("guidance") == first]
+    return list(beside if len(beside) > 1 else found.arms)[:MAX_ARMS]
 
 
 def _intervals(found: Measured) -> list[tuple[str, str, list[str]]]:

@@ -47,7 +47,7 @@ def object_accuracy(
     tise_compat: bool = False,
     draws: int = 200,
 ) -> dict[str, Score]:
-    """SOA: ``soa_c`` and ``soa_i``, and with more than 40 classes ``soa_top`` and ``soa_bottom``, the mean over the 40 most and least named.
+    """SOA: ``soa_c`` and ``soa_i``, and with 80 classes or more ``soa_top`` and ``soa_bottom``, the mean over the 40 most and least named.
 
     Args:
         named: what the caption of each picture names.
@@ -70,7 +70,7 @@ def object_accuracy(
     )
     scores = {"soa_c": asked.by_group(), "soa_i": asked.together()}
     order = sorted(asked.counts, key=lambda name: -asked.counts[name])
-    if len(order) > HALF:
+    if len(order) >= 2 * HALF:
         scores |= {"soa_top": asked.by_group(order[:HALF]), "soa_bottom": asked.by_group(order[-HALF:])}
     return scores
 

@@ -29,12 +29,13 @@ def test_pictures_in_which_nothing_is_found_stay_in_the_denominator_unless_asked
 
 
 def test_top_and_bottom_classes_go_by_how_often_they_are_named():
-    names = [f"c{number:02d}" for number in range(50)]
-    named = [[name] for number, name in enumerate(names) for _ in range(50 - number)]
+    names = [f"c{number:02d}" for number in range(81)]
+    named = [[name] for number, name in enumerate(names) for _ in range(90 - number)]
     found = [[name] if name < "c10" else [] for (name,) in named]
     scores = object_accuracy(named, found, draws=5)
     assert scores["soa_top"].value == pytest.approx(10 / 40)
     assert scores["soa_bottom"].value == 0.0
+    assert "soa_top" not in object_accuracy(named[:3000], found[:3000], draws=5)
 
 
 def test_counting_error_by_hand():
