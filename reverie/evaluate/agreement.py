@@ -30,7 +30,7 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Hashable | None]], level: Leve
     rated = [each for each in rated if len(each) > 1]  # what one rater alone rated says nothing of agreement
     values = list(dict.fromkeys(value for each in rated for value in each))
     if level != "nominal":
-        values.sort()  # type: ignore[type-var]
+        values.sort(key=float)  # type: ignore[arg-type]
     if len(values) < 2:
         return None
     place = {value: number for number, value in enumerate(values)}

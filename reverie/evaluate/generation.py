@@ -226,15 +226,15 @@ class Measuring:
                 yield _number(f"ca:{name}", counted, about_it)
         if self.places is not None:
             words = [[each.word for each in one.placed] for one in asked]
-            if (score := positional_alignment(words, fits, captions, draws)) is not None:
-                yield _number(f"pa:{self.places.name}", score, {"model": self.places.revision})
+            if (placed := positional_alignment(words, fits, captions, draws)) is not None:
+                yield _number(f"pa:{self.places.name}", placed, {"model": self.places.revision})
         if self.answerer is not None:
             name = self.how.answerer or "answerer"
             unclear = {"unclear_answers": sum(each[2] for each in answers)}
             for metric, score in confirmed([each[0] for each in answers], captions, draws).items():
                 yield _number(f"{metric}:{name}", score, unclear)
-            if (score := confirmed([each[1] for each in answers], captions, draws).get("qa")) is not None:
-                yield _number(f"qa_no:{name}", score, unclear)
+            if (denied := confirmed([each[1] for each in answers], captions, draws).get("qa")) is not None:
+                yield _number(f"qa_no:{name}", denied, unclear)
 
 
 def _number(metric: str, score: Score, details: Mapping[str, Any]) -> Number:
@@ -311,7 +311,7 @@ def prompts(source: str, max_texts: int = 0) -> list[str]:
         texts = []
         for number in range(count):
             scene = sample(np.random.default_rng(seeds.derive("prompt", number)))
-            texts.append(describe(scene, style, np.random.default_rng(seeds.derive("prompt", style, number))))  # type: ignore[arg-type]
+            texts.append(describe(scene, style, np.random.default_rng(seeds.derive("prompt", style, number))))
     return texts[:max_texts] if max_texts else texts
 
 
@@ -407,7 +407,7 @@ class MeasureGeneration(Job):
         )
 
     def _painting(self, painter: str, scale: float) -> PaintPixels:
-        return dataclasses.replace(self.paint, guidance=scale, **({"model": painter} if painter else {}))
+        return dataclasses.replace(self.paint, guidance=scale, model=painter or self.paint.model)
 
     def _paint(self, context: StepContext, arm: Arm, scale: float, texts: Sequence[str], folder: Path) -> None:
         """The units that are left, in a folder that is a run to the painter. The noise depends on run seed, caption and copy alone."""

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from reverie import seeds
 from reverie.errors import InputError
@@ -217,6 +218,6 @@ def _majority(votes: Sequence[bool | None]) -> bool | None:
     return counts[True] > counts[False] if counts else None
 
 
-def _value(value: float, drawn: np.ndarray) -> Value:  # type: ignore[type-arg]
+def _value(value: float, drawn: npt.NDArray[np.float64]) -> Value:
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     return Value(value, min(low, value), max(high, value))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,11 @@ from reverie.errors import InputError
 from reverie.evaluate.diversity import Value
 from reverie.evaluate.significance import Difference, bootstrap
 from reverie.ranges import check_min
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from reverie.models.encoder import Encoder
 
 BATCH = 16  # pictures at once
 
@@ -114,6 +119,27 @@ def ranked(found: Sequence[Information]) -> list[tuple[str, Difference | None]]:
         bootstrap(np.array(more.each), np.array(less.each)) for more, less in pairwise(order)
     ]
     return list(zip((one.captions for one in order), [*gaps, None], strict=True))
+
+
+def retrieved(
+    encoder: Encoder, pictures: Sequence[Image], captions: Mapping[str, Sequence[str]], k: int = 1
+) -> dict[str, float]:
+    """For each kind of captions, the share of them that find their own picture among the ``k`` nearest of all pictures.
+
+    A caption that several pictures share is right with any of them. Texts over the encoder's limit are cut, which ``encoder.num_cut`` counts:
+    kinds of different length are not ranked fairly by it.
+
+    Raises: InputError for captions that are not one for each picture.
+    """
+    from reverie.evaluate.metrics.retrieval import recall_at_k
+
+    rows, found = encoder.images(pictures).numpy(), {}
+    for kind, texts in captions.items():
+        if len(texts) != len(pictures) or not texts:
+            raise InputError(f"{len(texts):,} captions {kind} for {len(pictures):,} pictures; give one of each picture")
+        names = np.array(texts, dtype=object)
+        found[kind] = recall_at_k(encoder.texts(texts).numpy() @ rows.T, names[:, None] == names[None], k)
+    return found
 
 
 def _batches(pictures: npt.NDArray[np.uint8], size: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:

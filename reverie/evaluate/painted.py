@@ -128,7 +128,7 @@ def _decoder(folder: Path) -> Callable[[Mapping[str, Any]], bytes | None]:
 
 def is_black(picture: Image.Image) -> bool:
     """Whether a picture is black all over, which safety checkers put in place of what they refuse."""
-    return max(high for _, high in picture.convert("RGB").getextrema()) <= BLACK  # type: ignore[misc, arg-type]
+    return max(high for _, high in picture.convert("RGB").getextrema()) <= BLACK  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

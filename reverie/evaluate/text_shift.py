@@ -74,6 +74,11 @@ class TextShift:
     limit: int | None  # tokens that the text encoder reads, where they were counted
     fitted_words: int  # that each language model was counted on
 
+    def between(self, measure: str) -> dict[tuple[str, str], float]:
+        """A measure by (what was learned from, what is asked for), as ``against_shift`` of evaluate/train_inference.py wants it."""
+        names = [one.name for one in self.sets]
+        return {(a, b): self.shifts[measure][x][y] for x, a in enumerate(names) for y, b in enumerate(names)}
+
 
 def read_raw(source: str) -> list[str]:
     """Texts as they are, bad ones too: of a file, or of a column as PATH:COLUMN; of a run those that are ok.
@@ -85,7 +90,7 @@ def read_raw(source: str) -> list[str]:
     path, column = split_source(source)
     if path.is_dir() and any((path / name).is_dir() for name in ("captions.lance", "pairs.lance")):
         return read_captions(source)
-    found = [sample.text or "" for sample in samples(path, guess_kind(path), text_column=column)]  # type: ignore[typeddict-item]
+    found = [sample.text or "" for sample in samples(path, guess_kind(path), text_column=column)]
     if not any(text.strip() for text in found):
         raise InputError(f"{source} has no captions")
     return found

@@ -6,6 +6,7 @@ import gzip
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from reverie.errors import InputError
 from reverie.models.pretrained import load_tokenizer_of
@@ -34,7 +35,7 @@ def open_token_counter(name: str) -> tuple[Counted, int]:
     return counted, int(min(tokenizer.model_max_length, 1_000_000))
 
 
-def clip_tokenizer(merges: Path) -> object:
+def clip_tokenizer(merges: Path) -> Any:
     """CLIP's tokenizer of its file of merges, as its own code makes it. Raises InputError for another file."""
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -167,6 +168,21 @@ def test_guidances_share_captions_and_noise(sweep):
     before = (folder / "results.jsonl").read_bytes()
     engine.run(plan, folder)  # all is done
     assert (folder / "results.jsonl").read_bytes() == before
+
+
+def test_a_guidance_more_leaves_the_others_as_they_are(sweep):
+    folder, plan, stage = sweep
+    before = {record.metric: record for record in results.read(folder / "results.jsonl") if record.arm == "one-g3"}
+    more = dataclasses.replace(plan, steps=(Step("measure", dataclasses.replace(stage, guidance=(1.0, 3.0, 4.0))),))
+    engine.run(more, folder)
+    found = results.read(folder / "results.jsonl")
+    assert {record.arm for record in found} == {"one-g1", "one-g3", "one-g4"}
+    after = {record.metric: record for record in found if record.arm == "one-g3"}
+    assert {metric: record.value for metric, record in after.items()} == {
+        metric: record.value for metric, record in before.items()
+    }
+    files = [pictures_folder(folder, "measure") / f"one-g{scale}-0" / "pairs.lance" for scale in (1, 3, 4)]
+    assert all(tables.count(file) == 6 for file in files)
 
 
 def test_page_shows_the_pictures_and_the_sweep(sweep):

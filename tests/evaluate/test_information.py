@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from reverie.errors import InputError
-from reverie.evaluate.information import conditional_information, ranked
+from reverie.evaluate.information import conditional_information, ranked, retrieved
 from reverie.learn.text_to_image import TextToImage
 from reverie.smallworld.describe import describe
 from reverie.smallworld.render import render
@@ -49,6 +49,23 @@ def test_drop_is_that_of_the_painters_own_loss():
                 for text in ("", texts["human"][number])
             ]
         assert found.each[number] == pytest.approx(losses[0] - losses[1], rel=1e-4, abs=1e-6)
+
+
+class Words:
+    """An encoder of pictures that are numbers, and of texts that name one."""
+
+    def images(self, pictures):
+        return torch.eye(9)[list(pictures)]
+
+    def texts(self, texts):
+        return torch.eye(9)[[int(text[-1]) for text in texts]]
+
+
+def test_captions_find_their_pictures():
+    kinds = {"own": ["a 1", "a 2", "a 3"], "same": ["a 2"] * 3, "others": ["a 2", "a 3", "a 1"]}
+    assert retrieved(Words(), [1, 2, 3], kinds) == {"own": 1.0, "same": 1.0, "others": 0.0}
+    with pytest.raises(InputError, match="2 captions few for 3 pictures"):
+        retrieved(Words(), [1, 2, 3], {"few": ["a 1", "a 2"]})
 
 
 def test_what_cannot_be_measured():

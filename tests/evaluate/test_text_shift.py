@@ -43,6 +43,7 @@ def test_long_captions_tell_more_and_lie_farther_from_short_ones_than_chance():
         for place in range(3):
             assert rows[place][place] == min(row[place] for row in rows), (measure, place)
     assert found.shifts["bits"][0][0] == 0
+    assert found.between("length")["short", "alt"] == found.shifts["length"][0][2]
     assert found.limit is None
 
 

@@ -103,7 +103,7 @@ def _root(covariance: Floats) -> Floats:
     """R with R R' = S. What is 0 but for rounding is 0, as its root would be far more than rounding."""
     values, vectors = np.linalg.eigh(covariance)
     noise = max(float(values[-1]), 0.0) * len(values) * np.finfo(np.float64).eps
-    return vectors * np.sqrt(np.where(values > noise, values, 0.0))  # type: ignore[no-any-return]
+    return vectors * np.sqrt(np.where(values > noise, values, 0.0))
 
 
 def _mean_and_root(rows: Rows) -> tuple[Floats, Floats]:
