@@ -6,6 +6,7 @@ Source: LoRA, arXiv:2106.09685. Scaled by one (alpha = rank), so that the rank c
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -29,20 +30,25 @@ def check_lora(rank: int) -> None:
         raise MissingExtra("LoRA", "lora")
 
 
-def add_lora(net: nn.Module, rank: int, what: str, dropout: float = 0.0) -> None:
+def add_lora(net: nn.Module, rank: int, what: str, dropout: float = 0.0, spared: Collection[str] = ()) -> None:
     """Put adapters beside the attention of a network, in place; they learn, and nothing else of it does.
 
-    Args: what: name of the network, for the error.
+    Args:
+        what: name of the network, for the error.
+        spared: names of parts that get none.
     Raises: InputError for a network without attention that is known here; as ``check_lora``.
     """
     check_lora(rank)
     import peft
 
     net.requires_grad_(False)
+    spared = set(spared)
     targets = [
         name
         for name, module in net.named_modules()
-        if name.endswith(ATTENTION) and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        if name.endswith(ATTENTION)
+        and not spared & set(name.split("."))
+        and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
     ]
     if not targets:
         raise InputError(f"{what} has no attention to put LoRA beside; train its weights themselves (--lora 0)")

@@ -517,3 +517,12 @@ def load_tokenizer_of(name: str) -> Any:
     """The tokenizer of a builtin model, a Hub id, or a folder, which may hold nothing else. Raises ModelError, UnknownName."""
     path = Path(name).expanduser()
     return load_tokenizer(Located("folder", str(path), None, path.name) if path.is_dir() else locate(name))
+
+
+def load_tokenizer_within(name: str) -> Any:
+    """The tokenizer of a model, or the first one of a pipeline of diffusers. Raises ModelError, UnknownName."""
+    place = locate(name)
+    is_pipeline = part_of(place, "CLIPTokenizer") if place.kind == "hub" else ""
+    if place.kind != "hub" and (Path(place.path_or_id) / "model_index.json").is_file():
+        is_pipeline = "tokenizer"
+    return load_tokenizer(place, part=is_pipeline)
