@@ -211,6 +211,7 @@ class LocalDescriber:
     """An image-text-to-text model in this process. Made by ``open_describer``."""
 
     styles = STYLES
+    limit = CLIP_TOKENS
 
     def __init__(
         self, net: Any, processor: Any, asking: Asking, revision: str, device: str, batch_size: int = 16

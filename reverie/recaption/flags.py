@@ -55,7 +55,7 @@ def flags_of(text: str, num_tokens: int, limit: int) -> list[str]:
         REPETITION: repeats(text),
         "refusal": REFUSAL.search(text.strip()) is not None,
         "ocr_dump": _is_ocr(text),
-        "non_english": _is_foreign(text),
+        "non_english": not _is_ocr(text) and _is_foreign(text),
         "face_name": NAMED.search(text) is not None,
     }
     return [flag for flag, is_so in found.items() if is_so]
