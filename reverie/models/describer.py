@@ -264,7 +264,7 @@ class LocalDescriber:
         return [" ".join(text.split()) for text in answers]
 
 
-class _Sampled(transformers.LogitsProcessor):
+class _Sampled:
     """Samples inside of a greedy search: of each row only the token is left that the row's own numbers choose."""
 
     def __init__(self, seeds: Sequence[int], how: Decoding) -> None:

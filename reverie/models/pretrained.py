@@ -167,7 +167,7 @@ def load_processor(place: Located) -> Any:
     with readable(place, kind):
         settings, _ = kind.get_processor_dict(place.path_or_id, **_where(place))
         # Video processors want torchvision, and no video comes here.
-        seeing = type(
+        seeing: Any = type(
             kind.__name__, (kind,), {"check_argument_for_proper_class": _only_what_is_there, "__doc__": kind.__doc__}
         )
         made = seeing.from_args_and_dict([parts.get(name) for name in kind.get_attributes()], settings)

@@ -78,7 +78,7 @@ def _is_ocr(text: str) -> bool:
         return False
     loud = sum((word.isupper() and len(word) > 1) or word.isdecimal() for word in words)
     quoted = sum(len(WORD.findall(match["inside"])) for match in QUOTED.finditer(text))
-    return max(loud, quoted) > len(words) / 2
+    return bool(max(loud, quoted) > len(words) / 2)
 
 
 def _is_foreign(text: str) -> bool:
