@@ -121,7 +121,7 @@ class TuneDescriber(Job):
     """Human captions -> a tuned captioner in ``context.weights()``."""
 
     captioner: str = "builtin:describer"  # any image-text-to-text model by builtin:NAME, folder or Hub id
-    human: Path = Path("captions.jsonl")  # see datasets/human_captions.py
+    human: Path | str = Path("captions.jsonl")  # see datasets/human_captions.py; or the step that draws some
     store: Path | str | None = (
         None  # folder with pairs.lance, or the step that took pairs, where captions name pairs; the run's own when None
     )
@@ -157,7 +157,8 @@ class TuneDescriber(Job):
                 f"{self.captioner} is not tuned here: --human is for an image-text-to-text model of transformers; leave it out to take "
                 "this captioner as it is"
             )
-        hold_out(read_human_captions(self.human), self.held_out, self.human)
+        if isinstance(self.human, Path):
+            hold_out(read_human_captions(self.human), self.held_out, self.human)
         self._things()
 
     def run(self, context: StepContext) -> None:
@@ -167,8 +168,9 @@ class TuneDescriber(Job):
         self.check()
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise InputError("a captioner is tuned by one process; start reverie without accelerate launch")
-        captions = read_human_captions(self.human)
-        train, held = hold_out(captions, self.held_out, self.human)
+        file = self.human if isinstance(self.human, Path) else context.shots(self.human) / "captions.jsonl"
+        captions = read_human_captions(file)
+        train, held = hold_out(captions, self.held_out, file)
         pictures = pictures_of(captions, self._pairs(context))
         place, work = place_of(self.captioner), context.checkpoints()
         processor, asking = load_processor(place), asking_of(place, self._prompts())

@@ -43,6 +43,7 @@ class DrawPairs(Job):
     camera: str = "street"
     # of which classes the things are: all, known ones alone, or a held one first; see datasets/captioned.py
     which: Which = "all"
+    style: Literal["human", "alt"] = "human"  # as a person might say it, or as text beside images of the web is
 
     def __post_init__(self) -> None:
         from reverie.smallworld.render import CAMERAS
@@ -77,7 +78,7 @@ class DrawPairs(Job):
         image = Image.fromarray(render(scene, self.camera, seed=seeds.derive("camera", seed)).image)  # type: ignore[arg-type]
         name = pairs.caption_id(run_seed, f"human {self.which}", number)
         return {
-            "pair_id": pairs.pair_id(name, 0), "caption_id": name, "copy": 0, "text": describe(scene, "human", rng),
+            "pair_id": pairs.pair_id(name, 0), "caption_id": name, "copy": 0, "text": describe(scene, self.style, rng),
             "label": scene.things[0].name, "image": as_png(image), "width": image.width, "height": image.height, "origin": "real",
             "seed": seed, "status": pairs.OK,
         }  # fmt: skip

@@ -21,16 +21,18 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from reverie import seeds
+from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.fit import Fit, fit
+from reverie.learn.lora import check_lora
 from reverie.learn.pipelines import Parts, start_of
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train import Train
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.pairs import CLASS_SLOT
 from reverie.recaption.mix import Mix
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, of_step
 from reverie.store.files import atomic_folder
 
 OverLimit = Literal["drop", "cut"]
@@ -178,7 +180,7 @@ class TrainPainter(Job):
 
     together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
 
-    store: Path | None = None  # folder with pairs.lance; the run's own when left out
+    store: Path | str | None = None  # folder with pairs.lance, or the step that drew pairs; the run's own when left out
     where: str = "status = 'ok'"
     templates: tuple[str, ...] = ()  # captions from the label, "{class}" its place; the pairs' own texts when left out
     size_px: int = 0  # side of pictures; 0 = what ``start`` was made for, or 32
@@ -202,6 +204,8 @@ class TrainPainter(Job):
     over_limit: OverLimit = "drop"  # captions longer than the text encoder reads: left out, or cut there
     lora: int = 0  # rank of the matrices that learn beside those of ``start``, which stay as they are; 0 = all of its weights learn
 
+    seed: int = 0  # beside the run seed, to train again on the same pairs
+
     def __post_init__(self) -> None:
         if self.mix and self.templates:
             raise InputError(
@@ -214,6 +218,10 @@ class TrainPainter(Job):
         for batch in (self.batch,) if self.start else (self.batch, self.autoencoder_batch):
             if batch % world:
                 raise InputError(f"a batch of {batch} cannot be shared equally by {world} processes")
+        check_store(self.store)
+        check_lora(self.lora)
+        if of_step(self.start):
+            return  # nothing of it can be known yet
         if self.start:
             self._further().check()
             self._fits(start_of(self.start).multiple)
@@ -226,8 +234,11 @@ class TrainPainter(Job):
 
         if context.weights().exists():
             return
+        if of_step(self.start):
+            dataclasses.replace(self, start=context.model(self.start)).run(context)
+            return
         self.check()
-        store = (self.store or context.folder) / "pairs.lance"
+        store = shots_store(context, self.store) if self.store else context.pairs
         captions = self.mix or PairCaptions(self.templates)
         where = captions.usable(store, self.where)
         if self.mix and (bare := self.mix.bare(store, self.where, where)):
@@ -253,7 +264,7 @@ class TrainPainter(Job):
         )
         vae.cpu()
         _meet(context.device)
-        seed = seeds.derive("painter", context.seed)
+        seed = seeds.derive("painter", context.seed, *([self.seed] if self.seed else []))
         left_out = long.pairs if self.over_limit == "drop" else frozenset()
         batches = StoredLatents(store, latents, drawn, self.batch, seed, where, rank, world, left_out)
         if not self.start:
