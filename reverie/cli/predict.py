@@ -454,9 +454,10 @@ def evaluate_generation(
         features: encoders for Fréchet and kernel distances, by name; ONNX files, such as one of FID's Inception; pixels for the pictures themselves.
         detector: object detector for SOA and CA, by name; judge reads pictures of the small world; none when empty.
         threshold: score from which the detector's objects are there.
-        synonyms: JSON file that gives for a class of the detector the words that name it too.
+        synonyms: JSON file that gives for a class of the detector the words that name it too; some are known of COCO's.
         places: encoder of images and texts for PA, by name; judge in the small world; none when empty.
-        answerer: model that answers questions about pictures, by name; judge in the small world; none when empty.
+        answerer: image-text-to-text model that answers questions about the facts of captions, by name, or openai:MODEL@URL; judge in the small
+            world; none when empty.
         tise_compat: leave pictures in which nothing is found out of SOA, as the released code of TISE does.
         where: rows of the pictures to measure, in SQL over their columns; all when absent.
         max_images: pictures of each set to measure, the first ones; all when 0.

@@ -51,7 +51,7 @@ class Instruments:
     features: tuple[str, ...] = ("builtin:clip",)
     observer: str = JUDGE  # judge, or an object detector
     places: str = JUDGE  # judge, or an encoder of images and texts
-    answerer: str = ""  # judge, or a model that answers questions about pictures
+    answerer: str = ""  # judge, or an image-text-to-text model that answers questions, as of models/describer.py
     threshold: float = THRESHOLD  # of the detector's scores
     synonyms: Path | None = None  # JSON file: class of the detector -> words that name it too
     tise_compat: bool = False  # leave pictures in which nothing is found out of SOA, as TISE's code does
@@ -68,6 +68,7 @@ class Instruments:
 
     def check(self) -> None:
         """What small files tell before any work. Raises ModelError, UnknownName, InputError."""
+        from reverie.models.describer import check_describer
         from reverie.models.detector import check_detector
         from reverie.models.kinds import check_backbone, check_encoder
         from reverie.models.onnx_features import SUFFIX, check_onnx_features
@@ -82,6 +83,8 @@ class Instruments:
             raise InputError("--synonyms name classes of a detector; the judge knows the words of the small world")
         if self.places not in ("", JUDGE):
             check_encoder(self.places)
+        if self.answerer not in ("", JUDGE):
+            check_describer(self.answerer)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Measuring:
     def __init__(
         self, how: Instruments, device: str = "cpu", batch_size: int = 32, answerer: Answerer | None = None
     ) -> None:
-        from reverie.evaluate.observers import open_observer, open_places
+        from reverie.evaluate.observers import open_asked, open_observer, open_places
         from reverie.evaluate.transfer import features_of
 
         self.how, self._batch = how, batch_size
@@ -112,7 +115,7 @@ class Measuring:
             open_observer(how.observer, device, batch_size, how.synonyms, how.threshold) if how.observer else None
         )
         self.places: Places | None = open_places(how.places, device) if how.places else None
-        self.answerer = answerer or (open_answerer(how.answerer, device) if how.answerer else None)
+        self.answerer = answerer or (open_asked(how.answerer, device, batch_size) if how.answerer else None)
         self._real: dict[str, dict[str, _Features]] = {}
 
     def measure(
@@ -147,7 +150,8 @@ class Measuring:
                 asked.append(wanted)
                 sights.append(sight)
                 fits.append(self._fits(picture, sight, made.texts[number], wanted))
-                answers.append(self._answers(picture, wanted))
+            if reader:
+                answers += self._answers(pictures, asked[-len(pictures) :])
         about_all = {"pictures": there, "without_picture": len(made) - there, "black": black}
         found_ = [*self._distances(own, real), *self._shown(made, asked, sights, fits, answers)]
         return [dataclasses.replace(one, details={**about_all, **one.details}) for one in found_]
@@ -169,21 +173,28 @@ class Measuring:
             sight = Judge().look([picture])[0]
         return self.places.fit(picture, sight, text, asked)
 
-    def _answers(self, picture: Image | None, asked: Asked) -> tuple[list[bool], list[bool], int]:
-        """Whether each fact is confirmed, whether each false version is denied, and how many answers are neither yes nor no."""
+    def _answers(
+        self, pictures: Sequence[Image | None], asked: Sequence[Asked]
+    ) -> list[tuple[list[bool], list[bool], int]]:
+        """Of each picture, whether each fact is confirmed, whether each false version is denied, and how many answers are neither."""
         if self.answerer is None:
-            return [], [], 0
-        if picture is None:
-            return [False] * len(asked.questions), [], 0
-        true = [question.true for question in asked.questions]
-        false = [question.false for question in asked.questions if question.false]
-        said = [says_yes(each) for each in self.answerer([picture] * (len(true) + len(false)), true + false)]
-        confirmed_, denied = said[: len(true)], said[len(true) :]
-        return (
-            [each is True for each in confirmed_],
-            [each is False for each in denied],
-            sum(each is None for each in said),
-        )
+            return [([], [], 0) for _ in pictures]
+        both: list[tuple[Image, str]] = []
+        for picture, own in zip(pictures, asked, strict=True):
+            if picture is not None:
+                both += [(picture, question.true) for question in own.questions]
+                both += [(picture, question.false) for question in own.questions if question.false]
+        said = iter(self.answerer([picture for picture, _ in both], [question for _, question in both]) if both else ())
+        found: list[tuple[list[bool], list[bool], int]] = []
+        for picture, own in zip(pictures, asked, strict=True):
+            if picture is None:
+                found.append(([False] * len(own.questions), [], 0))
+                continue
+            true = [says_yes(next(said)) for _ in own.questions]
+            false = [says_yes(next(said)) for question in own.questions if question.false]
+            unclear = sum(each is None for each in [*true, *false])
+            found.append(([each is True for each in true], [each is False for each in false], unclear))
+        return found
 
     def _distances(self, own: Mapping[str, _Features], real: Reference | None) -> Iterator[Number]:
         for name, features in own.items():
@@ -271,15 +282,6 @@ class _Features:
     @property
     def rows(self) -> Any:
         return np.concatenate(self._rows)
-
-
-def open_answerer(name: str, device: str = "cpu") -> Answerer:
-    """``judge``, or a model that answers questions about pictures. Raises ModelError, UnknownName."""
-    from reverie.evaluate.observers import Judge
-
-    if name == JUDGE:
-        return Judge()
-    raise UnknownName("model that answers questions about pictures", name, [JUDGE])
 
 
 def prompts(source: str, max_texts: int = 0) -> list[str]:

@@ -24,6 +24,7 @@ from reverie.captions.classes import read_synonyms
 from reverie.errors import InputError
 from reverie.evaluate.asked import Asked, ClassReader, Reader, SmallWorldReader
 from reverie.evaluate.metrics.generation import PLACED
+from reverie.recaption.checks import COCO
 from reverie.smallworld.slots import Fact, facts_said, facts_seen
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def open_observer(
 ) -> Observer:
     """``judge``, or a detector by name.
 
-    Args: synonyms: JSON file, class of the detector -> words that name it too.
+    Args: synonyms: JSON file, class of the detector -> words that name it too; for the classes of COCO those of recaption/checks.py
+        where it has none.
     Raises: ModelError, UnknownName, InputError.
     """
     if name == JUDGE:
@@ -170,7 +172,8 @@ def open_observer(
     from reverie.models.detector import open_detector
 
     detector = open_detector(name, device, batch_size)
-    return DetectorObserver(detector, name, read_synonyms(synonyms, detector.names), threshold)
+    others = {each: COCO[each] for each in detector.names if each in COCO}
+    return DetectorObserver(detector, name, others | read_synonyms(synonyms, detector.names), threshold)
 
 
 def open_places(name: str, device: str = "cpu") -> Places:
@@ -180,3 +183,12 @@ def open_places(name: str, device: str = "cpu") -> Places:
     from reverie.models.encoder import open_encoder
 
     return ClipPlaces(open_encoder(name, device), name)
+
+
+def open_asked(name: str, device: str = "cpu", batch_size: int = 16) -> Answerer:
+    """``judge``, or a model that answers questions about pictures. Raises ModelError, UnknownName, InputError."""
+    if name == JUDGE:
+        return Judge()
+    from reverie.models.answerer import open_answerer
+
+    return open_answerer(name, device, batch_size)

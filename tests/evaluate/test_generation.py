@@ -237,7 +237,7 @@ def test_command(tmp_path, capsys):
         ),
         ([right, "--names", "a", "b"], "2 names for 1 sets"),
         ([right, "--detector", "builtin:clip"], "what is needed here is an object detector"),
-        ([right, "--answerer", "nobody"], "unknown model that answers questions"),
+        ([right, "--answerer", "builtin:writer"], "cannot say what it sees"),
         ([right, "--detector", "", "--places", ""], "nothing is left to measure"),
         ([tmp_path / "nowhere"], "holds no pictures"),
     ):
