@@ -116,11 +116,16 @@ def examples() -> str:
 def commands() -> str:
     """What ``--help`` says of every command and recipe."""
     from reverie.cli.main import COMMANDS, USAGE
+    from reverie.cli.predict import EVALUATIONS
     from reverie.run.plan import known_recipes
 
     lines = ["# Commands", "", "What `--help` says of each command and recipe.", "", "```text", USAGE, "```", ""]
     asked = [[name] for name in COMMANDS if name not in ("run", "make", "demo", "claims", "evaluate")]
-    asked += [["evaluate", "captions"], ["make"], *(["run", name] for name in known_recipes() if name != "make")]
+    asked += [
+        *(["evaluate", kind] for kind in EVALUATIONS),
+        ["make"],
+        *(["run", name] for name in known_recipes() if name != "make"),
+    ]
     for words in asked:
         lines += [f"## reverie {' '.join(words)}", "", "```text", help_of(words), "```", ""]
     return "\n".join(lines)

@@ -29,6 +29,7 @@ from reverie.smallworld.describe import Style, describe, grammatical
 from reverie.smallworld.judge import Facts, Verdict, agrees, facts, judge, read
 from reverie.smallworld.render import CameraName, render
 from reverie.smallworld.scene import SHAPES, Scene, class_names, relation, sample
+from reverie.smallworld.slots import facts_of, facts_said
 from reverie.stage import ignore_events
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def check(
     detector: str = "builtin:detector",
     tokenizer: str = "builtin:tokenizer",
     token_painter: str = "builtin:token-painter",
+    describer: str = "builtin:describer",
     device: str = "cpu",
     progress: Progress = ignore_events,
 ) -> list[Row]:
@@ -80,7 +82,7 @@ def check(
         seed: of scenes, captions and noise.
         num: captions and pictures for each gate.
         painter, encoder, writer, words, detector: names of the models, see models/names.py.
-        tokenizer, token_painter: the same; a builtin one that is not in this package yet is left out.
+        tokenizer, token_painter, describer: the same; a builtin one that is not in this package yet is left out.
         progress: called with what is being measured, images painted, and how many there will be.
 
     Raises: ModelError, UnknownName if a model cannot be loaded.
@@ -97,11 +99,13 @@ def check(
     rows += check_writer(writer, seed, num, device)
     rows += check_words(words, seed, num, device)
     rows += check_detector(detector, seed, num, device)
-    # These two are measured where they are there; what is not trained yet misses no gate.
+    # These are measured where they are there; what is not trained yet misses no gate.
     if tokenizer not in untrained:
         rows += check_tokenizer(tokenizer, seed, num, device)
     if token_painter not in untrained:
         rows += check_token_painter(token_painter, seed, num, device, progress)
+    if describer not in untrained:
+        rows += check_describer(describer, seed, num, device)
     return rows
 
 
@@ -215,6 +219,37 @@ def check_tokenizer(name: str, seed: int = 0, num: int = 500, device: str = "cpu
     shares = counts[counts > 0] / counts.sum()
     rows.append(Row("  codes in use", float(np.exp(-(shares * np.log(shares)).sum()) / len(counts))))
     return rows
+
+
+def check_describer(name: str, seed: int = 0, num: int = 500, device: str = "cpu") -> list[Row]:
+    """How much of what is said of renders is true, short and long; and how many of the things that are there a long caption names."""
+    from PIL import Image
+
+    from reverie.models.describer import STYLES, Decoding, open_describer
+
+    opened = open_describer(name, device)
+    rows, start = [], time.process_time()
+    cameras: list[CameraName] = ["studio", "street"]
+    for camera in cameras:
+        rng = np.random.default_rng(seeds.derive("described", seed, camera))
+        scenes = [sample(rng) for _ in range(num)]
+        pictures = [
+            Image.fromarray(render(scene, camera, seeds.derive("look", seed, number)).image)
+            for number, scene in enumerate(scenes)
+        ]
+        for style in STYLES:
+            said = [facts_said(text) for text in opened.describe(pictures, [0] * num, style, Decoding(60))]
+            true = [facts_of(scene) for scene in scenes]
+            right, total = sum(len(a & b) for a, b in zip(said, true, strict=True)), sum(map(len, said))
+            rows.append(Row(f"describer, {style}: what it says of {camera} renders is true", right / max(1, total)))
+            if style == "long":
+                named = sum(
+                    ("attribute", thing.name) in facts
+                    for facts, scene in zip(said, scenes, strict=True)
+                    for thing in scene.things
+                )
+                rows.append(Row("  things that it names", named / sum(len(scene.things) for scene in scenes)))
+    return [*rows, Row("describer, captions on one core", 4 * num / (time.process_time() - start), unit="per second")]
 
 
 def _by_shape(verdicts: Iterable[Verdict], scenes: Iterable[Scene]) -> list[Row]:
@@ -438,6 +473,7 @@ def _number(value: float | None, unit: str) -> str:
 def main(
     tokenizer: str = "",
     token_painter: str = "",
+    describer: str = "",
     num: int = 500,
     seed: int = 0,
     device: str = "cpu",
@@ -448,6 +484,7 @@ def main(
     Args:
         tokenizer: of images, by name or folder.
         token_painter: an aMUSEd pipeline, by name or folder.
+        describer: what says what it sees, by name or folder.
         num: fresh scenes to measure on.
         seed: of those scenes.
         device: cpu, cuda or cuda:N.
@@ -461,6 +498,8 @@ def main(
         if grid:
             captions = [caption for things in (1, 2) for _, caption, _ in _asked(things, seed, 18)]
             save_grid(grid, paint_tokens(token_painter, captions, seed, device), captions)
+    if describer:
+        rows += check_describer(describer, seed, num, device)
     Console().print(table(rows))
 
 

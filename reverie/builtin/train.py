@@ -40,6 +40,7 @@ from torch import nn
 from reverie import seeds, stage
 from reverie.builtin import pieces, pool
 from reverie.builtin.bind import LearnToBind, ToBind
+from reverie.builtin.describer import LearnToDescribe, ToDescribe, write_words
 from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
 from reverie.builtin.teach import PaintAsRead, ToTeach
 from reverie.errors import InputError, ReverieError
@@ -76,9 +77,21 @@ Part = Literal[
     "detector",
     "tokenizer",
     "token-painter",
+    "describer",
 ]
 PARTS: tuple[Part, ...] = (
-    *("pool", "autoencoder", "clip", "painter", "writer", "words", "detector", "tokenizer", "token-painter"),
+    *(
+        "pool",
+        "autoencoder",
+        "clip",
+        "painter",
+        "writer",
+        "words",
+        "detector",
+        "tokenizer",
+        "token-painter",
+        "describer",
+    ),
 )
 IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
 # What several processes train together.
@@ -120,6 +133,11 @@ TOKEN_PAINTER = {"width": 192, "layers": 4, "heads": 6, "conv_width": 96, "conv_
 TOKEN_PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
+DESCRIBER = {"width": 128, "eye_layers": 3, "layers": 3, "heads": 4}
+DESCRIBER_FIT = Fit(
+    steps=12_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.98), clip=1.0, ema=0.998, speed=SPEED
+)
+DESCRIBER_BATCH = 32  # captions in a step
 READER_FIT = Fit(steps=2500, lr=2e-3, warmup_steps=100, weight_decay=0.05, clip=1.0, ema=0.998, speed=SPEED)
 BOUND_FIT = Fit(steps=600, lr=1e-3, warmup_steps=50, weight_decay=0.01, clip=1.0, speed=SPEED)
 TAUGHT_FIT = Fit(
@@ -137,6 +155,9 @@ PAINTED: dict[str, tuple[float, int | None, int]] = {
 # Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
 SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
 TOKEN_SHARES = {0: (0.8, 0.1, 0.1), 150_000: (0.6, 0.25, 0.15), 400_000: (0.4, 0.4, 0.2)}
+# Of what the describer sees, the last by the street camera.
+DESCRIBED = ("one", "two", "studio", "street")
+DESCRIBED_SHARES = {0: (0.85, 0.0, 0.0, 0.15), 60_000: (0.85, 0.0, 0.0, 0.15), 160_000: (0.25, 0.3, 0.2, 0.25)}
 STREETS = 4  # how often the tokenizer sees each street scene while it sees one of those
 FURTHER_SHARES = {0: (0.7, 0.15, 0.15), 600_000: (0.4, 0.4, 0.2)}
 # A taught painter knows a single thing from before: two are what it has to learn.
@@ -265,7 +286,7 @@ def main(
         if not run.rank:
             write_tokenizer(work / "tokenizer", words, LONGEST)
             write_tokenizer(work / "writer-tokenizer", words, LONGEST, end=False)
-    if set(parts) & {*SHARED, "tokenizer", "token-painter"}:
+    if set(parts) & {*SHARED, "tokenizer", "token-painter", "describer"}:
         with run.first():
             _make_painted(run)
     for part in parts:
@@ -529,6 +550,21 @@ def detector(run: Work) -> None:
     _ship(run, run.folder / "detector" / "weights", _copy_half, "detector")
 
 
+def describer(run: Work) -> None:
+    """builtin:describer, from the painter's scenes and those of the street camera."""
+    _make_street(run, None if run.ends is None else time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
+    words = run.folder / "describer-tokenizer"
+    write_words(words, split_words(vocabulary()), 256)
+    pools = [pool.Pool.open([run.folder / name], 1, 0) for name in DESCRIBED]
+    batches = ToDescribe(pools, DESCRIBED_SHARES, run.batch or DESCRIBER_BATCH, SEED)
+    settings = dataclasses.replace(run.fit(DESCRIBER_FIT), minutes=run.minutes("describer", "describer"))
+
+    def ship(weights: Path) -> None:
+        _ship(run, weights, _copy_half, "describer")
+
+    train(run, "describer", LearnToDescribe(str(words), **DESCRIBER), settings, batches, ship=ship)
+
+
 def tokenizer(run: Work) -> None:
     """builtin:tokenizer, from the painter's scenes and, as photos become ids too, from those of the street camera."""
     _make_street(run, None if run.ends is None else time.monotonic() + RENDERING / 4 * (run.ends - time.monotonic()))
@@ -762,6 +798,7 @@ MAKERS: dict[Part, Callable[[Work], None]] = {
     "detector": detector,
     "tokenizer": tokenizer,
     "token-painter": token_painter,
+    "describer": describer,
 }
 
 if __name__ == "__main__":

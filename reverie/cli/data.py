@@ -218,44 +218,136 @@ def duplicates(folder: Folder, max_distance: int = 4, exact: bool = False) -> No
 
 def recaption(
     folder: Folder,
-    captioner: Path,
-    column: str = "caption_short",
+    captioner: str,
+    human: Path | None = None,
+    styles: tuple[Literal["short", "long"], ...] = (),
+    column: str | None = None,
+    prompt_short: str = "",
+    prompt_long: str = "",
+    count_tokens_by: str = "",
+    max_tokens: int = 0,
     beams: int = 1,
+    tune_steps: int = 300,
+    held_out: int = 20,
+    lora: int = 16,
     device: str = "",
     batch: int = 64,
 ) -> None:
-    """What a trained captioner says of every image, in a column beside the text that is there. Run it again to go on.
+    """What a captioner says of every image, in columns beside the text that is there. Run it again to go on.
 
+    Example: reverie recaption photos --captioner builtin:describer
+    Example: reverie recaption photos --captioner OWNER/MODEL --human captions.jsonl
     Example: reverie recaption photos --captioner runs/syntic
 
-    The text of a pair stays as it is. Two more columns say who wrote the new one and what is wrong with it (COLUMN_by and COLUMN_flags). Learn
-    or paint from it: reverie make --captions photos --text-column caption_short
+    The text of a pair stays as it is. Beside it come caption_short and caption_long, or the first alone of a captioner that says one sentence; two more
+    columns of each say who wrote it and what is wrong with it (COLUMN_by and COLUMN_flags). Learn from them: reverie run text_to_image --mix short=0.5
+    long=0.5, or paint from one: reverie make --captions photos --text-column caption_short
 
     Args:
         folder: a finished run, or an import; nobody may be at work in it.
-        captioner: a run folder of syntic, or one of its weights folders.
-        column: name of the new column.
-        beams: sentences that are searched at once; 1 takes the likeliest word each time.
+        captioner: builtin:describer, a folder or the Hub id of an image-text-to-text model, openai:MODEL@URL, or a run of syntic, synth2 or recap.
+        human: file of captions that people wrote, which the captioner is tuned on first; JSON lines with image (or pair_id) and text.
+        styles: captions to write, short and long; both when left out, of a captioner that can be asked for both.
+        column: name of the new column, where it is one; caption_short or caption_long when left out.
+        prompt_short: what is asked for a short caption; what is usual for the captioner when empty.
+        prompt_long: what is asked for a long caption; what is usual for the captioner when empty.
+        count_tokens_by: model whose text encoder is to read the captions, such as a painter; by its tokens a caption is too long.
+        max_tokens: longest caption in the captioner's own tokens; 0 = as is usual, 40 of short ones and 120 of long ones.
+        beams: sentences that are searched at once; 1 takes the likeliest word each time, and samples long captions.
+        tune_steps: with --human, optimiser steps.
+        held_out: with --human, images whose captions are not learned from and choose the best weights.
+        lora: with --human, rank of what learns beside the language part; 0 = its weights learn.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
         batch: images that go through the networks at once.
     """
+    from reverie.models.describer import check_describer, styles_of
     from reverie.ranges import check_min
     from reverie.recaption.describe import Describe
-    from reverie.recaption.flags import EMPTY
-    from reverie.run.columns import add_columns
-    from reverie.store import tables
     from reverie.store.pictures import Speed
 
     check_min(1, batch=batch)
-    stage, step = Describe(captioner, column, beams, speed=Speed(batch)), f"recaption-{column}"
+    usual = {"tune_steps": 300, "held_out": 20, "lora": 16}
+    given = {"tune_steps": tune_steps, "held_out": held_out, "lora": lora}
+    if human is None and (idle := next((name for name, value in given.items() if value != usual[name]), None)):
+        raise InputError(
+            f"--{idle.replace('_', '-')} says how a captioner is tuned; give captions to tune it on: --human FILE"
+        )
+    check_describer(captioner)
+    chosen = tuple(dict.fromkeys(styles or styles_of(captioner)))
+    if column is not None and len(chosen) > 1:
+        if styles:
+            raise InputError("--column names one column; ask for one of --styles with it")
+        chosen = ("short",)
+    prompts = {"short": prompt_short, "long": prompt_long}
+    if silent := next((style for style, prompt in prompts.items() if prompt and style not in chosen), None):
+        raise InputError(f"--prompt-{silent} asks for a {silent} caption, and none is written; add it to --styles")
+    how: dict[str, Any] = {"count_tokens_by": count_tokens_by, "max_tokens": max_tokens, "speed": Speed(batch)}
 
+    def stage_of(name: str, style: Literal["short", "long"]) -> Describe:
+        stage = Describe(name, column or f"caption_{style}", beams, style, prompts[style], **how)
+        stage.check()
+        return stage
+
+    stages = [stage_of(captioner, style) for style in chosen]  # what is wrong is said before any work
+    if human is not None:
+        captioner = str(_tuned(folder, captioner, human, prompts, given, device))
+        stages = [stage_of(captioner, style) for style in chosen]
+    for stage in stages:
+        _described(folder, stage, find_device(device))
+
+
+def _tuned(
+    folder: Path, captioner: str, human: Path, prompts: Mapping[str, str], how: Mapping[str, int], device: str
+) -> Path:
+    """The captioner tuned on human captions, in the folder's weights; what it learned is printed."""
+    from reverie.learn.describe import TuneDescriber, tuned
+
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
+    job = TuneDescriber(
+        captioner, human, prompt_short=prompts["short"], prompt_long=prompts["long"], steps=how["tune_steps"],
+        held_out=how["held_out"], lora=how["lora"],
+    )  # fmt: skip
+    told: dict[str, Any] = {}
+    with counting("steps of tuning:") as progress:
+
+        def report(kind: str, **facts: Any) -> None:
+            if kind == "progress":
+                progress(facts["done"], facts["total"])
+            elif kind == "trained":
+                told.update(facts)
+
+        weights = tuned(folder, job, find_device(device), report)
+    if told:
+        print(
+            f"{weights}: tuned on {told['captions']:,} captions of {told['images']:,} images, best at step {told['steps']:,}"
+        )
+        for name, what in (
+            ("loss", "loss of held-out captions"),
+            ("words", "words"),
+            ("recall", "things named"),
+            ("hallucinated", "things made up"),
+        ):
+            before, after = told[f"{name}_before"], told[f"{name}_after"]
+            if before is not None and after is not None:
+                print(f"  {what}: {before:.3g} -> {after:.3g}")
+    return weights
+
+
+def _described(folder: Path, stage: Any, device: str) -> None:
+    """One column more, and what became of it."""
+    from reverie.recaption.flags import EMPTY
+    from reverie.run.columns import add_columns
+    from reverie.store import tables
+
+    column, step = stage.column, f"recaption-{stage.column}"
     with counting("units described:") as progress:
 
         def report(kind: str, **facts: Any) -> None:
             if kind == "progress":
                 progress(facts["done"], facts["total"])
 
-        added = add_columns(folder, stage, step, find_device(device), report)
+        added = add_columns(folder, stage, step, device, report)
     flags: Counter[str] = Counter()
     said = flagged = 0
     for rows in tables.scan(folder / "columns" / f"{step}.lance", [column, f"{column}_flags"]):

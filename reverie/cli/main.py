@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from reverie.cli.common import command_of
 from reverie.cli.data import duplicates, export, import_, recaption, tokenize
-from reverie.cli.predict import caption, evaluate, models, predict
+from reverie.cli.predict import caption, evaluate, models, predict, study_page
 from reverie.cli.recipes import claims, demo, make, run_recipe
 from reverie.cli.runs import compact, repaint, report, retry, status, verify
 from reverie.errors import InputError, ReverieError, UnknownName
@@ -40,6 +40,9 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie recaption FOLDER --captioner RUN what a captioner says of every image, in a column beside the text
   reverie predict FOLDER PHOTO ...         what a tuned classifier says of photos
   reverie evaluate captions RESULTS REFS   BLEU, ROUGE-L, CIDEr, METEOR of captions in COCO files
+  reverie evaluate generation FOLDER ...   painted pictures: distances, objects, counts, places, guidance
+  reverie evaluate text-shift FILE ...     what sets of captions are like, and how far they lie from each other
+  reverie study-page FOLDER FOLDER ...     a page on which people compare painters blindly; --votes counts
   reverie caption FOLDER PHOTO ...         what a trained captioner says of photos
   reverie models [list | check]            the builtin models; measure them
 
@@ -141,6 +144,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("recaption", recaption),
             ("predict", predict),
             ("caption", caption),
+            ("study-page", study_page),
             ("models", models),
         )
     },

@@ -20,6 +20,8 @@ from reverie.report.plain import plain
 if typing.TYPE_CHECKING:
     from PIL.Image import Image
 
+    from reverie.evaluate.generation import Instruments
+
 from reverie.cli.common import Folder, command_of, find_device, open_console
 
 
@@ -346,6 +348,224 @@ def evaluate_diversity(
     print(f"{found[0].size:,} captions of each set, {clusters} clusters of all together, vectors of {encoder}")
 
 
+def evaluate_text_shift(
+    captions: Annotated[tuple[str, ...], tyro.conf.Positional],
+    names: tuple[str, ...] = (),
+    tokenizer: str = "",
+    encoder: str = "words",
+    draws: int = 200,
+    seed: int = 0,
+    device: str = "",
+    json: bool = False,
+) -> None:
+    """What sets of captions are like, how much they tell, and how far each lies from each other.
+
+    Example: reverie evaluate text-shift alttext.parquet:TEXT captions_val2017.json.gz DOCCI_Test.jsonl:IIW --tokenizer bpe_simple_vocab_16e6.txt.gz
+
+    Texts are taken as they are, bad ones too. Numbers have 95 % intervals over captions. In the tables of shifts, a row is what a model would
+    have learned from and a column what it would be asked for; the diagonal is what chance does.
+
+    Args:
+        captions: a file of captions, a run folder, or either with :COLUMN behind it.
+        names: what the tables call them; the paths when absent.
+        tokenizer: whose tokens are counted: a model with a tokenizer, by name, or CLIP's file bpe_simple_vocab_16e6.txt.gz; none when empty.
+        encoder: words, for vectors of tf-idf; or an encoder of images and texts, whose text tower reads the captions for mmd.
+        draws: number of draws of the bootstrap.
+        seed: random seed of how captions are dealt to the two halves.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        json: one JSON object in place of tables.
+    """
+    import json as as_json
+
+    from reverie.evaluate.diversity import encoder_vectors, word_vectors
+    from reverie.evaluate.text_shift import read_raw, text_shift
+    from reverie.report import text_shift as shown
+
+    if not captions:
+        raise InputError("name sets of captions to compare: files, run folders, or either with :COLUMN")
+    called = names or tuple(captions)
+    if len(called) != len(captions) or len(set(called)) < len(called):
+        raise InputError(
+            f"{len(called)} names were given for {len(captions)} sets; each needs one of its own (--names)"
+        )
+    counter = None
+    if tokenizer:
+        from reverie.models.token_count import open_token_counter
+
+        counter = open_token_counter(tokenizer)
+    sets = {name: read_raw(source) for name, source in zip(called, captions, strict=True)}
+    embed = word_vectors if encoder == "words" else encoder_vectors(encoder, find_device(device))
+    with Console(stderr=True).status("measuring") as line:
+        found = text_shift(
+            sets, counter, embed, draws, seed,
+            progress=lambda done, total: line.update(f"measuring: set {done + 1} of {total}"),
+        )  # fmt: skip
+    if json:
+        print(as_json.dumps({"tokenizer": tokenizer, "encoder": encoder, **dataclasses.asdict(found)}))
+        return
+    console = open_console()
+    console.print(shown.table(found))
+    for each in shown.shifts(found):
+        console.print("", each)
+    print(f"\nlanguage models are counted on {found.fitted_words:,} words of each set; mmd is on vectors of {encoder}")
+
+
+def evaluate_generation(
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    painters: tuple[str, ...] = (),
+    captions: str = "smallworld:human:200",
+    guidance: tuple[float, ...] = (),
+    per_caption: int = 1,
+    sampler_steps: int = 10,
+    painter_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    out: Path | None = None,
+    real: str = "",
+    features: tuple[str, ...] = ("builtin:clip",),
+    detector: str = "judge",
+    threshold: float = 0.5,
+    synonyms: Path | None = None,
+    places: str = "judge",
+    answerer: str = "",
+    tise_compat: bool = False,
+    where: str | None = None,
+    max_images: int = 0,
+    names: tuple[str, ...] = (),
+    draws: int = 200,
+    seed: int = 0,
+    batch: int = 32,
+    device: str = "",
+    json: bool = False,
+) -> None:
+    """How good painted pictures are, and how well they show what their captions ask for: of runs, or of painters asked for it now.
+
+    Example: reverie evaluate generation runs/short runs/mix --real smallworld:studio:400
+
+    Painters that are named paint the same captions with the same noise, at each guidance, into a run of its own that can be gone on with:
+    reverie evaluate generation --painters builtin:painter runs/tuned/weights/painter --guidance 1 2 4 --out runs/sweep
+
+    Args:
+        pictures: run folders, or folders that reverie import made, side by side.
+        painters: text-to-image pipelines to ask in place of these: builtin:painter, folders, Hub ids.
+        captions: what painters are asked for: smallworld:STYLE:NUMBER, a file of captions, or a run folder, either with :COLUMN.
+        guidance: classifier-free guidances to try; 2 when absent.
+        per_caption: pictures of a caption.
+        sampler_steps: denoising steps of a picture.
+        painter_dtype: number format that painters compute in; fp16 needs a GPU.
+        out: folder for what painters make, with a page.
+        real: pictures that distances are to: smallworld:CAMERA:NUMBER, a run, an import, or a folder; no distances when absent.
+        features: encoders for Fréchet and kernel distances, by name; ONNX files, such as one of FID's Inception; pixels for the pictures themselves.
+        detector: object detector for SOA and CA, by name; judge reads pictures of the small world; none when empty.
+        threshold: score from which the detector's objects are there.
+        synonyms: JSON file that gives for a class of the detector the words that name it too; some are known of COCO's.
+        places: encoder of images and texts for PA, by name; judge in the small world; none when empty.
+        answerer: image-text-to-text model that answers questions about the facts of captions, by name, or openai:MODEL@URL; judge in the small
+            world; none when empty.
+        tise_compat: leave pictures in which nothing is found out of SOA, as the released code of TISE does.
+        where: rows of the pictures to measure, in SQL over their columns; all when absent.
+        max_images: pictures of each set to measure, the first ones; all when 0.
+        names: what the table calls the sets; the folders when absent.
+        draws: number of draws of the bootstrap over captions.
+        seed: random seed of the noise of painters.
+        batch: pictures that are looked at together.
+        device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.generation import Instruments, Measuring
+    from reverie.evaluate.painted import painted, reference
+    from reverie.report.generation import table
+
+    check_min(0, max_images=max_images)
+    check_min(1, batch=batch, per_caption=per_caption, sampler_steps=sampler_steps)
+    if bool(pictures) == bool(painters):
+        raise InputError("name folders with painted pictures, or painters (--painters), one of the two")
+    how = Instruments(features if real else (), detector, places, answerer, threshold, synonyms, tise_compat, draws)
+    how.check()
+    device = find_device(device)
+    if painters:
+        if idle := [
+            flag for flag, given in {"--where": where, "--max-images": max_images, "--names": names}.items() if given
+        ]:
+            raise InputError(f"{idle[0]} chooses among pictures that are there; painters make theirs")
+        if out is None:
+            raise InputError("painters need a folder for their pictures: --out FOLDER")
+        _paint_and_measure(painters, captions, real, guidance, per_caption, sampler_steps, painter_dtype, how, out, seed, batch, device, json)  # fmt: skip
+        return
+    if guidance or out:
+        raise InputError(f"{'--guidance' if guidance else '--out'} says how painters paint; name some with --painters")
+    called = names or tuple(folder.name for folder in map(Path.resolve, pictures))
+    if len(called) != len(pictures) or len(set(called)) < len(called):
+        raise InputError(
+            f"{len(called)} names for {len(pictures)} sets of pictures; each needs one of its own (--names)"
+        )
+    sets = {name: painted(folder, where, max_images) for name, folder in zip(called, pictures, strict=True)}
+    others = reference(real) if real else None
+    measuring = Measuring(how, device, batch)
+    with Console(stderr=True).status("measuring") as line:
+        found = {
+            name: measuring.measure(
+                made,
+                others,
+                lambda done, total, name=name: line.update(f"{name}: {done:,} of {total:,} pictures"),  # type: ignore[misc]
+            )
+            for name, made in sets.items()
+        }
+    if json:
+        told = {name: [dataclasses.asdict(one) for one in numbers] for name, numbers in found.items()}
+        print(as_json.dumps({"sets": told}))
+        return
+    if not any(found.values()):
+        raise InputError(
+            "no caption asks for anything that could be looked for, and no distance was asked for (--real)"
+        )
+    open_console().print(table(found))
+    for name, made in sets.items():
+        lost = next((one.details["without_picture"] for one in found[name]), 0)
+        print(
+            f"{plain(name)}: {len(made):,} pictures"
+            + f", {lost:,} of which are not there and show nothing" * bool(lost)
+        )
+
+
+def _paint_and_measure(
+    painters: tuple[str, ...], captions: str, real: str, guidance: tuple[float, ...], per_caption: int,
+    sampler_steps: int, dtype: Literal["fp32", "bf16", "fp16"], how: Instruments, out: Path, seed: int, batch: int,
+    device: str, json: bool,
+) -> None:  # fmt: skip
+    """The same as a run of one step, which resumes and has a page."""
+    import json as as_json
+
+    from reverie.arms import Arm
+    from reverie.evaluate.generation import GenerationSpeed, MeasureGeneration
+    from reverie.images.pixels import PaintPixels
+    from reverie.report import page
+    from reverie.report.generation import of_records, table
+    from reverie.run import engine
+    from reverie.run.plan import Plan, Step
+    from reverie.store import results
+
+    arms = tuple(Arm(f"painter-{place}", name, factors={"painter": name}) for place, name in enumerate(painters))
+    stage = MeasureGeneration(
+        arms, captions, real, PaintPixels(per_caption=per_caption, steps=sampler_steps, dtype=dtype), guidance, how,
+        GenerationSpeed(batch),
+    )  # fmt: skip
+    known = {
+        "painters": list(painters), "captions": captions, "guidance": list(guidance), "per_caption": per_caption,
+        "sampler_steps": sampler_steps, "painter_dtype": dtype, "real": real or None, "features": list(how.features),
+        "detector": how.observer, "threshold": how.threshold, "synonyms": str(how.synonyms) if how.synonyms else None,
+        "places": how.places, "answerer": how.answerer, "tise_compat": how.tise_compat, "draws": how.draws, "seed": seed,
+    }  # fmt: skip
+    plan = Plan("generation", (Step("generation", stage),), seed=seed, arguments=known)
+    engine.run(plan, out, device)
+    written, records = page.write(out), results.read(out / "results.jsonl")
+    if json:
+        print(as_json.dumps([record.as_dict() for record in records]))
+        return
+    open_console().print(table(of_records(records)))
+    print(written.resolve())
+
+
 def evaluate_cost(
     painter: str = "builtin:token-painter",
     language_model: str = "builtin:writer",
@@ -419,6 +639,79 @@ def evaluate_cost(
     )
 
 
+def study_page(
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    out: Path | None = None,
+    names: tuple[str, ...] = (),
+    num: int = 50,
+    px: int = 256,
+    seed: int = 0,
+    votes: tuple[Path, ...] = (),
+    key: Path | None = None,
+    baseline: str = "",
+    draws: int = 2000,
+    json: bool = False,
+) -> None:
+    """A page on which people compare painters blindly, and, with --votes, what they said.
+
+    Example: reverie study-page runs/base runs/mix --names base mix --num 50 --out study.html
+
+    The page is one file that needs no network. Beside it lies its key, study.key.json, which says whose each picture is: keep it from raters.
+    Each of them saves the votes as a file, and: reverie study-page --votes votes-*.json --key study.key.json
+
+    Args:
+        pictures: run folders whose pictures are compared, of the same captions with the same noise, the one to compare with first.
+        out: the page, a file that ends in .html.
+        names: what the tables call them; the folders when absent. The page does not tell them.
+        num: captions to show, drawn from those that all have.
+        px: longest side of a picture on the page.
+        seed: random seed of which captions are shown and in which order their pictures stand.
+        votes: files that raters saved from the page.
+        key: the file that was written beside the page.
+        baseline: painter that gains are relative to; the first when absent.
+        draws: number of draws of the bootstrap over captions.
+        json: one JSON object in place of a table.
+    """
+    import json as as_json
+
+    from reverie.evaluate.human_study import count, pick, read_key, write_key
+    from reverie.evaluate.painted import painted
+    from reverie.report import human_study as shown
+
+    check_min(1, px=px)
+    check_min(2, draws=draws)
+    if bool(votes) == bool(pictures):
+        raise InputError("name run folders for a page, or files of votes (--votes), one of the two")
+    if votes:
+        if key is None:
+            raise InputError("whose the pictures were stands in the key beside the page; name it: --key study.key.json")
+        found = count(read_key(key), votes, baseline, draws)
+        if json:
+            print(as_json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+            return
+        open_console().print(shown.table(found))
+        for line in shown.words(found):
+            print(line)
+        return
+    if out is None or out.suffix != ".html":
+        raise InputError("name the page, a file that ends in .html: --out study.html")
+    if key or baseline:
+        raise InputError(f"{'--key' if key else '--baseline'} belongs to files of --votes")
+    called = names or tuple(folder.name for folder in map(Path.resolve, pictures))
+    if len(called) != len(pictures) or len(set(called)) < len(called):
+        raise InputError(
+            f"{len(called)} names for {len(pictures)} sets of pictures; each needs one of its own (--names)"
+        )
+    if len(pictures) > shown.MAX_ARMS:
+        raise InputError(f"{len(pictures)} painters are more than a person can compare; give at most {shown.MAX_ARMS}")
+    sets = {name: painted(folder) for name, folder in zip(called, pictures, strict=True)}
+    study = pick(sets, num, seed)
+    shown.write(study, sets, out, px)
+    write_key(study, out.with_suffix(".key.json"))
+    print(f"{out.resolve()}: {len(study.items):,} captions, {len(called)} pictures each")
+    print(f"{out.with_suffix('.key.json').resolve()}: whose each picture is; keep it from raters")
+
+
 def models(
     what: Annotated[Literal["list", "check"], tyro.conf.Positional] = "list", num: int = 500, seed: int = 0
 ) -> int:
@@ -471,5 +764,7 @@ EVALUATIONS: dict[str, Callable[[list[str]], int]] = {
     "captions": command_of("evaluate captions", evaluate_captions),
     "cost": command_of("evaluate cost", evaluate_cost),
     "diversity": command_of("evaluate diversity", evaluate_diversity),
+    "generation": command_of("evaluate generation", evaluate_generation),
+    "text-shift": command_of("evaluate text-shift", evaluate_text_shift),
     "transfer": command_of("evaluate transfer", evaluate_transfer),
 }

@@ -32,6 +32,7 @@ from reverie.captions.checks import same
 from reverie.captions.corpus import ReadCorpus
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
+from reverie.evaluate.metrics.frechet import about
 from reverie.stage import Job, Role, StepContext
 from reverie.store import results, tables
 
@@ -42,7 +43,6 @@ DIMENSIONS = 50  # of vectors that are clustered
 NUM_DRAWS = 200  # of the bootstrap
 MAX_SIZE = 20_000  # captions of a set that are compared
 NO_LIMIT = 1_000_000  # characters and words of a caption: a description may be long
-CONFIDENCE = 0.95
 SHARES = ("coverage top 5", "coverage top 20", "balance", "empty", "distinct-1", "distinct-2", "unique")
 
 
@@ -71,7 +71,7 @@ def read_captions(source: str, max_texts: int = MAX_SIZE * 10) -> list[str]:
 
     Raises: InputError for what is neither, or has no captions.
     """
-    path, column = _split(source)
+    path, column = split_source(source)
     if (path / "captions.lance").is_dir() or (path / "pairs.lance").is_dir():
         return _of_run(path, column, source)
     if path.is_dir():
@@ -80,7 +80,8 @@ def read_captions(source: str, max_texts: int = MAX_SIZE * 10) -> list[str]:
     return corpus.texts(max_texts)
 
 
-def _split(source: str) -> tuple[Path, str | None]:
+def split_source(source: str) -> tuple[Path, str | None]:
+    """PATH or PATH:COLUMN as its parts."""
     path, colon, column = source.rpartition(":")
     if colon and not Path(source).exists() and path and "/" not in column:
         return Path(path), column
@@ -325,15 +326,8 @@ def _clustered(rows: Floats, clusters: int, seed: int) -> npt.NDArray[np.int64]:
 
 def _mean(rounds: Sequence[tuple[float, Floats]], metric: str) -> Value:
     """Over the seeds. The bootstrap's spread may go further than the number itself can."""
-    value, low, high = np.mean([_interval(*one) for one in rounds], axis=0).tolist()
+    value, low, high = np.mean([about(*one) for one in rounds], axis=0).tolist()
     return Value(value, max(low, 1.0 if metric == "effective" else 0.0), min(high, 1.0) if metric in SHARES else high)
-
-
-def _interval(value: float, drawn: Floats) -> tuple[float, float, float]:
-    """The bootstrap's spread about the value itself."""
-    edge = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn - drawn.mean(), [edge, 1 - edge]).tolist()
-    return value, value + min(low, 0.0), value + max(high, 0.0)
 
 
 def _unit(rows: Any) -> Floats:

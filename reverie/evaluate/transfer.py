@@ -18,6 +18,7 @@ from reverie.errors import InputError, ModelError
 from reverie.evaluate.heads import probe
 from reverie.evaluate.knn import knn
 from reverie.evaluate.metrics.classification import top1
+from reverie.models.onnx_features import INCEPTION, SUFFIX, open_onnx_features
 
 Features = Callable[[Sequence[Image.Image]], Tensor]
 """Pictures of any size to float (b, d)."""
@@ -108,11 +109,15 @@ def features_of(name: str, device: str = "cpu", batch_size: int = 64) -> tuple[F
     """What gives the features of an encoder, and its name with its revision.
 
     Args: name: a vision model, or one of images and texts, of which the vision tower is taken, by name or folder (see
-        models/names.py); or ``pixels``, the photos themselves, 16 x 16, which an encoder should be better than.
-    Raises: ModelError, UnknownName.
+        models/names.py); an ONNX file (see models/onnx_features.py); or ``pixels``, the photos themselves, 16 x 16, which an encoder
+        should be better than.
+    Raises: ModelError, UnknownName, MissingExtra.
     """
     if name == "pixels":
         return _pixels, name
+    if name.endswith(SUFFIX) or name == INCEPTION:
+        network = open_onnx_features(name, batch_size)
+        return network, network.revision
     from reverie.models.encoder import open_backbone
 
     backbone = open_backbone(name, device, batch_size)

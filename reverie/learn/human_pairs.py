@@ -21,6 +21,7 @@ from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.manifest import refuse_test_photos
 from reverie.models.tokenizer import Tokenizer, check_tokenizer, open_tokenizer, square, tokens_row
+from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext, of_step
 from reverie.store import tables
 from reverie.store.pictures import Speed, as_png, decoded
@@ -42,6 +43,7 @@ class DrawPairs(Job):
     camera: str = "street"
     # of which classes the things are: all, known ones alone, or a held one first; see datasets/captioned.py
     which: Which = "all"
+    style: Literal["human", "alt"] = "human"  # as a person might say it, or as text beside images of the web is
 
     def __post_init__(self) -> None:
         from reverie.smallworld.render import CAMERAS
@@ -76,7 +78,7 @@ class DrawPairs(Job):
         image = Image.fromarray(render(scene, self.camera, seed=seeds.derive("camera", seed)).image)  # type: ignore[arg-type]
         name = pairs.caption_id(run_seed, f"human {self.which}", number)
         return {
-            "pair_id": pairs.pair_id(name, 0), "caption_id": name, "copy": 0, "text": describe(scene, "human", rng),
+            "pair_id": pairs.pair_id(name, 0), "caption_id": name, "copy": 0, "text": describe(scene, self.style, rng),
             "label": scene.things[0].name, "image": as_png(image), "width": image.width, "height": image.height, "origin": "real",
             "seed": seed, "status": pairs.OK,
         }  # fmt: skip
@@ -98,6 +100,7 @@ class TokenizePairs(Job):
     test_photos: str = ""  # that no pair may show; see datasets/captioned.py
     test_images: Path | None = None  # folder of them, where they are a file of captions
     test_split: str = "test"  # of such a file that has several
+    mix: Mix | None = None  # captions that are read of each pair, in columns beside its own text, which are then kept
     speed: Speed = field(default_factory=Speed)
 
     def __post_init__(self) -> None:
@@ -128,7 +131,8 @@ class TokenizePairs(Job):
         side = self.size_px or tokenizer.size_px
         grid = tokenizer.grid(side)
         chosen = pa.array(self._chosen(source), pa.string())
-        columns = [name for name in COLUMNS if name in tables.column_names(source)]
+        wanted = dict.fromkeys([*COLUMNS, *(self.mix.columns if self.mix else ())])
+        columns = [name for name in wanted if name in tables.column_names(source)]
         units, done = sorted(tables.done_units(source)), tables.done_units(own) if tables.exists(own) else set()
         for number, unit in enumerate(units, 1):
             if unit not in done:
@@ -136,7 +140,7 @@ class TokenizePairs(Job):
                 rows = rows.filter(pc.is_in(rows["pair_id"], chosen))
                 tables.append_unit(own, unit, self._tokenized(rows, tokenizer, side))
             context.report("progress", done=number, total=len(units), what="units")
-        found = read_token_pairs(own, tokenizer.codebook_name, tokenizer.num_codes, grid)
+        found = read_token_pairs(own, tokenizer.codebook_name, tokenizer.num_codes, grid, captions=self.mix)
         if self.test_photos:
             photos = load_captioned(self.test_photos, self.test_images, self.test_split)
             refuse_test_photos(found, photos, tokenizer, side, source)
@@ -145,12 +149,14 @@ class TokenizePairs(Job):
     def _chosen(self, source: Path) -> list[str]:
         """Ids of the pairs that are taken. Raises InputError for fewer than two, or one without caption."""
         where = f"status = '{pairs.OK}'" + (f" and ({self.where})" if self.where else "")
+        if self.mix is not None:
+            where = self.mix.usable(source, where)
         names: list[str] = []
         bare: list[str] = []
         for part in tables.scan(source, ["pair_id", "text"], where):
             names += part["pair_id"].to_pylist()
             texts = zip(part["pair_id"].to_pylist(), part["text"].to_pylist(), strict=True)
-            bare += [name for name, text in texts if not (text or "").strip()]
+            bare += [name for name, text in texts if not (self.mix or (text or "").strip())]
         if bare:
             raise InputError(
                 f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}; caption them, or leave them out"
@@ -173,6 +179,11 @@ class TokenizePairs(Job):
             row |= {"origin": "real", "status": pairs.OK}
             if row.get("tokens") is None:
                 row |= {"status": pairs.FAILED, "reason": "it has neither a picture that can be read nor image tokens"}
+            if self.mix is not None and not (row.get("text") or "").strip():
+                row["text"] = self.mix.draw(row, 0)  # for who reads one caption a pair, as a painter does
             if not self.keep_images:
                 row |= {"image": None, "width": side, "height": side}
-        return pairs.table(made, pairs.PAIRS)
+        more = [
+            rows.schema.field(name) for name in (self.mix.columns if self.mix else ()) if name not in pairs.PAIRS.names
+        ]
+        return pairs.table(made, pa.schema([*pairs.PAIRS, *more]))

@@ -28,6 +28,7 @@ from transformers import CLIPTextModel
 
 from reverie.errors import InputError
 from reverie.learn.autoencoder import encode
+from reverie.learn.lora import add_lora, check_lora, merge_lora
 from reverie.learn.noising import Noising
 from reverie.learn.pipelines import Parts, PipelineDenoiser, choose, start_of, train_chosen
 from reverie.models.names import locate
@@ -114,8 +115,11 @@ class TextToImage:
     shift: float = 1.0  # above 1 more of the times are noisy ones: the median is at shift / (1 + shift) of all steps
     parts: Parts = "both"  # what learns: the U-Net (or transformer), all text encoders, or both
     text_rate: float = 1.0  # learning rate of the text encoders, as a multiple of the network's
+    lora: int = 0  # rank of adapters that learn in place of the weights of ``start``; 0 = the weights learn
 
     def __post_init__(self) -> None:
+        if self.lora and not self.start:
+            raise InputError("LoRA learns beside weights that have learned; give a start, or leave it out")
         if not self.start and not (self.autoencoder and self.tokenizer):
             raise InputError("a painter from scratch needs an autoencoder and a tokenizer; give both, or a start")
         if self.text_rate <= 0:
@@ -125,11 +129,14 @@ class TextToImage:
         """Raises ModelError, UnknownName, InputError for a start that cannot be trained, by a look at its small files."""
         if not self.start:
             return
+        check_lora(self.lora)
         start = start_of(self.start)
         if start.driver.predict and (self.autoencoder or self.tokenizer or self.widened):
             raise InputError(
                 f"{self.start} is a {start.family}: it is trained as a whole, with nothing put in its place"
             )
+        if self.parts == "text" and not start.texts:
+            raise InputError(f"{self.start} has no text encoder, so with --train-parts text nothing of it learns")
         self._longest()  # opens the tokenizers
 
     @property
@@ -140,9 +147,18 @@ class TextToImage:
     def build(self) -> nn.Module:
         """U-Net and text encoder, untrained but for what ``start`` and ``text_encoder`` bring."""
         if self.start and start_of(self.start).driver.predict:
-            return PipelineDenoiser(start_of(self.start), self.parts)
-        net = self._build()
-        choose(net, self.parts)
+            net: nn.Module = PipelineDenoiser(start_of(self.start), self.parts)
+        else:
+            net = self._build()
+            choose(net, self.parts)
+        if self.lora:
+            for name, part in net.named_children():
+                if any(weight.requires_grad for weight in part.parameters()):
+                    add_lora(part, self.lora, f"the {name} of {self.start}")
+        if not any(weight.requires_grad for weight in net.parameters()):
+            raise InputError(
+                f"nothing of {self.start or 'the painter'} learns with --train-parts {self.parts}; name other parts"
+            )
         return net
 
     def _build(self) -> Denoiser:
@@ -241,7 +257,9 @@ class TextToImage:
         return max(_opened_tokenizers(self.start), key=lambda item: item[1])
 
     def save(self, net: nn.Module, folder: Path) -> None:
-        """A pipeline folder with everything in it: the scheduler is that of ``start``."""
+        """A pipeline folder with everything in it: the scheduler is that of ``start``, and adapters are added to the weights."""
+        if self.lora:
+            merge_lora(net)
         if isinstance(net, PipelineDenoiser):
             pipe = net.cpu().pipe
             pipe.register_modules(vae=self._vae().cpu())

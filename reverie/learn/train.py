@@ -14,6 +14,7 @@ from reverie import seeds
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit
+from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext
 from reverie.store.files import atomic_folder
 
@@ -47,6 +48,9 @@ class Train(Job):
     limit: int = 0  # captions to learn from, drawn at random but the same for every seed; 0 = all
     start: str | None = None  # learning step of this run whose weights the learner begins from, by its field ``start``
     seed: int = 0  # beside the run seed, to train again on the same pairs
+    mix: Mix | None = (
+        None  # which text an image has at a visit, among what captioners wrote beside it; its own when None
+    )
     speed: TrainSpeed = field(default_factory=TrainSpeed)
 
     def __post_init__(self) -> None:
@@ -85,13 +89,14 @@ class Train(Job):
         pairs = shots_store(context, self.store) if self.store else context.pairs
         if look := getattr(learner, "check_labels", None):
             look({name for part in tables.scan(pairs, ["label"], self.where) for name in part["label"].to_pylist()})
+        where = self._usable(context, pairs)
         batches = CaptionBatches(
             pairs,
             captions=self.captions_per_batch,
             images=self._images(),
             seed=seeds.derive("batches", seed),
             size_px=self.size_px or self._square_px(),
-            where=self.where,
+            where=where,
             rank=rank,
             world=world,
             threads=self.speed.threads,
@@ -99,6 +104,7 @@ class Train(Job):
             min_images=self.min_images,
             max_images=self.max_images,
             group=self.group,
+            texts=self.mix,
         )
         if batches.left_out:
             text = f"{batches.left_out} captions have fewer than {max(batches.images, self.min_images)} usable images and are left out"
@@ -110,6 +116,15 @@ class Train(Job):
             with atomic_folder(weights) as temporary:
                 learner.save(net, temporary)
             context.report("trained", steps=self.fit.steps, captions=batches.num_captions, **losses)
+
+    def _usable(self, context: StepContext, pairs: Path) -> str:
+        """Which pairs have a text to draw, and a word about those that have none."""
+        if self.mix is None:
+            return self.where
+        where = self.mix.usable(pairs, self.where)
+        if bare := self.mix.bare(pairs, self.where, where):
+            context.report("warning", text=bare)
+        return where
 
     def _images(self) -> int:
         return self.images_per_caption or int(getattr(self.learner, "images_per_caption", 1))

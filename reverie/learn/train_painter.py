@@ -8,24 +8,24 @@ captions. Result: a pipeline folder of diffusers, to be named as ``painter`` in 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from reverie import seeds
-from reverie.datasets.few_shot import check_store
+from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.fit import Fit, fit
+from reverie.learn.lora import check_lora
 from reverie.learn.pipelines import Parts, start_of
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train import Train
@@ -33,8 +33,12 @@ from reverie.models.names import locate
 from reverie.models.pretrained import check_networks
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.pairs import CLASS_SLOT
-from reverie.stage import Job, StepContext
+from reverie.recaption.mix import Mix
+from reverie.stage import Job, StepContext, of_step
 from reverie.store.files import atomic_folder
+
+OverLimit = Literal["drop", "cut"]
+OVER: Mapping[OverLimit, str] = {"drop": "dropped", "cut": "cut"}  # what is told of captions that are too long
 
 
 @dataclass(frozen=True)
@@ -130,19 +134,46 @@ class PairCaptions:
             return [row["text"]]
         return [template.replace(CLASS_SLOT, row["label"]) for template in self.templates]
 
-    def draw(self, row: Mapping[str, Any], seed: int) -> str:
-        """One of them."""
-        captions = self.all(row)
+    def draw(self, row: Mapping[str, Any], seed: int, without: Collection[str] = ()) -> str:
+        """One of them, but for those that are left out."""
+        captions = [text for text in self.all(row) if text not in without]
         return captions[seed % len(captions)]
 
-    def check(self, store: Path, where: str) -> None:
-        """Raises InputError for pairs that have no caption."""
+    def usable(self, store: Path, where: str) -> str:
+        """The filter of pairs to learn from, which is ``where``. Raises InputError for pairs that have no caption."""
         from reverie.store import tables
 
         (column,) = self.columns
         if lacking := tables.count(store, f"({where}) and {column} is null"):
             what = "templates need a class for every pair" if self.templates else "every pair needs a caption"
             raise InputError(f"{what}, and {store} has {lacking:,} without a {column}")
+        return where
+
+
+@dataclass(frozen=True)
+class Without:
+    """Captions but for some texts."""
+
+    captions: PairCaptions | Mix
+    texts: frozenset[str]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the table of pairs, which are looked at."""
+        return self.captions.columns
+
+    def draw(self, row: Mapping[str, Any], seed: int) -> str:
+        """One of the others."""
+        return self.captions.draw(row, seed, self.texts)
+
+
+class LongCaptions(NamedTuple):
+    """What was found among all captions of the pairs."""
+
+    total: int  # captions
+    cut: int  # of these, longer than the text encoder reads
+    texts: frozenset[str]  # these, each once
+    pairs: frozenset[str]  # pairs all of whose captions are so long
 
 
 @dataclass(frozen=True)
@@ -151,7 +182,7 @@ class TrainPainter(Job):
 
     together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
 
-    store: Path | None = None  # folder with pairs.lance; the run's own when left out
+    store: Path | str | None = None  # folder with pairs.lance, or the step that drew pairs; the run's own when left out
     where: str = "status = 'ok'"
     templates: tuple[str, ...] = ()  # captions from the label, "{class}" its place; the pairs' own texts when left out
     size_px: int = 0  # side of pictures; 0 = what ``start`` was made for, or 32
@@ -171,14 +202,28 @@ class TrainPainter(Job):
     parts: Parts = "both"  # of ``start``, what learns: its U-Net (or transformer), its text encoders, or both
     text_rate: float = 1.0  # learning rate of the text encoders, as a multiple of the network's
     caption_drop: float = 0.1  # share of captions replaced by the empty one, for guidance
+    mix: Mix | None = None  # which caption a pair has at a visit; its own text, or a template, when None
+    over_limit: OverLimit = "drop"  # captions longer than the text encoder reads: left out, or cut there
+    lora: int = 0  # rank of the matrices that learn beside those of ``start``, which stay as they are; 0 = all of its weights learn
+
+    seed: int = 0  # beside the run seed, to train again on the same pairs
+
+    def __post_init__(self) -> None:
+        if self.mix and self.templates:
+            raise InputError(
+                "a mix says which captions of the pairs are read, and templates write others; give one of them"
+            )
 
     def check(self) -> None:
         """Raises InputError, ModelError, UnknownName for a store that is not there, a start that cannot be trained, or a side that does not fit."""
-        check_store(self.store)
         world = int(os.environ.get("WORLD_SIZE", 1))
         for batch in (self.batch,) if self.start else (self.batch, self.autoencoder_batch):
             if batch % world:
                 raise InputError(f"a batch of {batch} cannot be shared equally by {world} processes")
+        check_store(self.store)
+        check_lora(self.lora)
+        if of_step(self.start):
+            return  # nothing of it can be known yet
         if self.start:
             self._further().check()
             check_networks(locate(self.start))
@@ -192,16 +237,22 @@ class TrainPainter(Job):
 
         if context.weights().exists():
             return
+        if of_step(self.start):
+            dataclasses.replace(self, start=context.model(self.start)).run(context)
+            return
         self.check()
-        store = (self.store or context.folder) / "pairs.lance"
-        captions = PairCaptions(self.templates)
-        captions.check(store, self.where)
+        store = shots_store(context, self.store) if self.store else context.pairs
+        captions = self.mix or PairCaptions(self.templates)
+        where = captions.usable(store, self.where)
+        if self.mix and (bare := self.mix.bare(store, self.where, where)):
+            context.report("warning", text=bare)
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        learner = self._further() if self.start else self._from_scratch(context, store, captions)
-        cut, total = self._count_cut(learner, store, captions, (rank, world), context.device)
-        if cut:
-            text = f"{cut:,} of {total:,} captions are longer than {learner.text_limit} tokens and are cut there"
-            context.report("warning", text=text)
+        learner = self._further() if self.start else self._from_scratch(context, store, captions, where)
+        long = self._long(learner, store, captions, where, (rank, world), context.device)
+        if long.cut:
+            text = f"{long.cut:,} of {long.total:,} captions are longer than {learner.text_limit} tokens and are "
+            context.report("warning", text=text + {"cut": "cut there", "drop": _dropped(long)}[self.over_limit])
+        drawn = Without(captions, long.texts if self.over_limit == "drop" else frozenset())
 
         latents = context.checkpoints() / "latents.lance"
         vae = learner.open_autoencoder(context.device)
@@ -210,14 +261,15 @@ class TrainPainter(Job):
             latents,
             lambda pictures: encode(vae, pictures.to(context.device)),
             self._side(),
-            self.where,
+            where,
             (rank, world),
             lambda done, total: context.report("progress", done=done, total=total, what="units of latents"),
         )
         vae.cpu()
         _meet(context.device)
-        seed = seeds.derive("painter", context.seed)
-        batches = StoredLatents(store, latents, captions, self.batch, seed, self.where, rank, world)
+        seed = seeds.derive("painter", context.seed, *([self.seed] if self.seed else []))
+        left_out = long.pairs if self.over_limit == "drop" else frozenset()
+        batches = StoredLatents(store, latents, drawn, self.batch, seed, where, rank, world, left_out)
         if not self.start:
             learner = dataclasses.replace(learner, latent_size=batches.shape[-1])
         checkpoints = context.checkpoints()
@@ -227,7 +279,7 @@ class TrainPainter(Job):
         if rank == 0:
             with atomic_folder(context.weights()) as temporary:
                 learner.save(net, temporary)
-            facts = {"images": batches.num_pairs, "captions": total, "cut": cut}
+            facts = {"images": batches.num_pairs, "captions": long.total, OVER[self.over_limit]: long.cut}
             context.report("trained", steps=self.fit.steps, **facts, **losses)
 
     def _side(self) -> int:
@@ -238,9 +290,15 @@ class TrainPainter(Job):
             raise InputError(f"size_px {self._side()} does not fit; give a multiple of {multiple}")
 
     def _further(self) -> TextToImage:
-        return TextToImage(start=self.start, parts=self.parts, text_rate=self.text_rate, caption_drop=self.caption_drop)
+        return TextToImage(
+            start=self.start,
+            parts=self.parts,
+            text_rate=self.text_rate,
+            caption_drop=self.caption_drop,
+            lora=self.lora,
+        )
 
-    def _from_scratch(self, context: StepContext, store: Path, captions: PairCaptions) -> TextToImage:
+    def _from_scratch(self, context: StepContext, store: Path, captions: PairCaptions | Mix, where: str) -> TextToImage:
         """With an autoencoder and a vocabulary that are made here."""
         first = dataclasses.replace(context, step=f"{context.step}.autoencoder")
         Train(
@@ -248,12 +306,17 @@ class TrainPainter(Job):
             self.autoencoder_fit,
             captions_per_batch=self.autoencoder_batch,
             size_px=self._side(),
-            where=self.where,
+            where=where,
             store=self.store,
         ).run(first)
         tokenizer = context.checkpoints() / "tokenizer"
         if int(os.environ.get("RANK", 0)) == 0:
-            words = {word for texts in _texts(store, self.where, captions) for word in split_words(texts)}
+            words = {
+                word
+                for _, all_texts in _texts(store, where, captions)
+                for texts in all_texts
+                for word in split_words(texts)
+            }
             write_tokenizer(tokenizer, words, self.longest)
         _meet(context.device)
         return TextToImage(
@@ -266,31 +329,56 @@ class TrainPainter(Job):
             caption_drop=self.caption_drop,
         )
 
-    def _count_cut(
-        self, learner: TextToImage, store: Path, captions: PairCaptions, share: tuple[int, int], device: str
-    ) -> tuple[int, int]:
-        """How many captions are longer than the text encoder takes, and how many there are; shared by the processes."""
+    def _long(
+        self,
+        learner: TextToImage,
+        store: Path,
+        captions: PairCaptions | Mix,
+        where: str,
+        share: tuple[int, int],
+        device: str,
+    ) -> LongCaptions:
+        """Which captions are longer than the text encoder takes; the processes share the work, and all know all of it."""
         cut = total = 0
+        pairs: set[str] = set()
+        found: set[str] = set()
         known: dict[str, bool] = {}  # of captions that come often, as templates do
-        for texts in itertools.islice(_texts(store, self.where, captions), share[0], None, share[1]):
-            new = list(dict.fromkeys(text for text in texts if text not in known))
-            long = dict(zip(new, learner.too_long(new) if new else [], strict=True))
-            cut += sum(known[text] if text in known else long[text] for text in texts)
-            total += len(texts)
+        for number, (names, texts) in enumerate(_texts(store, where, captions)):
+            if number % share[1] != share[0]:
+                continue
+            flat = dict.fromkeys(text for each in texts for text in each)
+            new = [text for text in flat if text not in known]
+            is_long = dict(zip(new, learner.too_long(new) if new else [], strict=True)) | {
+                text: known[text] for text in flat if text in known
+            }
+            for name, each in zip(names, texts, strict=True):
+                long = [text for text in each if is_long[text]]
+                total, cut = total + len(each), cut + len(long)
+                found.update(long)
+                if len(long) == len(each):
+                    pairs.add(name)
             if self.templates:
-                known |= long
+                known |= is_long
         if share[1] > 1:
-            counts = torch.tensor([cut, total], device=PartialState(cpu=device == "cpu").device)
-            cut, total = reduce(counts, "sum").tolist()
-        return cut, total
+            PartialState(cpu=device == "cpu")  # so that the processes know each other
+            parts = gather_object([(total, cut, sorted(found), sorted(pairs))])
+            total, cut = (sum(part[place] for part in parts) for place in (0, 1))
+            found, pairs = ({each for part in parts for each in part[place]} for place in (2, 3))
+        return LongCaptions(total, cut, frozenset(found), frozenset(pairs))
 
 
-def _texts(store: Path, where: str, captions: PairCaptions) -> Iterator[list[str]]:
-    """All captions of the pairs, some thousand at a time."""
+def _dropped(long: LongCaptions) -> str:
+    """What became of captions that are too long, after "are"."""
+    pairs = f", and with them {len(long.pairs):,} pairs that have no other" if long.pairs else ""
+    return f"left out{pairs}"
+
+
+def _texts(store: Path, where: str, captions: PairCaptions | Mix) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Names of the pairs and all captions of each, some thousand pairs at a time."""
     from reverie.store import tables
 
-    for rows in tables.scan(store, captions.columns, where):
-        yield [text for row in rows.to_pylist() for text in captions.all(row)]
+    for rows in tables.scan(store, ["pair_id", *captions.columns], where):
+        yield rows["pair_id"].to_pylist(), [captions.all(row) for row in rows.to_pylist()]
 
 
 def _meet(device: str) -> None:

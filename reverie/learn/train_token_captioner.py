@@ -33,6 +33,7 @@ from reverie.models.pretrained import load_tokenizer_of
 from reverie.models.token_captioner import KIND
 from reverie.models.tokenizer import Tokenizer, check_tokenizer, open_tokenizer, square
 from reverie.nets.token_captioner import LookShape
+from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext, of_step
 from reverie.store import tables
 from reverie.store.files import atomic_folder
@@ -41,6 +42,8 @@ from reverie.store.pictures import open_picture
 from reverie.store.token_batches import Mixed, TokenPairs, check_share, read_token_pairs
 
 PAINTED = "origin = 'painted'"
+Book = tuple[str, int, tuple[int, int]]
+"""Name of a codebook, number of its codes, and the grid of an image."""
 LOOKED_AT = 512  # painted pairs whose pictures are turned into ids again
 
 
@@ -77,6 +80,9 @@ class TrainTokenCaptioner(Job):
     test_photos: str = ""  # that no human pair may show; see datasets/captioned.py
     test_images: Path | None = None  # folder of them, where they are a file of captions
     seed: int = 0
+    mix: Mix | None = (
+        None  # which caption a human pair has at a visit, among what captioners wrote beside it; its own when None
+    )
 
     def __post_init__(self) -> None:
         check_share(self.rho)
@@ -125,7 +131,7 @@ class TrainTokenCaptioner(Job):
         )
         real = painted = beside = None
         if self.real is not None:
-            beside = read_token_pairs(shots_store(context, self.real), *book, self.where_real or None, images)
+            beside = self._human(context, shots_store(context, self.real), book, images)
             beside = beside.some(self.num_real)
             real = beside if self.needs_real else None
             if real and self.test_photos:
@@ -142,7 +148,7 @@ class TrainTokenCaptioner(Job):
             require_control(control)
         batches = self.batches(real, painted, context.seed)
         learner = self.learner(context)
-        texts = [text for source in (real, painted) if source for text in source.texts]
+        texts = [text for source in (real, painted) if source for text in source.all_texts]
         if len(set(texts)) < 2:
             raise InputError("a captioner needs two different sentences or more to learn from")
         if cut := learner.num_cut(texts):
@@ -186,6 +192,16 @@ class TrainTokenCaptioner(Job):
                 write_manifest(learned, temporary)
         parameters = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
         context.report("trained", control=control.label, parameters=parameters, **trained, **losses)
+
+    def _human(self, context: StepContext, table: Path, book: Book, images: bool) -> TokenPairs:
+        """Human pairs, with the captions of the mix where there is one."""
+        if self.mix is None:
+            return read_token_pairs(table, *book, self.where_real or None, images)
+        own = self.where_real or "status = 'ok'"
+        where = self.mix.usable(table, own)
+        if bare := self.mix.bare(table, own, where):
+            context.report("warning", text=bare)
+        return read_token_pairs(table, *book, where, images, self.mix)
 
     def batches(self, real: TokenPairs | None, painted: TokenPairs | None, run_seed: int) -> Mixed:
         """What it learns from, batch by batch."""

@@ -9,7 +9,7 @@ from reverie.errors import InputError
 
 WEIGHTS = (".safetensors", ".json", ".jsonl", ".txt")  # what decides the answers; a card beside them does not
 
-MADE_BY = {"captioner": "syntic or synth2", "classifier": "zero_shot or few_shot"}  # recipes
+MADE_BY = {"captioner": "syntic or synth2", "describer": "recap", "classifier": "zero_shot or few_shot"}  # recipes
 
 
 def find_artifact(what: str, path: Path) -> Path:

@@ -37,7 +37,7 @@ MAX_SETTINGS = {  # settings by name -> the largest number that is none of damag
     re.compile(r"^(height|width|shortest_edge|sample_size|image_size)$"): 20_000,
     re.compile(r"position_embeddings|n_positions|n_ctx"): 20_000_000,
 }
-TRAINABLE = ("tokenizer", "token-painter")  # builtins that a checkout may lack, and that a command makes
+TRAINABLE = ("tokenizer", "token-painter", "describer")  # builtins that a checkout may lack, and that a command makes
 HASHED = (".safetensors", ".json", ".txt", ".model", ".jinja")  # weights, settings, vocabularies, chat templates
 
 

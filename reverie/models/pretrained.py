@@ -18,6 +18,7 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -43,6 +44,7 @@ from reverie.store.json_files import read_json
 
 CONNECT_S = 2.0  # for a first answer of the Hub; HF_HUB_ETAG_TIMEOUT, where it is set, goes before it
 SHOWN = 300  # characters of a library's message
+SMALL = (".json", ".txt", ".model", ".jinja")  # endings of what lies beside weights
 
 
 def load_model(
@@ -150,6 +152,49 @@ def load_tokenizer(place: Located, *, part: str = "") -> Any:
 def load_image_processor(place: Located) -> Any:
     """What prepares pictures for a model, with PIL. Raises ModelError."""
     return load_component(transformers.AutoImageProcessor, place, backend="pil")
+
+
+def load_processor(place: Located) -> Any:
+    """What prepares pictures and texts for a model that takes both, with PIL; of videos it knows nothing. Raises ModelError."""
+    config = load_config(place)
+    with readable(place, transformers.AutoProcessor):
+        known = transformers.models.auto.processing_auto.PROCESSOR_MAPPING
+        kind = known.get(type(config), None)
+        if kind is None or "image_processor" not in kind.get_attributes():
+            raise ModelError(
+                f"{place.name} is a model of type {config.model_type!r}, which has no processor of pictures and texts"
+            )
+    parts = {"image_processor": load_image_processor(place), "tokenizer": load_tokenizer(place)}
+    with readable(place, kind):
+        settings, _ = kind.get_processor_dict(place.path_or_id, **_where(place))
+        # Video processors want torchvision, and no video comes here.
+        seeing: Any = type(
+            kind.__name__, (kind,), {"check_argument_for_proper_class": _only_what_is_there, "__doc__": kind.__doc__}
+        )
+        made = seeing.from_args_and_dict([parts.get(name) for name in kind.get_attributes()], settings)
+    return made[0] if isinstance(made, tuple) else made
+
+
+def _only_what_is_there(processor: Any, name: str, part: Any) -> Any:
+    return None if part is None else super(type(processor), processor).check_argument_for_proper_class(name, part)
+
+
+def copy_small_files(place: Located, folder: Path) -> None:
+    """Tokenizer, processor and their settings of a model beside weights that were saved elsewhere. Raises ModelError."""
+    source = Path(place.path_or_id)
+    if place.kind == "hub":
+        import huggingface_hub
+
+        with readable(place, transformers.AutoProcessor):
+            patterns = [f"*{suffix}" for suffix in SMALL]
+            source = Path(
+                huggingface_hub.snapshot_download(
+                    place.path_or_id, allow_patterns=patterns, local_files_only=not hub_answers()
+                )
+            )
+    for file in sorted(item for item in source.iterdir() if item.is_file() and item.suffix in SMALL):
+        if not file.name.endswith((".index.json", "training.json")) and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
 
 
 def load_pipeline(place: Located, dtype: torch.dtype = torch.float32, without: Sequence[str] = ()) -> Any:
@@ -521,3 +566,12 @@ def load_tokenizer_of(name: str) -> Any:
     """The tokenizer of a builtin model, a Hub id, or a folder, which may hold nothing else. Raises ModelError, UnknownName."""
     path = Path(name).expanduser()
     return load_tokenizer(Located("folder", str(path), None, path.name) if path.is_dir() else locate(name))
+
+
+def load_tokenizer_within(name: str) -> Any:
+    """The tokenizer of a model, or the first one of a pipeline of diffusers. Raises ModelError, UnknownName."""
+    place = locate(name)
+    is_pipeline = part_of(place, "CLIPTokenizer") if place.kind == "hub" else ""
+    if place.kind != "hub" and (Path(place.path_or_id) / "model_index.json").is_file():
+        is_pipeline = "tokenizer"
+    return load_tokenizer(place, part=is_pipeline)

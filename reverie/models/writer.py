@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ from reverie.models.batching import AdaptiveBatcher
 from reverie.models.kinds import check_writer, language_class
 from reverie.models.names import Located, locate
 from reverie.models.pretrained import load_config, load_model, load_tokenizer, usable
+
+PICTURE = re.compile(r"data:image/\w+;base64,[A-Za-z0-9+/=]*")  # what is not kept of a request: it can be large
 
 
 class Writer(Protocol):
@@ -137,7 +140,7 @@ class LocalWriter(ABC):
         following = self._begin([ids for ids, _, _ in asked])
         room = torch.tensor([room for _, _, room in asked], device=self.device)
         steps = int(room.max())
-        draws = torch.stack([_uniforms(seed, steps) for _, seed, _ in asked]).to(self.device)
+        draws = torch.stack([uniforms(seed, steps) for _, seed, _ in asked]).to(self.device)
         chosen: Tensor | None = None
         ended, made = torch.zeros(len(asked), dtype=torch.bool, device=self.device), []
         for step in range(steps):
@@ -256,7 +259,8 @@ class Seq2SeqWriter(LocalWriter):
         return following
 
 
-def _uniforms(seed: int, count: int) -> Tensor:
+def uniforms(seed: int, count: int) -> Tensor:
+    """Numbers in [0, 1) to draw the tokens of one text with."""
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -319,16 +323,22 @@ class ServerWriter:
         What was answered until then is in the cache, so the next run goes on from there. An answer without a text among others
         that have one is an empty text, and is not kept.
         """
+        return self.answer(prompts, seeds, max_tokens, temperature, top_p)
+
+    def answer(
+        self, asked: Sequence[Any], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
+    ) -> list[str]:
+        """The same for anything that a server takes as the content of a message, such as a text beside a picture."""
         requests = [
             {
                 "model": self._model,
-                "messages": [{"role": "user", "content": prompt}],
+                "messages": [{"role": "user", "content": content}],
                 "max_tokens": max_tokens,
                 "temperature": temperature,
                 "top_p": top_p,
                 "seed": seed % 2**31,  # some servers read a 32-bit number
             }
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            for content, seed in zip(asked, seeds, strict=True)
         ]
         keys = [hashlib.sha256(json.dumps([self._url, request]).encode()).hexdigest() for request in requests]
         answers = self._cache.find(keys) if self._cache else {}
@@ -424,7 +434,8 @@ class _Answers:
 
     def keep(self, key: str, request: dict[str, Any], answer: str) -> None:
         with self._told(), closing(self._open()) as file, file:
-            file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, json.dumps(request), answer))
+            told = PICTURE.sub("(a picture)", json.dumps(request))
+            file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, told, answer))
 
     @contextmanager
     def _told(self) -> Iterator[None]:

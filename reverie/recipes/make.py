@@ -31,9 +31,9 @@ class MakeConfig:
     # pixels, or tokens: ids of a codebook by an aMUSEd pipeline, 512 bytes for an image of 256 ids
     as_: Annotated[Literal["pixels", "tokens"], tyro.conf.arg(name="as")] = "pixels"
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
-    # captioner that says what every image shows, in the column caption_short beside its text: a run of syntic, or its weights; none
-    # when absent
-    captioner: Path | None = None
+    # captioner that says what every image shows, in columns beside its text: builtin:describer, a folder or the Hub id of an image-text-to-text
+    # model, openai:MODEL@URL, or a run of syntic, synth2 or recap; none when absent
+    captioner: str | None = None
     # search for images that repeat another one, to leave them out; there is no column duplicate_of without it
     duplicates: bool = True
     # what is kept, in SQL over the columns of the pairs; clip_score is one if there is a CLIP model
@@ -86,7 +86,8 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
     if clip:
         columns.insert(0, Step("clip_score", seen(ClipScore(clip)), inputs=("paint",)))
     if config.captioner:
-        columns.append(Step("describe", seen(Describe(config.captioner)), inputs=("paint",)))
+        described = Path(config.captioner) if Path(config.captioner).exists() else config.captioner
+        columns.append(Step("describe", seen(Describe(described)), inputs=("paint",)))
     compared = [Step("duplicates", Duplicates(near=not tokens), inputs=("hash",))] if config.duplicates else []
     check_rule(config.keep, *(step.stage for step in (*compared, *columns)))
     return Plan(

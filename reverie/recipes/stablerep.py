@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from reverie.arms import Arm, Factor, pixels, seeds_together, untrained
 from reverie.errors import InputError
 from reverie.ranges import check_min
+from reverie.recaption.mix import Mix
 from reverie.recipes.options import (
     KEPT,
     PUBLIC_PAINTER,
@@ -63,6 +64,9 @@ class Text:
     text_heads: int = 4  # attention heads of the text tower
     text_context: int = 40  # tokens of a caption that the text tower reads
     text_out: int = 128  # width of the space that images and texts share
+    # captions that are read, with their shares: alt (the stored text), short and long (as reverie recaption writes them), or columns, such
+    # as short=0.5 long=0.5; at each visit of a pair one is drawn; the stored text when absent
+    mix: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,11 +216,18 @@ class StableRepConfig:
             )
         if self.real_store and set(self.arms) <= {"stablerep"}:
             raise InputError("--real-store trains SimCLR, CLIP or MAE on photos too; name one of them with --arms")
+        if self.towers.mix:
+            Mix.read(self.towers.mix)
+            if not self.images_from:
+                raise InputError(
+                    "--mix reads captions that stand beside images: name the run that has them with --images-from (reverie recaption "
+                    "writes them)"
+                )
         refuse_idle(
             self,
             SCALES[self.scale],
             (
-                ("text_tokenizer", "text_width", "text_layers", "text_heads", "text_context", "text_out"),
+                ("text_tokenizer", "text_width", "text_layers", "text_heads", "text_context", "text_out", "mix"),
                 self.towers.text_tower or "clip" in self.arms,
                 "--text-tower, or to clip among --arms",
             ),
@@ -339,6 +350,7 @@ def arms(config: StableRepConfig = TINY) -> dict[Arm, Train]:
     )
     learner = StableRep(images_per_caption=m, crops=k, downscale_px=config.downscale_px, **head)
     ours = Train(learner, fit, n, size_px=net.image_px, where=there.where, store=there.store, min_images=m)
+    mix = Mix.read(text.mix) if text.mix else None
 
     def alone(kind: Alone, learner: Any, images: int, **options: Any) -> Train:
         """One image a caption, so that none is the negative of another of its caption, while there are captions enough."""
@@ -358,9 +370,9 @@ def arms(config: StableRepConfig = TINY) -> dict[Arm, Train]:
     clip = CLIP(net.view_px, text=tower, backbone=net.backbone)
     each = next((number for number in range(1, m + 1) if views % number == 0 and views // number <= there.captions), m)
     found["clip"] = (
-        alone("clip", clip, views)
+        alone("clip", clip, views, mix=mix)
         if each == 1
-        else replace(ours, learner=clip, captions_per_batch=views // each, images_per_caption=each)
+        else replace(ours, learner=clip, captions_per_batch=views // each, images_per_caption=each, mix=mix)
     )
     masked = replace(fit, lr=config.mae_lr, weight_decay=0.05, betas=(0.9, 0.95))  # of arXiv:2111.06377
     found["mae"] = alone("mae", MAE(**vars(config.decoder), **shape), views, fit=masked)
@@ -369,7 +381,7 @@ def arms(config: StableRepConfig = TINY) -> dict[Arm, Train]:
     of_ours: dict[str, Factor] = {"learner": "stablerep", "images": "painted"}
     if text.text_tower:
         with_text = Arm("stablerep-plus", "StableRep+", factors=of_ours | {"text_tower": True})
-        named[with_text] = replace(ours, learner=replace(learner, text_tower=True, text=tower))
+        named[with_text] = replace(ours, learner=replace(learner, text_tower=True, text=tower), mix=mix)
     if config.controls:
         dealt = Arm("images-dealt-at-random", "images dealt at random", factors=of_ours | {"group": "random"})
         crops = Arm("crops-of-one-image", "crops of one image", factors=of_ours | {"crops": m * k})
@@ -414,6 +426,7 @@ def _on_photos(kind: Kind, train: Train, there: Pool, store: Path) -> Train:
         min_images=0,
         max_images=0,
         store=store,
+        mix=None,  # the photos' own texts
         limit=round(there.captions if train.max_images else there.images),
     )
 

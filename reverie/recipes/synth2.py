@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from reverie.arms import Arm, Factor, under_seeds
 from reverie.errors import InputError
 from reverie.ranges import check_min
+from reverie.recaption.mix import Mix
 from reverie.recipes.options import BUILTIN, CaptionedPhotos, Precision, Scale, refuse_twins
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
@@ -49,11 +50,21 @@ class HumanPairs:
     pairs: str = "smallworld:street:256"
     pairs_where: str = ""  # which of the human pairs, in SQL over their columns; all when empty
     human_pairs: int = 0  # number of human pairs to take, the same ones in every run; 0 = all
+    # captions that are read, with their shares: alt (the stored text), short and long (as reverie recaption writes them), or columns, such
+    # as short=0.5 long=0.5; at each visit of a pair one is drawn; the stored text when absent
+    mix: tuple[str, ...] = ()
 
     @property
     def is_smallworld(self) -> bool:
         """Whether they are drawn, and not a person's own."""
         return self.pairs.startswith(SMALLWORLD)
+
+    @property
+    def captions(self) -> Mix | None:
+        """Which caption of a pair is read; None: its own text. Raises InputError."""
+        if self.mix and self.is_smallworld:
+            raise InputError("--mix reads captions that stand beside the text of --pairs; give a folder that has them")
+        return Mix.read(self.mix) if self.mix else None
 
     @property
     def store(self) -> Path | str:
@@ -278,6 +289,7 @@ class Synth2Config:
         """Raises InputError for settings that do not go together, or say nothing."""
         refuse_twins("--seeds", self.seeds)
         refuse_twins("--rho", self.rho)
+        _ = self.human.captions
         for share in self.rho:
             if not 0 <= share <= 1:
                 raise InputError(f"--rho {share:g} is the share of painted pairs in a batch, from 0 to 1")
@@ -457,6 +469,7 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
         config.photos.eval_data or "",
         config.photos.eval_images,
         config.photos.eval_split,
+        human.captions,
     )
     tokens.check_pairs()  # what is wrong with pairs is said before any work
     if "tokenizer" in config.models and isinstance(human.store, Path):
@@ -574,6 +587,7 @@ def learning(config: Synth2Config, rho: float, steps: int, start: str | None = N
         precision=config.precision,
         painter=config.painter,
         controlled=config.require_control,
+        mix=config.human.captions,
     )
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from reverie import seeds
 from reverie.errors import ReverieError
 from reverie.pairs import OK, TOKEN_COLUMNS
-from reverie.report import captioning, duplicates, plots, synth2
+from reverie.report import captioning, duplicates, generation, plots, synth2
 from reverie.report import classes as by_class
 from reverie.report.facts import (
     Facts,
@@ -85,7 +85,7 @@ def write(folder: Path) -> Path:
 
 
 @functools.cache  # whoever writes several pages reads the templates once
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """The page, and what its templates call."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -106,7 +106,7 @@ def _render(facts: Facts) -> str:
     thumbnails = Thumbs(_decoder(facts.folder))
     curves, colours = _curves(facts)
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             facts=facts,
@@ -120,6 +120,7 @@ def _render(facts: Facts) -> str:
             columns=columns,
             called=called,
             captioning=captioning.gather(facts, thumbnails),
+            generation=generation.gather(facts, thumbnails),
             mixture=synth2.gather(facts),
             growth=plots.growth(facts.measured),
             accuracy=lambda found: plots.accuracy(found, colours),

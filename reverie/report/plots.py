@@ -28,6 +28,7 @@ from reverie.report.facts import (
     called,
     guessing,
     number,
+    plain_metric,
 )
 
 # Matplotlib wants colours it knows; each of these stands for a variable of the page's style sheet.
@@ -107,7 +108,7 @@ def _bars(
     axes: Any, found: Measured, arms: Sequence[ArmFacts], metric: str, colours: Mapping[str, str], wide: bool
 ) -> None:
     """Draw all arms by one metric. ``wide`` axes need less of their width for the number after a bar."""
-    scale = 100 if metric in HUNDREDS else 1
+    scale = 100 if plain_metric(metric) in HUNDREDS else 1
     ends = [
         _bar(axes, row, arm, metric, scale, colours[arm.id]) for row, arm in enumerate(arms) if metric in arm.values
     ]
@@ -239,27 +240,45 @@ def over_shares(
         levels: level lines, such as that of human pairs alone.
         metric: what is drawn.
     """
+    return _lines_over("share of painted pairs in a batch", lines, levels, metric, "shares", (-0.03, 1.03))
+
+
+def over_guidance(
+    lines: Mapping[str, Sequence[tuple[float, float, tuple[float, float] | None]]], metric: str
+) -> Markup:
+    """A score of painted pictures over the guidance that they were painted with; ``lines`` as in ``over_shares``."""
+    return _lines_over("guidance", lines, {}, metric, f"guidance {metric}")
+
+
+def _lines_over(
+    what: str,
+    lines: Mapping[str, Sequence[tuple[float, float, tuple[float, float] | None]]],
+    levels: Mapping[str, float],
+    metric: str,
+    name_of_drawing: str,
+    limits: tuple[float, float] | None = None,
+) -> Markup:
     with _figure(2.9) as (figure, axes):
         for place, (name, points) in enumerate(lines.items()):
             colour = ARMS[place % len(ARMS)]
-            shares, means = [share for share, _, _ in points], [mean for _, mean, _ in points]
-            axes.plot(shares, means, color=colour, linewidth=1.6, marker="o", markersize=5, label=_short(name, 60))
-            for share, _, span in points:
+            places, means = [x for x, _, _ in points], [mean for _, mean, _ in points]
+            axes.plot(places, means, color=colour, linewidth=1.6, marker="o", markersize=5, label=_short(name, 60))
+            for x, _, span in points:
                 if span:
-                    axes.plot([share] * 2, span, color=colour, linewidth=1, alpha=0.7)
+                    axes.plot([x] * 2, span, color=colour, linewidth=1, alpha=0.7)
         for name, height in levels.items():
             axes.axhline(height, color=SOFT, linewidth=1.2, linestyle=(0, (2, 3)), label=_short(name, 60))
-        axes.set_xlabel("share of painted pairs in a batch")
+        axes.set_xlabel(what)
         axes.set_title(metric, loc="left", fontsize=11, color=SOFT)
-        axes.set_xlim(-0.03, 1.03)
+        if limits:
+            axes.set_xlim(*limits)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         figure.legend(labelcolor=INK, handlelength=1.6, fontsize=10, loc="outside lower center", ncols=1)
         said = "; ".join(
-            f"{name}: " + ", ".join(f"{mean:.1f} at {share:g}" for share, mean, _ in points)
-            for name, points in lines.items()
+            f"{name}: " + ", ".join(f"{mean:.1f} at {x:g}" for x, mean, _ in points) for name, points in lines.items()
         )
-        return _svg(figure, f"{metric} over the share of painted pairs. {said}", "shares")
+        return _svg(figure, f"{metric} over the {what}. {said}", name_of_drawing)
 
 
 def _amount(factors: Mapping[str, Factor]) -> tuple[str, int] | None:

@@ -93,10 +93,10 @@ def vocabulary() -> tuple[str, ...]:
     fixed = " ".join(
         [re.sub(r"\{\w+\}", " ", " ".join(patterns)), *PLACES, *RELATIONS, *BACKGROUNDS, *COLOURS, *NUMBERS.values()]
     )
-    plural = [_plural(shape) for shape in SHAPES]
+    plurals = [plural(shape) for shape in SHAPES]
     extra = ["a", "an", "and", "background", "class", ":", ",", "small", "large", "with", "is", "on", "of", "the"]
     digits = [str(digit) for digit in range(10)]
-    return tuple(sorted({*fixed.split(), *SHAPES, *plural, *extra, *digits}))
+    return tuple(sorted({*fixed.split(), *SHAPES, *plurals, *extra, *digits}))
 
 
 def _fill(pattern: str, scene: Scene) -> str:
@@ -159,10 +159,11 @@ def _group(group: tuple[Thing, ...], sized: bool) -> str:
     if len(group) == 1:
         return _a(name)
     words = name.split(" ")
-    return " ".join([NUMBERS[len(group)], *words[:-1], _plural(words[-1])])
+    return " ".join([NUMBERS[len(group)], *words[:-1], plural(words[-1])])
 
 
-def _plural(shape: str) -> str:
+def plural(shape: str) -> str:
+    """The name of several of a shape."""
     return shape + ("es" if shape.endswith("s") else "s")
 
 

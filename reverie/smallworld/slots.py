@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from reverie.smallworld.describe import NUMBERS
-from reverie.smallworld.scene import BACKGROUNDS, COLOURS, PLACES, RELATIONS, SHAPES, Scene, place, relation
+from reverie.smallworld.scene import BACKGROUNDS, COLOURS, PLACES, RELATIONS, SHAPES, Scene, Thing, place, relation
 
 Kind = Literal["object", "attribute", "count", "relation"]
 KINDS: tuple[Kind, ...] = ("object", "attribute", "count", "relation")
@@ -26,6 +26,11 @@ Fact = tuple[Kind, str]
 
 COUNTS = {"a": 1, "an": 1, "one": 1, **{word: number for number, word in NUMBERS.items()}}
 MIRRORED = {"right of": "left of", "below": "above"}
+OPPOSITE = {
+    **{"left of": "right of", "right of": "left of", "above": "below", "below": "above"},
+    **{"on the left": "on the right", "on the right": "on the left", "at the top": "at the bottom"},
+    **{"at the bottom": "at the top", "in the middle": "on the left"},
+}
 
 
 def _any(words: Sequence[str]) -> str:
@@ -43,7 +48,7 @@ GROUND = re.compile(rf"\b(?P<colour>{_any(list(BACKGROUNDS))}) background\b")
 
 def facts_said(text: str) -> frozenset[Fact]:
     """All facts of a sentence, true or not."""
-    text = " ".join(re.sub(r"[^a-z ]", " ", text.lower()).split())
+    text = normal(text)
     found: set[Fact] = {("attribute", f"{match['colour']} background") for match in GROUND.finditer(text)}
     things = list(THING.finditer(text))
     for match in things:
@@ -56,12 +61,40 @@ def facts_said(text: str) -> frozenset[Fact]:
             found.add(("attribute", f"{match['size']} {name}"))
         if match["count"] in COUNTS:
             found.add(("count", f"{COUNTS[match['count']]} {name}"))
+    return frozenset(found) | {fact for _, fact, _ in places_said(text)}
+
+
+def places_said(text: str) -> list[tuple[str, Fact, str]]:
+    """Where a sentence puts things: the word of place, the fact, and the sentence with the opposite word in its place.
+
+    The middle has no opposite, so there the sentence says that the thing is on the left.
+    """
+    text = normal(text)
+    things = [match for match in THING.finditer(text) if match["colour"]]
+    found = []
+
+    def put(match: re.Match[str], group: str, fact: Fact) -> None:
+        word = match[group]
+        found.append((word, fact, f"{text[: match.start(group)]}{OPPOSITE[word]}{text[match.end(group) :]}"))
+
+    for match in things:
         if where := AFTER.match(text, match.end()):
-            found.add(("relation", f"{name} {where['place']}"))
-    for a, b in itertools.pairwise(things):
+            put(where, "place", ("relation", f"{match['colour']} {match['shape']} {where['place']}"))
+    for a, b in itertools.pairwise(list(THING.finditer(text))):
         if a["colour"] and b["colour"] and (between := BETWEEN.fullmatch(text, a.end(), b.start())):
-            found.add(_related(f"{a['colour']} {a['shape']}", between["relation"], f"{b['colour']} {b['shape']}"))
-    return frozenset(found)
+            names = (f"{each['colour']} {each['shape']}" for each in (a, b))
+            put(between, "relation", _related(next(names), between["relation"], next(names)))
+    return found
+
+
+def normal(text: str) -> str:
+    """A sentence as it is read here: small letters and single spaces."""
+    return " ".join(re.sub(r"[^a-z ]", " ", text.lower()).split())
+
+
+def facts_seen(things: Sequence[Thing], background: str) -> frozenset[Fact]:
+    """All facts of what was read in a picture, which may hold things without shape or colour."""
+    return facts_of(Scene(tuple(things), background))
 
 
 def facts_of(scene: Scene) -> frozenset[Fact]:

@@ -23,6 +23,7 @@ import torch
 from reverie import seeds
 from reverie.errors import InputError
 from reverie.store import tables
+from reverie.store.latents import Captions
 from reverie.store.pictures import read_square
 
 Batch = dict[str, Any]
@@ -52,6 +53,7 @@ class CaptionBatches:
         min_images: leave out captions with fewer images than this, where that is more than m, so that learners with different m
             see the same images.
         max_images: of each caption use the first so many images only; 0 = all.
+        texts: which text an image has at a visit, in place of its own; that of the first image of a caption stands for the caption.
     Attributes: num_captions, captions with enough copies; left_out, captions with too few of them; ``len()``, batches an epoch.
     Raises: InputError if too few captions are left for one batch, or the sizes do not go together.
     Source: StableRep, arXiv:2306.00984 (section 3, multi-positive batches).
@@ -73,6 +75,7 @@ class CaptionBatches:
         group: Group = "caption",
         min_images: int = 0,
         max_images: int = 0,
+        texts: Captions | None = None,
     ) -> None:
         if min(captions, images, size_px, threads, world) < 1 or not 0 <= rank < world:
             raise InputError("captions, images, size_px, threads and world must be at least 1, and rank below world")
@@ -82,9 +85,10 @@ class CaptionBatches:
             raise InputError(f"{captions} captions a batch cannot be shared equally by {world} processes")
         self.captions, self.images, self.seed, self.size_px = captions, images, seed, size_px
         self.rank, self.world, self.threads, self.columns = rank, world, threads, tuple(columns)
+        self._texts, self._read_of = texts, tuple(dict.fromkeys([*columns, *(texts.columns if texts else ())]))
         self._table = tables.open_table(path)
-        with tables.asked(path, where, columns):
-            self._table.scanner(columns=list(columns), limit=1).to_table()
+        with tables.asked(path, where, self._read_of):
+            self._table.scanner(columns=list(self._read_of), limit=1).to_table()
             keys = self._table.scanner(
                 columns=["caption_id", "copy", "_rowoffset"], filter=tables.whole_filter(where)
             ).to_table()
@@ -139,8 +143,8 @@ class CaptionBatches:
             try:
                 while True:
                     while len(waiting) < AHEAD:
-                        chosen, rows = self._choose(start + len(waiting))
-                        waiting.append(readers.submit(self._read, chosen, rows, decoders))
+                        position = start + len(waiting)
+                        waiting.append(readers.submit(self._read, position, *self._choose(position), decoders))
                     yield waiting.popleft().result()
                     start += 1
             finally:
@@ -166,8 +170,8 @@ class CaptionBatches:
         mine = slice(self.rank * share, (self.rank + 1) * share)
         return chosen[mine], rows[mine].T
 
-    def _read(self, chosen: np.ndarray, rows: np.ndarray, decoders: ThreadPoolExecutor) -> Batch:
-        names = list(dict.fromkeys(["pair_id", "text", "label", *self.columns]))
+    def _read(self, position: int, chosen: np.ndarray, rows: np.ndarray, decoders: ThreadPoolExecutor) -> Batch:
+        names = list(dict.fromkeys(["pair_id", "text", "label", *self._read_of]))
         wanted = rows.reshape(-1).astype(np.uint64)
         stored = np.argsort(wanted)  # rows in stored order are the quickest to read
         known = all(row in self._decoded for row in wanted.tolist())
@@ -197,10 +201,21 @@ class CaptionBatches:
         return {
             "images": torch.from_numpy(pixels).permute(0, 3, 1, 2),
             "caption": torch.from_numpy(np.tile(chosen.astype(np.int64), len(rows))),
-            "text": first["text"].to_pylist(),
+            "text": self._drawn(position, first),
             "label": first["label"].to_pylist(),
             "pair_id": ids,
         } | {name: table[name].to_pylist() for name in self.columns}
+
+    def _drawn(self, position: int, first: pa.Table) -> list[str]:
+        """The text of each caption at this visit."""
+        if self._texts is None:
+            texts: list[str] = first["text"].to_pylist()
+            return texts
+        number = position * self.captions + self.rank * (self.captions // self.world)  # of the visit
+        rows = first.select(list(self._texts.columns)).to_pylist()
+        return [
+            self._texts.draw(row, seeds.derive("caption", self.seed, visit)) for visit, row in enumerate(rows, number)
+        ]
 
 
 def _run_starts(column: pa.ChunkedArray) -> np.ndarray:

@@ -11,7 +11,7 @@ gap, and what is drawn at a visit comes from (seed, number of the visit). So all
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,13 @@ class Captions(Protocol):
 
     def draw(self, row: Mapping[str, Any], seed: int) -> str:
         """The caption of a pair at the visit of this seed."""
+
+
+class SeveralCaptions(Captions, Protocol):
+    """Which of the captions of a pair is read at a visit, and all that can be."""
+
+    def all(self, row: Mapping[str, Any]) -> list[str]:
+        """Every caption that a pair can have."""
 
 
 def encode_units(
@@ -104,6 +111,7 @@ class StoredLatents:
         seed: of order and draws.
         where: Lance SQL filter that a pair must fit.
         rank, world: which slice of the joined batch to yield.
+        without: pairs that are left out, by their names.
     Attributes: num_pairs; shape, of one pair's latents.
     Raises: InputError if no pair fits, or one that does has no latents, or the sizes do not go together.
     """
@@ -118,6 +126,7 @@ class StoredLatents:
         where: str = "status = 'ok'",
         rank: int = 0,
         world: int = 1,
+        without: Collection[str] = (),
     ) -> None:
         if min(batch, world) < 1 or not 0 <= rank < world:
             raise InputError("batch and world must be at least 1, and rank below world")
@@ -131,6 +140,13 @@ class StoredLatents:
         known = _names(self._latents)
         # Sorted by id, so that the order does not depend on who committed first or on compaction.
         wanted = wanted.take(pc.sort_indices(wanted["pair_id"]))
+        if without and len(wanted):
+            wanted = wanted.filter(pc.invert(pc.is_in(wanted["pair_id"], pa.array(sorted(without), pa.string()))))
+            if not len(wanted):
+                raise InputError(
+                    f"every pair of {pairs} that fits {where!r} is left out, as its captions are longer than the text encoder reads; "
+                    "let them be cut, or give shorter ones"
+                )
         found = pc.index_in(wanted["pair_id"], known["pair_id"])
         if found.null_count:
             raise InputError(

@@ -23,6 +23,7 @@ import torch
 from reverie import seeds
 from reverie.errors import InputError
 from reverie.store import tables
+from reverie.store.latents import SeveralCaptions
 from reverie.store.pictures import read_square
 
 WITH_TOKENS = "status = 'ok' and tokens is not null"
@@ -33,7 +34,11 @@ WITH_IMAGE = "status = 'ok' and image is not null"
 class TokenPairs:
     """Captions with the tokens of their image.
 
-    Attributes: tokens, (n, h, w), as narrow as the codebook allows, or None where images are read instead; rows, their places in the table.
+    Attributes:
+        texts: the caption of each pair, or, where one of several is drawn, the first that it has.
+        tokens: (n, h, w), as narrow as the codebook allows, or None where images are read instead.
+        rows: their places in the table.
+        drawn: what a caption is drawn from at each visit, and how; None where a pair has one only.
     """
 
     path: Path
@@ -41,6 +46,7 @@ class TokenPairs:
     texts: list[str]
     rows: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int32] | npt.NDArray[np.uint16] | None
+    drawn: tuple[SeveralCaptions, list[dict[str, Any]]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -53,11 +59,33 @@ class TokenPairs:
         kept.sort()
         tokens = None if self.tokens is None else self.tokens[kept]
         names, texts = ([column[at] for at in kept.tolist()] for column in (self.ids, self.texts))
-        return TokenPairs(self.path, names, texts, self.rows[kept], tokens)
+        drawn = None if self.drawn is None else (self.drawn[0], [self.drawn[1][at] for at in kept.tolist()])
+        return TokenPairs(self.path, names, texts, self.rows[kept], tokens, drawn)
+
+    @property
+    def all_texts(self) -> list[str]:
+        """Every caption that any of them can have."""
+        if self.drawn is None:
+            return self.texts
+        captions, rows = self.drawn
+        return [text for row in rows for text in captions.all(row)]
+
+    def text(self, row: int, visit: int, seed: int) -> str:
+        """The caption of a pair at a visit, which are counted from the start of the training."""
+        if self.drawn is None:
+            return self.texts[row]
+        captions, rows = self.drawn
+        return captions.draw(rows[row], seeds.derive("caption", seed, visit))
 
 
 def read_token_pairs(
-    path: Path, codebook: str, num_codes: int, grid: tuple[int, int], where: str | None = None, images: bool = False
+    path: Path,
+    codebook: str,
+    num_codes: int,
+    grid: tuple[int, int],
+    where: str | None = None,
+    images: bool = False,
+    captions: SeveralCaptions | None = None,
 ) -> TokenPairs:
     """All pairs of a table that have tokens and a caption, in the order of their ids.
 
@@ -65,11 +93,13 @@ def read_token_pairs(
         codebook: name of the codebook that the tokens must be of; num_codes: how many codes it has.
         where: Lance SQL filter beside having tokens.
         images: those that have a picture instead, whose tokens are not read.
+        captions: which caption a pair has at a visit, in place of its own text; all pairs that fit must have one.
     Raises: InputError for pairs without captions or tokens, of another codebook or grid, or with ids out of range.
     """
     need = WITH_IMAGE if images else WITH_TOKENS
     fits = f"{need} and ({where})" if where else need
-    columns = ["pair_id", "text", *([] if images else ["tokens", "grid", "codebook"])]
+    told = captions.columns if captions else ("text",)
+    columns = ["pair_id", *told, *([] if images else ["tokens", "grid", "codebook"])]
     found, number = [], 0
     for part in tables.scan(path, ["_rowoffset", *columns], fits):
         found.append(part)
@@ -80,7 +110,8 @@ def read_token_pairs(
         )
         raise InputError(f"{path} has no pairs with {what}" + (f" that fit {where!r}" if where else "") + how)
     names = [name for part in found for name in part["pair_id"].to_pylist()]
-    texts = [(text or "").strip() for part in found for text in part["text"].to_pylist()]
+    rows_told = [row for part in found for row in part.select(list(told)).to_pylist()]
+    texts = [((captions.draw(row, 0) if captions else row["text"]) or "").strip() for row in rows_told]
     order = np.argsort(np.array(names), kind="stable")
     if missing := [names[at] for at in order.tolist() if not texts[at]]:
         raise InputError(
@@ -91,7 +122,8 @@ def read_token_pairs(
     if not images:
         tokens = np.concatenate([_grids(part, path, codebook, num_codes, grid) for part in found])[order]
     ordered = order.tolist()
-    return TokenPairs(path, [names[at] for at in ordered], [texts[at] for at in ordered], rows[order], tokens)
+    drawn = (captions, [rows_told[at] for at in ordered]) if captions else None
+    return TokenPairs(path, [names[at] for at in ordered], [texts[at] for at in ordered], rows[order], tokens, drawn)
 
 
 def _grids(part: Any, path: Path, codebook: str, num_codes: int, grid: tuple[int, int]) -> Any:
@@ -167,21 +199,23 @@ class Mixed:
                 *self._picked("painted", self.painted, before, behind),
             ]
             yield {
-                "tokens" if self.size_px is None else "images": torch.stack([self._seen(*item) for item in picked]),
-                "text": [source.texts[row] for source, row in picked],
-                "pair_id": [source.ids[row] for source, row in picked],
+                "tokens" if self.size_px is None else "images": torch.stack(
+                    [self._seen(source, row) for source, row, _ in picked]
+                ),
+                "text": [source.text(row, visit, self.seed) for source, row, visit in picked],
+                "pair_id": [source.ids[row] for source, row, _ in picked],
                 "painted": torch.arange(self.batch) >= self.batch - (behind - before),
             }
             start += 1
 
-    def _picked(self, name: str, source: TokenPairs | None, first: int, last: int) -> list[tuple[TokenPairs, int]]:
-        """Visits ``first`` to ``last`` of a source, counted from the start of the training."""
+    def _picked(self, name: str, source: TokenPairs | None, first: int, last: int) -> list[tuple[TokenPairs, int, int]]:
+        """Pair and number of visits ``first`` to ``last`` of a source, counted from the start of the training."""
         if source is None or first == last:
             return []
         found = []
         for visit in range(first, last):
             number, place = divmod(visit, len(source))
-            found.append((source, int(_order(name, self.seed, number, len(source))[place])))
+            found.append((source, int(_order(name, self.seed, number, len(source))[place]), visit))
         return found
 
     def _seen(self, source: TokenPairs, row: int) -> torch.Tensor:

@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 
 from reverie.builtin import pieces, train
+from reverie.builtin.describer import LearnToDescribe
 from reverie.errors import InputError
-from reverie.models.names import BUILTIN
+from reverie.learn.describe import examples
+from reverie.models.describer import Decoding, asking_of, open_describer
+from reverie.models.names import BUILTIN, locate
 from reverie.models.painter import open_painter
+from reverie.models.pretrained import load_processor
 from reverie.models.token_painter import open_token_painter, painted_ids
 from reverie.models.tokenizer import open_tokenizer
 from tests.builtin.tiny_train import SETTINGS, make_tiny, stopped_after
@@ -99,6 +104,27 @@ def test_a_tokenizer_and_a_painter_of_its_ids_come_out(tmp_path):
     assert painted_ids(painter, ["a red circle"], [1], 3.0, 2).shape == (1, 8, 8)
     log = json.loads((tmp_path / "models" / "token-painter" / "training.json").read_text())
     assert (log["steps"], log["learner"]["width"], log["batches"]["batch"]) == (3, 16, 4)
+
+
+def test_a_describer_comes_out_that_is_asked_as_it_was_taught(tmp_path):
+    train.main(tmp_path, ("describer",), out=tmp_path / "out", **SETTINGS)
+    pieces.unpack(tmp_path / "out", tmp_path / "models")
+    folder = tmp_path / "models" / "describer"
+    pictures = [
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)) for i in range(2)
+    ]
+    described = open_describer(folder).describe(pictures, [1, 2], "long", Decoding(5, 1.0))
+    assert len(described) == 2
+    assert json.loads((folder / "training.json").read_text())["steps"] == 3
+    # What it learned from is what its processor makes of the same pictures and captions.
+    learner = LearnToDescribe(str(tmp_path / "describer-tokenizer"), **train.DESCRIBER)
+    styles, texts = ["short", "long"], ["a red circle", "a small red circle on the left , on a white background"]
+    place = locate(str(folder))
+    theirs = examples(load_processor(place), asking_of(place), pictures, styles, texts)
+    for name, ours in learner.inputs(styles, texts).items():
+        assert torch.equal(theirs[name], ours), name
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 127.5 - 1
+    torch.testing.assert_close(theirs["pixel_values"], pixels, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow

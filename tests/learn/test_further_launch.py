@@ -74,4 +74,4 @@ def test_two_processes_equal_one_on_the_joined_batch(tmp_path: Path) -> None:
         assert any(not torch.equal(value, old[key]) for key, value in first.items())
     events = [json.loads(line) for line in (tmp_path / "two" / "events.jsonl").read_text().splitlines()]
     (cut,) = (event["text"] for event in events if event["kind"] == "warning")
-    assert cut == "1 of 18 captions are longer than 8 tokens and are cut there"
+    assert cut == "1 of 18 captions are longer than 8 tokens and are left out, and with them 1 pairs that have no other"

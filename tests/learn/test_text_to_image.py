@@ -101,7 +101,7 @@ def test_pairs_without_a_caption_are_refused_before_any_training(tmp_path: Path)
     assert not (other / "checkpoints").exists()
 
 
-def test_a_pipeline_is_trained_on_and_captions_that_are_cut_are_counted(tmp_path: Path) -> None:
+def test_a_pipeline_is_trained_on_and_captions_beyond_the_limit_are_counted(tmp_path: Path) -> None:
     photos(tmp_path, 6)
     start = save("sd", tmp_path / "start")
     told: list[tuple[str, dict[str, Any]]] = []
@@ -110,10 +110,10 @@ def test_a_pipeline_is_trained_on_and_captions_that_are_cut_are_counted(tmp_path
     stage = TrainPainter(templates=templates, start=str(start), parts="text", fit=Fit(2, 1e-3), batch=4)
     stage.check()
     stage.run(context)
-    words = "6 of 12 captions are longer than 8 tokens and are cut there"
+    words = "6 of 12 captions are longer than 8 tokens and are left out"
     assert [facts["text"] for kind, facts in told if kind == "warning"] == [words]
     trained = next(facts for kind, facts in told if kind == "trained")
-    assert (trained["images"], trained["captions"], trained["cut"]) == (6, 12, 6)
+    assert (trained["images"], trained["captions"], trained["dropped"]) == (6, 12, 6)
     assert (tmp_path / "checkpoints" / "painter" / "latents.lance").exists()
     painter = open_painter(str(context.weights()))
     assert painter.size_px == 32

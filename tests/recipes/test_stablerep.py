@@ -7,9 +7,10 @@ import pytest
 
 from reverie.errors import InputError, ReverieError
 from reverie.models.encoder import open_backbone, open_encoder
-from reverie.recipes.stablerep import SCALES
+from reverie.recipes.stablerep import SCALES, arms
 from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
+from reverie.settings import resolve
 from reverie.store.results import read
 
 ANY = {"painter": "owner/painter", "clip": "owner/clip"}  # Hub ids: nothing is looked up to make a plan
@@ -305,6 +306,9 @@ def test_captions_may_be_sentences_of_class_names() -> None:
         ({"view_hue": 0.6}, "--view-hue 0.6"),
         ({"lr": float("inf")}, "--lr inf: give a number above 0"),
         ({"images_from": Path("nowhere")}, "nowhere holds no pairs.lance"),
+        ({"mix": ("short=0.5", "long=0.5"), "text_tower": True}, "--mix reads captions that stand beside images"),
+        ({"mix": ("short=0.5",), "text_tower": True}, "add up to 0.5, and must add up to 1"),
+        ({"mix": ("alt",), "images_from": Path("nowhere")}, "--text-tower, or to clip among --arms"),
         ({"images_from": Path("nowhere"), "guidance": 4.0}, "--guidance is about how images are made"),
         ({"images_from": Path("nowhere"), "words": "builtin:words"}, "--words is about how images are made"),
         ({"images_from": Path("nowhere"), "keep_best": 0.5}, "--keep-best is about how images are made"),
@@ -363,3 +367,19 @@ def learn_again(folder: Path) -> None:
     assert "MAE" in (folder / "again" / "report.html").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="12 captions, too few for batches of --captions-per-batch 40"):
         stablerep(images_from=folder / "a run", captions_per_batch=40)
+
+
+def test_a_mix_of_captions_is_read_by_what_reads_captions(tmp_path: Path) -> None:
+    """Beside the images of a run, as reverie recaption writes them."""
+    from tests.recaption.test_mix import HALVES, fill
+
+    config = resolve(
+        SCALES["tiny"],
+        {
+            "images_from": fill(tmp_path), "arms": ("stablerep", "clip"), "text_tower": True, "per_batch": 1, "crops": 2,
+            "captions_per_batch": 4, "mix": ("short=0.5", "long=0.5"),
+        },
+    )  # fmt: skip
+    assert {arm.id: train.mix for arm, train in arms(config).items()} == {
+        "stablerep": None, "clip": HALVES, "stablerep-plus": HALVES,
+    }  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -208,6 +209,30 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "vq": tiny.save_vq(folder / "vq", seed=5),
         "vit": tiny.save_vit(folder / "vit"),
     }
+
+
+@pytest.mark.slow
+def test_human_pairs_may_be_recaptioned_ones(models: dict[str, Path], classes: Path, tmp_path: Path) -> None:
+    """Whose own text is missing; every visit reads one of the others."""
+    folder = fill(tmp_path / "pairs", models["amused"], 6, text=None)
+    ids = [f"real{number:03d}" for number in range(6)]
+    more = {
+        "caption_short": [f"a red circle {i}" for i in range(6)],
+        "caption_long": [f"two blue square {i}" for i in range(5)] + [None],
+    }
+    tables.append_unit(folder / "more.lance", 0, pa.table({"pair_id": ids, "unit": [0] * 6, **more}))
+    tables.add_columns(folder / "pairs.lance", folder / "more.lance")
+    flags = SMALL | {"pairs": str(folder), "classes": classes, "eval_data": None, "rho": (0.5,), "exposures": False}
+    plan = call_recipe("synth2", flags | {"mix": ("short=0.5", "long=0.5")})
+    assert run(plan, tmp_path / "run")
+    shot = tables.read_unit(tmp_path / "run" / "shots" / "human" / "pairs.lance", 0)
+    assert {"caption_short", "caption_long"} <= set(shot.column_names)
+    assert all(text for text in shot["text"].to_pylist())
+    assert trained(tmp_path / "run", "captioner")["trained"]["real_pairs"] == 6
+    with pytest.raises(InputError, match=r"6 of 6 pairs of .* have no caption"):
+        call_recipe("synth2", flags)
+    with pytest.raises(InputError, match="--mix reads captions that stand beside the text of --pairs"):
+        call_recipe("synth2", SMALL | {"classes": classes, "mix": ("short",)})
 
 
 SLIPS: list[tuple[str, dict[str, Any], str]] = [

@@ -10,6 +10,7 @@ import pytest
 
 from reverie.errors import InputError
 from reverie.learn.train_painter import TrainPainter
+from reverie.recaption.mix import Mix
 from reverie.recipes.text_to_image import TextToImageConfig, text_to_image
 from reverie.settings import resolve, resolved
 
@@ -33,6 +34,7 @@ def stage(**settings: Any) -> TrainPainter:
         ({"start": "builtin:painter", "train_parts": "text", "text_lr": 1e-6}, 1e-6, 1e-6),
         ({"start": "builtin:painter", "train_parts": "text", "lr": 1e-6}, 1e-6, 1e-6),
         ({"start": "builtin:painter", "train_parts": "unet"}, 1e-5, 1e-5),
+        ({"start": "builtin:painter", "lora": 4}, 1e-4, 1e-4),
     ],
 )
 def test_rates(settings: dict[str, Any], lr: float, text_lr: float) -> None:
@@ -57,6 +59,11 @@ def test_rates(settings: dict[str, Any], lr: float, text_lr: float) -> None:
         ({"caption_drop": 1.5}, "--caption-drop 1.5"),
         ({"caption_drop": -0.5}, "--caption-drop -0.5"),
         ({"paint_px": 0}, "--paint-px 0"),
+        ({"lora": 4}, "--lora says what of a --start learns"),
+        ({"start": "builtin:painter", "lora": -4}, "--lora -4: give 0 or more"),
+        ({"ema": 1.0}, "--ema 1.0 is a decay"),
+        ({"mix": ("short=0.5", "long=0.4")}, "add up to 0.9, and must add up to 1"),
+        ({"mix": ("short=1",), "templates": Path("sentences.txt")}, "--mix says which captions"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) -> None:
@@ -74,3 +81,10 @@ def test_the_rate_follows_the_start_unless_it_is_given() -> None:
     further = resolved(None, ask(start="owner/pipeline"))
     assert (further.config.lr, further.given) == (1e-5, ("start",))
     assert resolved(None, ask(start="owner/pipeline", lr=1e-4)).config.lr == 1e-4
+
+
+def test_a_mix_a_rank_and_an_average_reach_the_stage() -> None:
+    made = stage(start="builtin:painter", mix=("long=0.5", "short=0.5"), lora=8, ema=0.0, over_limit="cut")
+    assert made.mix == Mix.read(["short=0.5", "long=0.5"])
+    assert (made.lora, made.fit.ema, made.over_limit) == (8, None, "cut")
+    assert (stage().mix, stage().lora, stage().fit.ema, stage().over_limit) == (None, 0, 0.999, "drop")

@@ -1,0 +1,371 @@
+"""A text-to-image model that listens better, from the images it has: recaptioned by a captioner that was tuned on few human captions.
+
+    Segalis, Valevski, Lumen, Matias, Leviathan, A Picture is Worth a Thousand Words: Principled Recaptioning Improves Image Generation,
+    arXiv:2310.16656
+
+    reverie import photos/ --out runs/photos                 # images with bad alt-text, or none
+    reverie run recap --images runs/photos --human captions.jsonl --captioner OWNER/MODEL --painter OWNER/PIPELINE --out runs/recap
+
+No code was published with the paper, and its training settings are known from secondary sources at best; docs/recipes/recap.md says what is its, and
+what is ours.
+
+In the small world a painter is first trained on alt-text (``base``), so that it has something to unlearn, and every arm goes on from it with as
+many steps, the same images and the same noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from reverie.arms import Arm
+from reverie.errors import InputError
+from reverie.ranges import check_min
+from reverie.recaption.mix import Mix
+from reverie.recipes.options import PUBLIC_PAINTER, Painting, Precision, Scale, refuse_twins
+from reverie.recipes.text_to_image import FURTHER_LR, LORA_LR
+from reverie.run.plan import Plan, Step
+from reverie.settings import flat
+from reverie.stage import OF_STEP
+
+if TYPE_CHECKING:
+    from reverie.evaluate.generation import MeasureGeneration
+    from reverie.learn.describe import TuneDescriber
+    from reverie.learn.fit import Fit
+    from reverie.learn.train_painter import TrainPainter
+
+Kind = Literal["base", "alt", "short", "long", "mix"]
+LABELS: Mapping[Kind, str] = {
+    "base": "no further training", "alt": "alt-text", "short": "short captions", "long": "long captions", "mix": "mix of captions",
+}  # fmt: skip
+SMALLWORLD = "smallworld:"
+PUBLIC_CAPTIONER = "Qwen/Qwen2-VL-2B-Instruct"
+
+
+@dataclass(frozen=True)
+class Recaptioning:
+    """How images get better captions."""
+
+    # images to recaption: a folder that reverie import made, or smallworld:CAMERA:NUMBER, drawn for the run with alt-text as it is on the web
+    images: str = "smallworld:studio:256"
+    # file of captions that people wrote, JSON lines with image (or pair_id) and text, which the captioner is tuned on; drawn for images of the
+    # small world, and none, so that the captioner is taken as it is, when absent
+    human: Path | None = None
+    # captioner that says what every image shows, in columns beside its text: builtin:describer, a folder or the Hub id of an image-text-to-text
+    # model, openai:MODEL@URL, or a run of syntic, synth2 or recap
+    captioner: str | None = "builtin:describer"
+    tune_steps: int = 100  # optimiser steps of tuning the captioner
+    tune_captions: int = 60  # human captions that are drawn for images of the small world
+    held_out: int = 20  # images whose human captions are not learned from and choose the best weights of the captioner
+    tune_lora: int = 0  # rank of LoRA of the captioner; 0 = the weights of its language part learn
+    # file of names of things, one a line, whose hallucination is counted; those of COCO, or of the small world, when absent
+    objects: Path | None = None
+
+    @property
+    def is_smallworld(self) -> bool:
+        """Whether images are drawn, and not a person's own."""
+        return self.images.startswith(SMALLWORLD)
+
+    @property
+    def store(self) -> Path | str:
+        """The folder, or the step that draws them."""
+        return "photos" if self.is_smallworld else Path(self.images)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the captioner learns from people first."""
+        return self.human is not None or self.is_smallworld
+
+
+@dataclass(frozen=True)
+class RecapConfig:
+    """Settings of recaptioning, and of the painters that learn from it."""
+
+    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
+    recaption: Recaptioning = Recaptioning()
+    paint: Painting = Painting(per_caption=1)
+    # captions that a painter learns from, one arm each: alt (the stored text), short, long, mix (as --mix says), and base, no further training
+    arms: tuple[Kind, ...] = ("base", "alt", "short", "long", "mix")
+    # captions that are read, with their shares: alt (the stored text), short and long (as reverie recaption writes them), or columns, such
+    # as short=0.5 long=0.5; at each visit of a pair one is drawn
+    mix: tuple[str, ...] = ("short=0.5", "long=0.5")
+    # optimiser steps that the painter is first trained on alt-text for, before all arms; 0 = the painter is taken as it is
+    base_steps: int = 200
+    # what of a pipeline learns: its U-Net (or transformer), its text encoders, or both
+    train_parts: Literal["unet", "text", "both"] = "both"
+    # rank of LoRA, which learns beside the weights of --start and is added to them; 0 = the weights learn
+    lora: int = 0
+    train_steps: int = 200  # optimiser steps of training
+    batch_size: int = 16  # examples in a step of training
+    lr: float = 3e-4  # peak learning rate
+    text_lr: float | None = None  # peak learning rate of the text encoders; that of --lr when absent
+    caption_drop: float = 0.1  # share of captions that are replaced by the empty one, for guidance
+    # captions longer than the text encoder reads: left out, or cut there; they are counted
+    over_limit: Literal["drop", "cut"] = "drop"
+    ema: float = 0.99  # decay of the average of weights that is the result; 0 = the last weights
+    precision: Precision = "fp32"  # number format of training
+    seeds: tuple[int, ...] = (0,)  # random seeds of training; every arm is trained once with each
+    # captions that painters are asked for: smallworld:STYLE:NUMBER, a file of captions, or a run folder, either with :COLUMN; nothing is
+    # measured when absent
+    prompts: str | None = "smallworld:human:60"
+    # pictures that distances are to: smallworld:CAMERA:NUMBER, a run, an import, or a folder; no distances when absent
+    real: str | None = "smallworld:studio:60"
+    # classifier-free guidances to measure at; that of --guidance when absent
+    guidances: tuple[float, ...] = ()
+    features: tuple[str, ...] = ("builtin:clip",)  # encoders for Fréchet and kernel distances
+    # object detector for presence and counts; judge reads pictures of the small world; none when empty
+    detector: str = "judge"
+    places: str = "judge"  # encoder of images and texts for places; judge in the small world; none when empty
+    seed: int = 0  # random seed of the run; each training has one of its own
+
+    def following(self, usual: RecapConfig) -> dict[str, Any]:
+        """A public painter is not spoilt first, learns slowly, and is not asked about the small world."""
+        own = self.paint.is_builtin
+        further = LORA_LR if self.lora else FURTHER_LR
+        return {
+            "base_steps": usual.base_steps if own else 0,
+            "lr": usual.lr if own else further,
+            "prompts": usual.prompts if own else None,
+            "real": usual.real if own else None,
+            "detector": usual.detector if own else "",
+            "places": usual.places if own else "",
+        }
+
+    def check(self) -> None:
+        """Raises InputError for settings that do not go together, or say nothing."""
+        refuse_twins("--seeds", self.seeds)
+        refuse_twins("--arms", self.arms)
+        own = self.recaption
+        check_min(
+            1,
+            batch_size=self.batch_size,
+            train_steps=self.train_steps,
+            held_out=own.held_out,
+            tune_steps=own.tune_steps,
+        )
+        check_min(
+            0,
+            base_steps=self.base_steps,
+            lora=self.lora,
+            tune_lora=own.tune_lora,
+            ema=self.ema,
+            caption_drop=self.caption_drop,
+        )
+        if not self.ema < 1 or not self.caption_drop <= 1:
+            raise InputError(f"--ema {self.ema:g} is below 1, and --caption-drop {self.caption_drop:g} at most 1")
+        for name, rate in (("lr", self.lr), ("text-lr", self.text_lr)):
+            if rate is not None and not rate > 0:
+                raise InputError(f"--{name} {rate}: give a number above 0")
+        if self.text_lr is not None and self.train_parts == "unet":
+            raise InputError(
+                "--text-lr says how fast the text encoders learn, which they do not with --train-parts unet"
+            )
+        if not own.captioner:
+            raise InputError("name a captioner: --captioner builtin:describer, or any image-text-to-text model")
+        Mix.read(self.mix)
+        if self.arms == ("base",):
+            raise InputError("--arms base alone trains nothing; name what to train beside it, such as alt and mix")
+        if self.scale == "paper" and own.is_smallworld:
+            raise InputError("--scale paper needs images of your own: --images FOLDER, made by reverie import")
+        if not own.is_smallworld:
+            self._check_texts(Path(own.images))
+
+    def _check_texts(self, store: Path) -> None:
+        """That what arms read is there, as far as it is known before the run."""
+        from reverie.datasets.few_shot import check_store
+        from reverie.store import tables
+
+        check_store(store)
+        read = {name for kind in self.arms if kind != "base" for name, _ in self.mix_of(kind).weights}
+        if ("alt" in read or self.base_steps) and not tables.count(
+            store / "pairs.lance", "status = 'ok' and btrim(text) <> ''"
+        ):
+            raise InputError(
+                f"no image of {store} has a text, so nothing can be learned from alt-text; leave alt out of --arms"
+                + " and give --base-steps 0" * (self.base_steps > 0)
+            )
+
+    def mix_of(self, kind: Kind) -> Mix:
+        """What an arm reads."""
+        return Mix.read(self.mix if kind == "mix" else (kind,))
+
+
+TINY = RecapConfig()
+SCALES = {
+    "tiny": TINY,
+    "small": replace(
+        TINY,
+        scale="small",
+        recaption=Recaptioning("smallworld:studio:5000", tune_captions=100, tune_steps=300),
+        base_steps=4000,
+        train_steps=4000,
+        batch_size=32,
+        ema=0.999,
+        seeds=(0, 1, 2),
+        prompts="smallworld:human:1000",
+        real="smallworld:studio:1000",
+    ),
+    "paper": replace(  # from memory and secondary sources, see docs/recipes/recap.md
+        TINY,
+        scale="paper",
+        recaption=Recaptioning("", captioner=PUBLIC_CAPTIONER, tune_steps=300, tune_lora=16),
+        paint=Painting(PUBLIC_PAINTER, per_caption=1, guidance=7.5, sampler_steps=50, painter_dtype="fp16"),
+        base_steps=0,
+        train_steps=250_000,
+        batch_size=512,
+        lr=FURTHER_LR,
+        ema=0.9999,
+        precision="fp16",
+        prompts=None,
+        real=None,
+        detector="",
+        places="",
+    ),
+}
+
+
+def arms(config: RecapConfig = TINY) -> dict[Arm, TrainPainter | None]:
+    """What is trained beside what, under the first seed; None for the painter that all begin at."""
+    found: dict[Arm, TrainPainter | None] = {}
+    for kind in config.arms:
+        reads = "" if kind == "base" else str(config.mix_of(kind))
+        arm = Arm(kind, LABELS[kind], factors={"captions": kind, "mix": reads})
+        found[arm] = (
+            None if kind == "base" else _painter(config, config.mix_of(kind), config.train_steps, start_of_arms(config))
+        )
+    return found
+
+
+def start_of_arms(config: RecapConfig) -> str:
+    """The painter that every arm begins at, as stages name it."""
+    return f"{OF_STEP}base" if config.base_steps else config.paint.painter
+
+
+def recap(config: RecapConfig = TINY, arms_: Mapping[Arm, TrainPainter | None] | None = None) -> Plan:
+    """A captioner tuned on few human captions -> images recaptioned -> painters tuned on them, beside alt-text -> a page.
+
+    Example: reverie run recap --images runs/photos --human captions.jsonl --out runs/recap
+
+    Args:
+        arms_: what is trained, in place of ``arms(config)``.
+    """
+    from reverie.report.page import WritePage
+
+    config.check()
+    steps = list(recaptioned(config))
+    last = steps[-1].name
+    if config.base_steps:
+        base = _painter(config, Mix.read(("alt",)), config.base_steps, config.paint.painter)
+        steps.append(
+            Step(
+                "base",
+                replace(base, parts="both", lora=0),
+                inputs=("photos",) if config.recaption.is_smallworld else (),
+            )
+        )
+    inputs = (last, *(("base",) if config.base_steps else ()))
+    measured: list[Arm] = []
+    for arm, train in (arms(config) if arms_ is None else arms_).items():
+        if train is None:
+            known = (
+                replace(arm, step="base")
+                if config.base_steps
+                else replace(arm, factors={**arm.factors, "painter": config.paint.painter})
+            )
+            measured.append(known)
+            continue
+        for number in config.seeds:
+            measured.append(arm.under(number))
+            steps.append(Step(arm.under(number).key, replace(train, seed=number), inputs=inputs))
+    last_ones = tuple(step.name for step in steps if step.name not in ("photos", "human"))
+    if config.prompts:
+        steps.append(Step("generation", measure(config, measured), inputs=last_ones))
+        last_ones = ("generation",)
+    steps.append(Step("page", WritePage(), inputs=last_ones))
+    return Plan(recipe="recap", seed=config.seed, arguments=flat(config), steps=tuple(steps))
+
+
+def recaptioned(config: RecapConfig) -> tuple[Step, ...]:
+    """Images, human captions, the captioner that is tuned on them, and its captions. Raises InputError for settings or images that cannot be used."""
+    from reverie.datasets.captioned import smallworld_source
+    from reverie.learn.human_pairs import DrawPairs
+    from reverie.learn.recaption import DrawHumanCaptions, RecaptionPairs
+
+    own, steps = config.recaption, list[Step]()
+    captioner = own.captioner or ""
+    if own.is_smallworld:
+        camera, count, which = smallworld_source(own.images)
+        steps.append(Step("photos", DrawPairs(count, camera, which, "alt")))  # type: ignore[arg-type]
+        if own.human is None:
+            steps.append(Step("human", DrawHumanCaptions(own.tune_captions, camera)))
+    if own.is_tuned:
+        tune = captioner_tuning(config)
+        tune.check()
+        steps.append(Step("captioner", tune, inputs=tuple(step.name for step in steps)))
+        captioner = f"{OF_STEP}captioner"
+    counted = config.paint.painter if config.paint.is_builtin or Path(config.paint.painter).is_dir() else ""
+    describe = RecaptionPairs(captioner, own.store, count_tokens_by=counted)
+    describe.check()  # what cannot see, or has no pictures to look at, is told before any work
+    return (*steps, Step("recaption", describe, inputs=tuple(step.name for step in steps)))
+
+
+def captioner_tuning(config: RecapConfig) -> TuneDescriber:
+    """The stage that tunes the captioner."""
+    from reverie.learn.describe import TuneDescriber
+
+    own = config.recaption
+    if own.human is None and own.tune_captions <= own.held_out:
+        raise InputError(
+            f"--tune-captions {own.tune_captions} human captions are drawn, and --held-out {own.held_out} of them are not learned from; draw more"
+        )
+    return TuneDescriber(
+        own.captioner or "",
+        own.human or "human",
+        own.store,
+        own.tune_steps,
+        lora=own.tune_lora,
+        held_out=own.held_out,
+        objects=own.objects,
+    )
+
+
+def _painter(config: RecapConfig, mix: Mix, steps: int, start: str) -> TrainPainter:
+    from reverie.learn.train_painter import TrainPainter
+
+    text_only = config.train_parts == "text"
+    lr = (config.text_lr or config.lr) if text_only else config.lr
+    return TrainPainter(
+        store=config.recaption.store,
+        size_px=config.paint.paint_px or 0,
+        fit=_fit(config, steps, lr),
+        batch=config.batch_size,
+        start=start,
+        parts=config.train_parts,
+        text_rate=1.0 if text_only or config.text_lr is None else config.text_lr / config.lr,
+        caption_drop=config.caption_drop,
+        mix=mix,
+        over_limit=config.over_limit,
+        lora=config.lora,
+    )
+
+
+def _fit(config: RecapConfig, steps: int, lr: float) -> Fit:
+    from reverie.learn.fit import Fit
+
+    return Fit(
+        steps, lr, min(10_000 if config.scale == "paper" else 200, steps // 10), weight_decay=0.01, betas=(0.9, 0.999), clip=1.0,
+        ema=config.ema or None, precision=config.precision,
+    )  # fmt: skip
+
+
+def measure(config: RecapConfig, measured: list[Arm]) -> MeasureGeneration:
+    """The stage that measures what painters paint of the same captions, with the same noise."""
+    from reverie.evaluate.generation import Instruments, MeasureGeneration
+
+    assert config.prompts
+    instruments = Instruments(config.features if config.real else (), config.detector, config.places)
+    return MeasureGeneration(
+        tuple(measured), config.prompts, config.real or "", config.paint.stage(), config.guidances, instruments
+    )

@@ -1,0 +1,139 @@
+"""The whole line at its smallest, and slips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reverie.builtin.describer import LearnToDescribe, write_words
+from reverie.errors import InputError, ModelError, SettingsChanged
+from reverie.learn.train_painter import TrainPainter
+from reverie.nets.words import split_words
+from reverie.recaption.mix import Mix
+from reverie.recipes.recap import SCALES
+from reverie.run.engine import run
+from reverie.run.plan import Plan, call_recipe
+from reverie.smallworld.describe import vocabulary
+from reverie.store import results, tables
+from tests.models import tiny
+from tests.recaption.test_mix import fill
+
+SMALL: dict[str, Any] = {
+    "images": "smallworld:studio:10", "tune_steps": 4, "tune_captions": 6, "held_out": 2, "base_steps": 2, "train_steps": 2, "batch_size": 4,
+    "sampler_steps": 2, "prompts": "smallworld:human:4", "real": "smallworld:studio:6", "features": ("pixels",),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def describer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The builtin one's kind, untrained."""
+    folder = tmp_path_factory.mktemp("describer")
+    write_words(folder / "words", split_words(vocabulary()), 256)
+    torch.manual_seed(0)
+    learner = LearnToDescribe(str(folder / "words"), width=16, eye_layers=1, layers=1, heads=2)
+    learner.save(learner.build(), folder / "model")
+    return folder / "model"
+
+
+def plan(describer: Path, **flags: Any) -> Plan:
+    return call_recipe("recap", SMALL | {"captioner": str(describer)} | flags)
+
+
+@pytest.mark.slow
+def test_every_arm_is_trained_on_its_captions_from_one_base_and_measured(describer: Path, tmp_path: Path) -> None:
+    assert run(plan(describer, arms=("base", "alt", "mix")), tmp_path / "run")
+    folder = tmp_path / "run"
+    rows = results.select(results.read(folder / "results.jsonl"), step="generation")
+    assert {row.arm for row in rows} == {"base", "alt", "mix"}
+    assert {row.factors["mix"] for row in rows} == {"", "alt=1", "long=0.5 short=0.5"}
+    assert {"fd:pixels", "soa_c:judge"} <= {row.metric for row in rows}
+    pairs = tables.read_unit(folder / "shots" / "photos" / "pairs.lance", 0)
+    assert {"text", "caption_short", "caption_long", "caption_long_flags"} <= set(pairs.column_names)
+    assert all(text for text in pairs["text"].to_pylist())
+    about = json.loads((folder / "weights" / "captioner" / "describer.json").read_text())
+    assert (about["captions"], about["held_out"], about["prompts"]["long"]) == (4, 2, "long")
+    assert {"hallucinated", "recall", "words", "repetition"} <= about["after"].keys()
+    assert (folder / "report.html").exists()
+    with pytest.raises(SettingsChanged, match=r"mix"):
+        run(plan(describer, arms=("base", "alt", "mix"), mix=("short=0.4", "long=0.6")), folder)
+
+
+def test_arms_have_the_same_steps_and_differ_in_their_captions_alone(describer: Path) -> None:
+    made = plan(describer, seeds=(0, 1))
+    painters = {step.name: step.stage for step in made.steps if isinstance(step.stage, TrainPainter)}
+    assert list(painters) == ["base", *(f"{arm}-{seed}" for arm in ("alt", "short", "long", "mix") for seed in (0, 1))]
+    assert {name: str(stage.mix) for name, stage in painters.items() if name.endswith("-0")} == {
+        "alt-0": "alt=1", "short-0": "short=1", "long-0": "long=1", "mix-0": "long=0.5 short=0.5",
+    }  # fmt: skip
+    arms = [stage for name, stage in painters.items() if name != "base"]
+    assert len({dataclasses.replace(stage, mix=None, seed=0) for stage in arms}) == 1
+    assert {stage.start for stage in arms} == {"step:base"}
+    assert painters["base"].mix == Mix.read(["alt"])
+
+
+def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(describer: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path, text=dict.fromkeys(range(12)))
+    human = tmp_path / "captions.jsonl"
+    human.write_text(
+        "".join(json.dumps({"pair_id": f"p{number}", "text": "a red circle"}) + "\n" for number in range(9))
+    )
+    flags = {"images": str(folder), "human": human}
+    with pytest.raises(
+        InputError, match=r"no image of .* has a text, .* leave alt out of --arms and give --base-steps 0"
+    ):
+        plan(describer, **flags)
+    made = plan(describer, arms=("base", "short", "mix"), base_steps=0, **flags)
+    assert [step.name for step in made.steps] == ["captioner", "recaption", "short-0", "mix-0", "generation", "page"]
+    asis = plan(describer, arms=("base", "short"), base_steps=0, images=str(folder))
+    assert [step.name for step in asis.steps] == ["recaption", "short-0", "generation", "page"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"captioner": "builtin:writer"}, "builtin:writer is a language model .* and cannot say what it sees"),
+        ({"mix": ("short=0.5", "long=0.4")}, "add up to 0.9, and must add up to 1"),
+        (
+            {"tune_captions": 2},
+            "--tune-captions 2 human captions are drawn, and --held-out 2 of them are not learned from",
+        ),
+        ({"images": "nowhere"}, "nowhere holds no pairs.lance"),
+        ({"arms": ("base",)}, "--arms base alone trains nothing"),
+        ({"text_lr": 1e-4, "train_parts": "unet"}, "which they do not with --train-parts unet"),
+        ({"ema": 1.0}, "--ema 1 is below 1"),
+        ({"lora": -1}, "--lora -1: give 0 or more"),
+        ({"scale": "paper", "images": "smallworld:studio:10"}, "--scale paper needs images of your own"),
+        ({"captioner": None}, "name a captioner"),
+    ],
+)
+def test_a_slip_is_one_line_before_any_work(describer: Path, flags: dict[str, Any], told: str) -> None:
+    with pytest.raises((InputError, ModelError), match=told):
+        plan(describer, **flags)
+
+
+def test_too_few_human_captions_are_told_before_any_work(describer: Path, tmp_path: Path) -> None:
+    human = tmp_path / "captions.jsonl"
+    human.write_text(json.dumps({"image": "1.png", "text": "a red circle"}) + "\n")
+    with pytest.raises(InputError, match="has captions of 1 image, and 2 are held out to choose the best by"):
+        plan(describer, human=human)
+
+
+def test_a_public_painter_is_taken_as_it_is(describer: Path, tmp_path: Path) -> None:
+    from tests.images.pipelines import save
+
+    painter = save("sd", tmp_path / "sd")
+    made = plan(describer, painter=str(painter), images=str(fill(tmp_path / "store")), base_steps=0, prompts=None)
+    stages = {step.name: step.stage for step in made.steps}
+    assert "base" not in stages
+    assert "generation" not in stages
+    mix = stages["mix-0"]
+    assert isinstance(mix, TrainPainter)
+    assert mix.start == str(painter)
+    assert SCALES["paper"].paint.painter.startswith("stable-diffusion")
+    with pytest.raises(ModelError, match="is an encoder"):
+        plan(describer, painter=str(painter), captioner=str(tiny.save_clip(tmp_path / "clip")))
