@@ -301,7 +301,8 @@ def headline(facts: Facts) -> str:
 def _mixture(found: Measured, first: ArmFacts, asked: list[ArmFacts], metric: str) -> str:
     """What painted pairs beside human ones come to; other shares are in the table."""
     share = first.factors["rho"]
-    beside = {
+    percent = 100 * share if isinstance(share, (int, float)) else 0
+    beside: dict[Factor, str] = {
         None: "with human pairs alone in as many steps",
         share: "with human pairs alone, as many of them seen",
     }
@@ -310,7 +311,7 @@ def _mixture(found: Measured, first: ArmFacts, asked: list[ArmFacts], metric: st
         for arm in asked
         if arm.factors.get("rho") == 0 and arm.factors.get("exposures_of") in beside
     ]
-    of = "from painted pairs alone" if share == 1 else f"with {100 * float(share or 0):g} % of every batch painted"
+    of = "from painted pairs alone" if share == 1 else f"with {percent:g} % of every batch painted"
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
     say = f"Captions of {photos} have {called(metric)} {number(metric, first.mean(metric))} {of}"
     return f"{say}; {_and(others)}." if others else f"{say}."
