@@ -132,9 +132,10 @@ def arms(config: Synth2Study) -> dict[Arm, TrainTokenCaptioner]:
             found[recipe.mixture(rho, human_pairs=config.human[0])] = mixed(rho)
     for name, number in zip(MORE, config.human[1:], strict=True):
         store = f"human-{name}"
-        found[arm(store, f"{number:,} human pairs alone", 0.0, number)] = mixed(0.0, real=store)
+        painter = f"{OF_STEP}painter-{name}"  # of the same pairs, which makes the two a controlled comparison
+        found[arm(store, f"{number:,} human pairs alone", 0.0, number)] = mixed(0.0, real=store, painter=painter)
         found[arm(f"painted-{name}", f"{number:,} human pairs and painted ones", human=number)] = mixed(
-            real=store, painted=f"paint-{name}", painter=f"{OF_STEP}painter-{name}"
+            real=store, painted=f"paint-{name}", painter=painter
         )
     found |= {
         arm("syn-image", "human captions, painted", images="painted"): mixed(painted="paint-human"),

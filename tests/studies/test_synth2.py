@@ -26,6 +26,9 @@ def test_arms_differ_in_what_their_claims_say() -> None:
     assert human == replace(main_, rho=0.0)
     assert found["pixels"] == replace(main_, path="pixels")
     assert found["uncontrolled"] == replace(main_, painted="paint-many", painter="step:painter-many")
+    for name in ("some", "many"):  # each set has the painter of its own pairs, with and without what it painted
+        assert found[f"human-{name}"] == replace(human, real=f"human-{name}", painter=f"step:painter-{name}")
+        assert found[f"painted-{name}"].painter == f"step:painter-{name}"
     assert found["syn-image"] == replace(main_, painted="paint-human")
     assert found["gold"] == replace(main_, painted="human-many", where_painted="")
     assert {found[name].num_painted for name in balances()} == {balanced_size(TINY)}
