@@ -521,10 +521,11 @@ def evaluate_generation(
         )
     open_console().print(table(found))
     for name, made in sets.items():
-        lost = next((one.details["without_picture"] for one in found[name]), 0)
+        lost, black = (next((one.details[what] for one in found[name]), 0) for what in ("without_picture", "black"))
         print(
             f"{plain(name)}: {len(made):,} pictures"
             + f", {lost:,} of which are not there and show nothing" * bool(lost)
+            + f"; {black:,} are black all over, as a safety checker leaves them" * bool(black)
         )
 
 

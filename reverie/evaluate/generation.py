@@ -27,7 +27,7 @@ from reverie.errors import InputError, ModelError, UnknownName
 from reverie.evaluate.metrics.frechet import Moments, frechet_distance, frechet_interval, kernel_interval
 from reverie.evaluate.metrics.generation import Score, confirmed, counting_error, object_accuracy, positional_alignment
 from reverie.evaluate.observers import JUDGE, THRESHOLD, Answerer, Observer, Places, Sight, says_yes
-from reverie.evaluate.painted import Painted, Reference, is_black, painted, reference
+from reverie.evaluate.painted import Painted, Reference, check_reference, is_black, painted, reference
 from reverie.images.pixels import PaintPixels
 from reverie.ranges import check_min
 from reverie.stage import Job, Role, StepContext
@@ -358,7 +358,7 @@ class MeasureGeneration(Job):
         """Raises InputError for captions that are not there; what the instruments raise."""
         prompts(self.captions)
         if self.real:
-            reference(self.real)
+            check_reference(self.real)
         self.instruments.check()
 
     def check_device(self, device: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from reverie import seeds
-from reverie.datasets.captioned import load_captioned
+from reverie.datasets.captioned import load_captioned, smallworld_source
 from reverie.errors import BrokenImage, InputError, ReverieError
 from reverie.pairs import FAILED, TOKEN_COLUMNS
 from reverie.run.plan import read_plan
@@ -174,6 +174,14 @@ def reference(source: str, max_images: int = 0, seed: int = 0) -> Reference:
         return found
     drawn = np.random.default_rng(seeds.derive("reference", seed)).permutation(len(found))[:max_images].tolist()
     return Reference(found.name, max_images, lambda numbers: found.read([drawn[number] for number in numbers]))
+
+
+def check_reference(source: str) -> None:
+    """That there are pictures, without drawing or decoding any. Raises InputError, UnknownName."""
+    if source.startswith("smallworld:"):
+        smallworld_source(source)
+    else:
+        reference(source)
 
 
 def _of_store(folder: Path) -> Reference:

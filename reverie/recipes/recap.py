@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from reverie.arms import Arm
 from reverie.errors import InputError
@@ -52,7 +54,7 @@ class Recaptioning:
     images: str = "smallworld:studio:256"
     # file of captions that people wrote, JSON lines with image (or pair_id) and text, which the captioner is tuned on; drawn for images of the
     # small world, and none, so that the captioner is taken as it is, when absent
-    human: Path | None = None
+    human_: Annotated[Path | None, tyro.conf.arg(name="human")] = None
     # captioner that says what every image shows, in columns beside its text: builtin:describer, a folder or the Hub id of an image-text-to-text
     # model, openai:MODEL@URL, or a run of syntic, synth2 or recap
     captioner: str | None = "builtin:describer"
@@ -76,7 +78,7 @@ class Recaptioning:
     @property
     def is_tuned(self) -> bool:
         """Whether the captioner learns from people first."""
-        return self.human is not None or self.is_smallworld
+        return self.human_ is not None or self.is_smallworld
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class RecapConfig:
     scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     recaption: Recaptioning = Recaptioning()
     paint: Painting = Painting(per_caption=1)
-    # captions that a painter learns from, one arm each: alt (the stored text), short, long, mix (as --mix says), and base, no further training
+    # what is trained beside each other; on alt (the stored text), short or long captions, a mix of them (as --mix says), or base, no further
+    # training
     arms: tuple[Kind, ...] = ("base", "alt", "short", "long", "mix")
     # captions that are read, with their shares: alt (the stored text), short and long (as reverie recaption writes them), or columns, such
     # as short=0.5 long=0.5; at each visit of a pair one is drawn
@@ -116,7 +119,7 @@ class RecapConfig:
     guidances: tuple[float, ...] = ()
     features: tuple[str, ...] = ("builtin:clip",)  # encoders for Fréchet and kernel distances
     # object detector for presence and counts; judge reads pictures of the small world; none when empty
-    detector: str = "judge"
+    observer: str = "judge"
     places: str = "judge"  # encoder of images and texts for places; judge in the small world; none when empty
     seed: int = 0  # random seed of the run; each training has one of its own
 
@@ -129,7 +132,7 @@ class RecapConfig:
             "lr": usual.lr if own else further,
             "prompts": usual.prompts if own else None,
             "real": usual.real if own else None,
-            "detector": usual.detector if own else "",
+            "observer": usual.observer if own else "",
             "places": usual.places if own else "",
         }
 
@@ -220,7 +223,7 @@ SCALES = {
         precision="fp16",
         prompts=None,
         real=None,
-        detector="",
+        observer="",
         places="",
     ),
 }
@@ -251,9 +254,12 @@ def recap(config: RecapConfig = TINY, arms_: Mapping[Arm, TrainPainter | None] |
     Args:
         arms_: what is trained, in place of ``arms(config)``.
     """
+    from reverie.models.painter import check_painter
     from reverie.report.page import WritePage
 
     config.check()
+    if config.paint.is_builtin or Path(config.paint.painter).is_dir():
+        check_painter(config.paint.painter, config.paint.sampler_steps, config.paint.paint_px, config.paint.scheduler)
     steps = list(recaptioned(config))
     last = steps[-1].name
     if config.base_steps:
@@ -298,7 +304,7 @@ def recaptioned(config: RecapConfig) -> tuple[Step, ...]:
     if own.is_smallworld:
         camera, count, which = smallworld_source(own.images)
         steps.append(Step("photos", DrawPairs(count, camera, which, "alt")))  # type: ignore[arg-type]
-        if own.human is None:
+        if own.human_ is None:
             steps.append(Step("human", DrawHumanCaptions(own.tune_captions, camera)))
     if own.is_tuned:
         tune = captioner_tuning(config)
@@ -316,13 +322,13 @@ def captioner_tuning(config: RecapConfig) -> TuneDescriber:
     from reverie.learn.describe import TuneDescriber
 
     own = config.recaption
-    if own.human is None and own.tune_captions <= own.held_out:
+    if own.human_ is None and own.tune_captions <= own.held_out:
         raise InputError(
             f"--tune-captions {own.tune_captions} human captions are drawn, and --held-out {own.held_out} of them are not learned from; draw more"
         )
     return TuneDescriber(
         own.captioner or "",
-        own.human or "human",
+        own.human_ or "human",
         own.store,
         own.tune_steps,
         lora=own.tune_lora,
@@ -365,7 +371,7 @@ def measure(config: RecapConfig, measured: list[Arm]) -> MeasureGeneration:
     from reverie.evaluate.generation import Instruments, MeasureGeneration
 
     assert config.prompts
-    instruments = Instruments(config.features if config.real else (), config.detector, config.places)
+    instruments = Instruments(config.features if config.real else (), config.observer, config.places)
     return MeasureGeneration(
         tuple(measured), config.prompts, config.real or "", config.paint.stage(), config.guidances, instruments
     )

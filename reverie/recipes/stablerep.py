@@ -121,7 +121,7 @@ class StableRepConfig:
     # search for images that repeat another one, to leave them out; there is no column duplicate_of without it
     duplicates: bool = True
     keep_best: float = 0.95  # share of the images that are kept, by CLIP score
-    # methods that learn from the images beside each other; mae needs a ViT for a backbone
+    # what is trained beside each other; methods that learn from the images, of which mae needs a ViT for a backbone
     arms: tuple[Kind, ...] = ("stablerep", "simclr")
     # methods that learn from one image of each caption (l = 1), as was published of all three; others from all that are kept
     one_image: tuple[Alone, ...] = ("simclr",)

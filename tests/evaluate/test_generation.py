@@ -13,7 +13,7 @@ from reverie.cli.main import main
 from reverie.errors import InputError, UnknownName
 from reverie.evaluate.generation import Instruments, MeasureGeneration, Measuring, pictures_folder, prompts
 from reverie.evaluate.metrics.frechet import Moments, frechet_distance
-from reverie.evaluate.painted import is_black, painted, reference
+from reverie.evaluate.painted import check_reference, is_black, painted, reference
 from reverie.evaluate.transfer import features_of
 from reverie.images.pixels import PaintPixels
 from reverie.report import page
@@ -116,6 +116,8 @@ def test_pictures_of_a_store(tmp_path):
         (lambda: painted(folder, "text = 'x'"), "no picture of .* has a caption and fits"),
         (lambda: reference(str(folder)), "has 1 picture; a distance"),
         (lambda: reference(str(tmp_path / "none")), "there is no"),
+        (lambda: check_reference(str(tmp_path / "none")), "there is no"),
+        (lambda: check_reference("smallworld:studio:0"), "ask for at least 1"),
         (lambda: prompts("smallworld:human"), "must read smallworld:STYLE:NUMBER"),
         (lambda: prompts("smallworld:human:0"), "give 1 or more"),
         (lambda: Instruments((), "", "", ""), "nothing is left to measure"),
@@ -124,6 +126,8 @@ def test_pictures_of_a_store(tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             call()
+    with pytest.raises(UnknownName, match="camera"):
+        check_reference("smallworld:odd:3")
     with pytest.raises(UnknownName, match="style of captions"):
         prompts("smallworld:odd:3")
 

@@ -82,7 +82,7 @@ def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(descri
     human.write_text(
         "".join(json.dumps({"pair_id": f"p{number}", "text": "a red circle"}) + "\n" for number in range(9))
     )
-    flags = {"images": str(folder), "human": human}
+    flags = {"images": str(folder), "human_": human}
     with pytest.raises(
         InputError, match=r"no image of .* has a text, .* leave alt out of --arms and give --base-steps 0"
     ):
@@ -120,7 +120,7 @@ def test_too_few_human_captions_are_told_before_any_work(describer: Path, tmp_pa
     human = tmp_path / "captions.jsonl"
     human.write_text(json.dumps({"image": "1.png", "text": "a red circle"}) + "\n")
     with pytest.raises(InputError, match="has captions of 1 image, and 2 are held out to choose the best by"):
-        plan(describer, human=human)
+        plan(describer, human_=human)
 
 
 def test_a_public_painter_is_taken_as_it_is(describer: Path, tmp_path: Path) -> None:
