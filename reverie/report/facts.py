@@ -79,12 +79,31 @@ OTHERS = {
     "pair_bytes": "bytes a pair on disk",
     "agreement": "ids that come back",
 }
+SHOWN = {  # shares of what captions ask for that painted pictures show, before a colon and who looked
+    "soa_c": "SOA-C",
+    "soa_i": "SOA-I",
+    "soa_top": "SOA, most named classes",
+    "soa_bottom": "SOA, least named classes",
+    "pa": "PA",
+    "qa": "facts confirmed",
+    "qa_all": "pictures with all facts confirmed",
+    "qa_no": "false facts denied",
+}
+FROM_OTHERS = {
+    "ca": "CA, counting error",
+    "fd": "Fréchet distance",
+    "kd": "kernel distance",
+}  # the same, and lower is better
 ASPECT_WORDS = {"top1_shape": "shape", "top1": "class", "top1_colour": "colour"}  # side by side, the shape first
-HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL  # metrics that are shown a hundred times over
+HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL | SHOWN  # metrics that are shown a hundred times over
 ASIDE = (
     "diversity",
     "cost",
 )  # protocols of what is not how good a model is; shown where a recipe's own part of the page tells of it
+OWN_COMMANDS = {  # of what is made by no recipe
+    "make": ["reverie", "make"],
+    "generation": ["reverie", "evaluate", "generation"],
+}
 CURVE = {"step": int, ...: float}
 NUM_REASONS = 8  # different ones that are told word for word
 
@@ -129,7 +148,7 @@ class ArmFacts:
             return None
         half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
         low, high = self.mean(metric) - half, self.mean(metric) + half
-        return (max(low, 0.0), min(high, 1.0)) if metric in SCORES else (low, high)
+        return (max(low, 0.0), min(high, 1.0)) if metric in SCORES or plain_metric(metric) in SHOWN else (low, high)
 
 
 @dataclass(frozen=True)
@@ -232,7 +251,7 @@ def command(facts: Facts) -> str:
     """The command that makes this run again, in a folder of its own: one flag a line, safe to paste into a shell."""
     plan = facts.plan
     recipe = plan["file"] or plan["recipe"]
-    lines = [["reverie", "make"] if recipe == "make" else ["reverie", "run", recipe]]
+    lines = [OWN_COMMANDS.get(recipe, ["reverie", "run", recipe])]
     given = plan.get("given")
     for name, value in plan["arguments"].items():
         flag = name.rstrip("_").replace("_", "-")  # as settings.flag has it
@@ -363,7 +382,13 @@ def guessing(found: Measured, metric: str) -> float | None:
 def metrics(found: Measured) -> list[str]:
     """All metrics of a measuring step, the known ones first."""
     measured = list(dict.fromkeys(metric for arm in found.arms for metric in arm.values))
-    return [metric for metric in HUNDREDS if metric in measured] + [item for item in measured if item not in HUNDREDS]
+    known = [item for metric in HUNDREDS for item in measured if plain_metric(item) == metric]
+    return known + [item for item in measured if item not in known]
+
+
+def plain_metric(metric: str) -> str:
+    """A metric without the name of the model that it is by."""
+    return metric.partition(":")[0]
 
 
 def columns(found: Measured) -> list[str]:
@@ -379,6 +404,9 @@ def columns(found: Measured) -> list[str]:
 
 def called(metric: str, found: Measured | None = None) -> str:
     """What the page calls a metric; beside those of shape and colour, top-1 is that of the class."""
+    kind, _, by = metric.partition(":")
+    if by and kind in SHOWN | FROM_OTHERS:
+        return f"{(SHOWN | FROM_OTHERS)[kind]}, {by}"
     known = HUNDREDS | OTHERS | (CALLED.get(found.protocol, {}) if found else {})
     plain = metric.removesuffix(BEAM)
     name = known.get(plain, plain)
@@ -389,7 +417,12 @@ def called(metric: str, found: Measured | None = None) -> str:
 
 def number(metric: str, value: float) -> str:
     """A measured value as text: per cent for accuracies, as papers print them for captions, else four digits, fewer below 1."""
-    if metric in SCORES or metric in RETRIEVAL or metric.removesuffix(BEAM) == "distinct":
+    if (
+        metric in SCORES
+        or metric in RETRIEVAL
+        or plain_metric(metric) in SHOWN
+        or metric.removesuffix(BEAM) == "distinct"
+    ):
         return f"{value:.1%}"
     if metric.removesuffix(BEAM) in CAPTION_SCORES:
         return f"{100 * value:.1f}"
@@ -530,7 +563,7 @@ def _comparisons(found: Measured) -> Iterable[Comparison]:
     """The first trained arm against each other one, by the main metric."""
     metric = main_metric(found)
     first = next((arm for arm in found.arms if arm.trained and metric in arm.values), None)
-    if first is None or metric not in HUNDREDS:
+    if first is None or plain_metric(metric) not in HUNDREDS:
         return
     ours = first.values[metric]
     for other in found.arms:

@@ -47,7 +47,8 @@ class Synth2Study(StudyConfig):
     language_steps: int = 150  # optimiser steps of a language model that is trained
     train_steps: int = 120  # optimiser steps of training; the same for every captioner
     photos: int = 200  # photos to measure on, in each of three sets
-    cost_steps: int = 10  # steps timed on either path, in each of three measurements
+    # steps that either way, image tokens and pictures, is timed for; in each of three measurements
+    cost_steps: int = 10
 
 
 TINY = Synth2Study()

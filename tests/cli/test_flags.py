@@ -22,7 +22,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "predict": predict.predict, "caption": predict.caption, "models": predict.models, "status": runs.status, "verify": runs.verify,
     "retry": runs.retry, "repaint": runs.repaint, "report": runs.report, "compact": runs.compact,
     "evaluate captions": predict.evaluate_captions, "evaluate diversity": predict.evaluate_diversity, "evaluate transfer": predict.evaluate_transfer,
-    "evaluate cost": predict.evaluate_cost,
+    "evaluate cost": predict.evaluate_cost, "evaluate generation": predict.evaluate_generation, "evaluate text-shift": predict.evaluate_text_shift,
+    "study-page": predict.study_page,
 }  # fmt: skip
 FOUND = {f"run {name}": find_recipe(name) for name in known_recipes()}
 FOUND |= {f"claims {name}": find_study(name) for name in known_studies()}
@@ -124,7 +125,7 @@ def test_every_flag_of_the_command_line(command: str, say: Say) -> None:
         ("run stablerep --seeds 0 x", "--seeds x: give several, each a whole number"),
         ("run", "reverie run: give a recipe: "),
         ("claims", "reverie claims: give a recipe: "),
-        ("evaluate", "reverie evaluate: give a kind: captions, cost, diversity, transfer"),
+        ("evaluate", "reverie evaluate: give a kind: captions, cost, diversity, generation, text-shift, transfer"),
         ("evaluate transfr x", "unknown kind of evaluation 'transfr'; did you mean transfer"),
         ("models chek", "reverie models chek: give list or check; did you mean check?"),
         ("status", "reverie status: give FOLDER; see reverie status --help"),

@@ -105,7 +105,7 @@ def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(descri
         ({"images": "nowhere"}, "nowhere holds no pairs.lance"),
         ({"arms": ("base",)}, "--arms base alone trains nothing"),
         ({"text_lr": 1e-4, "train_parts": "unet"}, "which they do not with --train-parts unet"),
-        ({"ema": 1.0}, "--ema 1 is below 1"),
+        ({"ema": 1.0}, r"--ema 1.0: give a number from 0 to below 1"),
         ({"lora": -1}, "--lora -1: give 0 or more"),
         ({"scale": "paper", "images": "smallworld:studio:10"}, "--scale paper needs images of your own"),
         ({"captioner": None}, "name a captioner"),
