@@ -57,14 +57,14 @@ RANGES: dict[str, Range] = {
             "language_layers language_steps language_width latents layers limit look_heads look_layers look_width max_kept max_tags "
             "max_tokens max_words min_words mixed_per_class num_images num_shots paint_batch paint_px painted_per_class painter_batch "
             "painter_layers painter_steps painter_width per_batch per_caption per_class probe_epochs queries queue real_batch "
-            "real_per_class sampler_steps sentences store_px tag_heads text_context text_heads text_layers text_out text_width token_px "
+            "real_per_class sampler_steps store_px tag_heads text_context text_heads text_layers text_out text_width token_px "
             "tokenizer_batch tokenizer_channels tokenizer_steps train_steps transfer_batch transfer_shots transfer_steps tune_batch "
             "unit_size view_px width",
         ),
         (Range(2), "ways"),
         (
             Range(0),
-            "alpha beta end_to_end_steps human_pairs max_support refine_steps shrink_px temperature top_k warmup_steps",
+            "alpha beta end_to_end_steps human_pairs max_support refine_steps sentences shrink_px temperature top_k warmup_steps",
         ),
         (
             Range(0, has_low=False),
