@@ -225,7 +225,8 @@ def check_shots(shots: str | Path | None, num: int | None) -> None:
 def check_store(shots: str | Path | None) -> None:
     """Raises InputError for a store that is not there. The shots of a step are made later."""
     if isinstance(shots, Path) and not (shots / "pairs.lance").exists():
-        raise InputError(f"{shots} holds no pairs.lance; make it with: reverie import PHOTOS --out {shots}")
+        out = "FOLDER" if shots.exists() else shots  # photos themselves, or a file of captions
+        raise InputError(f"{shots} holds no pairs.lance; make it with: reverie import PHOTOS --out {out}")
 
 
 def read_shots(context: StepContext, shots: str | Path, num: int | None, columns: Sequence[str]) -> Iterator[pa.Table]:

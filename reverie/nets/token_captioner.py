@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from reverie.errors import InputError
 from reverie.nets.gated_cross_attention import GatedLayers
 from reverie.nets.resampler import CodeReader, Resampler
+from reverie.ranges import check_min
 
 LANGUAGE = "language."  # how the weights of the language model begin, which are saved as a folder of their own
 
@@ -37,8 +38,16 @@ class LookShape:
     train_language: bool = False  # the language model learns too
 
     def __post_init__(self) -> None:
-        smallest = min(self.width, self.latents, self.layers, self.heads, self.every, self.max_tokens)
-        if smallest < 1 or self.width % self.heads:
+        check_min(
+            1,
+            width=self.width,
+            latents=self.latents,
+            layers=self.layers,
+            heads=self.heads,
+            every=self.every,
+            max_tokens=self.max_tokens,
+        )
+        if self.width % self.heads:
             raise InputError(f"a resampler of width {self.width} cannot have {self.heads} heads; use a divisor")
         if self.mode not in ("gated", "prefix"):
             raise InputError(f"a language model is shown images as gated or prefix, not {self.mode!r}")

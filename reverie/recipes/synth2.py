@@ -313,6 +313,11 @@ class Synth2Config:
             paint_batch=self.paint.paint_batch,
             language_width=self.words.language_width,
             language_layers=self.words.language_layers,
+            look_width=self.looking.look_width,
+            look_layers=self.looking.look_layers,
+            look_heads=self.looking.look_heads,
+            latents=self.looking.latents,
+            max_tokens=self.looking.max_tokens,
             beams=self.photos.beams,
         )
         if not self.human.pairs:

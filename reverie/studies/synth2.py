@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reverie.arms import Arm
+from reverie.errors import InputError
 from reverie.evaluate.claims import Claim, beats, gains_more
+from reverie.ranges import check_min
 from reverie.recipes import synth2 as recipe
 from reverie.recipes.synth2 import Synth2Config
 from reverie.run.plan import Plan, Step
@@ -75,6 +77,11 @@ def synth2(config: Synth2Study = TINY) -> Study:
     Example: reverie claims synth2 --scale tiny --num-seeds 3
     """
     few, some, many = config.human
+    if not 2 <= few < some < many:
+        raise InputError(
+            f"--human {few} {some} {many} are numbers of pairs, few to many: give three, each above the last"
+        )
+    check_min(1, photos=config.photos, cost_steps=config.cost_steps)
     kept = round(100 * held_share())
     about = (
         f"Small world: {few:,}, {some:,} and {many:,} human pairs, none of which shows one of the 16 held classes; captions by the builtin writer "

@@ -250,6 +250,9 @@ SLIPS: list[tuple[str, dict[str, Any], str]] = [
     ("test photos", {"pairs": "tested", "token_painter": "amused"}, "2 of 2 pairs of .* show test photos, first real000 the photo all-00000"),
     ("tokens without their tokenizer", {"pairs": "wild"}, "has no pictures to train a tokenizer on"),
     ("ids that do not fill a picture", {"token_px": 18}, "does not divide into ids of 4 px"),
+    ("a file of captions as pairs", {"pairs": "one.txt"}, r"one\.txt holds no pairs\.lance; make it with: reverie import PHOTOS --out FOLDER"),
+    ("no vectors of an image", {"latents": 0}, "--latents 0: give 1 or more"),
+    ("heads that do not divide", {"look_heads": 3}, "a resampler of width 16 cannot have 3 heads"),
     ("not controlled", {"token_painter": "owner/amused", "require_control": True}, "so no run with it is controlled"),
 ]  # fmt: skip
 

@@ -35,6 +35,20 @@ def test_arms_differ_in_what_their_claims_say() -> None:
     assert len({(each.steps, each.batch, each.language_model) for each in found.values()}) == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"human": (8, 4, 2)}, "--human 8 4 2 are numbers of pairs, few to many"),
+        ({"human": (8, 8, 9)}, "each above the last"),
+        ({"photos": 0}, "--photos 0: give 1 or more"),
+        ({"cost_steps": 0}, "--cost-steps 0: give 1 or more"),
+    ],
+)
+def test_settings_that_no_claim_can_be_judged_by_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        synth2(replace(TINY, **changes))
+
+
 def test_shared_work_is_done_once_and_every_captioner_waits_for_its_stores() -> None:
     (plan,) = synth2(replace(TINY, num_seeds=2)).runs.values()
     names = [step.name for step in plan.steps]
