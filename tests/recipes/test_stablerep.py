@@ -104,7 +104,7 @@ def test_batches_that_cannot_be(flags: dict[str, int]) -> None:
     [
         ({"per_batch": 5, "per_caption": 4}, "cannot be drawn from --per-caption 4"),
         ({"keep_best": 0.0}, r"--keep-best 0\.0: give a number above 0 and up to 1"),
-        ({"train_steps": 0}, "1 step or more"),
+        ({"train_steps": 0}, "--train-steps 0: give 1 or more"),
         ({"lr": -1.0}, "lr -1.0"),
         ({"seeds": ()}, "at least one"),
         ({"sampler_steps": 0}, "1 or more"),
