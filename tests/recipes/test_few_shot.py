@@ -224,7 +224,7 @@ def test_what_cannot_be_is_refused_before_any_work(given: dict[str, Any], tmp_pa
         ({"levels": (0.5,), "strategies": ("basic",)}, "add guided"),
         ({"guided_steps": 5, "strategies": ("basic",)}, "add guided"),
         ({"guided_steps": "published", "strategies": ("basic",)}, "add guided"),
-        ({"guided_steps": 0}, "--guided-steps 0: at least 1"),
+        ({"guided_steps": 0}, "--guided-steps 0: give 1 or more"),
         ({"levels": (1.5,)}, r"--levels 1\.5: give a number from 0 to 1"),
         ({"max_kept": 0}, "--max-kept 0: give 1 or more"),
     ):

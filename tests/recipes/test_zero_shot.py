@@ -183,10 +183,10 @@ def test_a_context_without_a_hole_ends_in_the_class() -> None:
 def test_slips_in_numbers_are_told() -> None:
     with pytest.raises(InputError, match="none twice"):
         zero_shot(seeds=(0, 0))
-    with pytest.raises(InputError, match="--shrink-px -3: give 0 or more"):
+    with pytest.raises(InputError, match="--shrink-px -3"):
         zero_shot(shrink_px=-3)
     for lr in (float("nan"), 0.0, -1.0):
-        with pytest.raises(InputError, match="--lr"):
+        with pytest.raises(InputError, match=f"--lr {lr}: give a number above 0"):
             zero_shot(lr=lr)
     tune: Any = zero_shot(hard_pseudo_labels=True, label_smoothing=0.1).step("classifier").stage
     assert (tune.tuning.hard_pseudo_labels, tune.tuning.label_smoothing) == (True, 0.1)
