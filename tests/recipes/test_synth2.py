@@ -118,6 +118,11 @@ def test_no_pixel_is_stored_and_the_page_decodes_tokens_and_tells_both_compariso
         "facts said right", "captions of the language model", "effective clusters",
     ):  # fmt: skip
         assert text in part
+    assert "share of painted pairs in a batch" in part  # the curve
+    said = page[page.index("Photos and what is said of them") : page.index("What was made")]
+    assert (
+        said.count("<img") == said.count("human pairs alone:") >= 6
+    )  # each photo is said with painted pairs and without
     shown = page[page.index("Captions and their images") :]
     assert shown.count("<img") >= 8
 
