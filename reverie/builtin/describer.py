@@ -66,7 +66,8 @@ class LearnToDescribe:
             vocab_size=len(tokenizer),
             **ids,
         )  # fmt: skip
-        return PaliGemmaForConditionalGeneration(config)
+        net: nn.Module = PaliGemmaForConditionalGeneration(config)
+        return net
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Cross-entropy of the words of the captions, the end among them."""
