@@ -46,7 +46,12 @@ def recipe(name: str, /, **settings: Any) -> Plan:
 
 
 def run(
-    plan: Plan, folder: str | Path, device: str = "", part: tuple[int, int] = (1, 1), until: str | None = None
+    plan: Plan,
+    folder: str | Path,
+    device: str = "",
+    part: tuple[int, int] = (1, 1),
+    until: str | None = None,
+    jobs: int = 1,
 ) -> Run:
     """Do what is left of a plan in a folder; the same call with the same folder goes on where it stopped.
 
@@ -54,13 +59,15 @@ def run(
         device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
         part: (k, n) does the k-th of n slices of the units, k from 1.
         until: last step to do.
+        jobs: trainings at a time, each in a process of its own with its share of the cores; with more than one, a script guards
+            its first lines with ``if __name__ == "__main__"``.
     Raises: FolderInUse, SettingsChanged, and whatever ReverieError a stage raises; what was finished before is kept.
     """
     if not device:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    engine.run(plan, Path(folder), device, part, until)
+    engine.run(plan, Path(folder), device, part, until, jobs)
     return Run(Path(folder))
 
 

@@ -172,6 +172,8 @@ class Job(Stage):
 
     role: ClassVar[Role] = "learn"
     together: ClassVar[bool] = False  # whether all processes of an ``accelerate launch`` do it, not the first alone
+    # Whether it may be done while others are, in a process of its own: it writes nothing that another job writes or reads.
+    beside: ClassVar[bool] = False
     # Fields that hold one item for each thing the job does, such as its arms: with more of them, a run that is done goes on,
     # and the job, run again, leaves what it did and does the rest.
     grows: ClassVar[tuple[str, ...]] = ()

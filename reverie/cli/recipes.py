@@ -25,6 +25,7 @@ if typing.TYPE_CHECKING:
     from reverie.settings import Resolved
     from reverie.studies import Study
 
+MOST_JOBS = 4  # trainings of the demo at a time: each process holds libraries of half a gigabyte
 HOURS = 3.0  # of ``reverie claims --decide``, where nobody says
 
 
@@ -49,7 +50,7 @@ def make(words: list[str]) -> int:
 
 
 def demo(words: list[str]) -> int:
-    return _recipe("demo", "stablerep", words, out=Path("runs/demo"))
+    return _recipe("demo", "stablerep", words, out=Path("runs/demo"), jobs=min(MOST_JOBS, os.cpu_count() or 1))
 
 
 def claims(words: list[str]) -> int:
@@ -74,13 +75,19 @@ def claims(words: list[str]) -> int:
     planned = begun or MAX_SEEDS
 
     def work(
-        out: Path = usual, device: str = "", decide: bool = False, max_hours: float = HOURS, max_seeds: int = planned
+        out: Path = usual,
+        device: str = "",
+        jobs: int = 1,
+        decide: bool = False,
+        max_hours: float = HOURS,
+        max_seeds: int = planned,
     ) -> None:
         """Flags that every study has.
 
         Args:
             out: folder for the runs and the page; the same command with the same folder goes on where it stopped.
             device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
+            jobs: trainings at a time, each in a process of its own with its share of the cores.
             decide: seeds added until every claim is decided; intervals are wider in return, see docs/claims.md.
             max_hours: with --decide, hours of this call, at any scale; the first look is made in any case, and no seeds are added that would not
                 fit. Work of earlier calls does not count.
@@ -113,7 +120,7 @@ def claims(words: list[str]) -> int:
     claim(out, ours=tuple(make(first).runs))
     console = open_console()
     done = conduct(
-        make, out, first, device, Decide(flags["max_seeds"], flags["max_hours"]) if flags["decide"] else None,
+        make, out, first, device, jobs=flags["jobs"], decide=Decide(flags["max_seeds"], flags["max_hours"]) if flags["decide"] else None,
         say=lambda text: print(text, file=sys.stderr),
         foresee=lambda judged, seeds: console.print(foreseen(judged, seeds)), after=tell_failed,
     )  # fmt: skip
@@ -125,17 +132,20 @@ def claims(words: list[str]) -> int:
     return 0
 
 
-def _recipe(command: str, name: str, words: list[str], out: Path | None = None) -> int:
+def _recipe(command: str, name: str, words: list[str], out: Path | None = None, jobs: int = 1) -> int:
     from reverie.run.plan import call_recipe, config_type, find_recipe, plan_with
 
-    usual = out or Path("runs") / Path(name).stem
+    usual, at_once = out or Path("runs") / Path(name).stem, jobs
 
-    def work(out: Path = usual, device: str = "", part: str = "1/1", until: str | None = None) -> None:
+    def work(
+        out: Path = usual, device: str = "", jobs: int = at_once, part: str = "1/1", until: str | None = None
+    ) -> None:
         """Flags that every recipe has.
 
         Args:
             out: run folder; the same command with the same folder goes on where it stopped.
             device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
+            jobs: trainings at a time, each in a process of its own with its share of the cores.
             part: k/n for the k-th of n slices of the units, one number of a job array.
             until: last step to do; all when absent.
         """
@@ -150,7 +160,7 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None) 
     else:
         found, flags = _settings(recipe, work, prog, words, usual, name)
         plan = plan_with(name, found)
-    return _work(plan, flags["out"], find_device(flags["device"]), _part(flags["part"]), flags["until"])
+    return _work(plan, flags["out"], find_device(flags["device"]), _part(flags["part"]), flags["until"], flags["jobs"])
 
 
 def _settings(
@@ -266,10 +276,10 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str | None) -> int:
+def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str | None, jobs: int) -> int:
     from reverie.run.engine import run
 
-    complete = run(plan, out, device, part, until)
+    complete = run(plan, out, device, part, until, jobs)
     tell_failed(out)
     if (out / "results.jsonl").exists():
         from reverie.report.terminal import table

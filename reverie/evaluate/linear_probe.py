@@ -184,7 +184,7 @@ class LinearProbe(Job):
         return [number for ending, about in asked.items() for number in self._numbers(x, about, found[ending], ending)]
 
     def _probe(self, x: Tensor, asked: _Asked, ending: str) -> Probed:
-        from reverie.evaluate.heads import STRENGTHS, probe
+        from reverie.evaluate.heads import OF_ATTRIBUTES, probe
 
         return probe(
             x,
@@ -192,8 +192,7 @@ class LinearProbe(Job):
             asked.open_test,
             asked.num_classes,
             protocol=self.protocol,
-            # Few classes take many steps, so attributes are tried at a strength a decade.
-            candidates=STRENGTHS[::4] if ending and self.protocol == "logistic" else (),
+            candidates=OF_ATTRIBUTES if ending and self.protocol == "logistic" else (),
             batch_norm=self.batch_norm,
             epochs=self.epochs,
             held_out=self.held_out,

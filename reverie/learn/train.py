@@ -31,6 +31,7 @@ class Train(Job):
     """Pairs of the run -> weights, in ``context.weights()``; checkpoints and the curve in ``context.checkpoints()``."""
 
     together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
+    beside: ClassVar[bool] = True
 
     learner: Any  # see learn/fit.py, Learner
     fit: Fit = field(default_factory=Fit)

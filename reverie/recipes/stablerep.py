@@ -113,8 +113,8 @@ class StableRepConfig:
     """Settings of StableRep and of the arms beside it."""
 
     scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
-    text: CaptionSource = CaptionSource(per_class=2)
-    paint: Painting = Painting()
+    text: CaptionSource = CaptionSource(per_class=1)
+    paint: Painting = Painting(per_caption=8)
     # folder of another run, whose painted images are used; they are painted when absent
     images_from: Path | None = None
     clip: str | None = "builtin:clip"  # CLIP or SigLIP model that images are judged by; none when absent
@@ -125,12 +125,12 @@ class StableRepConfig:
     arms: tuple[Kind, ...] = ("stablerep", "simclr")
     # methods that learn from one image of each caption (l = 1), as was published of all three; others from all that are kept
     one_image: tuple[Alone, ...] = ("simclr",)
-    per_batch: int = 3  # images of a caption in a batch (m)
-    captions_per_batch: int = 32  # captions in a StableRep batch (n); the other methods get as many views
+    per_batch: int = 6  # images of a caption in a batch (m)
+    captions_per_batch: int = 16  # captions in a StableRep batch (n); the other methods get as many views
     crops: int = 1  # views of an image in a StableRep batch (k)
     view: View = View()
     contrast_temperature: float = 0.1  # temperature of the contrastive loss of StableRep and SimCLR
-    net: Network = Network(train_steps=400)
+    net: Network = Network(train_steps=800)
     head_hidden: int = 512  # hidden width of the projection head
     head_out: int = 128  # output width of the projection head
     decoder: MaskedDecoder = MaskedDecoder()

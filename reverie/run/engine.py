@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 
 from reverie.errors import InputError
 from reverie.pairs import FAILED, OK
+from reverie.ranges import check_min
+from reverie.run.beside import do_beside, group
 from reverie.run.events import Events, read_events
 from reverie.run.folder import alone, claim, units_held
 from reverie.run.plan import Plan, Step
@@ -31,7 +33,12 @@ AHEAD = 2  # finished units that may wait for the writer; more would only fill m
 
 
 def run(
-    plan: Plan, folder: Path, device: str = "cpu", part: tuple[int, int] = (1, 1), until: str | None = None
+    plan: Plan,
+    folder: Path,
+    device: str = "cpu",
+    part: tuple[int, int] = (1, 1),
+    until: str | None = None,
+    jobs: int = 1,
 ) -> bool:
     """Do what is left of a plan in ``folder``, and say whether it is complete now (up to ``until``).
 
@@ -39,8 +46,14 @@ def run(
         part: (k, n) does the k-th of n equal slices of the units, k from 1, and no jobs. Columns are joined by whoever
             finishes last; a part stops before the first step that needs the other parts.
         until: name of the last step to do.
+        jobs: trainings that are done at a time, each in a process of its own with its share of the cores.
     Raises: FolderInUse, SettingsChanged, and whatever ReverieError a stage raises; units finished before it are kept.
     """
+    check_min(1, jobs=jobs)
+    if jobs > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(
+            "--jobs does several trainings at a time, and here all processes do one together; leave it out"
+        )
     if until is not None:
         plan.step(until)
     if int(os.environ.get("RANK", 0)) > 0:
@@ -59,8 +72,13 @@ def run(
         if not all(StepRunner(plan, step, folder, device, events).is_done() for step in plan.steps):
             for note in plan.notes:
                 events.say(f"{plan.recipe}: {note}")
-        for step in plan.steps:
+        for place, step in enumerate(plan.steps):
             work = StepRunner(plan, step, folder, device, events)
+            if not work.is_done() and jobs > 1 and part == (1, 1):
+                done = {path.stem for path in work.mark.parent.glob("*.json")}
+                together = group([other for other in plan.steps[place:last] if other.name not in done], done)
+                if len(together) > 1:
+                    do_beside(plan, together, folder, device, jobs, events)
             if not work.is_done():
                 if part != (1, 1) and (obstacle := work.not_for_a_part()):
                     events.say(f"{step.name}: {obstacle}")
@@ -125,8 +143,7 @@ class StepRunner:
         self.events.report("step", step=self.step.name, stage=self.step.kind)
         if self.step.kind == "job":
             with self.events.progress(self.step.name, 0, 0, "steps"):
-                cast(Job, self.step.stage).run(self.context)
-            self.finish(time.monotonic() - began)
+                self.do_job()
             return
         self.make(mine)
         with alone(self.folder):
@@ -134,6 +151,12 @@ class StepRunner:
                 if self.step.kind == "columns":
                     self.join()
                 self.finish(time.monotonic() - began)
+
+    def do_job(self) -> None:
+        """Do the job and mark it, without a display."""
+        began = time.monotonic()
+        cast(Job, self.step.stage).run(self.context)
+        self.finish(time.monotonic() - began)
 
     def finish(self, seconds: float) -> None:
         self.events.report("done", step=self.step.name, seconds=round(seconds, 3))

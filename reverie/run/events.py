@@ -55,20 +55,30 @@ class Events:
         """Log one event and show what it means for the person."""
         now = time.time()
         step = str(facts.get("step", ""))
-        if kind == "warning":
-            text = str(facts.get("text", facts))
-            if text in self._shown:
-                return
-            self._shown.add(text)
-            self.say(f"warning: {text}")
-        if self._bar and "done" in facts and "total" in facts:
-            self._bar.move(int(facts["done"]), int(facts["total"]), _brief(facts), facts.get("what"))
+        if kind == "warning" and not self.show_warning(facts):
+            return
+        if "done" in facts and "total" in facts:
+            self.show_progress(int(facts["done"]), int(facts["total"]), facts)
         if kind == "progress":
             if now - self._last_logged.get(step, 0.0) < PROGRESS_EVERY_S and facts.get("done") != facts.get("total"):
                 return
             self._last_logged[step] = now
         line = json.dumps({"time": round(now, 3), "kind": kind, **facts}, ensure_ascii=False, default=str) + "\n"
         os.write(self._file, line.encode())
+
+    def show_warning(self, facts: dict[str, Any]) -> bool:
+        """A warning for the person, unless it was shown before; whether it is new."""
+        text = str(facts.get("text", facts))
+        if text in self._shown:
+            return False
+        self._shown.add(text)
+        self.say(f"warning: {text}")
+        return True
+
+    def show_progress(self, done: int, total: int, facts: dict[str, Any]) -> None:
+        """Move the bar, if there is one."""
+        if self._bar:
+            self._bar.move(done, total, _brief(facts), facts.get("what"))
 
     def of(self, step: str) -> EventSink:
         """The ``report`` to hand to a stage: events carry the name of its step."""

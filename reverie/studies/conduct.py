@@ -48,6 +48,7 @@ def conduct(
     seeds: int,
     device: str = "cpu",
     decide: Decide | None = None,
+    jobs: int = 1,
     say: Callable[[str], None] = print,
     foresee: Callable[[Sequence[ClaimResult], int], None] = lambda judged, seeds: None,
     after: Callable[[Path], None] = lambda folder: None,
@@ -55,6 +56,7 @@ def conduct(
     """Do what is left of a study with at least so many seeds, and judge its claims.
 
     Args:
+        jobs: trainings at a time.
         decide: add seeds; the looks are paid for. What was begun so goes on so.
         say: one sentence for the person who waits.
         foresee: told, before most of the work, the claims as the last results or the pilot have them, and the number of seeds.
@@ -76,7 +78,7 @@ def conduct(
         study = make(number)
         for place, (name, plan) in enumerate(study.runs.items(), 1):
             say(f"run {place} of {len(study.runs)}, {name}, {_seeds(number)}")
-            run(plan, folder / name, device)
+            run(plan, folder / name, device, jobs=jobs)
             after(folder / name)
         return study
 

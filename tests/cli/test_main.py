@@ -375,7 +375,7 @@ def test_not_allowed_is_one_line(say: Say, monkeypatch: pytest.MonkeyPatch) -> N
         (["models", "check", "--num", "0"], "--num 0: give 1 or more"),
         (["run", "stablerep", "--view-px", "64", "--image-px", "32"], "cannot be cut from images"),
         (["run", "stablerep", "--seeds", "0", "0"], "--seeds 0 0 names one twice"),
-        (["run", "stablerep", "--captions-per-batch", "500"], "more than the 128 captions"),
+        (["run", "stablerep", "--captions-per-batch", "500"], "more than the 64 captions"),
     ],
 )
 def test_slips_are_told_before_any_work(say: Say, words: list[str], said: str) -> None:

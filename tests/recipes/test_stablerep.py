@@ -123,7 +123,7 @@ def test_a_share_to_keep_needs_a_score() -> None:
 
 def test_the_rate_grows_with_the_views_unless_it_is_given() -> None:
     usual = stage(stablerep(**ANY), "simclr-0").fit.lr
-    assert stage(stablerep(captions_per_batch=64, **ANY), "simclr-0").fit.lr == pytest.approx(2 * usual)
+    assert stage(stablerep(captions_per_batch=32, **ANY), "simclr-0").fit.lr == pytest.approx(2 * usual)
     assert stage(stablerep(captions_per_batch=64, lr=0.5, **ANY), "simclr-0").fit.lr == 0.5
 
 
@@ -158,14 +158,14 @@ def test_few_captions_with_many_copies_feed_simclr_images_one_by_one(tmp_path: P
 
 
 def test_more_arms_differ_from_the_two_in_one_thing() -> None:
-    plan = stablerep(real_store=Path("photos"), controls=True, per_caption=5, keep_best=0.9, **ANY)
+    plan = stablerep(real_store=Path("photos"), controls=True, per_caption=7, keep_best=0.9, **ANY)
     ours, simclr = stage(plan, "stablerep-1"), stage(plan, "simclr-1")
     real = stage(plan, "simclr-on-real-photos-1")
-    assert real.limit == round(64 * 2 * 0.9)  # as many as SimCLR has painted images
+    assert real.limit == round(64 * 0.9)  # as many as SimCLR has painted images
     photos = {"store": Path("photos"), "where": real.where, "min_images": 0, "max_images": 0}
     assert real == dataclasses.replace(simclr, limit=real.limit, **photos)
-    several = stablerep(real_store=Path("photos"), per_caption=5, keep_best=0.9, one_image=(), **ANY)
-    assert stage(several, "simclr-on-real-photos-1").limit == round(64 * 2 * 5 * 0.9)
+    several = stablerep(real_store=Path("photos"), per_caption=7, keep_best=0.9, one_image=(), **ANY)
+    assert stage(several, "simclr-on-real-photos-1").limit == round(64 * 7 * 0.9)
     assert stage(plan, "images-dealt-at-random-1") == dataclasses.replace(ours, group="random")
     crops = stage(plan, "crops-of-one-image-1").learner
     assert (crops.crops, crops.images_per_caption) == (ours.learner.images_per_caption, 1)
@@ -209,7 +209,7 @@ def test_all_methods_see_the_same_images_steps_and_views(scale: str, flags: dict
 def test_one_image_of_a_caption_is_for_those_that_are_told() -> None:
     everyone = {"arms": ("stablerep", "simclr", "clip", "mae")}
     for one_image in ((), ("simclr",), ("simclr", "clip", "mae")):
-        plan = stablerep(**everyone, one_image=one_image, **ANY)
+        plan = stablerep(**everyone, one_image=one_image, per_class=2, **ANY)
         found = {name: stage(plan, f"{name}-0").max_images for name in everyone["arms"]}
         assert found == {name: int(name in one_image) for name in found}
         labels = {arm.id: arm.label for arm in stage(plan, "probe").arms}
@@ -264,7 +264,7 @@ def test_temperature_and_crops_reach_the_learners() -> None:
     plan = stablerep(contrast_temperature=0.2, crops=2, controls=True, **ANY)
     ours, simclr = stage(plan, "stablerep-0").learner, stage(plan, "simclr-0").learner
     assert (ours.temperature, simclr.temperature, ours.crops, simclr.crops) == (0.2, 0.2, 2, 2)
-    assert stage(plan, "crops-of-one-image-0").learner.crops == 6
+    assert stage(plan, "crops-of-one-image-0").learner.crops == 2 * SCALES["tiny"].per_batch
     assert stage(plan, "simclr-0").fit.lr == pytest.approx(2 * SCALES["tiny"].net.lr)
 
 
@@ -286,7 +286,7 @@ def test_views_are_of_the_small_world_or_as_published(tmp_path: Path) -> None:
 def test_captions_may_be_sentences_of_class_names() -> None:
     plan = stablerep(words="builtin:words")
     assert type(stage(plan, "captions")).__name__ == "WordToSentence"
-    assert stage(plan, "captions").count == 128
+    assert stage(plan, "captions").count == 64
 
 
 @pytest.mark.parametrize(
