@@ -291,6 +291,12 @@ def test_token_ids_are_as_good_as_their_texts(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_one_caption_in_ten_is_dropped(tmp_path: Path) -> None:
+    learner = learner_of(tmp_path, caption_drop=0.1)
+    _, _, dropped = learner._draws({"seeds": range(40_000)}, torch.zeros(40_000, 1, 1, 1))
+    assert float(dropped.float().mean()) == pytest.approx(0.1, abs=0.005)
+
+
 def test_draws_from_seeds_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     learner = learner_of(tmp_path, caption_drop=0.5)
     net = learner.build().eval()
