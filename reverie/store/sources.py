@@ -20,7 +20,7 @@ from reverie.errors import InputError
 # What the packers of the standard library raise at damage: each another one, and which depends on where the damage is.
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 THINGS = "file|folder|member|caption|image|pair|row|shard|class"
-ONE = re.compile(rf"^((?:\S+ )?(?:{THINGS}))e?s\b")
+ONE = re.compile(rf"^(?!several )((?:\S+ )?(?:{THINGS}))e?s\b")
 THAT_ARE = re.compile(rf"^((?:\S+ )?(?:{THINGS})e?s) that are ")
 ONE_THAT = re.compile(r"^((?:\S+ )?(?:caption|embedding|image|key|pair|unit))s((?: of \S+)? .*)$")
 OF_ONE = {"are": "is", "have": "has", "belong": "belongs", "share": "shares", "their": "its"}
