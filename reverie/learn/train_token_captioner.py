@@ -10,7 +10,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class TrainTokenCaptioner(Job):
 
     A model may be one that a step of the run trains, as step:NAME; a store, the name of the step that took its pairs.
     """
+
+    beside: ClassVar[bool] = True
 
     language_model: str = "builtin:writer"  # whose words it says: any causal language model
     tokenizer: str = "builtin:tokenizer"  # of images: any VQModel
