@@ -14,7 +14,7 @@ import io
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,10 @@ def read(function: Callable[..., Any], prog: str, words: Sequence[str], **how: A
     def given(*args: Any, **values: Any) -> Any:
         return args, values
 
+    known = options(function)
+    for word in words:  # where a command takes words that stand alone, tyro takes the value for one of them
+        if said := _valued_switch(word, {option.name for option in known if option.is_switch}):
+            raise InputError(said)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -66,7 +70,7 @@ def read(function: Callable[..., Any], prog: str, words: Sequence[str], **how: A
     except SystemExit as stop:
         if not stop.code:
             raise
-        said = what_is_wrong(options(function), prog, words) or f"{_unboxed(box.getvalue())}; see {prog} --help"
+        said = what_is_wrong(known, prog, words) or f"{_unboxed(box.getvalue())}; see {prog} --help"
         raise InputError(said) from None
     return function(*args, **values)
 
@@ -115,8 +119,8 @@ def what_is_wrong(known: Sequence[Option], prog: str, words: Sequence[str]) -> s
         option = flags[name]
         given.add(option.name)
         if option.is_switch:
-            if equals:
-                return f"{word}: {name} takes no value; give {option.name} or {option.name.replace('--', '--no-', 1)}"
+            if said := _valued_switch(word, {option.name}):
+                return said
             continue
         values = [value] if equals else []
         while left and not equals and not _is_flag(left[0]) and (option.takes_several or not values):
@@ -128,6 +132,15 @@ def what_is_wrong(known: Sequence[Option], prog: str, words: Sequence[str]) -> s
     if missing := [option.name for option in known if option.is_required and option.name not in given]:
         return f"{prog}: give {' and '.join(missing)}; see {prog} --help"
     return None
+
+
+def _valued_switch(word: str, switches: Collection[str]) -> str | None:
+    name, equals, _ = word.partition("=")
+    name = name.replace("_", "-")
+    switch = name if name in switches else name.replace("--no-", "--", 1)
+    if not equals or switch not in switches:
+        return None
+    return f"{word}: {name} takes no value; give {switch} or {switch.replace('--', '--no-', 1)}"
 
 
 def _misfit(option: Option, values: Sequence[str], name: str) -> str | None:
