@@ -186,6 +186,7 @@ class StepFacts:
     seconds: float | None  # None if it never began
     fingerprint: str
     settings: tuple[tuple[str, str], ...]
+    spans: tuple[tuple[float, float], ...] = ()  # times at work, in seconds of the clock
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,8 @@ class Facts:
 
     @property
     def seconds(self) -> float:
-        """Time of all steps together."""
-        return sum(step.seconds or 0.0 for step in self.steps)
+        """Time in which any step was at work."""
+        return _seconds(span for step in self.steps for span in step.spans)
 
     @property
     def made_in(self) -> Path:
@@ -455,27 +456,36 @@ def _step(step: Mapping[str, Any], folder: Path, events: list[dict[str, Any]]) -
     own = [event for event in events if event.get("step") == step["name"]]
     last: dict[str, Any] = next((event for event in reversed(own) if "done" in event and "total" in event), {})
     state = "done" if (folder / "done" / f"{step['name']}.json").exists() else "begun" if own else "waiting"
+    spans = _spans(own)
     settings = tuple(_flat("", {key: value for key, value in step["settings"].items() if key != "stage"}))
     done, total = (last.get("done"), last.get("total")) if state == "begun" else (None, None)
     return StepFacts(
-        step["name"], step["settings"]["stage"], step["role"], tuple(step["inputs"]), state, done, total, _seconds(own), step["fingerprint"], settings
+        step["name"], step["settings"]["stage"], step["role"], tuple(step["inputs"]), state, done, total, _seconds(spans) if own else None,
+        step["fingerprint"], settings, tuple(spans)
     )  # fmt: skip
 
 
-def _seconds(events: list[dict[str, Any]]) -> float | None:
-    """Time at work, over all the times that the step was taken up: from each ``step`` event to its last before ``done``."""
-    total, begin, end = 0.0, None, 0.0
+def _spans(events: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """When a step was at work, each time that it was taken up: from a ``step`` event to its last before ``done``."""
+    spans: list[tuple[float, float]] = []
+    at_work = False
     for event in events:
         if event.get("kind") == "step":
-            total += end - begin if begin is not None else 0.0
-            begin = end = float(event["time"])
-        elif begin is not None:
-            end = float(event["time"])
-            if event.get("kind") == "done":
-                total, begin = total + end - begin, None
-    if not events:
-        return None
-    return total + (end - begin if begin is not None else 0.0)
+            spans.append((float(event["time"]), float(event["time"])))
+            at_work = True
+        elif at_work:
+            spans[-1] = spans[-1][0], float(event["time"])
+            at_work = event.get("kind") != "done"
+    return spans
+
+
+def _seconds(spans: Iterable[tuple[float, float]]) -> float:
+    """Time within any of them: what was done side by side counts once."""
+    total, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def _flat(prefix: str, value: object) -> Iterable[tuple[str, str]]:

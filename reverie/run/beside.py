@@ -57,8 +57,6 @@ def do_beside(plan: Plan, steps: Sequence[Step], folder: Path, device: str, jobs
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, Any] = {}
     busy: dict[Connection, str] = {}
-    for step in steps:
-        events.report("step", step=step.name, stage=step.kind)
     try:
         with events.progress(names, 0, 0, "steps"):
             for _ in range(min(jobs, len(steps))):
@@ -75,7 +73,7 @@ def do_beside(plan: Plan, steps: Sequence[Step], folder: Path, device: str, jobs
                     raise InputError(_alone(plan)) from error
                 theirs.close()
                 workers[ours] = process
-                _give(ours, left, busy)
+                _give(ours, left, busy, events)
             while busy:
                 for pipe in cast("list[Connection]", wait(list(busy))):
                     try:
@@ -89,7 +87,7 @@ def do_beside(plan: Plan, steps: Sequence[Step], folder: Path, device: str, jobs
                         raise ReverieError(facts["text"])
                     if kind == "done":
                         events.say(f"{busy.pop(pipe)}: done in {facts['seconds']:.1f} s")
-                        _give(pipe, left, busy)
+                        _give(pipe, left, busy, events)
                     else:
                         _show(kind, facts, far, events)
     finally:
@@ -105,10 +103,12 @@ def _alone(plan: Plan) -> str:
     return f"the trainings of {plan.recipe} cannot be done side by side, because another process cannot have its plan; leave out --jobs"
 
 
-def _give(pipe: Connection, left: deque[Step], busy: dict[Connection, str]) -> None:
+def _give(pipe: Connection, left: deque[Step], busy: dict[Connection, str], events: Events) -> None:
     """The next step to this process, or nothing, after which it ends."""
     if left:
-        busy[pipe] = left.popleft().name
+        step = left.popleft()
+        events.report("step", step=step.name, stage=step.kind)
+        busy[pipe] = step.name
         pipe.send(busy[pipe])
     else:
         pipe.send(None)

@@ -58,6 +58,23 @@ def test_unknown_words_are_one_line_with_a_count_and_five_of_them(tmp_path):
     )
 
 
+def test_time_side_by_side_counts_once(tmp_path):
+    make_plan(num_seeds=1).settle(tmp_path)
+    events = [
+        (0, "step", "captions"),
+        (10, "step", "paint"),
+        (30, "done", "captions"),
+        (40, "done", "paint"),
+        (90, "step", "paint"),
+        (95, "unit", "paint"),
+    ]
+    lines = [json.dumps({"time": at, "kind": kind, "step": step}) for at, kind, step in events]
+    (tmp_path / "events.jsonl").write_text("\n".join(lines))
+    facts = gather(tmp_path)
+    assert {step.name: step.seconds for step in facts.steps if step.seconds} == {"captions": 30.0, "paint": 35.0}
+    assert facts.seconds == 45.0
+
+
 def test_time_is_summed_over_sessions_and_ends_with_done(tmp_path):
     plan = make_plan(num_seeds=1)
     plan.settle(tmp_path)

@@ -45,6 +45,8 @@ def test_two_at_a_time_in_two_processes_and_then_what_needs_them(
     assert "a, b, c, ..." in said
     steps = [event["step"] for event in read_events(tmp_path) if event["kind"] == "done"]
     assert sorted(steps) == ["a", "all", "b", "c", "d"]
+    begun = [event["time"] for event in read_events(tmp_path) if event["kind"] == "step" and event["step"] in "abcd"]
+    assert max(begun) - min(begun) > 0.1  # each when a process takes it up, so that pages can tell how long it took
 
 
 def test_a_refusal_is_the_steps_own_and_what_was_done_stays(tmp_path: Path) -> None:
