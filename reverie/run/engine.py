@@ -54,6 +54,8 @@ def run(
         raise InputError(
             "--jobs does several trainings at a time, and here all processes do one together; leave it out"
         )
+    if jobs > 1 and plan.file is not None:  # its stages are known to this process alone
+        raise InputError(f"--jobs works for recipes of reverie, and {plan.recipe} is a file of your own; leave it out")
     if until is not None:
         plan.step(until)
     if int(os.environ.get("RANK", 0)) > 0:

@@ -92,6 +92,9 @@ def test_numbers_that_are_none_and_launched_processes_are_refused(
     with pytest.raises(SystemExit, match="2"):
         main(["run", "stablerep", "--jobs", "0", "--out", str(tmp_path / "run")])
     assert "--jobs 0" in capsys.readouterr().err
+    own = dataclasses.replace(plan_of(), file="mine.py")
+    with pytest.raises(InputError, match="side is a file of your own"):
+        run(own, tmp_path / "run", jobs=2)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="several trainings at a time"):
         run(plan_of(), tmp_path / "run", jobs=2)
