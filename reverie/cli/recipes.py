@@ -11,7 +11,7 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -138,7 +138,15 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
     usual, at_once = out or Path("runs") / Path(name).stem, jobs
 
     def work(
-        out: Path = usual, device: str = "", jobs: int = at_once, part: str = "1/1", until: str | None = None
+        out: Path = usual,
+        device: str = "",
+        jobs: int = at_once,
+        part: str = "1/1",
+        until: str | None = None,
+        on: Literal["here", "ray"] = "here",
+        actors: int = 1,
+        gpus_per_actor: float = 0.0,
+        ray_address: str = "",
     ) -> None:
         """Flags that every recipe has.
 
@@ -148,6 +156,10 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
             jobs: trainings at a time, each in a process of its own with its share of the cores.
             part: k/n for the k-th of n slices of the units, one number of a job array.
             until: last step to do; all when absent.
+            on: here, or ray for a pool of actors on any number of machines, see docs/scale.md.
+            actors: with --on ray, number of actors that make units.
+            gpus_per_actor: with --on ray, GPUs of each actor; 0.5 for two actors on one GPU.
+            ray_address: with --on ray, HOST:PORT of a Ray cluster; that of RAY_ADDRESS, or a Ray on this machine alone, when empty.
         """
 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
@@ -160,7 +172,7 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
     else:
         found, flags = _settings(recipe, work, prog, words, usual, name)
         plan = plan_with(name, found)
-    return _work(plan, flags["out"], find_device(flags["device"]), _part(flags["part"]), flags["until"], flags["jobs"])
+    return _work(plan, **flags)
 
 
 def _settings(
@@ -278,10 +290,23 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str | None, jobs: int) -> int:
+def _work(
+    plan: Plan, out: Path, device: str, jobs: int, part: str, until: str | None, on: str, actors: int, gpus_per_actor: float,
+    ray_address: str,
+) -> int:  # fmt: skip
     from reverie.run.engine import run
 
-    complete = run(plan, out, device, part, until, jobs)
+    slice_ = _part(part)
+    if on == "here":
+        if actors != 1 or gpus_per_actor or ray_address:
+            raise InputError("--actors, --gpus-per-actor and --ray-address belong to --on ray; give it as well, or leave them out")
+        complete = run(plan, out, find_device(device), slice_, until, jobs)
+    else:
+        from reverie.run.on_ray import cluster
+
+        # What devices there are is for the machines of the actors to know.
+        with cluster(actors, gpus_per_actor, ray_address) as pool:
+            complete = run(plan, out, device or ("cuda" if gpus_per_actor else "cpu"), slice_, until, jobs, pool)
     tell_failed(out)
     if (out / "results.jsonl").exists():
         from reverie.report.terminal import table

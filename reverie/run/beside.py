@@ -89,7 +89,7 @@ def do_beside(plan: Plan, steps: Sequence[Step], folder: Path, device: str, jobs
                         events.say(f"{busy.pop(pipe)}: done in {facts['seconds']:.1f} s")
                         _give(pipe, left, busy, events)
                     else:
-                        _show(kind, facts, far, events)
+                        show(kind, facts, far, events)
     finally:
         for pipe, process in workers.items():
             pipe.close()
@@ -114,8 +114,8 @@ def _give(pipe: Connection, left: deque[Step], busy: dict[Connection, str], even
         pipe.send(None)
 
 
-def _show(kind: str, facts: dict[str, Any], far: dict[str, tuple[int, int]], events: Events) -> None:
-    """What a process reports, in the one display: its log has it already."""
+def show(kind: str, facts: dict[str, Any], far: dict[str, tuple[int, int]], events: Events) -> None:
+    """What another process reports, in the one display: the log has it already."""
     if kind == "warning":
         events.show_warning(facts)
         return

@@ -1,6 +1,6 @@
-"""Runs a plan in this process: does the units of each step that are not done yet, by whichever process.
+"""Runs a plan, in this process or by a pool of others: does the units of each step that are not done yet, by whichever process.
 
-Unit stages go in order, each over all its units; one thread commits finished units while the next is made. Jobs run once,
+Unit stages go in order, each over all its units; one thread commits finished units while the next are made. Jobs run once,
 when everything before them is complete, and then leave ``done/<step>.json``.
 """
 
@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +33,19 @@ from reverie.store import tables
 from reverie.store.files import atomic_file
 
 AHEAD = 2  # finished units that may wait for the writer; more would only fill memory
+AHEAD_BYTES, AHEAD_MOST = 32 << 20, 64  # of small ones more may
+# Units made within so many seconds are one commit: each writes a list of all files of the table, which would be most of the work
+# of a run of many small units. A kill costs that much more at most.
+GATHER_S = 0.25
+
+
+@dataclass(frozen=True)
+class Made:
+    """A unit that is finished and not committed."""
+
+    unit: int
+    rows: pa.Table
+    seconds: float
 
 
 def run(
@@ -39,6 +55,7 @@ def run(
     part: tuple[int, int] = (1, 1),
     until: str | None = None,
     jobs: int = 1,
+    pool: Pool | None = None,
 ) -> bool:
     """Do what is left of a plan in ``folder``, and say whether it is complete now (up to ``until``).
 
@@ -47,14 +64,16 @@ def run(
             finishes last; a part stops before the first step that needs the other parts.
         until: name of the last step to do.
         jobs: trainings that are done at a time, each in a process of its own with its share of the cores.
+        pool: other processes that make the units and do the jobs; see run/on_ray.py.
     Raises: FolderInUse, SettingsChanged, and whatever ReverieError a stage raises; units finished before it are kept.
     """
     check_min(1, jobs=jobs)
-    if jobs > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if (jobs > 1 or pool) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError(
-            "--jobs does several trainings at a time, and here all processes do one together; leave it out"
+            f"{'--on ray gives work to actors' if pool else '--jobs does several trainings at a time'}, and here all processes do "
+            "one training together; leave it out"
         )
-    if jobs > 1 and plan.file is not None:  # its stages are known to this process alone
+    if jobs > 1 and pool is None and plan.file is not None:  # its stages are known to this process alone
         raise InputError(f"--jobs works for recipes of reverie, and {plan.recipe} is a file of your own; leave it out")
     if until is not None:
         plan.step(until)
@@ -75,12 +94,12 @@ def run(
             for note in plan.notes:
                 events.say(f"{plan.recipe}: {note}")
         for place, step in enumerate(plan.steps):
-            work = StepRunner(plan, step, folder, device, events)
+            work = StepRunner(plan, step, folder, device, events, pool=pool)
             if not work.is_done() and jobs > 1 and part == (1, 1):
                 done = {path.stem for path in work.mark.parent.glob("*.json")}
                 together = group([other for other in plan.steps[place:last] if other.name not in done], done)
                 if len(together) > 1:
-                    do_beside(plan, together, folder, device, jobs, events)
+                    (pool.jobs if pool else do_beside)(plan, together, folder, device, jobs, events)
             if not work.is_done():
                 if part != (1, 1) and (obstacle := work.not_for_a_part()):
                     events.say(f"{step.name}: {obstacle}")
@@ -114,11 +133,25 @@ def part_of(num_units: int, part: tuple[int, int]) -> range:
     return range((k - 1) * num_units // n, k * num_units // n)
 
 
+class Pool(Protocol):
+    """Other processes that do the work of a run, while this one hands it out and commits."""
+
+    def units(self, work: StepRunner, todo: Sequence[int]) -> Iterator[Made]:
+        """Make these units of a step, in any order."""
+        ...
+
+    def jobs(self, plan: Plan, steps: Sequence[Step], folder: Path, device: str, jobs: int, events: Events) -> None:
+        """Do these steps and mark them, up to ``jobs`` of them at a time."""
+        ...
+
+
 class StepRunner:
     """One step of a run: what it reads, what is left, and doing it."""
 
-    def __init__(self, plan: Plan, step: Step, folder: Path, device: str, events: Events, retry: int = 0) -> None:
-        self.plan, self.step, self.events, self.folder = plan, step, events, folder
+    def __init__(
+        self, plan: Plan, step: Step, folder: Path, device: str, events: Events, retry: int = 0, pool: Pool | None = None
+    ) -> None:
+        self.plan, self.step, self.events, self.folder, self.pool = plan, step, events, folder, pool
         self.context = StepContext(folder, step.name, step.inputs, plan.seed, device, events.of(step.name), retry)
         self.table = {"captions": self.context.captions, "pairs": self.context.pairs}.get(
             step.kind, self.context.columns()
@@ -142,6 +175,9 @@ class StepRunner:
 
     def do(self, mine: range) -> None:
         began = time.monotonic()
+        if self.step.kind == "job" and self.pool:
+            self.pool.jobs(self.plan, [self.step], self.folder, self.context.device, 1, self.events)
+            return
         self.events.report("step", step=self.step.name, stage=self.step.kind)
         if self.step.kind == "job":
             with self.events.progress(self.step.name, 0, 0, "steps"):
@@ -206,22 +242,55 @@ class StepRunner:
             return
         total, done = len(due), len(due) - len(todo)
         with self.events.progress(self.step.name, done, total, "units"):
-            worker = cast(UnitStage, self.step.stage).open(self.context)
-            with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
-                waiting: deque[Future[None]] = deque()
-                for number, unit in enumerate(todo, start=done + 1):
-                    began = time.monotonic()
-                    rows = self.unit(worker, unit)
-                    seconds = time.monotonic() - began
-                    waiting.append(writer.submit(self.commit, unit, rows, seconds, number, total))
-                    if len(waiting) > AHEAD:
-                        waiting.popleft().result()
-                for commit in waiting:
-                    commit.result()
+            made = self.pool.units(self, todo) if self.pool else self.made_here(todo)
+            self.write(made, done, total)
 
-    def unit(self, worker: Worker, unit: int) -> pa.Table:
+    def made_here(self, todo: Sequence[int]) -> Iterator[Made]:
+        """Make units one after the other, in this process."""
+        worker = cast(UnitStage, self.step.stage).open(self.context)
+        for unit in todo:
+            began = time.monotonic()
+            yield Made(unit, self.unit(worker, unit, self.given(unit)), time.monotonic() - began)
+
+    def write(self, made: Iterator[Made], done: int, total: int) -> None:
+        """Commit units as they are made, beside the making: at once, but those of the same ``GATHER_S`` seconds together."""
+        waiting: list[Made] = []
+        lock, hurry, last = threading.Lock(), threading.Event(), float("-inf")
+
+        def commit() -> None:
+            nonlocal done, last
+            if not waiting:
+                return
+            hurry.wait(max(0.0, last + GATHER_S - time.monotonic()))
+            with lock:
+                group, waiting[:] = list(waiting), []
+            last = time.monotonic()
+            tables.append_units(self.table, {item.unit: item.rows for item in group})
+            for item in group:
+                done += 1
+                self.tell(item, done, total)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
+            commits: deque[Future[None]] = deque()
+            try:
+                for item in made:
+                    with lock:
+                        waiting.append(item)
+                        large = sum(other.rows.nbytes for other in waiting) > AHEAD_BYTES
+                    commits.append(writer.submit(commit))
+                    if len(commits) > (AHEAD if large else AHEAD_MOST):
+                        hurry.set()
+                        commits.popleft().result()
+                        hurry.clear()
+                    while commits and commits[0].done():
+                        commits.popleft().result()
+            finally:
+                hurry.set()
+            for each in commits:
+                each.result()
+
+    def unit(self, worker: Worker, unit: int, given: pa.Table) -> pa.Table:
         """The finished rows of one unit, checked against what the stage promises."""
-        given = self.given(unit)
         rows = worker(given)
         check_rows(self.step, unit, given, rows)
         return rows
@@ -243,16 +312,15 @@ class StepRunner:
         ]
         return tables.read_unit(self.source, unit, columns=columns, only=OK)
 
-    def commit(self, unit: int, rows: pa.Table, seconds: float, done: int, total: int) -> None:
-        tables.append_unit(self.table, unit, rows)
-        counts = status_counts(rows)
+    def tell(self, made: Made, done: int, total: int) -> None:
+        """Log a unit that is committed."""
         self.events.report(
             "unit",
             step=self.step.name,
-            unit=unit,
-            rows=len(rows),
-            **counts,
-            seconds=round(seconds, 4),
+            unit=made.unit,
+            rows=len(made.rows),
+            **status_counts(made.rows),
+            seconds=round(made.seconds, 4),
             done=done,
             total=total,
         )

@@ -13,7 +13,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -224,19 +224,34 @@ def append_unit(path: TablePath, unit: int, rows: pa.Table) -> None:
     Raises: UnitExists if the unit is committed, also when another process was a moment faster; StoreFull with the table as
         before; FolderInUse if the folder holds something else; ValueError for rows that are not of this unit, or a key twice.
     """
-    _check_unit(unit, rows)
+    append_units(path, {unit: rows})
+
+
+def append_units(path: TablePath, units: Mapping[int, pa.Table]) -> None:
+    """Commit several units at once, in one file: all of them are seen or none. Those without rows are noted before, one by one.
+
+    A commit writes a list of all files of the table, so few files are what keeps many units cheap.
+    Raises: as ``append_unit`` does; UnitExists if any of them is committed.
+    """
+    for unit, rows in units.items():
+        _check_unit(unit, rows)
+    schema = next(iter(units.values())).schema
     try:
         table = open_table(path)
     except StoreError:
         if not exists(path):  # looked at anew: a rival may have made it since
-            _create(path, rows.schema)
+            _create(path, schema)
         table = open_table(path)
-    _refuse_done(table, unit, path)
+    _refuse_done(table, units, path)
+    filled = [rows for rows in units.values() if rows.num_rows]
     with _commits(path):
-        if rows.num_rows == 0:
+        for unit in (unit for unit, rows in units.items() if not rows.num_rows):
             _note_empty(path, unit)
+            table = open_table(path)
+        if not filled:
             return
-        new = list(write_fragments(_fit(rows, table.schema, path), table, mode="append"))
+        whole = pa.concat_tables([_fit(rows, table.schema, path) for rows in filled])
+        new = list(write_fragments(whole, table, mode="append"))
     for wait_s in _waits():
         with _commits(path):
             if _swap(table, new):
@@ -244,14 +259,14 @@ def append_unit(path: TablePath, unit: int, rows: pa.Table) -> None:
         time.sleep(wait_s)
         table = open_table(path)
         try:
-            _refuse_done(table, unit, path)
+            _refuse_done(table, [unit for unit, rows in units.items() if rows.num_rows], path)
         except UnitExists:
             files = table.new_file_session()
             for file in (file for fragment in new for file in fragment.files):
                 files.delete_file(f"data/{file.path}")
             raise
     raise StoreError(
-        f"could not commit unit {unit} to {path}: other writers were faster {TRIES} times; use fewer of them"
+        f"could not commit {_named(units)} to {path}: other writers were faster {TRIES} times; use fewer of them"
     )
 
 
@@ -600,9 +615,14 @@ def _units_by_fragment(table: LanceDataset) -> dict[int, frozenset[int]]:
     return whole
 
 
-def _refuse_done(table: LanceDataset, unit: int, path: TablePath) -> None:
-    if unit in _done(table):
-        raise UnitExists(f"unit {unit} is already in {path}")
+def _refuse_done(table: LanceDataset, units: Iterable[int], path: TablePath) -> None:
+    if there := _done(table).intersection(units):
+        raise UnitExists(f"{_named(there)} is already in {path}")
+
+
+def _named(units: Iterable[int]) -> str:
+    first, *more = sorted(units)
+    return f"unit {first}" + (f" and {len(more)} more" if more else "")
 
 
 def _note_empty(path: TablePath, unit: int) -> None:
@@ -612,7 +632,7 @@ def _note_empty(path: TablePath, unit: int) -> None:
     """
     for wait_s in _waits():
         table = open_table(path)
-        _refuse_done(table, unit, path)
+        _refuse_done(table, [unit], path)
         try:
             table.update_config({f"{EMPTY_UNIT}{unit}": "1"})
             return
