@@ -27,10 +27,11 @@ from reverie.ranges import check_min
 from reverie.run.beside import do_beside, group
 from reverie.run.events import Events, read_events
 from reverie.run.folder import alone, claim, units_held
-from reverie.run.plan import Plan, Step
+from reverie.run.plan import Plan, Step, join_run
 from reverie.stage import Job, StepContext, UnitStage, Worker
 from reverie.store import tables
 from reverie.store.files import atomic_file
+from reverie.store.places import POINTER
 
 AHEAD = 2  # finished units that may wait for the writer; more would only fill memory
 AHEAD_BYTES, AHEAD_MOST = 32 << 20, 64  # of small ones more may
@@ -56,6 +57,7 @@ def run(
     until: str | None = None,
     jobs: int = 1,
     pool: Pool | None = None,
+    at: str | None = None,
 ) -> bool:
     """Do what is left of a plan in ``folder``, and say whether it is complete now (up to ``until``).
 
@@ -65,6 +67,7 @@ def run(
         until: name of the last step to do.
         jobs: trainings that are done at a time, each in a process of its own with its share of the cores.
         pool: other processes that make the units and do the jobs; see run/on_ray.py.
+        at: address in an object store where the tables lie; those of a folder that was told so lie there anyway.
     Raises: FolderInUse, SettingsChanged, and whatever ReverieError a stage raises; units finished before it are kept.
     """
     check_min(1, jobs=jobs)
@@ -85,7 +88,9 @@ def run(
         step.stage.check()
         if place < last and not (folder / "done" / f"{step.name}.json").exists():
             step.stage.check_device(device)
-    claim(folder)
+    claim(folder, ours=("plan.json", POINTER))
+    if at:
+        join_run(folder, at)
     with units_held(folder, part_of(plan.num_units, part)), Events(folder) as events:
         with alone(folder):
             plan.settle(folder, change=part == (1, 1))  # nobody else is at work then

@@ -88,7 +88,7 @@ class Actors:
         self._class = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Actor)
         self._starting: dict[Any, Any] = {}  # what its first call will give -> actor
         self._idle: list[Any] = []
-        self._of: Plan | None = None
+        self._of: tuple[int, Path] | None = None  # plan and folder that they work for
 
     def units(self, work: StepRunner, todo: Sequence[int]) -> Iterator[Made]:
         """Make these units, in the order in which they are finished.
@@ -170,40 +170,44 @@ class Actors:
                 self._idle, self._starting = [], {}
 
     def _begin(self, work: StepRunner) -> None:
-        """Begin actors for this plan, unless they are there."""
-        if self._of is not work.plan:
-            self._of = work.plan
-            for _ in range(self._count):
-                self._start(work)
+        """Have as many actors as were asked for, with the plan of this run."""
+        if self._of == (id(work.plan), work.folder):
+            return
+        self._of = id(work.plan), work.folder
+        there, self._idle = [*self._idle, *self._starting.values()], []
+        self._starting = {}
+        for number in range(self._count):
+            self._start(work, there[number] if number < len(there) else None)
 
-    def _start(self, work: StepRunner) -> None:
+    def _start(self, work: StepRunner, actor: Any = None) -> None:
+        """Give an actor, or a new one, the plan."""
         from ray import cloudpickle
 
+        actor = actor or self._class.remote(str(Path.cwd()))
         packed = cloudpickle.dumps(work.plan)
-        file = work.plan.file
-        actor = self._class.remote(packed, file, str(work.folder.resolve()), work.context.device, str(Path.cwd()))
-        self._starting[actor.ready.remote()] = actor
+        ready = actor.ready.remote(packed, work.plan.file, str(work.folder.resolve()), work.context.device)
+        self._starting[ready] = actor
 
 
 class _Actor:
     """One of the pool, in a process of its own. What it answers begins with a word, as errors of ours do not all bear the way back."""
 
-    def __init__(self, packed: bytes, file: str | None, folder: str, device: str, made_in: str) -> None:
+    def __init__(self, made_in: str) -> None:
         if Path(made_in).is_dir():
             os.chdir(made_in)  # settings may be paths relative to it
-        self._packed, self._file, self._folder, self._device = packed, file, Path(folder), device
         self._plan: Plan | None = None
-        self._step, self._worker = "", cast("Worker | None", None)
-        self._told: list[tuple[str, dict[str, Any]]] = []
 
-    def ready(self) -> tuple[Any, ...]:
+    def ready(self, packed: bytes, file: str | None, folder: str, device: str) -> tuple[Any, ...]:
         """The first call: whether this process can have the plan."""
         from ray import cloudpickle
 
+        self._folder, self._device = Path(folder), device
+        self._step, self._worker = "", cast("Worker | None", None)
+        self._told: list[tuple[str, dict[str, Any]]] = []
         try:
-            if self._file:
-                find_recipe(self._file)  # its stages have their classes there
-            self._plan = cloudpickle.loads(self._packed)
+            if file:
+                find_recipe(file)  # its stages have their classes there
+            self._plan = cloudpickle.loads(packed)
         except ReverieError as error:
             return "refused", f"an actor of Ray cannot have the plan: {error}"
         return ("ready",)

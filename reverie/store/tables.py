@@ -3,7 +3,8 @@
 A table lists its finished units by itself: a unit is done if it has rows, or if it is noted in the table's configuration
 as finished without rows. Both are part of the commit, so nothing beside the table can disagree with it.
 
-Paths may be local folders or Lance addresses (s3://...); give those as str.
+Paths may be local folders or Lance addresses (s3://...), as str; those of a folder that has its tables elsewhere lead there, see
+``store/places.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import random
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ from lance.fragment import write_fragments
 from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, StoreFull, UnitExists
 from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS, TOKEN_COLUMNS
 from reverie.store.files import is_full
+from reverie.store.places import address, tables_of
 from reverie.store.pictures import open_picture
 from reverie.store.sources import counted_clause
 
@@ -55,13 +58,13 @@ EXAMPLE = "write for example: status = 'ok' and clip_score >= 0.2"
 def open_table(path: TablePath) -> LanceDataset:
     """The newest version of a table. What is read from it later stays at this version. Raises StoreError."""
     try:
-        return lance.dataset(str(path))
+        return lance.dataset(address(path))
     except BaseException as error:
         if not _is_lances(error):
             raise
         if "was not found" not in str(error):
             raise StoreError(f"{path} is not a readable table: {_short(error)}") from error
-        if "://" not in str(path) and Path(path).exists():
+        if "://" not in address(path) and Path(path).exists():
             raise StoreError(
                 f"{path} exists but is not a table of reverie; give a folder that ends in .lance"
             ) from error
@@ -73,7 +76,7 @@ def exists(path: TablePath) -> bool:
 
     Raises: StoreError for one that is damaged, as it is when data is there and nothing says to which version it belongs.
     """
-    if "://" not in str(path) and not _has_files(Path(path) / "_versions"):
+    if "://" not in address(path) and not _has_files(Path(path) / "_versions"):
         if _has_files(Path(path) / "data"):  # written only after the first version
             raise StoreError(f"{path} is damaged: its versions are missing, so nothing says what belongs to it")
         return False
@@ -359,6 +362,26 @@ def add_columns(path: TablePath, from_path: TablePath, key: str = "pair_id", rep
     )
 
 
+def drop(path: TablePath) -> None:
+    """Delete a table, if it is there."""
+    if "://" in address(path):
+        if exists(path):
+            LanceDataset.drop(address(path))
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_note(path: TablePath) -> str | None:
+    """The text that ``write_note`` left; None if there is none. Raises StoreError for a place that cannot be read."""
+    return str(open_table(path).to_table()["text"][0].as_py()) if exists(path) else None
+
+
+def write_note(path: TablePath, text: str) -> None:
+    """Leave a text beside tables that lie where files cannot be written, as a table of one row."""
+    with asked(path, None), _commits(path):
+        lance.write_dataset(pa.table({"text": [text]}), address(path), mode="overwrite")
+
+
 def compact(path: TablePath, keep_s: float = 3600) -> None:
     """Gather small commits into large files, drop replaced rows, and delete versions older than ``keep_s`` seconds.
 
@@ -430,7 +453,9 @@ def _check_tables(
         problems += _check_rows("pairs", pairs, "pair_id", r"^[0-9a-f]{16}-[0-9]{3,}$")
         problems += _check_family(captions, pairs, done_units(folder / "pairs.lance"), per_caption)
         problems += _check_content(folder / "pairs.lance", progress, threads)
-        for path in sorted(folder.glob("columns/*.lance")):
+        names = {path.stem for path in folder.glob("done/*.json")} if tables_of(folder) else set()
+        columns = {*folder.glob("columns/*.lance"), *(folder / "columns" / f"{name}.lance" for name in names)}
+        for path in sorted(columns):
             extra = _load(path, ["pair_id"])
             if extra is not None:
                 _tell(problems, f"keys are in {path.name} twice", extra, "pair_id", _repeated(extra["pair_id"]))
@@ -650,7 +675,7 @@ def _note_empty(path: TablePath, unit: int) -> None:
 
 def _create(path: TablePath, schema: pa.Schema) -> None:
     """Make the table without rows; fine if another process just did."""
-    place = Path(path)
+    place = Path(address(path))
     if place.is_file() or (place.is_dir() and {item.name for item in place.iterdir()} - LANCE_FOLDERS):
         raise FolderInUse(f"{path} holds something that is not a table; give another folder")
     schema = schema.with_metadata({IDENTITY: uuid.uuid4().hex.encode()})
@@ -658,7 +683,7 @@ def _create(path: TablePath, schema: pa.Schema) -> None:
         try:
             # Not lance.write_dataset(mode="create"): of two that create at once, it lets the second overwrite the first and
             # what was committed to it since. Without retries an Overwrite succeeds for one of them only.
-            table = LanceDataset.commit(str(path), LanceOperation.Overwrite(schema, []), max_retries=0)
+            table = LanceDataset.commit(address(path), LanceOperation.Overwrite(schema, []), max_retries=0)
         except OSError as error:
             if is_full(error) or not exists(path):
                 raise
@@ -804,7 +829,11 @@ def _commits(path: TablePath) -> Iterator[None]:
 
 
 def _short(error: BaseException) -> str:
-    """The first line of Lance's message without the place in its source."""
+    """The first line of Lance's message without the place in its source; of a server's answer its status."""
+    if answer := re.search(r"status code: (\d{3}[\w ]*)", str(error)):
+        return f"the server answered {answer[1].strip()}"
+    if "Error performing" in str(error):
+        return f"the server does not answer ({str(error).rpartition('source:')[2].strip()[:120] or 'no reason given'})"
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
         re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line)
