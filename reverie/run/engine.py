@@ -34,10 +34,11 @@ from reverie.store.files import atomic_file
 from reverie.store.places import POINTER
 
 AHEAD = 2  # finished units that may wait for the writer; more would only fill memory
-AHEAD_BYTES, AHEAD_MOST = 32 << 20, 64  # of small ones more may
+AHEAD_BYTES, AHEAD_MOST = 32 << 20, 128  # of small ones more may
 # Units made within so many seconds are one commit: each writes a list of all files of the table, which would be most of the work
 # of a run of many small units. A kill costs that much more at most.
 GATHER_S = 0.25
+READ_AHEAD = 16  # units of captions that are read at once
 
 
 @dataclass(frozen=True)
@@ -253,9 +254,9 @@ class StepRunner:
     def made_here(self, todo: Sequence[int]) -> Iterator[Made]:
         """Make units one after the other, in this process."""
         worker = cast(UnitStage, self.step.stage).open(self.context)
-        for unit in todo:
+        for unit, given in self.all_given(todo):
             began = time.monotonic()
-            yield Made(unit, self.unit(worker, unit, self.given(unit)), time.monotonic() - began)
+            yield Made(unit, self.unit(worker, unit, given), time.monotonic() - began)
 
     def write(self, made: Iterator[Made], done: int, total: int) -> None:
         """Commit units as they are made, beside the making: at once, but those of the same ``GATHER_S`` seconds together."""
@@ -285,7 +286,8 @@ class StepRunner:
                     commits.append(writer.submit(commit))
                     if len(commits) > (AHEAD if large else AHEAD_MOST):
                         hurry.set()
-                        commits.popleft().result()
+                        while len(commits) > AHEAD:  # all that are small, or the next ones would go one by one
+                            commits.popleft().result()
                         hurry.clear()
                     while commits and commits[0].done():
                         commits.popleft().result()
@@ -316,6 +318,14 @@ class StepRunner:
             *(name for name in cast(UnitStage, self.step.stage).reads if name not in ("pair_id", "unit")),
         ]
         return tables.read_unit(self.source, unit, columns=columns, only=OK)
+
+    def all_given(self, todo: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
+        """The same for units one after the other. Captions, which are small, are read ahead."""
+        if self.step.kind != "pairs" or self.source is None:
+            yield from ((unit, self.given(unit)) for unit in todo)
+            return
+        for start in range(0, len(todo), READ_AHEAD):
+            yield from tables.read_units(self.source, todo[start : start + READ_AHEAD], only=OK).items()
 
     def tell(self, made: Made, done: int, total: int) -> None:
         """Log a unit that is committed."""

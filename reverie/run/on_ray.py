@@ -81,10 +81,14 @@ def _check_answers(address: str) -> None:
 
 
 class Actors:
-    """What ``engine.run`` takes as ``pool``. Actors are begun when the first step needs them, and stay for the next ones."""
+    """What ``engine.run`` takes as ``pool``. Actors are begun when the first step needs them, and stay for the next ones.
+
+    Attributes:
+        count: units that are made at a time.
+    """
 
     def __init__(self, ray: Any, count: int, gpus: float, cpus: int) -> None:
-        self._ray, self._count = ray, count
+        self._ray, self.count = ray, count
         self._class = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Actor)
         self._starting: dict[Any, Any] = {}  # what its first call will give -> actor
         self._idle: list[Any] = []
@@ -96,7 +100,7 @@ class Actors:
         Raises: ReverieError as the stage says it, or if one unit has cost several actors.
         """
         left: deque[int | str] = deque(todo)
-        for unit, (rows, seconds, told) in self._calls(work, left, self._count):
+        for unit, (rows, seconds, told) in self._calls(work, left, self.count):
             for kind, facts in told:
                 work.events.report(kind, **facts)
             yield Made(unit, rows, seconds)
@@ -110,9 +114,13 @@ class Actors:
         left: deque[int | str] = deque(step.name for step in steps)
         names = ", ".join(step.name for step in steps[:3]) + (", ..." if len(steps) > 3 else "")
         with events.progress(names, 0, 0, "steps"):
-            for name, seconds in self._calls(work, left, min(jobs, self._count)):
+            for name, seconds in self._calls(work, left, min(jobs, self.count)):
                 if len(steps) > 1:
                     events.say(f"{name}: done in {seconds:.1f} s")
+
+    def wait(self) -> None:
+        """Until every actor that was begun is there."""
+        self._ray.wait(list(self._starting), num_returns=len(self._starting)) if self._starting else None
 
     def _calls(self, work: StepRunner, left: deque[int | str], at_once: int) -> Iterator[tuple[Any, Any]]:
         """Give units (numbers) or jobs (names) to actors that are free, and yield what comes back."""
@@ -176,7 +184,7 @@ class Actors:
         self._of = id(work.plan), work.folder
         there, self._idle = [*self._idle, *self._starting.values()], []
         self._starting = {}
-        for number in range(self._count):
+        for number in range(self.count):
             self._start(work, there[number] if number < len(there) else None)
 
     def _start(self, work: StepRunner, actor: Any = None) -> None:

@@ -151,19 +151,36 @@ def read_unit(
         where: a Lance SQL filter on top.
     Raises: StoreError if the unit is not committed; InputError for a filter or column that does not fit.
     """
+    return read_units(path, [unit], columns, only, where)[unit]
+
+
+def read_units(
+    path: TablePath,
+    wanted: Sequence[int],
+    columns: Sequence[str] | None = None,
+    only: str | None = None,
+    where: str | None = None,
+) -> dict[int, pa.Table]:
+    """All rows of some units, read together, by unit. Arguments and errors as of ``read_unit``."""
     table = open_table(path)
     with asked(path, None, ["unit"]):
         units = _units_by_fragment(table)
-    found = [number for number, inside in units.items() if unit in inside]
-    if not found and unit not in _empty_units(table):
-        raise StoreError(f"unit {unit} is not in {path} yet")
-    filters = [f"unit = {unit}", f"status = '{only}'" if only else "", whole_filter(where) or ""]
+    found = [number for number, inside in units.items() if not inside.isdisjoint(wanted)]
+    there = _empty_units(table).union(*(units[number] for number in found))
+    if missing := [unit for unit in wanted if unit not in there]:
+        raise StoreError(f"unit {missing[0]} is not in {path} yet")
+    which = f"unit in ({', '.join(map(str, wanted))})" if len(wanted) > 1 else f"unit = {wanted[0]}"
+    filters = [which, f"status = '{only}'" if only else "", whole_filter(where) or ""]
+    names = None if columns is None else list(dict.fromkeys([*columns, *(["unit"] if len(wanted) > 1 else [])]))
     with asked(path, where, columns):
-        if not found:
-            return _scanner(table, columns, "false").to_table().replace_schema_metadata(None)
         # Naming the fragments keeps this independent of how many other units there are.
-        scanner = _scanner(table, columns, " and ".join(filter(None, filters)), [table.get_fragment(i) for i in found])
-        return scanner.to_table().replace_schema_metadata(None)
+        fragments = [table.get_fragment(i) for i in found] or None
+        scanner = _scanner(table, names, " and ".join(filter(None, filters)) if found else "false", fragments)
+        rows = scanner.to_table().replace_schema_metadata(None)
+    if len(wanted) == 1:
+        return {wanted[0]: rows}
+    parts = {unit: rows.filter(pc.equal(rows["unit"], unit)) for unit in wanted}
+    return {unit: part if columns is None else part.select(list(columns)) for unit, part in parts.items()}
 
 
 # Filters
