@@ -90,7 +90,9 @@ def main() -> None:
             pool.wait()
             pool.count = number
             run(plan, out, pool=pool)
-            (seconds,) = (event["seconds"] for event in read_events(out) if event["kind"] == "done" and event["step"] == "paint")
+            (seconds,) = (
+                event["seconds"] for event in read_events(out) if event["kind"] == "done" and event["step"] == "paint"
+            )
             rows.append({"actors": number, "units": UNITS * number, "seconds": round(seconds, 2)})
     for row in rows:
         row["efficiency"] = round(rows[0]["seconds"] / row["seconds"], 3)

@@ -27,7 +27,12 @@ def write(path: str) -> None:
     began, worked = time.perf_counter(), time.process_time()
     for unit in range(UNITS):
         rows = [
-            {"caption_id": f"{unit * ROWS + number:016x}", "unit": unit, "text": f"caption {number}", "status": pairs.OK}
+            {
+                "caption_id": f"{unit * ROWS + number:016x}",
+                "unit": unit,
+                "text": f"caption {number}",
+                "status": pairs.OK,
+            }
             for number in range(ROWS)
         ]
         tables.append_unit(path, unit, pairs.table(rows, pairs.CAPTIONS))

@@ -147,11 +147,19 @@ def parts(count: int) -> dict[str, float]:
             setattr(home, function, timed(name, getattr(home, function)))
     worked = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        run(Plan("engine", (Step("captions", Numbers(count)), Step("paint", Nothing(), inputs=("captions",)))), Path(folder) / "run")
+        run(
+            Plan("engine", (Step("captions", Numbers(count)), Step("paint", Nothing(), inputs=("captions",)))),
+            Path(folder) / "run",
+        )
     worked = time.process_time() - worked
     shares = {f"percent, {name}": round(100 * seconds / worked, 1) for name, seconds in spent.items()}
     rest = round(100 - sum(shares.values()), 1)
-    return {"captions": count, "processor seconds": round(worked, 2), **shares, "percent, threads of Lance and Arrow, and the rest": rest}
+    return {
+        "captions": count,
+        "processor seconds": round(worked, 2),
+        **shares,
+        "percent, threads of Lance and Arrow, and the rest": rest,
+    }
 
 
 def main() -> None:

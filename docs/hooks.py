@@ -23,6 +23,7 @@ GUIDES = (
     "library.md",
     "examples.md",
     "architecture.md",
+    "scale.md",
     "adding-a-filter.md",
     "adding-a-learner.md",
     "adding-a-model.md",

@@ -282,7 +282,11 @@ def recaption(
     prompts = {"short": prompt_short, "long": prompt_long}
     if silent := next((style for style, prompt in prompts.items() if prompt and style not in chosen), None):
         raise InputError(f"--prompt-{silent} asks for a {silent} caption, and none is written; add it to --styles")
-    how: dict[str, Any] = {"count_tokens_by": count_tokens_by, "max_tokens": max_tokens, "speed": DescribeSpeed(batch, in_flight)}
+    how: dict[str, Any] = {
+        "count_tokens_by": count_tokens_by,
+        "max_tokens": max_tokens,
+        "speed": DescribeSpeed(batch, in_flight),
+    }
 
     def stage_of(name: str, style: Literal["short", "long"]) -> Describe:
         stage = Describe(name, column or f"caption_{style}", beams, style, prompts[style], **how)

@@ -317,7 +317,9 @@ def _work(
     out = _folder(out, files)
     if on == "here":
         if actors != 1 or gpus_per_actor or ray_address:
-            raise InputError("--actors, --gpus-per-actor and --ray-address belong to --on ray; give it as well, or leave them out")
+            raise InputError(
+                "--actors, --gpus-per-actor and --ray-address belong to --on ray; give it as well, or leave them out"
+            )
         complete = run(plan, out, find_device(device), slice_, until, jobs, at=at)
     else:
         from reverie.run.on_ray import cluster

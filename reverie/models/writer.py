@@ -316,7 +316,9 @@ class InFlight:
         """Hook of the client: an answer comes."""
         with self._one:
             if response.status_code in self.busy:
-                if response.request.extensions["reverie.asked"] > self._cut:  # those asked before had no chance to be fewer
+                if (
+                    response.request.extensions["reverie.asked"] > self._cut
+                ):  # those asked before had no chance to be fewer
                     self._limit, self._cut = max(1.0, self._limit / 2), time.monotonic()
             elif response.is_success:
                 self._limit = min(float(self.most), self._limit + 1 / self._limit)

@@ -87,7 +87,13 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
         columns.insert(0, Step("clip_score", seen(ClipScore(clip)), inputs=("paint",)))
     if config.captioner:
         described = Path(config.captioner) if Path(config.captioner).exists() else config.captioner
-        columns.append(Step("describe", seen(Describe(described, speed=DescribeSpeed(parallel=config.text.written.in_flight))), inputs=("paint",)))
+        columns.append(
+            Step(
+                "describe",
+                seen(Describe(described, speed=DescribeSpeed(parallel=config.text.written.in_flight))),
+                inputs=("paint",),
+            )
+        )
     compared = [Step("duplicates", Duplicates(near=not tokens), inputs=("hash",))] if config.duplicates else []
     check_rule(config.keep, *(step.stage for step in (*compared, *columns)))
     return Plan(

@@ -155,7 +155,14 @@ class StepRunner:
     """One step of a run: what it reads, what is left, and doing it."""
 
     def __init__(
-        self, plan: Plan, step: Step, folder: Path, device: str, events: Events, retry: int = 0, pool: Pool | None = None
+        self,
+        plan: Plan,
+        step: Step,
+        folder: Path,
+        device: str,
+        events: Events,
+        retry: int = 0,
+        pool: Pool | None = None,
     ) -> None:
         self.plan, self.step, self.events, self.folder, self.pool = plan, step, events, folder, pool
         self.context = StepContext(folder, step.name, step.inputs, plan.seed, device, events.of(step.name), retry)
@@ -219,7 +226,7 @@ class StepRunner:
         """Units that have something to work on, as far as the input is there."""
         if self.source is None:
             return set(range(self.plan.num_units))
-        return _units(self.source, f"status = '{OK}'")
+        return tables.units_with(self.source, f"status = '{OK}'")
 
     def made(self) -> set[int]:
         return tables.done_units(self.table) if tables.exists(self.table) else set()
@@ -446,16 +453,6 @@ def status_counts(rows: pa.Table) -> dict[str, int]:
     if "status" not in rows.column_names:
         return {}
     return {item["values"]: item["counts"] for item in pc.value_counts(rows["status"]).to_pylist()}
-
-
-def _units(path: Path, where: str) -> set[int]:
-    """Units that have a row for which this holds."""
-    if not tables.exists(path):
-        return set()
-    found: set[int] = set()
-    for batch in tables.scan(path, columns=["unit"], where=where):
-        found.update(pc.unique(batch["unit"]).to_pylist())
-    return found
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

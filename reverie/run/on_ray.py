@@ -27,7 +27,7 @@ from reverie.run.beside import show
 from reverie.run.engine import Made, StepRunner, check_rows
 from reverie.run.events import Events
 from reverie.run.plan import Plan, Step, find_recipe
-from reverie.stage import Job, StepContext, UnitStage, Worker
+from reverie.stage import StepContext, UnitStage, Worker
 from reverie.store.locks import bytes_held
 
 LOSSES = 3  # actors that one unit or job may cost; with more, it is what ends them
@@ -144,30 +144,32 @@ class Actors:
                     log.show()
                 if not busy and not done and not told and time.monotonic() - began > PATIENCE_S:
                     told = True
-                    events.say(f"waiting for Ray to have room for an actor; it has {_resources(ray.cluster_resources())}")
+                    events.say(
+                        f"waiting for Ray to have room for an actor; it has {_resources(ray.cluster_resources())}"
+                    )
                 for ref in done:
-                    actor, item = busy.pop(ref) if ref in busy else (self._starting.pop(ref), None)
+                    actor, given = busy.pop(ref) if ref in busy else (self._starting.pop(ref), None)
                     try:
                         kind, *facts = ray.get(ref)
                     except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                         ray.kill(actor)
                         self._start(work)
-                        losses[item] += 1
-                        if losses[item] >= LOSSES:
+                        losses[given] += 1
+                        if losses[given] >= LOSSES:
                             raise ReverieError(
-                                f"{work.step.name}: {_named(item)} was lost with {LOSSES} actors of Ray, one after the other "
+                                f"{work.step.name}: {_named(given)} was lost with {LOSSES} actors of Ray, one after the other "
                                 f"({_line(error)}); Ray's logs say more"
                             ) from error
-                        if item is not None:
-                            left.appendleft(item)
-                            events.report("lost", step=work.step.name, what=_named(item))
-                            events.say(f"{work.step.name}: {_named(item)} is done again, as its actor was lost")
+                        if given is not None:
+                            left.appendleft(given)
+                            events.report("lost", step=work.step.name, what=_named(given))
+                            events.say(f"{work.step.name}: {_named(given)} is done again, as its actor was lost")
                         continue
                     if kind == "refused":
                         raise ReverieError(facts[0])
                     self._idle.append(actor)
-                    if item is not None:
-                        yield item, facts[0]
+                    if given is not None:
+                        yield given, facts[0]
             if log:
                 log.show()
         finally:

@@ -343,7 +343,11 @@ def _has_begun(folder: Path, step: Mapping[str, Any]) -> bool:
     left = [folder / "done" / f"{name}.json", folder / "weights" / name, folder / "shots" / name]
     table = folder / (f"{kind}.lance" if kind in ("captions", "pairs") else f"columns/{name}.lance")
     parts = [path.name for path in (folder / "checkpoints").glob("*")]  # a job of several parts has one for each
-    return any(path.exists() for path in left) or has_table(table) or any(part == name or part.startswith(f"{name}.") for part in parts)
+    return (
+        any(path.exists() for path in left)
+        or has_table(table)
+        or any(part == name or part.startswith(f"{name}.") for part in parts)
+    )
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:

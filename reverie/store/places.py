@@ -27,7 +27,9 @@ def remote(path: str | Path) -> str | None:
         return None
     found = REMOTE.sub(r"\1://", text, count=1).rstrip("/")
     if "@" in found or "?" in found:
-        raise InputError("an address of an object store holds no keys; they are taken from AWS_*, GOOGLE_* or AZURE_* variables")
+        raise InputError(
+            "an address of an object store holds no keys; they are taken from AWS_*, GOOGLE_* or AZURE_* variables"
+        )
     return found
 
 

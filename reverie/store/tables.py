@@ -33,8 +33,8 @@ from lance.fragment import write_fragments
 from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, StoreFull, UnitExists
 from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS, TOKEN_COLUMNS
 from reverie.store.files import is_full
-from reverie.store.places import address, tables_of
 from reverie.store.pictures import open_picture
+from reverie.store.places import address, tables_of
 from reverie.store.sources import counted_clause
 
 TablePath = str | Path
@@ -47,6 +47,7 @@ LANCE_FOLDERS = {"_versions", "_transactions", "data", "_deletions", "_indices",
 CLEANUP = {"lance.auto_cleanup.interval": "500", "lance.auto_cleanup.older_than": "3600s"}
 TRIES = 100  # how often a commit is tried against rivals before giving up
 BATCH_ROWS = 1024
+NARROW_ROWS = 65536  # of a column or two of numbers and words
 BUFFER_BYTES = 64 << 20  # Lance's own default reads 2 GB ahead
 CONFLICT = "Retryable commit conflict"
 EXAMPLE = "write for example: status = 'ok' and clip_score >= 0.2"
@@ -138,6 +139,18 @@ def rows_of(path: TablePath, key: str, values: Sequence[str], columns: Sequence[
 def done_units(path: TablePath) -> set[int]:
     """Units that are committed, with or without rows. A table that is not there yet has none."""
     return _done(open_table(path)) if exists(path) else set()
+
+
+def units_with(path: TablePath, where: str) -> set[int]:
+    """Units that have a row which fits a filter; none of a table that is not there."""
+    if not exists(path):
+        return set()
+    found: set[int] = set()
+    with asked(path, where, ["unit"]):
+        scanner = open_table(path).scanner(columns=["unit"], filter=whole_filter(where), batch_size=NARROW_ROWS)
+        for batch in scanner.to_batches():
+            found.update(pc.unique(batch["unit"]).to_pylist())
+    return found
 
 
 def read_unit(
@@ -471,8 +484,8 @@ def _check_tables(
         problems += _check_family(captions, pairs, done_units(folder / "pairs.lance"), per_caption)
         problems += _check_content(folder / "pairs.lance", progress, threads)
         names = {path.stem for path in folder.glob("done/*.json")} if tables_of(folder) else set()
-        columns = {*folder.glob("columns/*.lance"), *(folder / "columns" / f"{name}.lance" for name in names)}
-        for path in sorted(columns):
+        own = {*folder.glob("columns/*.lance"), *(folder / "columns" / f"{name}.lance" for name in names)}
+        for path in sorted(own):
             extra = _load(path, ["pair_id"])
             if extra is not None:
                 _tell(problems, f"keys are in {path.name} twice", extra, "pair_id", _repeated(extra["pair_id"]))
@@ -647,9 +660,12 @@ def _units_by_fragment(table: LanceDataset) -> dict[int, frozenset[int]]:
     units: dict[int, set[int]] = {number: set() for number in numbers if number not in known}
     if units:
         fragments = [table.get_fragment(number) for number in units]
-        for batch in table.scanner(columns=["unit"], with_row_address=True, fragments=fragments).to_batches():
+        scanner = table.scanner(columns=["unit"], with_row_address=True, fragments=fragments, batch_size=NARROW_ROWS)
+        for batch in scanner.to_batches():
             both = np.stack([batch["_rowaddr"].to_numpy() >> 32, batch["unit"].to_numpy().astype(np.uint64)])
-            for number, unit in np.unique(both, axis=1).T.tolist():
+            first = np.ones(both.shape[1], bool)  # of rows of the same, which stand together
+            first[1:] = (both[:, 1:] != both[:, :-1]).any(axis=0)
+            for number, unit in both[:, first].T.tolist():
                 units[number].add(unit)
     whole = {number: known[number] if number in known else frozenset(units[number]) for number in numbers}
     if identity:

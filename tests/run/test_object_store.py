@@ -60,7 +60,7 @@ def use(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def words(at: str, files: Path, *more: str) -> list[str]:
-    flags = "--count 18 --unit-size 3 --seed 5 --device cpu".split()
+    flags = ["--count", "18", "--unit-size", "3", "--seed", "5", "--device", "cpu"]
     return ["run", FAKE, *flags, "--out", at, "--files", str(files), *more]
 
 

@@ -82,9 +82,7 @@ def test_a_refusal_is_the_stages_own_and_what_was_made_stays(tmp_path: Path, poo
 
 
 @pytest.mark.slow
-def test_jobs_are_done_by_actors_side_by_side(
-    tmp_path: Path, pool: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jobs_are_done_by_actors_side_by_side(tmp_path: Path, pool: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(plan_of(), tmp_path, jobs=2, pool=pool) is True
     found = [line.split() for line in (tmp_path / "all.txt").read_text().splitlines()]
     assert {process for process, _, _ in found}.isdisjoint({str(os.getpid())})
@@ -146,13 +144,13 @@ def test_the_one_who_hands_out_is_killed_and_goes_on(tmp_path: Path, rows: Rows)
     subprocess.run(words, check=True, timeout=300, stdout=subprocess.DEVNULL)
     run(call_recipe(FAKE, SIZE), tmp_path / "here")
     assert rows(tmp_path / "ray") == rows(tmp_path / "here")
-    made = [event["unit"] for event in read_events(tmp_path / "ray") if event["kind"] == "unit" and event["step"] == "paint"]
+    made = [
+        event["unit"] for event in read_events(tmp_path / "ray") if event["kind"] == "unit" and event["step"] == "paint"
+    ]
     assert sorted(made) == list(range(10))  # nothing twice
 
 
-def test_several_processes_of_one_training_are_no_place_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_of_one_training_are_no_place_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="leave it out"):
         run(call_recipe(FAKE, SIZE), tmp_path, pool=object())  # type: ignore[arg-type]

@@ -506,11 +506,14 @@ def test_what_is_done_stays_fast(tmp_path):
 
 def test_compact_beside_a_writer_loses_nothing(tmp_path):
     """Another process commits units while this one gathers them: each unit is there once, in few files."""
-    path, code = tmp_path / "captions.lance", (
-        "import sys; from reverie import pairs; from reverie.store import tables\n"
-        "for unit in range(12):\n"
-        "    rows = [{'caption_id': f'{unit:016x}', 'unit': unit, 'text': 'x', 'status': 'ok'}]\n"
-        "    tables.append_unit(sys.argv[1], unit, pairs.table(rows, pairs.CAPTIONS))\n"
+    path, code = (
+        tmp_path / "captions.lance",
+        (
+            "import sys; from reverie import pairs; from reverie.store import tables\n"
+            "for unit in range(12):\n"
+            "    rows = [{'caption_id': f'{unit:016x}', 'unit': unit, 'text': 'x', 'status': 'ok'}]\n"
+            "    tables.append_unit(sys.argv[1], unit, pairs.table(rows, pairs.CAPTIONS))\n"
+        ),
     )
     writer, times = subprocess.Popen([sys.executable, "-c", code, str(path)]), 0
     while writer.poll() is None:
