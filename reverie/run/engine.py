@@ -268,15 +268,15 @@ class StepRunner:
     def write(self, made: Iterator[Made], done: int, total: int) -> None:
         """Commit units as they are made, beside the making: at once, but those of the same ``GATHER_S`` seconds together."""
         waiting: list[Made] = []
-        lock, hurry, last = threading.Lock(), threading.Event(), float("-inf")
+        lock, hurry, last, size = threading.Lock(), threading.Event(), float("-inf"), 0
 
         def commit() -> None:
-            nonlocal done, last
+            nonlocal done, last, size
             if not waiting:
                 return
             hurry.wait(max(0.0, last + GATHER_S - time.monotonic()))
             with lock:
-                group, waiting[:] = list(waiting), []
+                group, waiting[:], size = list(waiting), [], 0
             last = time.monotonic()
             tables.append_units(self.table, {item.unit: item.rows for item in group})
             for item in group:
@@ -289,7 +289,8 @@ class StepRunner:
                 for item in made:
                     with lock:
                         waiting.append(item)
-                        large = sum(other.rows.nbytes for other in waiting) > AHEAD_BYTES
+                        size += item.rows.nbytes
+                        large = size > AHEAD_BYTES
                     commits.append(writer.submit(commit))
                     if len(commits) > (AHEAD if large else AHEAD_MOST):
                         hurry.set()

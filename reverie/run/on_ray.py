@@ -61,6 +61,12 @@ def cluster(actors: int = 1, gpus_per_actor: float = 0.0, address: str = "") -> 
         where = f"no Ray answers at {address}" if address else "Ray cannot be started here"
         raise InputError(f"{where} ({_line(error)}); give --ray-address HOST:PORT, or leave it out") from error
     try:
+        there = ray.cluster_resources().get("GPU", 0)
+        if not address and actors * gpus_per_actor > there:  # a cluster may grow; this machine does not
+            raise InputError(
+                f"{actors} actors with --gpus-per-actor {gpus_per_actor:g} need {actors * gpus_per_actor:g} GPUs, and this machine has "
+                f"{there:g}; give fewer, or the --ray-address of a cluster"
+            )
         yield Actors(ray, actors, gpus_per_actor, 1 if address else cores)
     finally:
         ray.shutdown()

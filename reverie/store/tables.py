@@ -408,8 +408,15 @@ def read_note(path: TablePath) -> str | None:
 
 def write_note(path: TablePath, text: str) -> None:
     """Leave a text beside tables that lie where files cannot be written, as a table of one row."""
-    with asked(path, None), _commits(path):
-        lance.write_dataset(pa.table({"text": [text]}), address(path), mode="overwrite")
+    for wait_s in _waits():
+        with asked(path, None), _commits(path):
+            try:
+                lance.write_dataset(pa.table({"text": [text]}), address(path), mode="overwrite")
+                return
+            except OSError as error:
+                if "onflict" not in str(error):
+                    raise
+        time.sleep(wait_s)
 
 
 def compact(path: TablePath, keep_s: float = 3600) -> None:
@@ -483,8 +490,8 @@ def _check_tables(
         problems += _check_rows("pairs", pairs, "pair_id", r"^[0-9a-f]{16}-[0-9]{3,}$")
         problems += _check_family(captions, pairs, done_units(folder / "pairs.lance"), per_caption)
         problems += _check_content(folder / "pairs.lance", progress, threads)
-        names = {path.stem for path in folder.glob("done/*.json")} if tables_of(folder) else set()
-        own = {*folder.glob("columns/*.lance"), *(folder / "columns" / f"{name}.lance" for name in names)}
+        marked = {path.stem for path in folder.glob("done/*.json")} if tables_of(folder) else set()
+        own = {*folder.glob("columns/*.lance"), *(folder / "columns" / f"{name}.lance" for name in marked)}
         for path in sorted(own):
             extra = _load(path, ["pair_id"])
             if extra is not None:

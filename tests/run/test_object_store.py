@@ -156,6 +156,17 @@ def test_files_without_a_store_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "--files is for tables in an object store" in refused(words(str(tmp_path / "run"), tmp_path), capsys)
 
 
+def test_commands_that_need_a_folder_take_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("captions.txt").write_text("a fox\n")
+    assert "s3://bucket/x is no folder" in refused(["import", "captions.txt", "--out", "s3://bucket/x"], capsys)
+    with pytest.raises(InputError, match="is no folder"):
+        run(call_recipe(FAKE, SIZE), Path("s3://bucket/x"))
+    assert not Path("s3:").exists()
+
+
 @pytest.mark.slow
 def test_a_run_from_its_beginning_to_its_end(
     tmp_path: Path, bucket: str, rows: Rows, capsys: pytest.CaptureFixture[str]

@@ -150,6 +150,19 @@ def test_the_one_who_hands_out_is_killed_and_goes_on(tmp_path: Path, rows: Rows)
     assert sorted(made) == list(range(10))  # nothing twice
 
 
+@pytest.mark.slow
+def test_gpus_that_are_not_there_are_told(tmp_path: Path) -> None:
+    """In a process of its own, as one process has one Ray."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'reverie[ray]'")
+    words = [sys.executable, "-m", "reverie.cli", "run", FAKE, "--out", str(tmp_path / "run"), "--on", "ray"]
+    words += ["--actors", "2", "--gpus-per-actor", "64"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "2 actors with --gpus-per-actor 64 need 128 GPUs" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_several_processes_of_one_training_are_no_place_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="leave it out"):
