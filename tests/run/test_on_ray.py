@@ -72,6 +72,18 @@ def test_the_same_tables_as_in_one_process(tmp_path: Path, pool: Any, rows: Rows
 
 
 @pytest.mark.slow
+def test_real_models_paint_and_score_the_same(tmp_path: Path, pool: Any, rows: Rows) -> None:
+    """Pictures to the byte, scores to the bit: with one thread each, as tests have."""
+    texts = tmp_path / "captions.txt"
+    texts.write_text("a red circle\na blue square\na green triangle\na yellow star\n")
+    settings = {"captions": texts, "per_caption": 1, "sampler_steps": 2, "unit_size": 2, "keep": "clip_score > -1"}
+    assert run(call_recipe("make", settings), tmp_path / "ray", pool=pool)
+    assert run(call_recipe("make", settings), tmp_path / "here")
+    assert rows(tmp_path / "ray") == rows(tmp_path / "here")
+    assert rows(tmp_path / "ray")["pairs"][0]["clip_score"] is not None
+
+
+@pytest.mark.slow
 def test_a_refusal_is_the_stages_own_and_what_was_made_stays(tmp_path: Path, pool: Any) -> None:
     fail = tmp_path / "fail.json"
     fail.write_text('{"captions": [], "texts": ["a sentence about 17", "user error"]}')
