@@ -7,14 +7,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reverie import pairs
 from reverie.cli.main import main
-from reverie.errors import FolderInUse, InputError, SettingsChanged
+from reverie.errors import FolderInUse, InputError, SettingsChanged, UnitExists
 from reverie.run.engine import run
 from reverie.run.plan import call_recipe
 from reverie.run.status import status
@@ -207,13 +209,13 @@ def test_two_writers_at_once_a_kill_and_the_same_tables(tmp_path: Path, bucket: 
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     first, second = (start(f"{k}/2", tmp_path / f"machine {k}") for k in (1, 2))
-    pairs, deadline = f"{bucket}/pairs.lance", time.monotonic() + 240
-    while len(tables.done_units(pairs)) < 1 and time.monotonic() < deadline:
+    painted, deadline = f"{bucket}/pairs.lance", time.monotonic() + 240
+    while len(tables.done_units(painted)) < 1 and time.monotonic() < deadline:
         time.sleep(0.05)
     first.kill()
     first.wait()
     assert second.wait(240) == 0
-    done = tables.done_units(pairs)
+    done = tables.done_units(painted)
     assert {3, 4, 5} <= done
     assert len(done) < 6, "it was over before the kill"
     assert start("1/2", tmp_path / "machine 1").wait(240) == 0
@@ -221,6 +223,26 @@ def test_two_writers_at_once_a_kill_and_the_same_tables(tmp_path: Path, bucket: 
     run(call_recipe(FAKE, SIZE), tmp_path / "here")
     assert rows(tmp_path / "machine 1") == rows(tmp_path / "here")
     assert tables.verify(tmp_path / "machine 1", per_caption=2) == []
+
+
+@pytest.mark.slow
+def test_writers_that_race_for_a_unit(bucket: str) -> None:
+    """Four at once for each of five units: one is in time, as the store refuses to write over the list of files that it has."""
+    path = f"{bucket}/captions.lance"
+
+    def write(number: int) -> bool:
+        unit, writer = divmod(number, 4)
+        row = {"caption_id": f"{unit:016x}", "unit": unit, "text": f"by {writer}", "status": "ok"}
+        try:
+            tables.append_unit(path, unit, pairs.table([row], pairs.CAPTIONS))
+        except UnitExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        won = list(threads.map(write, range(20)))
+    assert [sum(won[unit * 4 : unit * 4 + 4]) for unit in range(5)] == [1] * 5
+    assert tables.count(path) == 5
 
 
 @pytest.mark.slow
