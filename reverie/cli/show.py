@@ -18,6 +18,7 @@ def show(
     browser: bool = True,
     index: bool = False,
     encoder: str = "",
+    tokenizer: str = "",
     device: str = "cpu",
 ) -> None:
     """Look at the pairs of a run or an import in the browser: search, sort, one pair with all that is known of it, mark bad ones.
@@ -34,6 +35,7 @@ def show(
         browser: open the page in the browser.
         index: look at all pictures first, so that those like a text or a picture are found at once; else it is done when it is asked for.
         encoder: model that compares pictures and texts; the one that the run scored with when empty, or builtin:clip.
+        tokenizer: model that image tokens are decoded by; the one that the run painted with when empty.
         device: device of the encoder; cpu, cuda or cuda:N.
     """
     from reverie.show.serve import check_extra, serve
@@ -43,7 +45,7 @@ def show(
 
     if device != "cpu":
         find_device(device)
-    galleries = [Gallery(each, encoder, device) for each in (folder, other) if each is not None]
+    galleries = [Gallery(each, encoder, device, tokenizer) for each in (folder, other) if each is not None]
     if index:
         with counting("pictures looked at:") as progress:
             number = galleries[0].near.build(progress)

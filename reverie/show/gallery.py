@@ -92,10 +92,11 @@ class Gallery:
 
     Args:
         encoder: what pictures are compared by; the one that the run scored with when empty.
+        tokenizer: what image tokens are decoded by; the one that the run painted with when empty.
     Raises: InputError for a folder without images; StoreError for tables that are damaged.
     """
 
-    def __init__(self, folder: Path, encoder: str = "", device: str = "cpu") -> None:
+    def __init__(self, folder: Path, encoder: str = "", device: str = "cpu", tokenizer: str = "") -> None:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
         if not tables.exists(folder / "pairs.lance"):
@@ -108,6 +109,7 @@ class Gallery:
         self._found: OrderedDict[tuple[object, ...], Sequence[int] | Numbers] = OrderedDict()
         self._pairs, self._looked = Snapshot(folder / "pairs.lance"), time.monotonic()
         self._facts: dict[str, Any] = {}
+        self._tokenizer = tokenizer
         self._tokens: TokenPictures | None = None
 
     @property
@@ -283,7 +285,8 @@ class Gallery:
 
         with self._decoding:
             if self._tokens is None:
-                self._tokens = TokenPictures([*(models_named(self.record, self.folder) if self.record else ()), "builtin:tokenizer"])
+                made = models_named(self.record, self.folder) if self.record else []
+                self._tokens = TokenPictures([self._tokenizer] if self._tokenizer else made)
             try:
                 return self._tokens.png(row)
             except ReverieError:
