@@ -97,6 +97,8 @@ def make_app(galleries: Sequence[Gallery], port: int) -> Starlette:
     Args: port: that the server listens on, which a request must name.
     """
     pages = Pages(galleries)
+    for name in environment().list_templates(extensions=["html"]):  # compiled now, so that the first page need not wait
+        environment().get_template(name)
     routes = [
         Route("/", pages.grid),
         Route("/pair/{pair_id}", pages.pair),

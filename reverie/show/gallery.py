@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 PER_PAGE = 60
 NUM_QUERIES = 4  # of which the rows are remembered
 MAX_CLASSES = 300  # that are offered by name
+COUNTED = ("kept", "dropped", "failed")
+MOMENT_S = 0.1  # that a page waits for numbers that it can do without
 LOOK_AGAIN_S = 2.0  # for a newer version of the table
 SIDES_PX = (160, 320, 1024)  # of the pictures that are sent
 WIDE = ("image", "pixels", "thumbnail", "hash", *TOKEN_COLUMNS)  # columns that are no text for people
@@ -108,7 +111,8 @@ class Gallery:
         self._guard, self._decoding = threading.RLock(), threading.Lock()
         self._found: OrderedDict[tuple[object, ...], Sequence[int] | Numbers] = OrderedDict()
         self._pairs, self._looked = Snapshot(folder / "pairs.lance"), time.monotonic()
-        self._facts: dict[str, Any] = {}
+        self._facts: dict[str, Future[Any]] = {}
+        self._behind = ThreadPoolExecutor(1)
         self._tokenizer = tokenizer
         self._tokens: TokenPictures | None = None
 
@@ -157,22 +161,30 @@ class Gallery:
         """Columns of fractions that steps added, which a card shows."""
         return [field.name for field in self.pairs.schema if field.name not in PAIRS.names and pa.types.is_floating(field.type)]
 
-    def counts(self) -> dict[str, int]:
-        """How many pairs became what."""
-        pairs = self.pairs
-        found = self._fact("counts", lambda: {state: pairs.count(queries.state_sql(state, self.has_kept)) for state in ("kept", "dropped", "failed")})
-        return {"": len(pairs), **found, "bad": len(self.marks.bad)}
+    def counts(self) -> dict[str, int | None]:
+        """How many pairs became what; None for what is still being counted, as on the first page of a large table."""
+        found = self._fact("counts") or {}
+        return {"": len(self.pairs), **{state: found.get(state) for state in COUNTED}, "bad": len(self.marks.bad)}
 
     def classes(self) -> list[str]:
-        """Names of classes to choose from; none if they are very many."""
-        pairs = self.pairs
-        return list(self._fact("classes", lambda: pairs.distinct("label", MAX_CLASSES)))
+        """Names of classes to choose from; none if they are very many, or not known yet."""
+        return list(self._fact("classes") or ())
 
-    def _fact(self, name: str, find: Any) -> Any:
+    def _fact(self, name: str) -> Any:
+        """What is found out once about a version of the table, behind the pages; waited for only a moment."""
         with self._guard:
-            if name not in self._facts:
-                self._facts[name] = find()
-            return self._facts[name]
+            pairs = self.pairs
+            if not self._facts:
+                counted = {state: queries.state_sql(state, self.has_kept) for state in COUNTED}
+                self._facts = {
+                    "counts": self._behind.submit(lambda: {state: pairs.count(where) for state, where in counted.items()}),
+                    "classes": self._behind.submit(lambda: pairs.distinct("label", MAX_CLASSES)),
+                }
+            asked = self._facts[name]
+        try:
+            return asked.result(MOMENT_S)
+        except TimeoutError:
+            return None
 
     # Pairs of a query
 
@@ -295,4 +307,5 @@ class Gallery:
     def close(self) -> str | None:
         """Stop what goes on behind the pages, and bring the column of marks up to date."""
         self.near.stop()
+        self._behind.shutdown(cancel_futures=True)
         return self.marks.close()

@@ -14,6 +14,7 @@ import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reverie.store import tables
 from reverie.store.tables import TablePath, asked, whole_filter
@@ -54,7 +55,8 @@ class Snapshot:
         """
         columns = [order] if order else []
         found: list[Numbers] = []
-        values: list[npt.NDArray[np.float64]] = []
+        values: list[npt.NDArray[Any]] = []
+        missing: list[npt.NDArray[np.bool_]] = []
         with asked(self.path, where, columns):
             scanner = self._table.scanner(
                 columns=columns, filter=whole_filter(where), with_row_address=True, scan_in_order=True,
@@ -63,13 +65,15 @@ class Snapshot:
             for batch in scanner.to_batches():
                 found.append(self._numbers_at(batch["_rowaddr"].to_numpy()))
                 if order:
-                    values.append(batch[order].cast(pa.float64()).to_numpy(zero_copy_only=False))
+                    missing.append(pc.is_null(batch[order], nan_is_null=True).to_numpy(zero_copy_only=False))
+                    values.append(pc.fill_null(batch[order], 0).to_numpy(zero_copy_only=False))
         numbers = np.concatenate(found) if found else np.empty(0, np.uint32)
         if not order or not found:
             return numbers
-        by = np.concatenate(values)
-        places = np.argsort(-by if descending else by, kind="stable")  # not-a-number, and so no value, comes last
-        return numbers[places]
+        by, last = np.concatenate(values), np.concatenate(missing)
+        if descending:  # of whole numbers the complement, as the least of them has no negative
+            by = ~by if np.issubdtype(by.dtype, np.integer) else -by
+        return numbers[np.lexsort((by, last))]
 
     def numbers_of(self, key: str, wanted: Sequence[str], where: str | None = None) -> dict[str, int]:
         """The number of the row of each of some hundred keys; those without a row, or one that does not fit, are left out."""

@@ -111,7 +111,7 @@ def test_bad_part(say: Say, part: str) -> None:
 
 
 def test_help_of_a_command_is_a_phrase_that_stands_alone() -> None:
-    for module in (data, predict, runs):
+    for module in (data, predict, runs, show_command):
         for name, command in inspect.getmembers(module, inspect.isfunction):
             told = (inspect.getdoc(command) or "").partition("Args:\n")[2]
             for flag, text in re.findall(r"^    (\w+): (.*)$", told, re.MULTILINE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ def rows(unit: int, number: int, seed: int = 0) -> pa.Table:
             "unit": pa.array([unit] * number, pa.int64()),
             "text": [f"it's {n}" for n in range(number)],
             "score": pa.array(score, pa.float32()),
+            "seed": pa.array([*draw.integers(-(2**63), 2**63, number - 2), -(2**63), None], pa.int64()),
         }
     )
 
@@ -51,8 +53,8 @@ def test_numbers_are_those_of_a_plain_loop(path: Path, where: str | None) -> Non
     assert numbers.tolist() == wanted
     assert [row["pair_id"] for row in snapshot.rows(numbers, ["pair_id"])] == fit
     assert snapshot.count(where) == len(fit)
-    for descending in (True, False):
-        found = [stored[number]["score"] for number in snapshot.numbers(where, "score", descending)]
+    for descending, column in itertools.product((True, False), ("score", "seed")):
+        found = [stored[number][column] for number in snapshot.numbers(where, column, descending)]
         there = [each for each in found if each is not None and each == each]
         assert there == sorted(there, reverse=descending)
         assert all(each is None or each != each for each in found[len(there) :])
