@@ -33,7 +33,30 @@ from reverie.store import tables
 NUM = 1_000_000
 UNIT = 1_000
 TURNS = 5  # of requests that cost the same each time; the middle one is told
-WORDS = "a photo of red green blue small large striped old new wooden bird boat chair cup dog fish house lamp tree truck".split()
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "striped",
+    "old",
+    "new",
+    "wooden",
+    "bird",
+    "boat",
+    "chair",
+    "cup",
+    "dog",
+    "fish",
+    "house",
+    "lamp",
+    "tree",
+    "truck",
+]
 
 
 def write(folder: Path, num: int) -> None:
@@ -81,7 +104,11 @@ def measure(folder: Path, num: int) -> dict[str, Any]:
         address = server.stdout.readline().split()[0].rstrip("/")
         started = time.perf_counter() - began
         first, page = ask(address, "/")
-        row: dict[str, Any] = {"pairs": num, "seconds until the address is printed": started, "seconds, first page": first}
+        row: dict[str, Any] = {
+            "pairs": num,
+            "seconds until the address is printed": started,
+            "seconds, first page": first,
+        }
         row["memory after the first page (MB)"] = memory(server.pid)
         pictures = re.findall(r'src="(/picture/[^"]+)"', page)
         row["ms, a page again"] = middle(address, "/")
@@ -140,7 +167,9 @@ def memory(pid: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=NUM, help=f"pairs of the larger table, a multiple of {10 * UNIT:,}")
-    parser.add_argument("--folder", type=Path, help="where the tables are written, and kept; a temporary folder when left out")
+    parser.add_argument(
+        "--folder", type=Path, help="where the tables are written, and kept; a temporary folder when left out"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

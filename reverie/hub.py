@@ -94,7 +94,14 @@ def write_card(
     lines += ["", "## Models used", "", *_models_table(used)]
     lines += ["", "Whoever uses this is bound by their licences as well.", ""]
     if counts := list(_counts(run)):
-        lines += ["## Counts", "", "| rows | made | ok | dropped | failed | selected |", "|---|---|---|---|---|---|", *counts, ""]
+        lines += [
+            "## Counts",
+            "",
+            "| rows | made | ok | dropped | failed | selected |",
+            "|---|---|---|---|---|---|",
+            *counts,
+            "",
+        ]
     if reasons := list(_reasons(run)):
         lines += ["Not ok, or not selected, most of all because:", "", *reasons, ""]
     if rows := list(_numbers(run)):
@@ -213,7 +220,9 @@ def _reasons(run: Path) -> Iterator[str]:
         ("pairs", "drop_reason", f"status = '{OK}' and kept = false"),
     ):
         path = run / f"{name}.lance"
-        if not tables.exists(path) or not {column, "kept" if column == "drop_reason" else column} <= set(tables.column_names(path)):
+        if not tables.exists(path) or not {column, "kept" if column == "drop_reason" else column} <= set(
+            tables.column_names(path)
+        ):
             continue
         for part in tables.scan(path, [column], where):
             for why in part[column].to_pylist():
@@ -237,7 +246,9 @@ def _limits(run: Path, models: list[str], where: str | None) -> Iterator[str]:
             yield "No score says how well a picture fits its caption."
     if names and (num_bad := tables.count(pairs, "bad") if "bad" in names else 0):
         yield f"A person marked {num_bad:,} pairs as bad; " + (
-            "the filter says whether they are among these." if where and "bad" in where else "they are among these all the same."
+            "the filter says whether they are among these."
+            if where and "bad" in where
+            else "they are among these all the same."
         )
     if any(model.startswith("builtin:") for model in models):
         yield "The builtin models know the small world alone, pictures of a few shapes and colours; nothing here says how anything would do on photos."

@@ -240,7 +240,14 @@ def test_a_card_says_counts_numbers_and_known_limits(done, tmp_path, capsys):
 
     tables.mark(pairs, "bad", {first: True})
     results.append(folder / "results.jsonl", result(arm="a", label="A", seed=0, value=0.25, metric="top1"))
-    lost = {"pair_id": "x", "caption_id": "x", "copy": 0, "unit": 9, "status": "failed", "reason": "broken <b>: of this row"}
+    lost = {
+        "pair_id": "x",
+        "caption_id": "x",
+        "copy": 0,
+        "unit": 9,
+        "status": "failed",
+        "reason": "broken <b>: of this row",
+    }
     tables.append_unit(pairs, 9, table([lost], PAIRS))
     assert export(folder, "--card") == 0
     card = (folder / "README.md").read_text(encoding="utf-8")

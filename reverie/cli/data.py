@@ -118,7 +118,9 @@ def export(
         if where != "status = 'ok'":
             raise InputError("--where chooses pairs; an ONNX file holds a classifier and no pairs")
         if card:
-            raise InputError("--card writes into a folder, and an ONNX file is none; give --card --step NAME without --to")
+            raise InputError(
+                "--card writes into a folder, and an ONNX file is none; give --card --step NAME without --to"
+            )
         _export_classifier(folder, out)
         return
     from reverie.store import exports, tables
@@ -180,14 +182,18 @@ def _write_card(folder: Path, out: Path, step: str | None, where: str) -> None:
         if where != "status = 'ok'":
             raise InputError("--where chooses pairs, and --step asks for a card of weights; leave one of them out")
     elif not folder.is_dir() or not tables.exists(pairs):
-        raise InputError(f"{folder} holds no pairs; give a run or an import that has some, or --step NAME for a card of weights")
+        raise InputError(
+            f"{folder} holds no pairs; give a run or an import that has some, or --step NAME for a card of weights"
+        )
     else:
         data = tables.count(pairs, where)
     if not out.is_dir():
         raise InputError(f"there is no folder {out} to write README.md to; a card goes beside what it is about")
     path = out / "README.md"
     if path.exists():
-        raise FolderInUse(f"{path} is there already and is not overwritten; move it, or give another folder: --out FOLDER")
+        raise FolderInUse(
+            f"{path} is there already and is not overwritten; move it, or give another folder: --out FOLDER"
+        )
     write_card(out, folder, step=step, data=data, where=where if data is not None else None)
     print(f"{path}: the card")
 

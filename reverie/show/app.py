@@ -204,7 +204,7 @@ class Pages:
 
     def _wait_for_vectors(self, gallery: Gallery) -> dict[str, Any] | None:
         """How far the looking at pictures is, where not all have been looked at; it goes on by itself."""
-        near, known, total = gallery.near, gallery.near.num_known(), gallery.pairs.count("status = 'ok'")
+        near, known, total = gallery.near, gallery.near.num_known(), gallery.num_usable
         if known < total and not near.error:
             near.start()
         if known >= total and not near.is_building:
@@ -216,7 +216,13 @@ class Pages:
 
     def _html(self, template: str, status: int = 200, **facts: Any) -> Response:
         names = [gallery.folder.resolve().name or str(gallery.folder) for gallery in self.galleries]
-        known = {"galleries": self.galleries, "names": names, "version": self._version, "states": STATES, "gallery": self.galleries[0]}
+        known = {
+            "galleries": self.galleries,
+            "names": names,
+            "version": self._version,
+            "states": STATES,
+            "gallery": self.galleries[0],
+        }
         return HTMLResponse(environment().get_template(template).render(**known, **facts), status_code=status)
 
 
@@ -230,7 +236,12 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"plain": plain, "cut": _cut, "shown": provenance.shown, "part": lambda name: quote(str(name), safe="")}
+    made.filters |= {
+        "plain": plain,
+        "cut": _cut,
+        "shown": provenance.shown,
+        "part": lambda name: quote(str(name), safe=""),
+    }
     made.globals |= {"pair_link": pair_link, "picture_link": picture_link}
     return made
 
@@ -270,4 +281,3 @@ def _file(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]
         return Response(content, media_type=kind, headers={"cache-control": "private, max-age=3600"})
 
     return send
-

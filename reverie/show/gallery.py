@@ -38,10 +38,10 @@ PER_PAGE = 60
 NUM_QUERIES = 4  # of which the rows are remembered
 MAX_CLASSES = 300  # that are offered by name
 COUNTED = ("kept", "dropped", "failed")
-MOMENT_S = 0.1  # that a page waits for numbers that it can do without
+MOMENT_S = 0.25  # that a page waits for numbers that it can do without
 LOOK_AGAIN_S = 2.0  # for a newer version of the table
 SIDES_PX = (160, 320, 1024)  # of the pictures that are sent
-WIDE = ("image", "pixels", "thumbnail", "hash", *TOKEN_COLUMNS)  # columns that are no text for people
+WIDE = ("pixels", "hash", *TOKEN_COLUMNS)  # columns that are no text for people
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Card:
         """Why it was not kept."""
         if self.state in ("kept", ""):
             return ""
-        return str((self.row["reason"] if self.row["status"] != OK else self.row.get("drop_reason")) or "no reason given")
+        return str(
+            (self.row["reason"] if self.row["status"] != OK else self.row.get("drop_reason")) or "no reason given"
+        )
 
     @property
     def has_picture(self) -> bool:
@@ -112,6 +114,7 @@ class Gallery:
         self._found: OrderedDict[tuple[object, ...], Sequence[int] | Numbers] = OrderedDict()
         self._pairs, self._looked = Snapshot(folder / "pairs.lance"), time.monotonic()
         self._facts: dict[str, Future[Any]] = {}
+        self._usable = (-1, 0)  # of which version, how many
         self._behind = ThreadPoolExecutor(1)
         self._tokenizer = tokenizer
         self._tokens: TokenPictures | None = None
@@ -148,41 +151,59 @@ class Gallery:
     @property
     def numeric(self) -> list[str]:
         """Columns of numbers, those of scores first."""
-        names = [field.name for field in self.pairs.schema if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
+        names = [
+            field.name
+            for field in self.pairs.schema
+            if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        ]
         return sorted((name for name in names if name != "hash"), key=lambda name: name in PAIRS.names)
 
     @property
     def columns(self) -> list[str]:
         """Columns that a filter may name."""
-        return [name for name in self.pairs.schema.names if name not in WIDE]
+        return [field.name for field in self.pairs.schema if field.name not in WIDE and _is_plain(field.type)]
 
     @property
     def scores(self) -> list[str]:
         """Columns of fractions that steps added, which a card shows."""
-        return [field.name for field in self.pairs.schema if field.name not in PAIRS.names and pa.types.is_floating(field.type)]
+        return [
+            field.name
+            for field in self.pairs.schema
+            if field.name not in PAIRS.names and pa.types.is_floating(field.type)
+        ]
 
     def counts(self) -> dict[str, int | None]:
         """How many pairs became what; None for what is still being counted, as on the first page of a large table."""
-        found = self._fact("counts") or {}
+        found = self._fact("counts", MOMENT_S) or {}
         return {"": len(self.pairs), **{state: found.get(state) for state in COUNTED}, "bad": len(self.marks.bad)}
+
+    @property
+    def num_usable(self) -> int:
+        """How many pairs are ok, and so have a picture to compare by."""
+        with self._guard:
+            if self._usable[0] != self.pairs.version:
+                self._usable = (self.pairs.version, self.pairs.count(f"status = '{OK}'"))
+            return self._usable[1]
 
     def classes(self) -> list[str]:
         """Names of classes to choose from; none if they are very many, or not known yet."""
-        return list(self._fact("classes") or ())
+        return list(self._fact("classes", MOMENT_S / 5) or ())
 
-    def _fact(self, name: str) -> Any:
+    def _fact(self, name: str, wait_s: float) -> Any:
         """What is found out once about a version of the table, behind the pages; waited for only a moment."""
         with self._guard:
             pairs = self.pairs
             if not self._facts:
                 counted = {state: queries.state_sql(state, self.has_kept) for state in COUNTED}
                 self._facts = {
-                    "counts": self._behind.submit(lambda: {state: pairs.count(where) for state, where in counted.items()}),
+                    "counts": self._behind.submit(
+                        lambda: {state: pairs.count(where) for state, where in counted.items()}
+                    ),
                     "classes": self._behind.submit(lambda: pairs.distinct("label", MAX_CLASSES)),
                 }
             asked = self._facts[name]
         try:
-            return asked.result(MOMENT_S)
+            return asked.result(wait_s)
         except TimeoutError:
             return None
 
@@ -216,7 +237,11 @@ class Gallery:
         """For each pair of another folder the one here with the same key, or else of the same caption and seed."""
         with self._guard:
             found = self.pairs.numbers_of("pair_id", [card.pair_id for card in cards])
-            missing = {(str(card.row["text"]), card.row["seed"]): card.pair_id for card in cards if card.pair_id not in found and card.row.get("seed") is not None}
+            missing = {
+                (str(card.row["text"]), card.row["seed"]): card.pair_id
+                for card in cards
+                if card.pair_id not in found and card.row.get("seed") is not None
+            }
             if missing:
                 seeds = sorted({seed for _, seed in missing})
                 numbers = self.pairs.numbers(f"seed in ({', '.join(map(str, seeds))})")
@@ -227,9 +252,26 @@ class Gallery:
             there = dict(zip(order, self._cards([found[name] for name in order], 0, {}, columns), strict=True))
             return [there.get(card.pair_id) for card in cards]
 
-    def _cards(self, numbers: Sequence[int] | Numbers, first: int, nearness: Mapping[int, float], columns: Sequence[str] | None = None) -> list[Card]:
+    def _cards(
+        self,
+        numbers: Sequence[int] | Numbers,
+        first: int,
+        nearness: Mapping[int, float],
+        columns: Sequence[str] | None = None,
+    ) -> list[Card]:
         known = self.pairs.schema.names
-        wanted = columns or ["pair_id", "text", "label", "seed", "width", "status", "reason", "kept", "drop_reason", *self.scores]
+        wanted = columns or [
+            "pair_id",
+            "text",
+            "label",
+            "seed",
+            "width",
+            "status",
+            "reason",
+            "kept",
+            "drop_reason",
+            *self.scores,
+        ]
         rows = self.pairs.rows(numbers, [name for name in wanted if name in known])
         bad = self.marks.bad
         places = np.asarray(numbers).tolist()
@@ -239,13 +281,15 @@ class Gallery:
         ]
 
     def _numbers(self, asked: Query) -> tuple[Sequence[int] | Numbers, Mapping[int, float]]:
-        if COLUMN in asked.where:
-            self.settle()
+        if COLUMN in asked.where and (why := self.settle()) and COLUMN not in self.pairs.schema.names:
+            raise InputError(why)
         where = queries.sql(asked, self.has_kept, self.marks.bad)
         if asked.is_near:
             return self._nearest(asked, where)
         if asked.sort and asked.sort not in self.numeric:
-            raise InputError(f"there is no column of numbers {asked.sort!r} to sort by; the columns are {', '.join(self.numeric)}")
+            raise InputError(
+                f"there is no column of numbers {asked.sort!r} to sort by; the columns are {', '.join(self.numeric)}"
+            )
         if where is None and not asked.sort:
             return range(len(self.pairs)), {}
         key = (where, asked.sort, asked.up if asked.sort else "")
@@ -309,3 +353,12 @@ class Gallery:
         self.near.stop()
         self._behind.shutdown(cancel_futures=True)
         return self.marks.close()
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether values of this type are for people: no bytes, and no vectors."""
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return False
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return not pa.types.is_floating(kind.value_type)
+    return not pa.types.is_fixed_size_list(kind)

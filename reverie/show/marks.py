@@ -44,7 +44,9 @@ class Marks:
         """Mark a pair, or take its mark away. Raises InputError where a column of this name is somebody else's."""
         with self._guard:
             if not self._known and COLUMN in tables.column_names(self.folder / "pairs.lance"):
-                raise InputError(f"{self.folder} has a column {COLUMN!r} of its own already; no pair can be marked here")
+                raise InputError(
+                    f"{self.folder} has a column {COLUMN!r} of its own already; no pair can be marked here"
+                )
             self.log.parent.mkdir(exist_ok=True)
             line = json.dumps({"pair_id": pair_id, "bad": is_bad, "time": round(time.time(), 3)})
             with self.log.open("a+b") as log:
@@ -76,7 +78,11 @@ class Marks:
                 with self._guard:
                     self._changed = True
                 at_work = isinstance(error, FolderInUse)
-                return f"the column {COLUMN} will follow when nobody else is at work in {self.folder}" if at_work else str(error)
+                return (
+                    f"the column {COLUMN} will follow when nobody else is at work in {self.folder}"
+                    if at_work
+                    else str(error)
+                )
             return None
 
     def close(self) -> str | None:

@@ -20,7 +20,21 @@ from reverie.store import tables
 from reverie.store.snapshot import fits
 
 Facts = list[tuple[str, str]]
-MADE_OF = ("origin", "painter", "scheduler", "steps", "guidance", "seed", "start", "width", "height", "grid", "codebook", "copy", "unit")
+MADE_OF = (
+    "origin",
+    "painter",
+    "scheduler",
+    "steps",
+    "guidance",
+    "seed",
+    "start",
+    "width",
+    "height",
+    "grid",
+    "codebook",
+    "copy",
+    "unit",
+)
 SELECTED = ("kept", "drop_reason")
 NOT_SAID = ("stage", "speed", "label")  # settings that are no news beside a step's name
 
@@ -88,7 +102,9 @@ def _caption(gallery: Gallery, row: Mapping[str, Any]) -> Facts:
     table = gallery.folder / "captions.lance"
     found = tables.rows_of(table, "caption_id", [row["caption_id"]], CAPTIONS.names)
     facts = found[0] if found else {"caption_id": row["caption_id"]}
-    return [(name, shown(value)) for name, value in facts.items() if value is not None and name not in ("unit", "label")]
+    return [
+        (name, shown(value)) for name, value in facts.items() if value is not None and name not in ("unit", "label")
+    ]
 
 
 def _steps(gallery: Gallery, card: Card) -> Iterator[StepSaid]:
@@ -142,5 +158,3 @@ def _command(gallery: Gallery, card: Card) -> tuple[str | None, str]:
         return None, "No step of this run painted it."
     words = ["reverie", "repaint", str(gallery.folder), card.pair_id, "--out", f"{card.pair_id}.png"]
     return shlex.join(words), ""
-
-

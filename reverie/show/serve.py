@@ -39,7 +39,15 @@ def serve(galleries: Sequence[Gallery], port: int, ready: Callable[[str], None])
         number = listener.getsockname()[1]
         app = make_app(galleries, number)
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none")
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=3,
+            )
         )
         try:
             ready(f"http://{HOST}:{number}/")
@@ -60,6 +68,8 @@ def _listening(port: int) -> socket.socket:
         listener.bind((HOST, port))
     except OSError as error:
         listener.close()
-        raise InputError(f"port {port} cannot be used ({error.strerror}); give another one, or --port 0 for a free one") from error
+        raise InputError(
+            f"port {port} cannot be used ({error.strerror}); give another one, or --port 0 for a free one"
+        ) from error
     listener.listen(128)
     return listener

@@ -91,7 +91,9 @@ class Snapshot:
             rows = self._table.take(wanted, columns=None if columns is None else list(columns))
             return rows.replace_schema_metadata(None)
 
-    def rows(self, numbers: Sequence[int] | Numbers | range, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    def rows(
+        self, numbers: Sequence[int] | Numbers | range, columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
         """The same as dictionaries."""
         return list(self.take(numbers, columns).to_pylist()) if len(numbers) else []
 
@@ -107,7 +109,10 @@ class Snapshot:
 
     def _numbers_at(self, addresses: npt.NDArray[np.uint64]) -> Numbers:
         """An address is a fragment and a place in it, rows that were replaced counted in."""
-        fragments, places = (addresses >> np.uint64(32)).astype(np.int64), (addresses & np.uint64(2**32 - 1)).astype(np.int64)
+        fragments, places = (
+            (addresses >> np.uint64(32)).astype(np.int64),
+            (addresses & np.uint64(2**32 - 1)).astype(np.int64),
+        )
         numbers = self._starts[fragments] + places
         for fragment, gaps in self._gaps.items():
             here = fragments == fragment

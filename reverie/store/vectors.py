@@ -40,9 +40,7 @@ def index(path: TablePath) -> bool:
     size = table.schema.field(VECTOR).type.list_size
     how = {"index_type": "IVF_PQ", "num_sub_vectors": size // 8} if size % 8 == 0 else {"index_type": "IVF_FLAT"}
     with asked(path, None):
-        table.create_index(
-            VECTOR, metric="cosine", num_partitions=max(1, number // PER_PARTITION), replace=True, **how
-        )
+        table.create_index(VECTOR, metric="cosine", num_partitions=max(1, number // PER_PARTITION), replace=True, **how)
     return True
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from reverie.cli import data, predict, runs
+from reverie.cli import show as show_command
 from reverie.cli.main import COMMANDS, main
 
 FAKE = str(Path(__file__).parents[1] / "run" / "fake_recipe.py")

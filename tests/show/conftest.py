@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("starlette", reason="needs the extra show")
-
 from starlette.testclient import TestClient
 
 from reverie.show.app import make_app

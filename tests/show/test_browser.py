@@ -10,11 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-if not (CHROMIUM := shutil.which("chromium")):
-    pytest.skip("needs chromium", allow_module_level=True)
-
 import uvicorn
 
 from reverie.show.app import make_app
@@ -25,11 +20,19 @@ from reverie.store import tables
 from .conftest import make_run
 from .test_pages import keys
 
+try:
+    from playwright import sync_api
+except ImportError:
+    sync_api = None  # type: ignore[assignment]
+
+CHROMIUM = shutil.which("chromium")
 LONG = "W" * 300  # a word that would like the page to be wider
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    if sync_api is None or CHROMIUM is None:
+        pytest.skip("needs playwright and a chromium")
     with sync_api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield opened
@@ -37,7 +40,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A server as ``reverie show`` starts it, over a run with a script for a caption and a word without end."""
     import lance
 
@@ -73,7 +76,10 @@ def page(browser: Any, faults: list[str]) -> Iterator[Any]:
     page = context.new_page()
     page.set_default_timeout(10_000)
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda said: faults.append(said.text) if said.type == "error" and "status of 4" not in said.text else None)
+    page.on(
+        "console",
+        lambda said: faults.append(said.text) if said.type == "error" and "status of 4" not in said.text else None,
+    )
     page.on("dialog", lambda dialog: (faults.append(f"a dialog: {dialog.message}"), dialog.dismiss()))
     yield page
     context.close()
@@ -166,7 +172,9 @@ def test_captions_run_no_script_and_turn_nothing_around(served: tuple[str, Path]
     assert "\u202e" not in page.content()
     assert not faults
     # and were one to come through, the page's policy would stop it
-    page.evaluate("() => { const made = document.createElement('div'); made.innerHTML = '<b onclick=\"window.ran = 1\">'; document.body.append(made); }")
+    page.evaluate(
+        "() => { const made = document.createElement('div'); made.innerHTML = '<b onclick=\"window.ran = 1\">'; document.body.append(made); }"
+    )
     ran = page.evaluate("() => { document.querySelector('b[onclick]').click(); return window.ran; }")
     assert ran is None
     page.wait_for_timeout(100)
@@ -177,6 +185,10 @@ def test_every_picture_is_there(served: tuple[str, Path], page: Any) -> None:
     address, folder = served
     page.goto(address + "/?state=kept")
     page.wait_for_load_state("networkidle")
-    wide = page.evaluate("[...document.querySelectorAll('li.pair img')].map((each) => each.loading = 'eager' && each.naturalWidth)")
-    page.wait_for_function("[...document.querySelectorAll('li.pair img')].every((each) => each.complete && each.naturalWidth === 48)")
+    wide = page.evaluate(
+        "[...document.querySelectorAll('li.pair img')].map((each) => each.loading = 'eager' && each.naturalWidth)"
+    )
+    page.wait_for_function(
+        "[...document.querySelectorAll('li.pair img')].every((each) => each.complete && each.naturalWidth === 48)"
+    )
     assert len(wide) == 2 * tables.count(folder / "pairs.lance", "status = 'ok' and kept")

@@ -66,7 +66,9 @@ def test_the_nearest_are_those_of_a_plain_loop(import_folder: Path, browse: Open
     cosines = [float(each) for each in re.findall(r"asked for\">([-\d.]+)<", page)]
     assert cosines == pytest.approx([wanted[name] for name in order], abs=1e-3)
     assert sorted(shown(page)) == sorted(order)
-    assert shown(get(pages, near="a red circle", where="label = 'blue'")) == keys(import_folder, "status = 'ok' and label = 'blue'")
+    assert shown(get(pages, near="a red circle", where="label = 'blue'")) == keys(
+        import_folder, "status = 'ok' and label = 'blue'"
+    )
     like = keys(import_folder, "label = 'yellow'")
     assert set(shown(get(pages, like=like[0]))[:2]) == set(like)
     assert tables.open_table(import_folder / "pairs.lance").version == before  # the run itself is as it was
@@ -107,11 +109,21 @@ def test_the_encoder_is_the_one_that_the_run_scored_with(tmp_path: Path) -> None
 
     assert encoder_of(None, tmp_path) == "builtin:clip"
     assert encoder_of(plan({"stage": "Blank"}), tmp_path) == "builtin:clip"
-    assert encoder_of(plan({"stage": "PaintPixels", "model": "a/b"}, {"stage": "ClipScore", "model": "owner/clip"}), tmp_path) == "owner/clip"
-    assert encoder_of(plan({"stage": "OnTokens", "inner": {"stage": "ClipConfidence", "model": "owner/clip"}}), tmp_path) == "owner/clip"
+    assert (
+        encoder_of(
+            plan({"stage": "PaintPixels", "model": "a/b"}, {"stage": "ClipScore", "model": "owner/clip"}), tmp_path
+        )
+        == "owner/clip"
+    )
+    assert (
+        encoder_of(plan({"stage": "OnTokens", "inner": {"stage": "ClipConfidence", "model": "owner/clip"}}), tmp_path)
+        == "owner/clip"
+    )
     (tmp_path / "own").mkdir()  # relative to where the run was started
     assert encoder_of(plan({"stage": "ClipScore", "model": "own"}), tmp_path / "run") == str(tmp_path / "own")
-    assert encoder_of(plan({"stage": "ClipScore", "model": "step:mine"}), tmp_path) == str(tmp_path / "weights" / "mine")
+    assert encoder_of(plan({"stage": "ClipScore", "model": "step:mine"}), tmp_path) == str(
+        tmp_path / "weights" / "mine"
+    )
 
 
 def test_building_goes_on_where_it_was_stopped(import_folder: Path) -> None:

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -30,7 +31,9 @@ def shown(page: str) -> list[str]:
 
 
 def keys(folder: Path, where: str | None = None) -> list[str]:
-    return [name for part in tables.scan(folder / "pairs.lance", ["pair_id"], where) for name in part["pair_id"].to_pylist()]
+    return [
+        name for part in tables.scan(folder / "pairs.lance", ["pair_id"], where) for name in part["pair_id"].to_pylist()
+    ]
 
 
 def get(pages: TestClient, **asked: str) -> str:
@@ -88,7 +91,9 @@ def test_sorted_by_a_column_with_nothing_last(folder: Path, browse: Open) -> Non
         ({"sort": "text"}, "no column of numbers"),
     ],
 )
-def test_a_wrong_filter_is_one_line_in_the_page(folder: Path, browse: Open, asked: dict[str, str], said: str | None) -> None:
+def test_a_wrong_filter_is_one_line_in_the_page(
+    folder: Path, browse: Open, asked: dict[str, str], said: str | None
+) -> None:
     answer = browse(folder).get("/", params=asked)
     assert answer.status_code == 400
     (line,) = re.findall(r'<p class="wrong" role="alert"><bdi>(.*)</bdi></p>', answer.text)
@@ -103,14 +108,18 @@ def test_pages_follow_each_other(tmp_path: Path, browse: Open) -> None:
     for unit in range(2):
         rows = [row(number, unit) for number in range(unit * 100, unit * 100 + 100)]
         tables.append_unit(folder / "pairs.lance", unit, pairs.table(rows, pairs.PAIRS))
-        captions = [{"caption_id": each["caption_id"], "unit": unit, "text": each["text"], "status": "ok"} for each in rows]
+        captions = [
+            {"caption_id": each["caption_id"], "unit": unit, "text": each["text"], "status": "ok"} for each in rows
+        ]
         tables.append_unit(folder / "captions.lance", unit, pairs.table(captions, pairs.CAPTIONS))
     pages = browse(folder)
     for asked in ({}, {"where": "seed >= 7"}, {"sort": "seed"}):
         every = shown(get(pages, **asked))
         assert len(every) == PER_PAGE
         number = 2
-        while found := re.search(rf'href="([^"]*page={number})"[^>]*rel="next"', get(pages, **asked, page=str(number - 1))):
+        while found := re.search(
+            rf'href="([^"]*page={number})"[^>]*rel="next"', get(pages, **asked, page=str(number - 1))
+        ):
             every += shown(pages.get(found[1].replace("&amp;", "&")).text)
             number += 1
         wanted = keys(folder, asked.get("where"))
@@ -151,7 +160,14 @@ def test_a_rule_is_told_part_by_part(folder: Path, browse: Open) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     place = next(place for place, step in enumerate(plan["steps"]) if step["name"] == "score")
     rule = {"stage": "Keep", "rule": "status = 'ok' and clip_score >= 0.1 and nothing > 1", "top": 0.9}
-    step = {"name": "keep", "inputs": ["score"], "kind": "job", "role": "select", "settings": rule, "fingerprint": "0" * 16}
+    step = {
+        "name": "keep",
+        "inputs": ["score"],
+        "kind": "job",
+        "role": "select",
+        "settings": rule,
+        "fingerprint": "0" * 16,
+    }
     plan["steps"].insert(place + 1, step)
     (folder / "plan.json").write_text(json.dumps(plan))
     page = browse(folder).get(f"/pair/{keys(folder, 'kept = false')[0]}").text
@@ -181,7 +197,13 @@ def test_tokens_are_decoded_to_look_at(tmp_path: Path) -> None:
     vq = str(tiny.save_vq(tmp_path / "vq"))
     tokenizer = open_tokenizer(vq)
     ids = np.arange(16, dtype=np.int32).reshape(4, 4) % 12
-    own = {"tokens": ids.ravel().tolist(), "grid": [4, 4], "codebook": tokenizer.codebook_name, "width": 16, "height": 16}
+    own = {
+        "tokens": ids.ravel().tolist(),
+        "grid": [4, 4],
+        "codebook": tokenizer.codebook_name,
+        "width": 16,
+        "height": 16,
+    }
     rows = [row(0, 0, **own), row(1, 0, **{**own, "codebook": "of somebody else"})]
     tables.append_unit(tmp_path / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
     gallery = Gallery(tmp_path, tokenizer=vq)
@@ -198,7 +220,9 @@ def test_two_runs_side_by_side(folder: Path, tmp_path: Path, browse: Open) -> No
     import lance
 
     lance.dataset(str(other / "pairs.lance")).delete(f"pair_id = '{gone}'")
-    lance.dataset(str(other / "pairs.lance")).update({"guidance": "7.5", "text": "'another sentence'"}, f"pair_id = '{name}'")
+    lance.dataset(str(other / "pairs.lance")).update(
+        {"guidance": "7.5", "text": "'another sentence'"}, f"pair_id = '{name}'"
+    )
     pages = browse(folder, other)
     page = get(pages)
     assert shown(page) == keys(folder)
@@ -229,7 +253,12 @@ def test_pairs_of_other_keys_meet_by_caption_and_seed(tmp_path: Path) -> None:
 
 def test_what_people_wrote_is_shown_as_text(folder: Path, browse: Open) -> None:
     pages = browse(folder)
-    for page in (get(pages), pages.get(f"/pair/{keys(folder)[0]}").text, get(pages, words=EVIL), pages.get("/", params={"where": EVIL}).text):
+    for page in (
+        get(pages),
+        pages.get(f"/pair/{keys(folder)[0]}").text,
+        get(pages, words=EVIL),
+        pages.get("/", params={"where": EVIL}).text,
+    ):
         assert "<script>alert" not in page
         assert "<img src=x" not in page
         assert "&lt;script&gt;alert" in page
@@ -247,7 +276,9 @@ def test_nothing_but_our_own_is_loaded(folder: Path, browse: Open) -> None:
     pages = browse(folder)
     for path in ("/", f"/pair/{keys(folder)[0]}", f"/picture/0/0/{keys(folder)[0]}", "/nope", "/show.js"):
         headers = pages.get(path).headers
-        assert headers["content-security-policy"].startswith("default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'")
+        assert headers["content-security-policy"].startswith(
+            "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'"
+        )
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
     page = get(pages)
@@ -274,7 +305,9 @@ def test_nothing_but_our_own_is_loaded(folder: Path, browse: Open) -> None:
 def test_other_sites_are_refused(folder: Path, browse: Open, headers: dict[str, str]) -> None:
     pages, name = browse(folder), keys(folder)[0]
     for method, path in (("GET", "/"), ("GET", f"/picture/0/0/{name}"), ("POST", "/mark"), ("GET", "/show.js")):
-        answer = pages.request(method, path, headers=headers, data={"pair": name, "bad": "1"} if method == "POST" else None)
+        answer = pages.request(
+            method, path, headers=headers, data={"pair": name, "bad": "1"} if method == "POST" else None
+        )
         assert answer.status_code == 403, path
         assert name not in answer.text
     assert not (folder / "show").exists()
@@ -332,6 +365,9 @@ def test_a_mark_lets_a_run_go_on(folder: Path, browse: Open) -> None:
         assert pages.post("/mark", data={"pair": every[0], "bad": "1"}).status_code == 303
         assert "when nobody else is at work" in str(Gallery(folder).settle())
         assert "bad" not in tables.column_names(folder / "pairs.lance")
+        answer = pages.get("/", params={"where": "bad"})
+        assert answer.status_code == 400
+        assert "when nobody else is at work" in answer.text
     Gallery(folder).settle()
     assert keys(folder, "bad") == every[:1]
     late = row(1, 2, image=picture((9, 9, 9)), width=48, height=48)
@@ -375,6 +411,50 @@ def test_a_column_of_somebody_else_stays(folder: Path, browse: Open) -> None:
     assert "a column &#39;bad&#39; of its own" in answer.text
 
 
+def test_a_run_that_was_marked_half_way_ends_as_it_would_have(tmp_path: Path) -> None:
+    from reverie.run.engine import run
+    from tests.run.fake_recipe import fake_recipe
+
+    whole, marked = tmp_path / "whole", tmp_path / "marked"
+    plan = fake_recipe(count=20)
+    run(plan, whole, device="cpu")
+    run(plan, marked, device="cpu", part=(1, 2))
+    first = keys(marked)[0]
+    gallery = Gallery(marked)
+    gallery.marks.set(first, True)
+    gallery.close()
+    run(plan, marked, device="cpu")
+    rows = [
+        {row["pair_id"]: row for part in tables.scan(folder / "pairs.lance") for row in part.to_pylist()}
+        for folder in (whole, marked)
+    ]
+    assert rows[1][first].pop("bad")
+    assert {name: {key: value for key, value in row.items() if key != "bad"} for name, row in rows[1].items()} == rows[
+        0
+    ]
+    assert not tables.verify(marked)
+    gallery = Gallery(marked)
+    gallery.settle()
+    assert keys(marked, "bad") == [first]
+    assert tables.count(marked / "pairs.lance", "not bad") == len(rows[0]) - 1
+
+
+def test_columns_that_are_no_text_are_left_out(tmp_path: Path, browse: Open) -> None:
+    wide = pa.table(
+        {
+            "pair_id": [str(row(0, 0)["pair_id"])], "unit": pa.array([0], pa.int64()), "mine": pa.array([[0.5] * 900], pa.list_(pa.float32())),
+            "raw": pa.array([b"bytes"], pa.binary()), "flags": pa.array([["too_long"]], pa.list_(pa.string())),
+        }
+    )  # fmt: skip
+    tables.append_unit(tmp_path / "pairs.lance", 0, pairs.table([row(0, 0)], pairs.PAIRS))
+    tables.append_unit(tmp_path / "columns.lance", 0, wide)
+    tables.add_columns(tmp_path / "pairs.lance", tmp_path / "columns.lance")
+    page = browse(tmp_path).get(f"/pair/{row(0, 0)['pair_id']}").text
+    assert "too_long" in page
+    assert "0.5" not in page
+    assert "bytes" not in page
+
+
 # Words and folders
 
 
@@ -408,5 +488,3 @@ def test_what_is_made_meanwhile_is_seen(folder: Path, browse: Open, monkeypatch:
     assert "18 pairs" in get(pages)
     tables.append_unit(folder / "pairs.lance", 2, pairs.table([row(1, 2)], pairs.PAIRS))
     assert "19 pairs" in get(pages)
-
-

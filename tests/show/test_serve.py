@@ -56,7 +56,11 @@ def test_served_until_it_is_stopped(folder: Path) -> None:
         with urllib.request.urlopen(address) as answer:
             assert "18 pairs" in answer.read().decode()
         name = keys(folder)[0]
-        asked = urllib.request.Request(f"{address}mark", f"pair={name}&bad=1".encode(), {"origin": address.rstrip("/"), "accept": "application/json"})
+        asked = urllib.request.Request(
+            f"{address}mark",
+            f"pair={name}&bad=1".encode(),
+            {"origin": address.rstrip("/"), "accept": "application/json"},
+        )
         with urllib.request.urlopen(asked) as answer:
             assert answer.status == 200
         server.send_signal(signal.SIGINT)

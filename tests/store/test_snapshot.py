@@ -66,7 +66,10 @@ def test_a_snapshot_stays_as_it_was(path: Path) -> None:
     tables.replace_rows(path, rows(0, 7).take([0]), "pair_id")
     assert not snapshot.is_newest()
     assert [row["pair_id"] for row in snapshot.rows(range(len(snapshot)), ["pair_id"])] == before
-    assert snapshot.numbers_of("pair_id", ["p0-0", "nobody", "p1-2"]) == {"p0-0": before.index("p0-0"), "p1-2": before.index("p1-2")}
+    assert snapshot.numbers_of("pair_id", ["p0-0", "nobody", "p1-2"]) == {
+        "p0-0": before.index("p0-0"),
+        "p1-2": before.index("p1-2"),
+    }
     assert snapshot.numbers_of("pair_id", ["p0-0", "p1-1"], "unit = 1") == {"p1-1": before.index("p1-1")}
     assert snapshot.distinct("text", 7) == [f"it's {n}" for n in range(7)]
     assert snapshot.distinct("text", 6) == []
@@ -85,7 +88,9 @@ def test_marks_are_false_but_where_they_are_true(path: Path) -> None:
     tables.mark(path, "bad", {"p0-1": True, "p2-6": True, "nobody": True})
     tables.mark(path, "bad", {"p0-1": False, "p1-0": True})
     assert [row["pair_id"] for row in every(path)] == before
-    assert [row["pair_id"] for row in every(path) if row["bad"]] == [name for name in before if name in ("p2-6", "p1-0")]
+    assert [row["pair_id"] for row in every(path) if row["bad"]] == [
+        name for name in before if name in ("p2-6", "p1-0")
+    ]
     tables.append_unit(path, 3, rows(3, 4))
     assert tables.count(path, "bad is null") == 4
     tables.mark(path, "bad", {})
