@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -103,12 +104,15 @@ def measure(folder: Path, num: int) -> dict[str, Any]:
         assert server.stdout is not None
         address = server.stdout.readline().split()[0].rstrip("/")
         started = time.perf_counter() - began
+        spent = cpu(server.pid)
         first, page = ask(address, "/")
+        spent = cpu(server.pid) - spent
         row: dict[str, Any] = {
             "pairs": num,
             "seconds until the address is printed": started,
             "seconds, first page": first,
         }
+        row["CPU seconds of it"] = spent
         row["memory after the first page (MB)"] = memory(server.pid)
         pictures = re.findall(r'src="(/picture/[^"]+)"', page)
         row["ms, a page again"] = middle(address, "/")
@@ -156,6 +160,12 @@ def mark(address: str, pair_id: str) -> float:
     with urllib.request.urlopen(wanted) as answer:
         answer.read()
     return time.perf_counter() - began
+
+
+def cpu(pid: int) -> float:
+    """Seconds that the process has kept a core busy, which other programs do not change as they do the clock's."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> int:

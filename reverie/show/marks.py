@@ -3,7 +3,7 @@
 A mark is a line that is on the disk before the page says so, which costs a millisecond and disturbs nobody who works there. The
 column is brought up to date behind that: after a pause, before a filter asks for it, at the end, and when the folder is
 opened again, should it not have come to that. Neither is a setting or a result of a step, so fingerprints and resume know
-nothing of it.
+nothing of it. Without the log, the column alone says what is marked.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import threading
 import time
 from pathlib import Path
+
+import pyarrow as pa
 
 from reverie.errors import FolderInUse, InputError, ReverieError
 from reverie.store import tables
@@ -31,8 +33,9 @@ class Marks:
         self.folder, self.log = folder, folder / "show" / "bad.jsonl"
         self._guard, self._joining = threading.Lock(), threading.Lock()
         self._timer: threading.Timer | None = None
-        self._known = {str(line["pair_id"]): bool(line["bad"]) for line in log_lines(self.log, LINE)}
-        self._changed = bool(self._known)  # whoever wrote the log may have been killed before the column was there
+        logged = {str(line["pair_id"]): bool(line["bad"]) for line in log_lines(self.log, LINE)}
+        self._known = self._in_column() | logged
+        self._changed = bool(logged)  # whoever wrote the log may have been killed before the column was there
 
     @property
     def bad(self) -> frozenset[str]:
@@ -63,6 +66,15 @@ class Marks:
             self._timer = threading.Timer(PAUSE_S, self.settle)
             self._timer.daemon = True
             self._timer.start()
+
+    def _in_column(self) -> dict[str, bool]:
+        pairs = self.folder / "pairs.lance"
+        schema = tables.open_table(pairs).schema
+        there = COLUMN in schema.names
+        self._fits = not there or pa.types.is_boolean(schema.field(COLUMN).type)
+        if not there or not self._fits:
+            return {}
+        return {name: True for part in tables.scan(pairs, ["pair_id"], COLUMN) for name in part["pair_id"].to_pylist()}
 
     def settle(self) -> str | None:
         """Bring the column up to date. Returns: why it could not be, as when a run is at work there; the log has the marks all the same."""

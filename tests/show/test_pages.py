@@ -404,8 +404,22 @@ def test_a_mark_leads_to_no_other_site(folder: Path, browse: Open) -> None:
         assert answer.headers["location"] == "/"
 
 
+def test_the_column_alone_says_what_is_marked(folder: Path, browse: Open) -> None:
+    every = keys(folder)
+    gallery = Gallery(folder)
+    gallery.marks.set(every[2], True)
+    gallery.close()
+    shutil.rmtree(folder / "show")
+    pages = browse(folder)
+    assert shown(get(pages, state="bad")) == [every[2]]
+    pages.post("/mark", data={"pair": every[3], "bad": "1"})
+    assert shown(get(pages, where="bad")) == every[2:4]
+
+
 def test_a_column_of_somebody_else_stays(folder: Path, browse: Open) -> None:
-    tables.mark(folder / "pairs.lance", "bad", {})
+    import lance
+
+    lance.dataset(str(folder / "pairs.lance")).add_columns({"bad": "copy + 1"})
     answer = browse(folder).post("/mark", data={"pair": keys(folder)[0], "bad": "1"})
     assert answer.status_code == 400
     assert "a column &#39;bad&#39; of its own" in answer.text
