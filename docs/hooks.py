@@ -22,6 +22,7 @@ PAGES_OF = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING
 GUIDES = (
     "library.md",
     "examples.md",
+    "show.md",
     "architecture.md",
     "scale.md",
     "adding-a-filter.md",
