@@ -121,8 +121,9 @@ def show(kind: str, facts: dict[str, Any], far: dict[str, tuple[int, int]], even
         return
     far[facts["step"]] = int(facts["done"]), int(facts["total"])
     totals = [total for _, total in far.values() if total]
-    # What has not begun counts like the mean of what has.
-    events.show_progress(sum(done for done, _ in far.values()), round(sum(totals) / len(totals) * len(far)), facts)
+    # What has not begun counts like the mean of what has; a step may have nothing to do.
+    total = round(sum(totals) / len(totals) * len(far)) if totals else 0
+    events.show_progress(sum(done for done, _ in far.values()), total, facts)
 
 
 class _Told(Events):
