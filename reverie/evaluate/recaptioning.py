@@ -113,12 +113,15 @@ class MeasureMatrix(Job):
             for record in results.select(results.read(context.results), metric=self.metric)
             if record.arm in ids and record.seed in self.seeds
         ]
-        parts = {step: matrix([record for record in known if record.step == step], self.metric, by="step") for step in _steps(self.asked)}
-        if ragged := next((step for step, part in parts.items() if {*part.arms} != {*ids} or {*part.seeds} != {*self.seeds}), None):
+        parts = {
+            step: matrix([record for record in known if record.step == step], self.metric, by="step")
+            for step in _steps(self.asked)
+        }
+        if ragged := next(
+            (step for step, part in parts.items() if {*part.arms} != {*ids} or {*part.seeds} != {*self.seeds}), None
+        ):
             raise InputError(f"{ragged} has not measured {self.metric} of every arm with every seed")
-        columns = [
-            np.mean([_ordered(parts[step], ids)[:, :, 0] for step in each.steps], axis=0) for each in self.asked
-        ]
+        columns = [np.mean([_ordered(parts[step], ids)[:, :, 0] for step in each.steps], axis=0) for each in self.asked]
         names = tuple(each.name for each in self.asked)
         return Matrix(self.metric, tuple(ids), names, tuple(sorted(self.seeds)), np.stack(columns, axis=2))
 
@@ -129,7 +132,9 @@ class MeasureMatrix(Job):
         sets: dict[str, list[str]] = {f"learned {name}": captions_of(store, mix) for name, mix in self.learned}
         for each in self.asked:
             every = [prompts(source) for source in each.prompts]
-            sets[f"asked {each.name}"] = [texts[place] for place in range(min(map(len, every))) for texts in [every[place % len(every)]]]
+            sets[f"asked {each.name}"] = [
+                texts[place] for place in range(min(map(len, every))) for texts in [every[place % len(every)]]
+            ]
         between = text_shift(sets, draws=2).between(self.shift)
         return {
             (arm, each.name): between[f"learned {arm}", f"asked {each.name}"]
@@ -159,14 +164,20 @@ class MeasureRanks(Job):
             own = [known.get((arm.id, seed), {}) for arm in self.arms]
             shared = [metric for metric in own[0] if all(metric in each for each in own)]
             if not shared:
-                raise InputError(f"{self.of} has no metric of all of {', '.join(arm.id for arm in self.arms)} with seed {seed}")
+                raise InputError(
+                    f"{self.of} has no metric of all of {', '.join(arm.id for arm in self.arms)} with seed {seed}"
+                )
             ranks = {
                 metric: stats.rankdata([_less_is_better(metric) * each[metric] for each in own]) for metric in shared
             }
             for place, arm in enumerate(self.arms):
                 mine = {metric: float(rank[place]) for metric, rank in ranks.items()}
-                worst = [metric for metric, rank in ranks.items() if mine[metric] == max(rank) and mine[metric] > min(rank)]
-                record = results.about(context, self, dataclasses.replace(arm, seed=seed), PROTOCOL, details={"ranks": mine})
+                worst = [
+                    metric for metric, rank in ranks.items() if mine[metric] == max(rank) and mine[metric] > min(rank)
+                ]
+                record = results.about(
+                    context, self, dataclasses.replace(arm, seed=seed), PROTOCOL, details={"ranks": mine}
+                )
                 found.append(record(metric="mean_rank", value=float(np.mean(list(mine.values())))))
                 found.append(record(metric="worst", value=len(worst) / len(shared)))
         results.append(context.results, *found)
@@ -254,7 +265,9 @@ class MeasureInformation(Job):
         }
         for done, reference in enumerate(self.references):
             context.report("progress", done=done, total=len(self.references), seed=reference.seed)
-            ours = results.arm_fingerprint(context, dataclasses.replace(self, references=(reference,)), (reference.step,))
+            ours = results.arm_fingerprint(
+                context, dataclasses.replace(self, references=(reference,)), (reference.step,)
+            )
             if all((arm.id, reference.seed, ours) in before for arm, _ in self.kinds):
                 continue
             assert reference.step is not None
@@ -293,7 +306,9 @@ class MeasureInformation(Job):
                         for own, (_, mix) in zip(texts, self.kinds, strict=True):
                             own.append(mix.draw(told[number], 0))
         if len(pictures) < 2:
-            raise InputError(f"{store.parent} has {len(pictures)} pictures with captions of all kinds; information is measured on 2 or more")
+            raise InputError(
+                f"{store.parent} has {len(pictures)} pictures with captions of all kinds; information is measured on 2 or more"
+            )
         return pictures, texts
 
 
@@ -317,7 +332,9 @@ class MeasureTuning(Job):
         found = []
         for arm in self.arms:
             assert arm.step is not None
-            told = read_json(context.weights(arm.step) / "describer.json", TUNED, StoreError, "tune the captioner again")
+            told = read_json(
+                context.weights(arm.step) / "describer.json", TUNED, StoreError, "tune the captioner again"
+            )
             record = results.about(context, self, arm, PROTOCOL, num_test=told["held_out"])
             own = told[arm.id]
             found += [record(metric=name, value=own[name]) for name in NUMBERS if own.get(name) is not None]

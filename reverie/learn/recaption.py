@@ -126,7 +126,9 @@ class Changed:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.column) or self.column in (*pairs.PAIRS.names, *CHANNELS.values()):
-            raise InputError(f"changed captions cannot be called {self.column!r}; give small letters, digits and '_', and no column of pairs")
+            raise InputError(
+                f"changed captions cannot be called {self.column!r}; give small letters, digits and '_', and no column of pairs"
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -177,8 +179,12 @@ class ChangeCaptions(Job):
         there = tables.column_names(store)
         read = list(dict.fromkeys(name for change in self.changes for name in change.reads))
         if missing := next((name for name in read if name not in there), None):
-            raise InputError(f"{store.parent} has no column {missing!r} whose captions could be changed; make it with: reverie recaption")
-        rows = pa.concat_tables(list(tables.scan(store, ["pair_id", "unit", *read], f"status = '{pairs.OK}'"))).sort_by("pair_id")
+            raise InputError(
+                f"{store.parent} has no column {missing!r} whose captions could be changed; make it with: reverie recaption"
+            )
+        rows = pa.concat_tables(list(tables.scan(store, ["pair_id", "unit", *read], f"status = '{pairs.OK}'"))).sort_by(
+            "pair_id"
+        )
         made: dict[str, Any] = {"pair_id": rows["pair_id"], "unit": rows["unit"]}
         for change in self.changes:
             texts, like = rows[change.reads[0]].to_pylist(), rows[change.reads[-1]].to_pylist()

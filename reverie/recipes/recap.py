@@ -183,7 +183,9 @@ class RecapConfig:
                 "--text-lr says how fast the text encoders learn, which they do not with --train-parts unet"
             )
         unsaid = [style for style in ("short", "long") if style not in own.styles]
-        if lacking := [kind for kind in self.arms if kind != "base" and {name for name, _ in self.mix_of(kind).weights} & {*unsaid}]:
+        if lacking := [
+            kind for kind in self.arms if kind != "base" and {name for name, _ in self.mix_of(kind).weights} & {*unsaid}
+        ]:
             some = " ".join(kind for kind in self.arms if kind not in lacking)
             raise InputError(
                 f"{own.captioner} says one sentence and no {unsaid[0]} one, which {' and '.join(lacking)} would read; give --arms {some}"

@@ -447,7 +447,15 @@ def prompt_matrix(
         axes.imshow(ink, interpolation="none", aspect="auto")
         for row, arm in enumerate(rows):
             for column, asked in enumerate(columns):
-                axes.text(column, row, number(metric, float(values[row, column])), ha="center", va="center", color=INK, fontsize=11)
+                axes.text(
+                    column,
+                    row,
+                    number(metric, float(values[row, column])),
+                    ha="center",
+                    va="center",
+                    color=INK,
+                    fontsize=11,
+                )
                 if arm == asked:
                     axes.add_patch(
                         Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=INK, linewidth=1.4)
@@ -460,10 +468,15 @@ def prompt_matrix(
         for edge in ("left", "bottom"):
             axes.spines[edge].set_visible(False)
         said = ". ".join(
-            f"{arm}: " + ", ".join(f"{number(metric, float(value))} on {asked}" for value, asked in zip(line, columns, strict=True))
+            f"{arm}: "
+            + ", ".join(
+                f"{number(metric, float(value))} on {asked}" for value, asked in zip(line, columns, strict=True)
+            )
             for arm, line in zip(rows, values, strict=True)
         )
-        return _svg(figure, f"{called(metric)} of what was learned from, on what was asked. {said}", f"prompts-{metric}")
+        return _svg(
+            figure, f"{called(metric)} of what was learned from, on what was asked. {said}", f"prompts-{metric}"
+        )
 
 
 def over(

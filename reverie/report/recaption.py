@@ -22,7 +22,9 @@ Point = tuple[float, float, tuple[float, float] | None]
 
 def gather(facts: Facts) -> dict[str, Any] | None:
     """What recaption.html needs; None for a run that measured nothing of it."""
-    records = [record for found in facts.aside if found.protocol == PROTOCOL for arm in found.arms for record in arm.records]
+    records = [
+        record for found in facts.aside if found.protocol == PROTOCOL for arm in found.arms for record in arm.records
+    ]
     if not records:
         return None
     by_metric: dict[str, list[Result]] = {}

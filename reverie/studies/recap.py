@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from reverie.arms import Arm
 from reverie.errors import InputError
@@ -35,7 +35,7 @@ KINDS: tuple[Kind, ...] = ("alt", "short", "long", "mix")
 STYLES = ("human", "alt", "short", "long")  # of prompts; the first are those of nobody's captions
 SHARES = (0.25, 0.5, 0.75)  # of the words of long captions, beside all of them
 FALSE = (0.1, 0.3)  # share of the things that a caption names for which one more is added, beside none
-PARTS = ("unet", "text")  # what learns alone, beside both
+PARTS: tuple[Literal["unet", "text"], ...] = ("unet", "text")  # what learns alone, beside both
 QUARTERS = (1, 2)  # of all steps, beside all of them
 ASKED = 200  # prompts of each style that training captions are held against
 Terms = tuple[tuple[str, float], ...]
@@ -57,7 +57,9 @@ class RecapStudy(StudyConfig):
     train_steps: int = 48
     batch_size: int = 16  # examples in a step of training
     lr: float = 3e-4  # peak learning rate
-    asked_for: int = 40  # captions that painters are asked for, in each of four styles, and pictures that distances are to
+    asked_for: int = (
+        40  # captions that painters are asked for, in each of four styles, and pictures that distances are to
+    )
 
 
 # Beside each other, 57 trainings of 48 steps, the painting of 112 sets of 40 pictures and four captioners take two cores twenty minutes or so.
@@ -75,10 +77,12 @@ def recap(config: RecapStudy = TINY) -> Study:
 
     Example: reverie claims recap --scale tiny --num-seeds 3 --jobs 2
     """
-    check_min(2, recaptioned=config.recaptioned, asked_for=config.asked_for)
+    check_min(2, recaptioned=config.recaptioned, asked_for=config.asked_for, tune_captions=config.tune_captions)
     check_min(1, tune_steps=config.tune_steps, batch_size=config.batch_size)
     if config.train_steps < 4 or config.train_steps % 4:
-        raise InputError(f"--train-steps {config.train_steps}: give a multiple of 4, as arms are trained for a quarter and a half of them too")
+        raise InputError(
+            f"--train-steps {config.train_steps}: give a multiple of 4, as arms are trained for a quarter and a half of them too"
+        )
     about = (
         f"Small world: {config.recaptioned:,} studio photos with alt-text as it is on the web, recaptioned by {config.captioner}, which was tuned on "
         f"{config.tune_captions - held_out(config)} captions of other photos. Every arm trains {config.painter} on for {config.train_steps:,} steps of "
@@ -139,7 +143,9 @@ def arms(config: RecapStudy) -> dict[Arm, TrainPainter | None]:
             continue
         for quarters in QUARTERS:
             steps = config.train_steps * quarters // 4
-            fewer = replace(train, fit=replace(train.fit, steps=steps, warmup_steps=train.fit.warmup_steps * quarters // 4))
+            fewer = replace(
+                train, fit=replace(train.fit, steps=steps, warmup_steps=train.fit.warmup_steps * quarters // 4)
+            )
             factors = {**arm.factors, "steps": steps}
             found[Arm(_after(arm.id, quarters), f"{arm.label}, {steps:,} steps", factors=factors)] = fewer
         if arm.id in ("alt", "mix"):
@@ -276,8 +282,8 @@ def _trends(seeds: tuple[int, ...]) -> dict[str, MeasureTrend]:
     words = (*(Point(f"long-{100 * share:.0f}", at=share) for share in SHARES), Point("long", at=1.0))
     false = (Point("long", at=0.0), *(Point(f"long-false-{100 * share:.0f}", at=share) for share in FALSE))
     points = {
-        "score-by-words": ("score along the words that are left of long captions", words),
-        "score-by-false-things": ("score along things that are not there", false),
+        "score-by-words": ("score along words left of long captions", words),
+        "score-by-false-things": ("score along false things in long captions", false),
     }
     return {
         name: MeasureTrend(Arm(name, label), some, "asked-human", SCORE, seeds)
@@ -295,7 +301,9 @@ def _more(better: str, worse: str, style: str = "human") -> Terms:
 
 def _sooner(first: str, later: str) -> Claim:
     number = {"long": "a", "mix": "b"}[first] if later == "alt" else {"long": "c", "mix": "d"}[first]
-    says = f"{LABELS[first].capitalize()} reach a given score in fewer steps than {LABELS[later]}: log2 of the ratio of steps"  # type: ignore[index]
+    ours = {"long": "Long captions reach", "mix": "A mix of both reaches"}[first]
+    theirs = {"alt": "alt-text", "short": "short captions"}[later]
+    says = f"{ours} a given score in fewer steps than {theirs}: log2 of the ratio of steps"
     return Claim(f"D7{number}", says, "", beats(_arm(later, "steps"), _arm(first, "steps")), "log2_steps")
 
 

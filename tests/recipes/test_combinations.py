@@ -52,7 +52,10 @@ def test_a_captioner_that_no_person_taught_recaptions_with_no_human_caption(tmp_
     assert list(steps) == ["photos", "recaption", "base", "alt-0", "short-0", "generation", "page"]
     assert isinstance(steps["recaption"], RecaptionPairs)
     assert (steps["recaption"].captioner, steps["recaption"].styles) == (str(captioner), ("short",))
-    with pytest.raises(InputError, match=r"says one sentence and no long one, which long and mix would read; give --arms base alt short and another"):
+    with pytest.raises(
+        InputError,
+        match=r"says one sentence and no long one, which long and mix would read; give --arms base alt short and another",
+    ):
         recap(captioner, arms=("base", "alt", "short", "long", "mix"))
     assert recap(captioner, arms=("alt", "mix"), mix=("alt=0.5", "short=0.5"))
     human = tmp_path / "captions.jsonl"
@@ -87,7 +90,7 @@ def call_settings(recipe: str, **flags: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page(describer: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_commands_of_the_page(describer: Path, tmp_path: Path) -> None:
     for words in commands():
         kind = words[1] if words[0] == "run" else words[0]
         few = shlex.split(FEW.get(kind, ""))
@@ -106,4 +109,7 @@ def test_the_commands_of_the_page(describer: Path, tmp_path: Path) -> None:  # n
         assert "stablerep" in {record.arm for record in measured}
     asked = {record.arm for record in results.read(tmp_path / "recap-without-people" / "results.jsonl")}
     assert asked == {"base", "alt", "short"}
-    assert {record.arm for record in results.read(tmp_path / "zero-shot-recaptioned" / "results.jsonl")} >= {"zero-shot", "classifier"}
+    assert {record.arm for record in results.read(tmp_path / "zero-shot-recaptioned" / "results.jsonl")} >= {
+        "zero-shot",
+        "classifier",
+    }
