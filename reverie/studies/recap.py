@@ -67,7 +67,7 @@ TINY = RecapStudy()
 SCALES = {
     "tiny": TINY,
     "small": replace(
-        TINY, scale="small", recaptioned=2000, tune_steps=300, tune_captions=120, train_steps=480, asked_for=200
+        TINY, scale="small", recaptioned=2000, tune_steps=300, tune_captions=120, train_steps=800, asked_for=200
     ),
 }
 
