@@ -57,12 +57,11 @@ class RecapStudy(StudyConfig):
     train_steps: int = 48
     batch_size: int = 16  # examples in a step of training
     lr: float = 3e-4  # peak learning rate
-    asked_for: int = (
-        40  # captions that painters are asked for, in each of four styles, and pictures that distances are to
-    )
+    # captions that painters are asked for, in each of four styles, and pictures that distances are to
+    asked_for: int = 40
 
 
-# Beside each other, 57 trainings of 48 steps, the painting of 112 sets of 40 pictures and four captioners take two cores twenty minutes or so.
+# Beside each other, 57 trainings of 48 steps, the painting of 112 sets of 40 pictures and four captioners are meant for two cores within half an hour.
 TINY = RecapStudy()
 SCALES = {
     "tiny": TINY,
