@@ -30,6 +30,7 @@ from reverie.evaluate.train_inference import (
     LOWER_IS_BETTER,
     Matrix,
     against_shift,
+    area_under,
     best_on_their_own,
     matched_advantages,
     matrix,
@@ -193,7 +194,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class MeasureSteps(Job):
-    """Scores of an earlier step -> log2 of the share of all steps after which each arm scores what the least of them does in the end."""
+    """Scores of an earlier step -> log2 of the share of all steps after which each arm scores what the least of them does in the end.
+
+    Beside it stands the area under each curve, over the logarithm of steps.
+    """
 
     role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("seeds",)
@@ -228,6 +232,7 @@ class MeasureSteps(Job):
                 told = {"curve": line, "threshold": least, "of": self.metric}
                 record = results.about(context, self, dataclasses.replace(curve.arm, seed=seed), PROTOCOL, details=told)
                 found.append(record(metric="log2_steps", value=math.log2(reached / line[-1][0])))
+                found.append(record(metric="area_under", value=area_under(line)))
         results.append(context.results, *found)
 
 

@@ -84,6 +84,7 @@ OTHERS = {
     "mean_rank": "mean rank over metrics",
     "worst": "share of metrics on which it is the worst",
     "log2_steps": "steps to the score, log2 of their share of all",
+    "area_under": "mean score over the logarithm of steps",
     "information": "drop of the loss that captions make",
     "hallucinated": "things named that are not there",
     "recall": "things there that are named",

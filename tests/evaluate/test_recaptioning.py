@@ -124,6 +124,7 @@ def test_steps_are_those_after_which_an_arm_has_what_the_least_has_in_the_end(tm
     numbers = found(tmp_path, "steps")
     assert numbers["alt", "log2_steps", 0] == 0
     assert numbers["long", "log2_steps", 0] == -1
+    assert numbers["long", "area_under", 0] == pytest.approx(0.7)
     with pytest.raises(InputError, match="asked has no qa:judge of alt-half with seed 7"):
         MeasureSteps(curves, "asked", seeds=(7,)).run(StepContext(tmp_path, "steps"))
 
