@@ -24,6 +24,7 @@ GUIDES = (
     "examples.md",
     "show.md",
     "architecture.md",
+    "scale.md",
     "adding-a-filter.md",
     "adding-a-learner.md",
     "adding-a-model.md",

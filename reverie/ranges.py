@@ -53,7 +53,7 @@ RANGES: dict[str, Range] = {
         (
             Range(1),
             "autoencoder_batch autoencoder_channels autoencoder_steps batch_size batchnorm_groups beams captions_per_batch channels codes "
-            "crops decoder_heads decoder_layers decoder_width downscale_px episodes epochs eval_px guidance guidances guided_steps head_hidden held_out head_out image_px "
+            "crops decoder_heads decoder_layers decoder_width downscale_px episodes epochs eval_px guidance guidances guided_steps head_hidden held_out head_out image_px in_flight "
             "language_layers language_steps language_width latents layers limit look_heads look_layers look_width max_kept max_tags "
             "max_tokens max_words min_words mixed_per_class num_images num_shots paint_batch paint_px painted_per_class painter_batch "
             "painter_layers painter_steps painter_width per_batch per_caption per_class probe_epochs queries queue real_batch "

@@ -18,6 +18,7 @@ from reverie.captions.classes import read_classes
 from reverie.captions.domains import CAPTION, check_context, in_context
 from reverie.captions.prompts import OWN, Prompt, default_prompt, read_prompt
 from reverie.errors import InputError
+from reverie.models.names import IN_FLIGHT
 from reverie.ranges import check_min
 from reverie.seeds import derive
 from reverie.stage import SourceStage, StepContext, Worker
@@ -31,7 +32,7 @@ class WriterSpeed:
     """What changes the time, not the text."""
 
     batch_size: int = 64  # prompts at once, in this process
-    parallel: int = 8  # requests at once, to a server
+    parallel: int = IN_FLIGHT  # requests at once, to a server; fewer while it says that they are too many
 
 
 @dataclass(frozen=True)

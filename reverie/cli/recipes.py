@@ -11,7 +11,7 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -142,16 +142,31 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
     usual, at_once = out or Path("runs") / Path(name).stem, jobs
 
     def work(
-        out: Path = usual, device: str = "", jobs: int = at_once, part: str = "1/1", until: str | None = None
+        out: Path = usual,
+        files: Path | None = None,
+        device: str = "",
+        jobs: int = at_once,
+        part: str = "1/1",
+        until: str | None = None,
+        on: Literal["here", "ray"] = "here",
+        actors: int = 1,
+        gpus_per_actor: float = 0.0,
+        ray_address: str = "",
     ) -> None:
         """Flags that every recipe has.
 
         Args:
-            out: run folder; the same command with the same folder goes on where it stopped.
+            out: run folder; the same command with the same folder goes on where it stopped. s3://BUCKET/NAME, gs:// or az:// for tables in an object
+                store, see docs/scale.md.
+            files: with tables in an object store, folder for everything else; runs/NAME when absent.
             device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
             jobs: trainings at a time, each in a process of its own with its share of the cores.
             part: k/n for the k-th of n slices of the units, one number of a job array.
             until: last step to do; all when absent.
+            on: here, or ray for a pool of actors on any number of machines, see docs/scale.md.
+            actors: with --on ray, number of actors that make units.
+            gpus_per_actor: with --on ray, GPUs of each actor; 0.5 for two actors on one GPU.
+            ray_address: with --on ray, HOST:PORT of a Ray cluster; that of RAY_ADDRESS, or a Ray on this machine alone, when empty.
         """
 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
@@ -164,7 +179,17 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
     else:
         found, flags = _settings(recipe, work, prog, words, usual, name)
         plan = plan_with(name, found)
-    return _work(plan, flags["out"], find_device(flags["device"]), _part(flags["part"]), flags["until"], flags["jobs"])
+    return _work(plan, **flags)
+
+
+def _folder(out: Path, files: Path | None) -> Path:
+    """The folder of a run on this machine. Raises InputError for --files without a store for the tables."""
+    from reverie.store.places import remote
+
+    at = remote(out)
+    if at is None and files is not None:
+        raise InputError(f"--files is for tables in an object store, and --out {out} is a folder; leave it out")
+    return out if at is None else files or Path("runs") / at.rpartition("/")[2]
 
 
 def _settings(
@@ -180,11 +205,14 @@ def _settings(
     """
     from reverie.run.plan import default_settings, settings_of
     from reverie.settings import flat, resolved
+    from reverie.store.places import remote
 
     scale = _said_early(words, "scale")
     default = default_settings(recipe, scale)
     known = None
-    if not {"-h", "--help"} & set(words) and (begun := _begun(Path(_said_early(words, "out") or out), name)):
+    early, files = Path(_said_early(words, "out") or out), _said_early(words, "files")
+    folder = _folder(early, Path(files) if files and remote(early) else None)
+    if not {"-h", "--help"} & set(words) and (begun := _begun(folder, name)):
         known = settings_of(begun, recipe)
         if getattr(known.config, "scale", None) != getattr(default, "scale", None):
             known = None  # the run will refuse, and show what differs
@@ -282,10 +310,27 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _work(plan: Plan, out: Path, device: str, part: tuple[int, int], until: str | None, jobs: int) -> int:
+def _work(
+    plan: Plan, out: Path, files: Path | None, device: str, jobs: int, part: str, until: str | None, on: str, actors: int,
+    gpus_per_actor: float, ray_address: str,
+) -> int:  # fmt: skip
     from reverie.run.engine import run
+    from reverie.store.places import remote
 
-    complete = run(plan, out, device, part, until, jobs)
+    slice_, at = _part(part), remote(out)
+    out = _folder(out, files)
+    if on == "here":
+        if actors != 1 or gpus_per_actor or ray_address:
+            raise InputError(
+                "--actors, --gpus-per-actor and --ray-address belong to --on ray; give it as well, or leave them out"
+            )
+        complete = run(plan, out, find_device(device), slice_, until, jobs, at=at)
+    else:
+        from reverie.run.on_ray import cluster
+
+        # What devices there are is for the machines of the actors to know.
+        with cluster(actors, gpus_per_actor, ray_address) as pool:
+            complete = run(plan, out, device or ("cuda" if gpus_per_actor else "cpu"), slice_, until, jobs, pool, at)
     tell_failed(out)
     if (out / "results.jsonl").exists():
         from reverie.report.terminal import table

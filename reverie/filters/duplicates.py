@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,7 +169,7 @@ def find_duplicates(folder: Path, duplicates: Duplicates | None = None, report: 
             report("progress", done=number, total=len(units), what="units")
     tables.add_columns(context.pairs, context.columns(), replace=True)
     (duplicates or Duplicates()).run(StepContext(folder, "duplicates"))
-    shutil.rmtree(context.columns())  # the next call may meet other images
+    tables.drop(context.columns())  # the next call may meet other images
 
 
 @dataclass(frozen=True)

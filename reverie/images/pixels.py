@@ -24,6 +24,7 @@ from reverie.errors import InputError, ModelError, ReverieError, UnknownName
 from reverie.images.real_guidance import FromShots, Guide
 from reverie.stage import Role, StepContext, UnitStage, words_unknown
 from reverie.store.pictures import MAX_PIXELS
+from reverie.store.places import has_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +133,7 @@ class PaintPixels(UnitStage):
 
 def refuse_another(painter: str, context: StepContext) -> None:
     """A model that was trained on, or updated on the Hub, under the same name would mix two painters in one table."""
-    if not context.pairs.exists():
+    if not has_table(context.pairs):
         return
     from reverie.store import tables  # painting needs no store
 

@@ -18,13 +18,12 @@ from reverie import pairs, seeds
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.ranges import check_min
-from reverie.recaption.describe import NAME, Describe
+from reverie.recaption.describe import NAME, Describe, DescribeSpeed
 from reverie.recaption.mix import CHANNELS
 from reverie.run.columns import add_columns
 from reverie.stage import Job, Role, StepContext
 from reverie.store import tables
 from reverie.store.files import atomic_file
-from reverie.store.pictures import Speed
 
 Style = Literal["short", "long"]
 How = Literal["lengths", "words", "clause", "false"]
@@ -44,7 +43,7 @@ class RecaptionPairs(Job):
     store: Path | str = Path()  # folder with pairs.lance, or the step that drew the pairs
     styles: tuple[Style, ...] = ("short", "long")
     count_tokens_by: str = ""  # model whose text encoder is to read the captions
-    speed: Speed = field(default_factory=lambda: Speed(16))
+    speed: DescribeSpeed = field(default_factory=lambda: DescribeSpeed(16))
 
     def stages(self, captioner: str) -> Mapping[Style, Describe]:
         """What describes, by style."""

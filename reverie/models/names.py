@@ -30,6 +30,7 @@ HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")  # "gpt2" or "owner/name"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 CONFIGS = ("model_index.json", "config.json")
 SHARDS = "*.safetensors.index.json"
+IN_FLIGHT = 32  # requests on their way at once, to a model behind a server
 MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
 MAX_SETTINGS = {  # settings by name -> the largest number that is none of damage
     re.compile(r"layers|depth|blocks|_heads$|_head$|num_beams"): 10_000,

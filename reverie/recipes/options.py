@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reverie.captions.classes import read_classes, templates_of
 from reverie.captions.domains import CAPTION
 from reverie.errors import InputError
-from reverie.models.names import locate
+from reverie.models.names import IN_FLIGHT, locate
 from reverie.ranges import check_min
 from reverie.settings import flag, flat
 
@@ -107,6 +107,8 @@ class ClassCaptions:
     prompt: Path | None = None
     temperature: float = 1.0  # temperature of the writer's sampling; 0 takes the likeliest words
     max_words: int = 60  # longest caption of the writer, in words
+    # requests on their way at once, to a writer or captioner behind a server; fewer while it says that they are too many
+    in_flight: int = IN_FLIGHT
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -138,7 +140,7 @@ class ClassCaptions:
             templates: in place of a file, where no model is named either.
             repeat: use templates again where they are fewer than the captions wanted.
         """
-        from reverie.captions.llm import AskWriter
+        from reverie.captions.llm import AskWriter, WriterSpeed
         from reverie.captions.templates import FillTemplates
         from reverie.captions.word_to_sentence import WordToSentence
         from reverie.smallworld.scene import class_names
@@ -167,7 +169,8 @@ class ClassCaptions:
             stage = FillTemplates(own, templates, per_class, repeat, self.around or CAPTION)
         else:
             writer = self.writer or "builtin:writer"
-            stage = AskWriter(writer, own or class_names(), per_class, context=context, **self.asked)
+            speed = WriterSpeed(parallel=self.in_flight)
+            stage = AskWriter(writer, own or class_names(), per_class, context=context, speed=speed, **self.asked)
         if stage.count < 1:  # reads the files: what is wrong with them is said before any work
             raise InputError(f"{own} gives no captions")
         return stage

@@ -11,6 +11,7 @@ from reverie.errors import InputError, SettingsChanged, UnknownName
 from reverie.images.features import PaintFeatures
 from reverie.images.pixels import PaintPixels
 from reverie.learn.fit import Fit
+from reverie.run import engine
 from reverie.run.engine import part_of, retry, run
 from reverie.run.events import read_events
 from reverie.run.plan import Plan, Step, read_plan
@@ -353,14 +354,14 @@ def test_memory_holds_few_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     import threading
     import time
 
-    append, waiting, most, guard = tables.append_unit, [0], [0], threading.Lock()
+    append, waiting, most, guard = tables.append_units, [0], [0], threading.Lock()
 
-    def slow(path: Path, unit: int, rows: pa.Table) -> None:
+    def slow(path: Path, units: dict[int, pa.Table]) -> None:
         if path.name == "pairs.lance":
             time.sleep(0.05)
             with guard:
-                waiting[0] -= 1
-        append(path, unit, rows)
+                waiting[0] -= len(units)
+        append(path, units)
 
     class Counting(PaintNoise):
         def open(self, context: StepContext) -> Worker:
@@ -374,7 +375,8 @@ def test_memory_holds_few_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
             return paint
 
-    monkeypatch.setattr(tables, "append_unit", slow)
+    monkeypatch.setattr(tables, "append_units", slow)
+    monkeypatch.setattr(engine, "AHEAD_BYTES", 0)  # as if each were large
     steps = (Step("captions", Sentences(32)), Step("paint", Counting(), inputs=("captions",)))
     run(Plan("slow", steps, unit_size=4), tmp_path)
     assert 2 <= most[0] <= 4  # one in the making, two waiting, one being written
