@@ -406,17 +406,31 @@ def read_note(path: TablePath) -> str | None:
     return str(open_table(path).to_table()["text"][0].as_py()) if exists(path) else None
 
 
-def write_note(path: TablePath, text: str) -> None:
-    """Leave a text beside tables that lie where files cannot be written, as a table of one row."""
+def write_note(path: TablePath, text: str, first: bool = False) -> str:
+    """Leave a text beside tables that lie where files cannot be written, as a table of one row.
+
+    Args:
+        first: a text that is there by now stays.
+    Returns: the text that is there now.
+    Raises: StoreError for a place that cannot be written to.
+    """
+    note = pa.table({"text": [text]})
     for wait_s in _waits():
+        if first and (known := read_note(path)) is not None:
+            return known
         with asked(path, None), _commits(path):
             try:
-                lance.write_dataset(pa.table({"text": [text]}), address(path), mode="overwrite")
-                return
+                if first:  # as in ``_create``: it succeeds for one of those that do it at once
+                    operation = LanceOperation.Overwrite(note.schema, list(write_fragments(note, address(path))))
+                    LanceDataset.commit(address(path), operation, max_retries=0)
+                    return text
+                lance.write_dataset(note, address(path), mode="overwrite")
+                return text
             except OSError as error:
                 if "onflict" not in str(error):
                     raise
         time.sleep(wait_s)
+    raise StoreError(f"could not write {path}: other writers were faster {TRIES} times; let them finish first")
 
 
 def mark(path: TablePath, column: str, marks: Mapping[str, bool], key: str = "pair_id") -> None:

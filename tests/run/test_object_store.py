@@ -18,7 +18,7 @@ from reverie import pairs
 from reverie.cli.main import main
 from reverie.errors import FolderInUse, InputError, SettingsChanged, UnitExists
 from reverie.run.engine import run
-from reverie.run.plan import call_recipe
+from reverie.run.plan import call_recipe, join_run
 from reverie.run.status import status
 from reverie.store import tables
 from reverie.store.places import address, point, remote
@@ -138,6 +138,32 @@ def test_an_address_survives_being_a_path() -> None:
     assert remote(Path("s3")) is None
     with pytest.raises(InputError, match="holds no keys"):
         remote("s3://key:secret@bucket/run")
+    assert remote(Path("/runs/s3:/a")) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("s3://", "names no bucket"), ("s3:", "names no bucket"), ("S3://bucket/run", "give s3://BUCKET/NAME"),
+        ("s3a://bucket/run", "give s3://BUCKET/NAME"), ("gcs://bucket/run", "or a folder"), ("https://host/run", "or a folder"),
+        ("s3://bucket/a/../b", "holds .., which"), ("s3://bucket/..", "holds .., which"), ("s3://bucket/a#1", "holds #, which"),
+        ("s3://bucket/a%20b", "holds %, which"),
+    ],
+)  # fmt: skip
+def test_what_is_no_address_of_a_store_makes_no_folder(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lance takes a relative path that begins with a word and a colon for an address, whatever is there."""
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(["run", FAKE, "--out", given], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_with_keys_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for scheme in ("s3", "S3", "s3a"):
+        said = refused(["run", FAKE, "--out", f"{scheme}://{KEYS[0]}:{KEYS[1]}@bucket/run"], capsys)
+        assert "holds no keys" in said
+        assert not [key for key in KEYS if key in said]
 
 
 def test_tables_of_a_folder_that_points_elsewhere(tmp_path: Path) -> None:
@@ -163,6 +189,8 @@ def test_commands_that_need_a_folder_take_no_address(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("captions.txt").write_text("a fox\n")
+    for command in ("status", "retry"):
+        assert "give the folder that has all else of the run (runs/x" in refused([command, "s3://bucket/x"], capsys)
     assert "s3://bucket/x is no folder" in refused(["import", "captions.txt", "--out", "s3://bucket/x"], capsys)
     with pytest.raises(InputError, match="is no folder"):
         run(call_recipe(FAKE, SIZE), Path("s3://bucket/x"))
@@ -200,6 +228,44 @@ def test_a_run_from_its_beginning_to_its_end(
     assert rows(other) == rows(files)
     with pytest.raises(SettingsChanged, match="guidance"):
         run(call_recipe(FAKE, {**SIZE, "guidance": 3.0}), tmp_path / "third", at=bucket)
+    assert "give the folder" in refused(["compact", bucket], capsys)
+
+
+@pytest.mark.slow
+def test_settings_that_another_machine_changed_are_those_of_all(tmp_path: Path, bucket: str) -> None:
+    """What has not begun may be changed; a folder that was of the run before does not go on with the settings of before."""
+    before, after = call_recipe(FAKE, SIZE), call_recipe(FAKE, {**SIZE, "guidance": 3.0})
+    assert run(before, tmp_path / "a", until="captions", at=bucket)
+    assert run(before, tmp_path / "b", until="captions", at=bucket)
+    assert run(after, tmp_path / "a", until="paint", at=bucket)
+    for at in (bucket, None):
+        with pytest.raises(SettingsChanged, match="guidance"):
+            run(before, tmp_path / "b", at=at)
+    assert run(after, tmp_path / "b")
+    assert {
+        row["guidance"] for row in tables.scan(tmp_path / "b" / "pairs.lance", ["guidance"]).__next__().to_pylist()
+    } == {3.0}
+
+
+@pytest.mark.slow
+def test_folders_that_begin_at_once_have_one_plan(tmp_path: Path, bucket: str) -> None:
+    plans = [call_recipe(FAKE, {**SIZE, "guidance": float(number)}) for number in range(1, 5)]
+    begin = threading.Barrier(4)
+
+    def settle(number: int) -> bool:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        join_run(folder, bucket)
+        begin.wait(60)
+        try:
+            plans[number].settle(folder, change=True)
+        except SettingsChanged:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(settle, range(4))) == 1
+    assert len({(tmp_path / str(number) / "plan.json").read_text() for number in range(4)}) == 1
 
 
 @pytest.mark.slow
