@@ -255,10 +255,10 @@ class StepRunner:
                 )
             return
         total, done = len(due), len(due) - len(todo)
-        with self.events.progress(self.step.name, done, total, "units"):
-            # Closed here, not whenever an error is forgotten: by then the other processes may be gone.
-            with closing(self.pool.units(self, todo) if self.pool else self.made_here(todo)) as made:
-                self.write(made, done, total)
+        units = self.pool.units(self, todo) if self.pool else self.made_here(todo)
+        # Closed here, not whenever an error is forgotten: by then the other processes may be gone.
+        with self.events.progress(self.step.name, done, total, "units"), closing(units) as made:
+            self.write(made, done, total)
 
     def made_here(self, todo: Sequence[int]) -> Generator[Made, None, None]:
         """Make units one after the other, in this process."""

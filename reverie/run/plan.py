@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 from reverie import settings as setting
 from reverie import stage as stages
-from reverie.errors import InputError, SettingsChanged, StoreError, UnknownName
+from reverie.errors import FolderInUse, InputError, SettingsChanged, StoreError, UnknownName
 from reverie.ranges import check_min, check_ranges
 from reverie.settings import Resolved
 from reverie.stage import Job, SourceStage, UnitStage

@@ -76,12 +76,20 @@ def refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 class Proxy:
-    """Stands before a server and answers some requests itself: ``fails(number, method, path)`` gives the status, 0 to hang up."""
+    """Stands before a server and answers some requests itself: ``fails(number, method, path)`` gives the status, 0 to hang up.
 
-    def __init__(self, port: int, fails: Callable[[int, str, str], int | None]) -> None:
+    With ``after`` the server has done what it was asked by then.
+    """
+
+    def __init__(self, port: int, fails: Callable[[int, str, str], int | None], after: bool = False) -> None:
         self.asked: Counter[str] = Counter()
         self.failed = 0
         outer, guard = self, threading.Lock()
+
+        def ask(given: BaseHTTPRequestHandler, body: bytes) -> http.client.HTTPResponse:
+            onward = http.client.HTTPConnection("127.0.0.1", port)
+            onward.request(given.command, given.path, body, dict(given.headers))
+            return onward.getresponse()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -92,6 +100,8 @@ class Proxy:
                     outer.asked[self.command] += 1
                     status = fails(outer.asked.total(), self.command, self.path)
                     outer.failed += status is not None
+                if status is not None and after:
+                    ask(self, body).read()
                 if status == 0:
                     self.close_connection = True
                     self.connection.close()
@@ -101,9 +111,7 @@ class Proxy:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                onward = http.client.HTTPConnection("127.0.0.1", port)
-                onward.request(self.command, self.path, body, dict(self.headers))
-                reply = onward.getresponse()
+                reply = ask(self, body)
                 data = reply.read()
                 self.send_response(reply.status)
                 for name, value in reply.getheaders():
@@ -312,12 +320,12 @@ def test_writers_that_race_for_a_unit(bucket: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [503, 0])
+@pytest.mark.parametrize(("status", "after"), [(503, False), (0, False), (0, True)])
 def test_a_lost_request_is_sent_again(
-    tmp_path: Path, server: int, monkeypatch: pytest.MonkeyPatch, rows: Rows, status: int
+    tmp_path: Path, server: int, monkeypatch: pytest.MonkeyPatch, rows: Rows, status: int, after: bool
 ) -> None:
-    """Every seventh request is refused, or its connection is cut before an answer."""
-    with Proxy(server, lambda number, *_: status if number % 7 == 3 else None) as proxy:
+    """Every seventh request is refused, or its connection is cut before an answer, which may be that a commit is there."""
+    with Proxy(server, lambda number, *_: status if number % 7 == 3 else None, after) as proxy:
         use(proxy.port, monkeypatch)
         small = {**SIZE, "count": 6}
         assert run(call_recipe(FAKE, small), tmp_path / "files", at=f"s3://bucket/{tmp_path.name}")
@@ -339,3 +347,18 @@ def test_what_cannot_be_used_is_one_line(
         assert "the server answered 403" in said
         assert not [key for key in KEYS if key in said]
     assert not (tmp_path / "other" / "plan.json").exists()
+
+
+def test_a_store_that_lets_nobody_write_any_more_is_one_line(
+    tmp_path: Path, server: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = f"s3://bucket/{tmp_path.name}"
+    with Proxy(
+        server, lambda _, method, path: 403 if method == "PUT" and "/captions.lance/" in path else None
+    ) as proxy:
+        use(proxy.port, monkeypatch)
+        said = refused(words(at, tmp_path / "files"), capsys)
+    assert "captions.lance: the server answered 403" in said
+    assert "the same command goes on" in said
+    use(server, monkeypatch)
+    assert run(call_recipe(FAKE, SIZE), tmp_path / "files", until="captions")
