@@ -241,10 +241,10 @@ class Plan:
         if at := tables_of(folder):  # so that nobody goes on there with another plan from another folder
             from reverie.store import tables  # reading a plan needs no store
 
-            kept = tables.write_note(f"{at}/{NOTE}", text, first=not path.exists())
-            if kept != text:  # who began there a moment ago goes before
+            first = tables.write_note(f"{at}/{NOTE}", text, first=not path.exists())
+            if first != text:  # who began there a moment ago goes before
                 with atomic_file(path) as partial:
-                    partial.write_text(kept, encoding="utf-8")
+                    partial.write_text(first, encoding="utf-8")
                 self.settle(folder)
                 return
         with atomic_file(path) as partial:

@@ -930,7 +930,8 @@ def _is_lances(error: BaseException) -> bool:
 @contextmanager
 def _commits(path: TablePath) -> Iterator[None]:
     """Turn "disk full" in any of its words into StoreFull, and what a server says into one line. Lance shows a commit only when all
-    of its files are written."""
+    of its files are written.
+    """
     try:
         yield
     except OSError as error:
