@@ -416,6 +416,37 @@ def test_the_column_alone_says_what_is_marked(folder: Path, browse: Open) -> Non
     assert shown(get(pages, where="bad")) == every[2:4]
 
 
+def test_two_servers_may_mark(folder: Path) -> None:
+    """Neither takes away what the other marked, in the log or in the column."""
+    every = keys(folder)
+    one, other = Gallery(folder), Gallery(folder)
+    one.marks.set(every[0], True)
+    one.settle()
+    other.marks.set(every[1], True)
+    assert one.marks.bad == other.marks.bad == set(every[:2])
+    other.settle()
+    assert keys(folder, "bad") == every[:2]
+    one.marks.set(every[0], False)
+    other.marks.set(every[2], True)
+    other.settle()
+    one.settle()
+    assert keys(folder, "bad") == every[1:3]
+    one.close()
+    other.close()
+
+
+def test_a_column_without_a_mark_takes_new_ones(folder: Path) -> None:
+    name, gallery = keys(folder)[0], Gallery(folder)
+    for is_bad in (True, False):
+        gallery.marks.set(name, is_bad)
+        gallery.close()
+    shutil.rmtree(folder / "show")
+    gallery = Gallery(folder)
+    gallery.marks.set(name, True)
+    gallery.close()
+    assert keys(folder, "bad") == [name]
+
+
 def test_a_column_of_somebody_else_stays(folder: Path, browse: Open) -> None:
     import lance
 
