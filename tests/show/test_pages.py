@@ -88,6 +88,13 @@ def test_sorted_by_a_column_with_nothing_last(folder: Path, browse: Open) -> Non
         ({"where": "true) or (true"}, None),
         ({"where": "1 = 1; drop table x"}, "does not belong in it"),
         ({"where": "text > 1 and lower(7)"}, None),
+        ({"where": "1/0 = 1"}, "Divide by zero"),
+        ({"where": "cast(text as int) = 1"}, "Cannot cast string"),
+        ({"where": "count(*) > 1"}, None),
+        ({"where": "seed = $1"}, "$ at character 8 does not belong in it"),
+        ({"where": "seed" + "+1" * 900 + " = 3"}, "more than 200 of"),  # at which the whole process would end
+        ({"where": "seed < 0 and " * 160 + "true or true"}, "longer than 2,000 characters"),  # and is not cut
+        ({"words": "a " * 1001}, None),
         ({"sort": "text"}, "no column of numbers"),
     ],
 )
@@ -97,7 +104,8 @@ def test_a_wrong_filter_is_one_line_in_the_page(
     answer = browse(folder).get("/", params=asked)
     assert answer.status_code == 400
     (line,) = re.findall(r'<p class="wrong" role="alert"><bdi>(.*)</bdi></p>', answer.text)
-    assert (said or "filter") in line
+    assert (said or ("filter" if "where" in asked else "longer")) in line
+    assert "cannot read" not in line
     assert "Traceback" not in answer.text
     assert 'name="words"' in answer.text  # the form is there to mend it
 
