@@ -289,8 +289,12 @@ class Gallery:
     def _numbers(
         self, asked: Query, nearest: Mapping[str, float]
     ) -> tuple[Sequence[int] | Numbers, Mapping[int, float]]:
-        if COLUMN in asked.where and (why := self.settle()) and COLUMN not in self.pairs.schema.names:
-            raise InputError(why)
+        if queries.names_column(asked.where, COLUMN):
+            why = self.settle()
+            if COLUMN not in self.pairs.schema.names:
+                raise InputError(
+                    why or f"no pair of {self.folder} is marked yet, so there is no column {COLUMN!r} to filter by"
+                )
         where = queries.sql(asked, self.has_kept, self.marks.bad)
         if asked.sort and asked.sort not in self.numeric:
             raise InputError(

@@ -86,6 +86,11 @@ def state_sql(state: str, has_kept: bool) -> str:
     }[state]
 
 
+def names_column(where: str, column: str) -> bool:
+    """Whether a filter may name this column, other than in a text of its own."""
+    return re.search(rf"\b{column}\b", re.sub(r"'(?:[^']|'')*'", "''", where), re.IGNORECASE) is not None
+
+
 def words_of(text: str) -> list[str]:
     """Words, and what stands in double quotes as one."""
     return [quoted or word for quoted, word in re.findall(r'"([^"]+)"|([^\s"]+)', text)]

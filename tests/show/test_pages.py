@@ -84,6 +84,7 @@ def test_sorted_by_a_column_with_nothing_last(folder: Path, browse: Open) -> Non
     ("asked", "said"),
     [
         ({"where": "clip_scor > 1"}, "Did you mean &#39;clip_score&#39;?"),
+        ({"where": "bad is not true"}, "is marked yet, so there is no column"),
         ({"where": "("}, "a parenthesis is not closed"),
         ({"where": "true) or (true"}, None),
         ({"where": "1 = 1; drop table x"}, "does not belong in it"),
@@ -376,6 +377,7 @@ def test_a_mark_lets_a_run_go_on(folder: Path, browse: Open) -> None:
         answer = pages.get("/", params={"where": "bad"})
         assert answer.status_code == 400
         assert "when nobody else is at work" in answer.text
+        assert not shown(get(pages, where="text = 'bad'"))  # names no column
     Gallery(folder).settle()
     assert keys(folder, "bad") == every[:1]
     late = row(1, 2, image=picture((9, 9, 9)), width=48, height=48)
@@ -524,6 +526,18 @@ def test_a_folder_without_pairs(tmp_path: Path) -> None:
         Gallery(tmp_path / "nowhere")
     with pytest.raises(InputError, match="holds no images"):
         Gallery(tmp_path)
+
+
+def test_a_key_may_hold_any_characters(tmp_path: Path, browse: Open) -> None:
+    name = "a/b?c#d%'\"<x>"
+    own = {"pair_id": name, "image": picture((9, 9, 9)), "width": 48, "height": 48}
+    tables.append_unit(tmp_path / "pairs.lance", 0, pairs.table([row(0, 0, **own)], pairs.PAIRS))
+    pages = browse(tmp_path)
+    (link,) = shown(get(pages))
+    assert pages.get(f"/pair/{link}").status_code == 200
+    assert pages.get(f"/picture/0/0/{link}").headers["content-type"] == "image/png"
+    pages.post("/mark", data={"pair": name, "bad": "1"})
+    assert shown(get(pages, where="bad")) == [link]
 
 
 def test_a_page_of_what_is_not_there(folder: Path, browse: Open) -> None:
