@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -181,6 +181,27 @@ class Job(Stage):
     def run(self, context: StepContext) -> None:
         """Do the work, or the rest of it."""
         raise NotImplementedError
+
+    def preview(self, count: int) -> Job | None:
+        """What a look at ``count`` captions or images does in its place, before the run and inside of the run folder alone; None
+        where there is nothing to look at. A choice among few images is one as well.
+        """
+        return self if self.role == "select" else None
+
+    def trial(self, steps: int) -> Trial | None:
+        """The same work cut short, to be timed before the run (``reverie plan``); None where its time is not known from a part.
+
+        Args: steps: optimiser steps to take.
+        """
+        return None
+
+
+class Trial(NamedTuple):
+    """A training that takes few of its optimiser steps."""
+
+    job: Job
+    steps: int  # of the whole training
+    captions: int = 0  # with images that must be there for its first batch
 
 
 def _half(settings: object) -> str | None:
