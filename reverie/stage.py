@@ -27,6 +27,19 @@ from reverie.errors import InputError
 Worker = Callable[[pa.Table], pa.Table]
 """Rows of one unit in, rows of the same unit out; see ``UnitStage``."""
 
+
+class TwoPartWorker:
+    """A worker whose last part, such as compressing images, is done beside the first part of the next unit."""
+
+    def begin(self, rows: pa.Table) -> Callable[[], pa.Table]:
+        """Do what is done one unit after the other; what is returned, called once and perhaps in another thread, waits for the rest."""
+        raise NotImplementedError
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Both parts."""
+        return self.begin(rows)()
+
+
 Role = Literal["source", "paint", "score", "select", "learn", "measure", "page"]
 """What a stage is for in a plan; who asks what a run does goes by this, never by the class of a stage."""
 

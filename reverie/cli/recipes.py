@@ -153,7 +153,7 @@ def plan(words: list[str]) -> int:
         jobs: int = 1,
         part: str = "1/1",
         until: str | None = None,
-        preview: int | None = None,
+        preview: int = 0,
         price_per_hour: float | None = None,
         trial: int = 3,
         max_minutes: float = 5.0,
@@ -213,7 +213,7 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
         jobs: int = at_once,
         part: str = "1/1",
         until: str | None = None,
-        preview: int | None = None,
+        preview: int = 0,
     ) -> None:
         """Flags that every recipe has.
 
@@ -223,13 +223,15 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
             jobs: trainings at a time, each in a process of its own with its share of the cores.
             part: k/n for the k-th of n slices of the units, one number of a job array.
             until: last step to do; all when absent.
-            preview: captions to look at before the run: they go as far as the selection, and a page shows them; the run folder stays as it is.
+            preview: captions to look at in place of the run: they go as far as the selection, and a page shows them; the run folder stays
+                as it is; 0 = the run.
         """
 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
     plan, flags = _resolve(name, words, work, prog, usual)
     device = find_device(flags["device"])
-    if flags["preview"] is not None:
+    check_min(0, preview=flags["preview"])
+    if flags["preview"]:
         return _preview(plan, flags["preview"], device)
     return _work(plan, flags["out"], device, _part(flags["part"]), flags["until"], flags["jobs"])
 

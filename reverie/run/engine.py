@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -25,7 +26,7 @@ from reverie.run.beside import do_beside, group
 from reverie.run.events import Events, read_events
 from reverie.run.folder import alone, claim, units_held
 from reverie.run.plan import Plan, Step
-from reverie.stage import Job, StepContext, UnitStage, Worker
+from reverie.stage import Job, StepContext, TwoPartWorker, UnitStage, Worker
 from reverie.store import tables
 from reverie.store.files import atomic_file
 
@@ -211,20 +212,30 @@ class StepRunner:
                 waiting: deque[Future[None]] = deque()
                 for number, unit in enumerate(todo, start=done + 1):
                     began = time.monotonic()
-                    rows = self.unit(worker, unit)
+                    finish = self.begin(worker, unit)
                     seconds = time.monotonic() - began
-                    waiting.append(writer.submit(self.commit, unit, rows, seconds, number, total))
+                    waiting.append(writer.submit(self.commit, unit, finish, seconds, number, total))
                     if len(waiting) > AHEAD:
                         waiting.popleft().result()
                 for commit in waiting:
                     commit.result()
 
-    def unit(self, worker: Worker, unit: int) -> pa.Table:
-        """The finished rows of one unit, checked against what the stage promises."""
+    def begin(self, worker: Worker, unit: int) -> Callable[[], pa.Table]:
+        """Make one unit; what is returned gives its finished rows, checked against what the stage promises."""
         given = self.given(unit)
-        rows = worker(given)
-        check_rows(self.step, unit, given, rows)
-        return rows
+        if isinstance(worker, TwoPartWorker):
+            finish = worker.begin(given)
+        else:
+            made = worker(given)
+            check_rows(self.step, unit, given, made)
+            return lambda: made
+
+        def finished() -> pa.Table:
+            rows = finish()
+            check_rows(self.step, unit, given, rows)
+            return rows
+
+        return finished
 
     def given(self, unit: int) -> pa.Table:
         """What the worker of this step gets to see for one unit."""
@@ -243,7 +254,8 @@ class StepRunner:
         ]
         return tables.read_unit(self.source, unit, columns=columns, only=OK)
 
-    def commit(self, unit: int, rows: pa.Table, seconds: float, done: int, total: int) -> None:
+    def commit(self, unit: int, finish: Callable[[], pa.Table], seconds: float, done: int, total: int) -> None:
+        rows = finish()
         tables.append_unit(self.table, unit, rows)
         counts = status_counts(rows)
         self.events.report(

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from reverie import stage as stages
 from reverie.errors import InputError
-from reverie.ranges import check_min
 from reverie.run.plan import Plan, Step
 from reverie.stage import OF_STEP, Job, SourceStage, Stage, StepContext, UnitStage, Worker
 
@@ -75,7 +74,6 @@ def preview_of(
         together: captions that are taken side by side.
     Raises: InputError where no step is left.
     """
-    check_min(1, preview=count)
     kept: list[Step] = []
     left_out: list[str] = []
     for step in plan.steps:
