@@ -18,7 +18,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 LOG = logging.getLogger("mkdocs.hooks.reverie")  # with --strict, a warning here fails the build
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
-PAGES_OF = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md", "examples": "examples.md"}  # fmt: skip
+PAGES_OF = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md", "examples": "examples.md"}  # fmt: skip
 GUIDES = (
     "library.md",
     "planning.md",
@@ -90,7 +90,7 @@ def nav(pages: list[str]) -> list[Any]:
     last = [name for name in ("flags.md", "commands.md", "reference.md") if name in pages]
     recipes = [name for name in pages if name.startswith("recipes/")]
     decisions = [name for name in pages if name.startswith("decisions/")]
-    project = ["contributing.md", "changes.md"]
+    project = ["contributing.md", "security.md", "changes.md"]
     known = {"index.md", *guides, *last, *recipes, *decisions, *project}
     others = [name for name in pages if name not in known]
     return [

@@ -32,6 +32,7 @@ from reverie.run.engine import run
 from reverie.run.plan import call_recipe
 from tests.images import pipelines
 from tests.models import tiny
+from tests.writes import stay_inside
 
 MUTATIONS = int(os.environ.get("REVERIE_FUZZ", 300))  # of each kind
 LONGEST_S = 60
@@ -57,6 +58,13 @@ ODD: list[Any] = [
     [[]],
 ]
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_outside(tmp_path: Path) -> Iterator[None]:
+    with stay_inside(tmp_path):
+        yield
+
 
 pytestmark = pytest.mark.slow
 

@@ -33,6 +33,7 @@ from reverie.evaluate import caption_files
 from reverie.store import imports, tables
 from tests.store.conftest import captions_of, pairs_of, picture
 from tests.store.test_imports import add_to_tar
+from tests.writes import stay_inside
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +97,12 @@ def mutated(data: bytes, seed: int) -> bytes:
         else:
             data = data[: draw.choice([place, len(data) - min(place, 600)])]
     return data
+
+
+@pytest.fixture(autouse=True)
+def _nothing_outside(tmp_path: Path) -> Iterator[None]:
+    with stay_inside(tmp_path):
+        yield
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import tyro
 
@@ -16,6 +16,7 @@ from reverie.store.files import atomic_file
 
 PIECE = 15 * 2**20  # bytes
 MAX_PIECES = 8  # pieces in a folder, of all models together
+MAX_MODEL = 2**30  # bytes of one model once unpacked
 
 
 def pack(model: Path, out: Path, name: str) -> None:
@@ -48,7 +49,7 @@ def pack(model: Path, out: Path, name: str) -> None:
 def unpack(pieces: Path, models: Path) -> None:
     """Every model in a folder of pieces to ``models/NAME``; files of that name are replaced.
 
-    Raises: InputError if there are no pieces, or some are missing or torn.
+    Raises: InputError if there are no pieces, or some are missing or torn, or lead out of the folder.
     """
     names = sorted({file.name.rpartition(".zip.")[0] for file in pieces.glob("*.zip.*")})
     if not names:
@@ -57,11 +58,22 @@ def unpack(pieces: Path, models: Path) -> None:
         files = sorted(pieces.glob(f"{name}.zip.*"), key=lambda file: int(file.suffix[1:]))
         try:
             archive = zipfile.ZipFile(io.BytesIO(b"".join(file.read_bytes() for file in files)))
+            _check_entries(archive, pieces / f"{name}.zip.0")
             archive.extractall(models / name)
         except zipfile.BadZipFile as error:
             raise InputError(
                 f"the pieces of {name} in {pieces} are not complete ({error}); fetch all of them again"
             ) from error
+
+
+def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises InputError for names that lead out of the folder, and for more bytes than models have."""
+    for entry in archive.infolist():
+        place = PurePosixPath(entry.filename)
+        if place.is_absolute() or ".." in place.parts or "\\" in entry.filename:
+            raise InputError(f"{path} holds {entry.filename!r}, which leads out of its folder; nothing was unpacked")
+    if sum(entry.file_size for entry in archive.infolist()) > MAX_MODEL:
+        raise InputError(f"{path} holds more than {MAX_MODEL / 2**20:.0f} MiB; nothing was unpacked")
 
 
 if __name__ == "__main__":

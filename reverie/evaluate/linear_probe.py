@@ -64,7 +64,9 @@ class LinearProbe(Job):
     # nearest neighbours, see photos as the test split is.
     augment: bool = False
     epochs: int = 90  # of ``sgd``
-    held_out: float = 0.2  # share of train that the strength or rate is chosen on
+    held_out: float = (
+        0.2  # share of train that the strength or rate is chosen on; the strength of an attribute by folds
+    )
     neighbours: int = 20  # also report weighted k-nearest-neighbours accuracy; 0 = do not
     seed: int = 0  # of the split and of SGD
     speed: ProbeSpeed = field(default_factory=ProbeSpeed)
@@ -184,18 +186,20 @@ class LinearProbe(Job):
         return [number for ending, about in asked.items() for number in self._numbers(x, about, found[ending], ending)]
 
     def _probe(self, x: Tensor, asked: _Asked, ending: str) -> Probed:
-        from reverie.evaluate.heads import OF_ATTRIBUTES, probe
+        from reverie.evaluate.heads import FOLDS_OF_ATTRIBUTES, OF_ATTRIBUTES, probe
 
+        few = ending and self.protocol == "logistic"  # few classes, which cost little
         return probe(
             x,
             asked.labels,
             asked.open_test,
             asked.num_classes,
             protocol=self.protocol,
-            candidates=OF_ATTRIBUTES if ending and self.protocol == "logistic" else (),
+            candidates=OF_ATTRIBUTES if few else (),
             batch_norm=self.batch_norm,
             epochs=self.epochs,
             held_out=self.held_out,
+            folds=FOLDS_OF_ATTRIBUTES if few else 1,
             seed=self.seed,
         )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from reverie.errors import InputError
 from reverie.models.pretrained import load_tokenizer_of
+from reverie.store.sources import unpacked
 
 CLIP_LIMIT = 77
 CLIP_MERGES = 49152 - 256 - 2  # that its code takes of the file, which has more
@@ -42,8 +43,8 @@ def clip_tokenizer(merges: Path) -> Any:
 
     try:
         data = merges.read_bytes()
-        lines = (gzip.decompress(data) if merges.suffix == ".gz" else data).decode("utf-8").split("\n")
-    except (OSError, EOFError, ValueError) as error:
+        lines = (unpacked(data, merges) if merges.suffix == ".gz" else data).decode("utf-8").split("\n")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(
             f"{merges} cannot be read as CLIP's merges ({error}); give bpe_simple_vocab_16e6.txt.gz"
         ) from error

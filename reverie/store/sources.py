@@ -26,6 +26,8 @@ ONE_THAT = re.compile(r"^((?:\S+ )?(?:caption|embedding|image|key|pair|unit))s((
 OF_ONE = {"are": "is", "have": "has", "belong": "belongs", "share": "shares", "their": "its"}
 VERB = re.compile(rf"\b(?:do not (\w+)|{'|'.join(OF_ONE)})\b")
 GZIP = b"\x1f\x8b"
+MAX_UNPACKED = 256 << 20  # bytes of a packed file read as a whole, unless it was large before; and of a line of one
+MAX_SWELLING = 100  # times its packed size; sentences and JSON swell by 3 to 30
 
 
 def printable(text: str) -> str:
@@ -120,9 +122,19 @@ def read_bytes(path: Path, what: str = "") -> bytes:
     if not content.startswith(GZIP):
         return content
     try:
-        return gzip.decompress(content)
+        return unpacked(content, path)
     except DAMAGED as error:
         raise InputError(f"{path} is a damaged gzip file ({error})") from error
+
+
+def unpacked(content: bytes, path: Path) -> bytes:
+    """What a gzip file holds. Raises InputError for one that swells as no text does: DAMAGED for one that is none."""
+    limit = max(MAX_UNPACKED, MAX_SWELLING * len(content))
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        whole = file.read(limit + 1)
+    if len(whole) > limit:
+        raise InputError(f"{path} holds more than {limit:,} bytes once unpacked; unpack it yourself if that is meant")
+    return whole
 
 
 def read_text(path: Path, what: str = "") -> str:
@@ -162,7 +174,21 @@ def opened_text(path: Path) -> Iterator[IO[str]]:
 
 
 def _binary(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+    return _Lines(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+class _Lines(gzip.GzipFile):
+    """Lines of a packed file, of any number but not of any length: a few kilobytes can hold one that fills the memory."""
+
+    _length = 0  # of the line that is being read
+
+    def read1(self, size: int = -1) -> bytes:
+        data = super().read1(size)
+        end = data.rfind(b"\n")
+        self._length = self._length + len(data) if end < 0 else len(data) - end - 1
+        if self._length > MAX_UNPACKED:
+            raise InputError(f"{self.name} holds a line of more than {MAX_UNPACKED:,} bytes")
+        return data
 
 
 def _first_bad(raw: Iterable[bytes], error: UnicodeDecodeError) -> str:

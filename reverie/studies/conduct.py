@@ -19,6 +19,7 @@ from reverie.evaluate.significance import MIN_SEEDS
 from reverie.run.engine import run
 from reverie.run.events import read_events
 from reverie.run.plan import read_plan
+from reverie.stage import Job
 from reverie.studies import Study
 
 Make = Callable[[int], Study]
@@ -98,7 +99,7 @@ def conduct(
         if not decide:
             return Conducted(study, judged, looks)
         took = (time.monotonic() - started) / (seeds - done) if done >= MIN_SEEDS and seeds > done else 0.0
-        each = max(took, seconds_per_seed(make, folder, seeds))
+        each = max(took, seconds_per_seed(make, folder, seeds, jobs))
         left = 3600 * decide.max_hours - (time.monotonic() - began)
         more, why = next_seeds(judged, study.once, looks, each, left)
         say(why)
@@ -135,21 +136,25 @@ def next_seeds(
     return more, f"{state}; {_seeds(more)} more in about {_time(more * seconds_each)}"
 
 
-def seconds_per_seed(make: Make, folder: Path, seeds: int) -> float:
-    """What a further seed takes: the steps of the last one, and its share of the jobs that measure all of them, as they were timed."""
+def seconds_per_seed(make: Make, folder: Path, seeds: int, jobs: int = 1) -> float:
+    """What a further seed takes: the steps of the last one, and its share of the jobs that measure all of them, as they were timed.
+
+    Of steps that can be done side by side, ``jobs`` at a time, each counts as that part of its time.
+    """
     now, less, total = make(seeds), make(seeds - 1), 0.0
     for name, plan in now.runs.items():
         took: dict[str, float] = {}
         for event in read_events(folder / name):
             if event.get("kind") == "done" and "seconds" in event:
                 took[event["step"]] = took.get(event["step"], 0.0) + float(event["seconds"])
-        if name not in less.runs:  # the last seed's alone
-            total += sum(took.values())
-            continue
-        known = less.runs[name]
-        shared = set(plan.again(known.record()))
-        own = {step.name for step in plan.steps} - {step.name for step in known.steps}
-        total += sum(took.get(step, 0.0) for step in own)
+        known = less.runs.get(name)
+        shared = set(plan.again(known.record())) if known else set()
+        there = {step.name for step in known.steps} if known else set()
+        own = [step for step in plan.steps if step.name not in there]
+        beside = [step.name for step in own if isinstance(step.stage, Job) and step.stage.beside]
+        alone = [step.name for step in own if step.name not in beside]
+        total += sum(took.get(step, 0.0) for step in beside) / max(1, min(jobs, len(beside)))
+        total += sum(took.get(step, 0.0) for step in alone)
         total += sum(took.get(step, 0.0) for step in shared) / seeds
     return total
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from reverie.errors import InputError
-from reverie.evaluate.heads import STRENGTHS, SgdProbe, logistic_heads, probe, sgd_heads, split
+from reverie.evaluate.heads import STRENGTHS, SgdProbe, _folds, logistic_heads, probe, sgd_heads, split
 
 from .test_logistic import blobs
 
@@ -54,6 +54,28 @@ def test_the_best_held_out_candidate_is_refitted_on_all_of_train():
     assert found.chosen == candidates[int(np.argmax(scores))]
     refitted = logistic_heads(x, labels, 4, (found.chosen,)).predict(test_x)[0]
     assert (found.predicted == refitted.numpy()).all()
+
+
+def test_folds_hold_every_row_out_once_and_their_mean_chooses():
+    x, labels = blobs(150, d=60, noise=5)
+    candidates = (0.1, 100.0, 1e5)
+    found = probe(x, labels, lambda: (x, labels), 4, candidates=candidates, folds=5)
+    parts = _folds(labels, 5, 0)
+    outside = np.concatenate([part[1].numpy() for part in parts])
+    assert sorted(outside) == list(range(len(labels)))
+    scores = []
+    for strength in candidates:
+        right = []
+        for inside, held in parts:
+            assert not set(inside.tolist()) & set(held.tolist())
+            guess = logistic_heads(x[inside], labels[inside], 4, (strength,)).predict(x[held])[0]
+            right.append(float((guess == labels[held]).double().mean()))
+        scores.append(np.mean(right))
+    assert found.held_out == pytest.approx(scores, abs=0.02)  # what only chooses is solved less exactly
+    assert found.chosen == candidates[int(np.argmax(scores))]
+    assert len(_folds(torch.tensor([0, 0, 1, 1]), 5, 0)) == 2  # no more than a class has rows
+    with pytest.raises(InputError, match="at least two"):
+        _folds(torch.arange(5), 5, 0)
 
 
 def test_split_is_stratified_repeatable_and_whole():

@@ -30,6 +30,7 @@ from reverie.studies.conduct import Decide, conduct, next_seeds, seconds_per_see
 class Learn(Job):
     """Leaves a number that another seed would have otherwise."""
 
+    beside: ClassVar[bool] = True
     gain: float
     seed: int = 0
     seconds: float = 0.0
@@ -149,6 +150,9 @@ def test_it_stops_when_the_next_seed_does_not_fit(tmp_path):
     slow_reference = took["nothing-2"] + took["little-2"] + took["much-2"] + took["measure"] / 3
     assert seconds_per_seed(slow, tmp_path, 3) == pytest.approx(slow_reference, abs=5e-3)
     assert slow_reference > 0.06
+    own = slow_reference - took["measure"] / 3
+    assert seconds_per_seed(slow, tmp_path, 3, jobs=2) == pytest.approx(slow_reference - own / 2, abs=5e-3)
+    assert seconds_per_seed(slow, tmp_path, 3, jobs=8) == pytest.approx(slow_reference - 2 * own / 3, abs=5e-3)
     assert found.judged[1].verdict == "inconclusive"
     told = summary(found.judged, found.looks)
     assert "1 of 2 claims decided" in told
