@@ -220,7 +220,7 @@ def _rows(plan: Plan, step: Step, made: Sequence[Mapping[str, Any]], tried: _Tri
         return plan.num_captions * stage.per_caption
     if not made or not tried.captions:
         return None
-    return round(sum(event["rows"] for event in made) / tried.captions * plan.num_captions)
+    return round(sum(int(event["rows"]) for event in made) / tried.captions * plan.num_captions)
 
 
 def _weight(step: Step, folder: Path, factor: float) -> int | None:
@@ -230,9 +230,9 @@ def _weight(step: Step, folder: Path, factor: float) -> int | None:
     if not tables.exists(path):
         return None
     if step.kind == "columns":  # they are there twice: beside the pairs, and by themselves
-        return round(2 * factor * sum(part.nbytes for part in tables.scan(path)))
+        return round(2 * factor * sum(int(part.nbytes) for part in tables.scan(path)))
     own = _own_columns(path, step, folder)
-    return round(factor * sum(part.nbytes for part in tables.scan(path, own)))
+    return round(factor * sum(int(part.nbytes) for part in tables.scan(path, own)))
 
 
 def _own_columns(path: Path, step: Step, folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 
@@ -102,7 +102,7 @@ def _stage(step: Step, count: int, images: bool, together: int) -> UnitStage | J
     if isinstance(stage, SourceStage):
         return Sampled(stage, max(1, min(count, int(stage.count))), together)
     if images and not stage.keep_images and any(item.name == "keep_images" for item in dataclasses.fields(stage)):  # type: ignore[arg-type]
-        return cast(UnitStage, dataclasses.replace(stage, keep_images=True))  # type: ignore[type-var]
+        return dataclasses.replace(stage, keep_images=True)  # type: ignore[type-var]
     return stage
 
 
