@@ -186,6 +186,8 @@ def _foresee(plan: Plan, flags: dict[str, Any]) -> int:
     from reverie.report.foreseen import table, words
     from reverie.run.estimate import estimate, models_of
 
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("reverie plan works in one process; leave out accelerate launch")
     check_min(0, trial=flags["trial"], price_per_hour=flags["price_per_hour"], max_minutes=flags["max_minutes"])
     _part(flags["part"])
     check_min(1, jobs=flags["jobs"])
