@@ -158,7 +158,7 @@ def open_one(options: argparse.Namespace, way: Way) -> Painter:
     painter.quicken(**({"channels_last": False} | way.quick))
     if not way.quick.get("channels_last"):
         for part in (painter.pipe.unet, painter.pipe.vae):
-            part.to(memory_format=torch.contiguous_format)
+            torch.nn.Module.to(part, memory_format=torch.contiguous_format)
     return painter
 
 

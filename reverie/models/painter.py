@@ -224,7 +224,9 @@ class Painter:
 
     @property
     def _net(self) -> Any:
-        return self.pipe.unet if getattr(self.pipe, "unet", None) is not None else self.pipe.transformer
+        """What denoises; None where the pipeline calls it otherwise."""
+        unet = getattr(self.pipe, "unet", None)
+        return unet if unet is not None else getattr(self.pipe, "transformer", None)
 
     def quicken(
         self,
@@ -241,17 +243,19 @@ class Painter:
         if channels_last:
             for part in (self._net, vae):
                 if part is not None:
-                    part.to(memory_format=torch.channels_last)
+                    torch.nn.Module.to(part, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if decoder_dtype is not None and vae is not None:
             _decode_in(vae, DTYPES[decoder_dtype])
         if compiled:
+            if self._net is None:
+                raise InputError(f"--compile-painter: {self.family} does not say what to compile; leave it out")
             self._net.compile()
 
     @property
     def size_px(self) -> int:
         """Side of the images the model was made for. Raises: InputError when the pipeline does not say."""
         side = getattr(self.pipe, "default_sample_size", None)
-        if side is None and (hasattr(self.pipe, "unet") or hasattr(self.pipe, "transformer")):
+        if side is None and self._net is not None:
             side = self._net.config.get("sample_size")
         if side is None:
             raise InputError(f"{self.family} does not say how large it paints; give size_px")
@@ -497,7 +501,7 @@ def to_bytes(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def _decode_in(vae: Any, dtype: torch.dtype) -> None:
     """Let an autoencoder compute in this format, whatever the latents come in; some pipelines widen theirs for a while."""
-    vae.to(dtype)
+    torch.nn.Module.to(vae, dtype)
     decode = vae.decode
     vae.decode = lambda latents, *args, **named: decode(latents.to(vae.dtype), *args, **named)
 
