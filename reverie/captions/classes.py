@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reverie.captions.checks import clean
 from reverie.errors import InputError, UnknownName
+from reverie.pairs import CLASS_SLOT
 from reverie.store.sources import is_text, read_json, read_text
 
 
@@ -46,6 +47,11 @@ def read_list(path: Path, what: str) -> list[str]:
     if broken := [number for number, item in enumerate(items, 1) if not is_text(item)]:
         raise InputError(f"{path}: string {broken[0]} holds half of a character (a lone surrogate)")
     return items
+
+
+def templates_of(given: str | Path) -> tuple[str, ...] | Path:
+    """What --templates names: one sentence, where {class} is in it, or a file of them."""
+    return (str(given),) if CLASS_SLOT in str(given) else Path(given)
 
 
 def read_synonyms(

@@ -50,6 +50,10 @@ def make(words: list[str]) -> int:
 
 
 def demo(words: list[str]) -> int:
+    """StableRep at its smallest. Captions say the class and no more: what else they said, images of a caption would have in common."""
+    given = {word.partition("=")[0] for word in words}
+    if not given & {"--captions", "--classes", "--writer", "--words", "--templates", "--images-from"}:
+        words = ["--templates", "a {class}", *words]
     return _recipe("demo", "stablerep", words, out=Path("runs/demo"), jobs=min(MOST_JOBS, os.cpu_count() or 1))
 
 

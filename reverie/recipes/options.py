@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reverie.captions.classes import read_classes
+from reverie.captions.classes import read_classes, templates_of
 from reverie.captions.domains import CAPTION
 from reverie.errors import InputError
 from reverie.models.names import locate
@@ -94,7 +94,8 @@ class ClassCaptions:
     classes: Path | None = None  # file of class names, one a line; the classes of the small world when absent
     # language model that writes captions from class names: builtin:writer, a Hub id, a folder, or openai:MODEL@URL
     writer: str | None = None
-    templates: Path | None = None  # file of sentences with {class} in them, one a line, to write captions with
+    # file of sentences with {class} in them, one a line, to write captions with; or one such sentence
+    templates: str | None = None
     # word-to-sentence model that writes captions: builtin:words, a folder, or the Hub id of a T5 tuned on CommonGen
     words: str | None = None
     synonyms: Path | None = None  # JSON file that gives for a class name the words that name the class too; for --words
@@ -160,7 +161,7 @@ class ClassCaptions:
         if self.words:
             stage = WordToSentence(own or class_names(), per_class, self.words, self.synonyms or synonyms, context)
         elif self.templates:
-            stage = FillTemplates(own or class_names(), self.templates, per_class, repeat, context)
+            stage = FillTemplates(own or class_names(), templates_of(self.templates), per_class, repeat, context)
         elif own and not self.writer:
             stage = FillTemplates(own, templates, per_class, repeat, self.around or CAPTION)
         else:

@@ -130,14 +130,14 @@ class StableRepConfig:
     crops: int = 1  # views of an image in a StableRep batch (k)
     view: View = View()
     contrast_temperature: float = 0.1  # temperature of the contrastive loss of StableRep and SimCLR
-    net: Network = Network(train_steps=800)
+    net: Network = Network(train_steps=600)
     head_hidden: int = 512  # hidden width of the projection head
     head_out: int = 128  # output width of the projection head
     decoder: MaskedDecoder = MaskedDecoder()
     mae_lr: float = 1e-3  # peak learning rate of MAE
     precision: Precision = "fp32"  # number format of training
     trackers: tuple[str, ...] = ()  # experiment trackers: tensorboard, wandb, or another that accelerate knows
-    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds of training; every arm is trained once with each
+    seeds: tuple[int, ...] = (0, 1, 2, 3)  # random seeds of training; every arm is trained once with each
     # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
     eval_data: str | None = "smallworld:street:1280:1920"
 
@@ -257,6 +257,7 @@ SCALES = {
         net=Network(train_steps=5000),
         head_hidden=1024,
         eval_data="smallworld:street:12800:6400",
+        seeds=(0, 1, 2),
         unit_size=64,
     ),
     "paper": replace(  # sections 2 and 3 of the paper and the authors' command for CC12M, 35 epochs

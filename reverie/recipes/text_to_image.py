@@ -33,8 +33,8 @@ class TextToImageConfig:
     """Settings of a painter of one's own."""
 
     store: Path  # folder with the photos to learn from, made by reverie import
-    # file of sentences with {class} in them, one a line, to write captions with; the stored captions when absent
-    templates: Path | None = None
+    # file of sentences with {class} in them, one a line, to write captions with; or one such sentence; the stored captions when absent
+    templates: str | None = None
     # captions that are read, with their shares: alt (the stored text), short and long (as reverie recaption writes them), or columns, such
     # as short=0.5 long=0.5; at each visit of a pair one is drawn; the stored text when absent
     mix: tuple[str, ...] = ()
@@ -121,17 +121,19 @@ def text_to_image(config: TextToImageConfig) -> Plan:
 
     Example: reverie run text_to_image --store runs/photos --out runs/painter
     """
-    from reverie.captions.classes import read_list
+    from reverie.captions.classes import read_list, templates_of
     from reverie.learn.autoencoder import Autoencoder
     from reverie.learn.fit import Fit
     from reverie.learn.train_painter import TrainPainter
 
     config.check()
+    given = templates_of(config.templates) if config.templates else ()
+    sentences = tuple(read_list(given, "templates")) if isinstance(given, Path) else given
     first, steps, channels = config.autoencoder_steps, config.train_steps, config.channels
     lr, text_rate = config.rates
     painter = TrainPainter(
         store=config.store,
-        templates=tuple(read_list(config.templates, "templates")) if config.templates else (),
+        templates=sentences,
         size_px=config.paint_px or 0,
         autoencoder=Autoencoder(channels=config.autoencoder_channels, image_size=config.paint_px or 32),
         autoencoder_fit=Fit(first, lr, min(50, first // 10), weight_decay=0.01, betas=(0.9, 0.95), clip=1.0),

@@ -2,8 +2,10 @@ from collections import Counter
 
 import pytest
 
+from reverie.captions.classes import templates_of
 from reverie.captions.templates import FillTemplates
 from reverie.errors import InputError
+from reverie.library import recipe
 from reverie.pairs import CAPTIONS
 from tests.captions.conftest import units_of
 
@@ -79,3 +81,13 @@ def test_bad_templates(templates, message):
 def test_bad_class_list():
     with pytest.raises(InputError, match="twice"):
         _ = FillTemplates(("cat", "cat")).count
+
+
+def test_what_templates_names(tmp_path):
+    assert templates_of("a {class}, outdoors/indoors") == ("a {class}, outdoors/indoors",)
+    assert templates_of(str(tmp_path / "some.txt")) == templates_of(tmp_path / "some.txt") == tmp_path / "some.txt"
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    sentence = recipe("make", templates="a {class} here", classes=tmp_path / "classes.txt", per_class=1)
+    assert sentence.step("captions").stage.templates == ("a {class} here",)
+    with pytest.raises(InputError, match="no-such"):
+        recipe("make", templates="no-such.txt")

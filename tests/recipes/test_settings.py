@@ -93,7 +93,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for split in ("train", "test"):
         (root / "photos" / split / "cat").mkdir(parents=True)
     return {
-        "classes": root / "classes.txt", "more_classes": root / "more.txt", "captions": root / "captions.csv", "templates": root / "templates.txt",
+        "classes": root / "classes.txt", "more_classes": root / "more.txt", "captions": root / "captions.csv", "templates": str(root / "templates.txt"),
         "synonyms": root / "also.json", "domain": f"{root / 'domain.json'}:shapes", "eval_data": str(root / "photos"), "shots_from": str(root / "photos"),
         "words": "owner/t5", "writer": "owner/writer", "around": "seen: {caption}", "context": "a {class}", "scheduler": "euler", "text_column": "text",
         "label_column": "label", "captions_split": "train", "detector": "none", "levels": (0.5, 0.25), "guidances": (1.0, 3.0), "painter": "owner/painter", "clip": "owner/clip", "backbone": "vit-tiny",
