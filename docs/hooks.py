@@ -23,6 +23,7 @@ GUIDES = (
     "library.md",
     "planning.md",
     "examples.md",
+    "show.md",
     "architecture.md",
     "adding-a-filter.md",
     "adding-a-learner.md",

@@ -1,7 +1,8 @@
 """Uploads of weights and data sets to the Hub, with a card that says what they were made from.
 
-A card (README.md) names the recipe, its settings, the numbers that were measured, and every model that had a part in it with its
-licence: what is made with a model may be bound by the licence of that model, which nobody can see from the weights.
+A card (README.md) names the recipe, its settings, what came of it in rows and in measured numbers, every model that had a part in it
+with its licence, and known limits: what is made with a model may be bound by the licence of that model, which nobody can see
+from the weights.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import re
 import shutil
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from reverie.errors import FolderInUse, InputError
 from reverie.models.names import HUB_ID
+from reverie.pairs import DROPPED, FAILED, OK
 from reverie.run.plan import read_plan
 from reverie.store import results, tables
 from reverie.store.files import atomic_file, atomic_folder
@@ -28,6 +31,9 @@ UNSAID = "not said; see where it comes from"
 MODEL_FIELDS = (  # of stages and learners, where they name a model
     "model", "clip", "encoder", "painter", "writer", "detector", "words", "backbone", "tokenizer", "start", "bert", "language_model",
 )  # fmt: skip
+SCORES = ("clip_score", "clip_confidence")  # columns that say how well a picture fits its words
+LONGEST = 120  # characters of a reason
+NUM_REASONS = 5  # why rows are not there, commonest first
 MADE_WITH = {"pairs.lance": "painter", "captions.lance": "writer"}  # columns that name a model and its revision
 
 
@@ -84,8 +90,20 @@ def write_card(
             "",
             f"{data or 0:,} pairs of {about}" + (f", those with `{where}`" if where else "") + ".",
         ]
-    lines += ["", "## Models used", "", *_models_table(models_used(run, step))]
+    used = models_used(run, step)
+    lines += ["", "## Models used", "", *_models_table(used)]
     lines += ["", "Whoever uses this is bound by their licences as well.", ""]
+    if counts := list(_counts(run)):
+        lines += [
+            "## Counts",
+            "",
+            "| rows | made | ok | dropped | failed | selected |",
+            "|---|---|---|---|---|---|",
+            *counts,
+            "",
+        ]
+    if reasons := list(_reasons(run)):
+        lines += ["Not ok, or not selected, most of all because:", "", *reasons, ""]
     if rows := list(_numbers(run)):
         lines += [
             "## Numbers",
@@ -97,6 +115,7 @@ def write_card(
         ]
     if controls := sorted({str(found) for row in results.read(run / "results.jsonl") if (found := row.get("control"))}):
         lines += ["## Controlled or not", "", *(f"- {_public(told)}" for told in controls), ""]
+    lines += ["## Known limits", "", *(f"- {limit}" for limit in _limits(run, used, where)), ""]
     if record:
         settings = [item["settings"] for item in record["steps"] if item["name"] == step]
         shown = {"recipe": record["recipe"], "arguments": _public(record["arguments"]), "seed": record["seed"]}
@@ -178,6 +197,76 @@ def _numbers(run: Path) -> Iterator[str]:
             groups.setdefault((record.step, record.arm, record.metric, record.split), []).append(record.value)
     for (step, arm, metric, split), values in groups.items():
         yield f"| {step} | {labels[arm]} | {metric} | {split} | {statistics.fmean(values):.4g} | {len(values)} |"
+
+
+def _counts(run: Path) -> Iterator[str]:
+    """A line for each table: how many rows became what."""
+    for name in ("captions", "pairs"):
+        path = run / f"{name}.lance"
+        if not tables.exists(path):
+            continue
+        filters = [None, *(f"status = '{status}'" for status in (OK, DROPPED, FAILED))]
+        if "kept" in tables.column_names(path):
+            filters.append(f"status = '{OK}' and kept")
+        numbers = [f"{tables.count(path, where):,}" for where in filters] + [""] * (5 - len(filters))
+        yield f"| {name} | {' | '.join(numbers)} |"
+
+
+def _reasons(run: Path) -> Iterator[str]:
+    found: Counter[str] = Counter()
+    for name, column, where in (
+        ("captions", "reason", f"status != '{OK}'"),
+        ("pairs", "reason", f"status != '{OK}'"),
+        ("pairs", "drop_reason", f"status = '{OK}' and kept = false"),
+    ):
+        path = run / f"{name}.lance"
+        if not tables.exists(path) or not {column, "kept" if column == "drop_reason" else column} <= set(
+            tables.column_names(path)
+        ):
+            continue
+        for part in tables.scan(path, [column], where):
+            for why in part[column].to_pylist():
+                own = str(why or "no reason given")
+                # what follows a colon in a row's own reason is of that row alone
+                found[f"{name}: {own.partition(': ')[0] if column == 'reason' else own}"] += 1
+    for why, number in found.most_common(NUM_REASONS):
+        yield f"- {number:,} {_as_text(why)}"
+
+
+def _limits(run: Path, models: list[str], where: str | None) -> Iterator[str]:
+    """What whoever uses this should know, each because something in the folder says so."""
+    pairs = run / "pairs.lance"
+    names = tables.column_names(pairs) if tables.exists(pairs) else []
+    if names and (painted := tables.count(pairs, f"status = '{OK}' and origin = 'painted'")):
+        yield (
+            f"{painted:,} pictures are painted by a model: what they show may be another thing than their caption says, and they have "
+            "the habits and biases of what the painter learned from."
+        )
+        if not any(name in names for name in SCORES):
+            yield "No score says how well a picture fits its caption."
+    if names and (num_bad := tables.count(pairs, "bad") if "bad" in names else 0):
+        yield f"A person marked {num_bad:,} pairs as bad; " + (
+            "the filter says whether they are among these."
+            if where and "bad" in where
+            else "they are among these all the same."
+        )
+    if any(model.startswith("builtin:") for model in models):
+        yield "The builtin models know the small world alone, pictures of a few shapes and colours; nothing here says how anything would do on photos."
+    if unknown := [model for model in models if licence(model) == UNSAID]:
+        yield f"The licence of {', '.join(_as_text(_public(model)) for model in unknown)} is not known here: ask where it comes from before you pass this on."
+    numbers = [record for record in results.read(run / "results.jsonl") if record.value is not None]
+    if not numbers:
+        yield "Nothing was measured in this run."
+    elif len({record.seed for record in numbers}) == 1:
+        yield "All numbers are of one seed, which says nothing of how far another would be from them."
+    yield "Nobody has looked for personal data, faces or offensive content, other than by the steps in the settings."
+
+
+def _as_text(words: str) -> str:
+    """A text of people or models that is neither HTML nor Markdown in the card, on one line."""
+    plain = " ".join(words.split())
+    plain = plain if len(plain) <= LONGEST else f"{plain[:LONGEST]} ..."
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", plain)
 
 
 def _public(value: Any) -> Any:

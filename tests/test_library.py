@@ -220,3 +220,72 @@ def test_what_is_not_on_the_hub_is_one_line(tmp_path):
         reverie.Classifier.from_pretrained("nobody/nothing")
     with pytest.raises(reverie.ModelError, match="is no captioner"):
         reverie.Captioner.from_pretrained(tmp_path / "none")
+
+
+def export(*words):
+    from reverie.cli.main import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["export", *map(str, words)])
+    return int(end.value.code or 0)
+
+
+def test_a_card_says_counts_numbers_and_known_limits(done, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(done.folder, folder)
+    pairs = folder / "pairs.lance"
+    first = next(iter(reverie.open_run(folder).pairs))["pair_id"]
+    from reverie.pairs import PAIRS, table
+    from reverie.store import results, tables
+
+    tables.mark(pairs, "bad", {first: True})
+    results.append(folder / "results.jsonl", result(arm="a", label="A", seed=0, value=0.25, metric="top1"))
+    lost = {
+        "pair_id": "x",
+        "caption_id": "x",
+        "copy": 0,
+        "unit": 9,
+        "status": "failed",
+        "reason": "broken <b>: of this row",
+    }
+    tables.append_unit(pairs, 9, table([lost], PAIRS))
+    assert export(folder, "--card") == 0
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "4 pairs of recipe `tiny`" in card
+    assert "| pairs | 5 | 4 | 0 | 1 |  |" in card
+    assert "- 1 pairs: broken \\<b\\>\n" in card
+    assert "4 pictures are painted by a model" in card
+    assert "No score says how well a picture fits its caption." in card
+    assert "A person marked 1 pairs as bad; they are among these all the same." in card
+    assert "All numbers are of one seed" in card
+    assert "| A | top1 |" in card
+    assert "The licence of" not in card  # builtin models have one
+    assert str(tmp_path) not in card
+    capsys.readouterr()
+    assert export(folder, "--card") == 2
+    assert "is not overwritten" in capsys.readouterr().err
+    # beside what is exported
+    assert export(folder, "--to", "parquet", "--out", tmp_path / "out", "--where", "bad is not true", "--card") == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "3 pairs of recipe `tiny`, those with `bad is not true`" in card
+    assert "the filter says whether they are among these" in card
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give --to and --out, or --card"),
+        (("--to", "folder"), "give --out"),
+        (("--card", "--step", "nothing"), "unknown learning step 'nothing'"),
+        (("--to", "folder", "--out", "x", "--card", "--step", "a"), "without --to"),
+        (("--step", "a"), "give it with --card"),
+        (("--to", "onnx", "--out", "x", "--card"), "an ONNX file is none"),
+        (("--card", "--out", "nowhere"), "there is no folder nowhere"),
+        (("--card", "--where", "nothing > 1"), "nothing"),
+    ],
+)
+def test_a_card_of_nothing(done, capsys, words, said):
+    assert export(done.folder, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not (done.folder / "README.md").exists()

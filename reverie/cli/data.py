@@ -83,27 +83,44 @@ def import_(
 
 def export(
     folder: Folder,
-    to: Literal["webdataset", "parquet", "coco", "folder", "onnx"],
-    out: Path,
+    to: Literal["webdataset", "parquet", "coco", "folder", "onnx"] | None = None,
+    out: Path | None = None,
     where: str = "status = 'ok'",
     tokens: Literal["pictures", "ids"] = "pictures",
     tokenizer: str | None = None,
+    card: bool = False,
+    step: str | None = None,
 ) -> None:
-    """The pairs of a run or an import -> files that other tools read; or its classifier -> an ONNX file.
+    """The pairs of a run or an import -> files that other tools read; or its classifier -> an ONNX file; or a card about them.
 
     Example: reverie export runs/demo --to webdataset --out shards --where "kept and clip_score > 0.3"
 
     Args:
         folder: a run folder, or one that reverie import made; for onnx a run folder, or one of its weights folders.
-        to: WebDataset tars, parquet with an Image feature, COCO JSON with images, or an image folder; or ONNX.
-        out: a new or empty folder; for onnx a new file.
+        to: WebDataset tars, parquet with an Image feature, COCO JSON with images, or an image folder; or ONNX; nothing, for a card alone.
+        out: a new or empty folder; for onnx a new file; for a card alone the folder that gets it, the run's own when left out.
         where: filter on the pairs, in SQL over their columns.
         tokens: what image tokens are written as: the pictures that they show, or ids as .npy files, or the columns of parquet.
         tokenizer: model that image tokens are decoded by; the one that the run painted with when absent.
+        card: write README.md too: settings, counts, numbers, models with their licences, known limits. Pushing writes the same.
+        step: learning step that a card alone is about, a model card; about the pairs when left out.
     """
+    if step is not None and (to is not None or not card):
+        raise InputError("--step says which weights a card is about; give it with --card, and without --to")
+    if to is None:
+        if not card:
+            raise InputError("give --to and --out, or --card for a card alone; see reverie export --help")
+        _write_card(folder, out or folder, step, where)
+        return
+    if out is None:
+        raise InputError("give --out, the folder or file to write to; see reverie export --help")
     if to == "onnx":
         if where != "status = 'ok'":
             raise InputError("--where chooses pairs; an ONNX file holds a classifier and no pairs")
+        if card:
+            raise InputError(
+                "--card writes into a folder, and an ONNX file is none; give --card --step NAME without --to"
+            )
         _export_classifier(folder, out)
         return
     from reverie.store import exports, tables
@@ -136,10 +153,49 @@ def export(
         counts = write(folder / "pairs.lance", out, where=where, progress=progress, **how)
     print(f"{out}: " + ", ".join(counted(number, what) for what, number in counts.items()))
     pairs = folder / "pairs.lance"
+    if card:
+        from reverie.hub import write_card
+
+        write_card(out, folder, data=tables.count(pairs, f"{tables.whole_filter(where)} and {exports.OK}"), where=where)
+        print(f"{out / 'README.md'}: the card")
     if "kept" in tables.column_names(pairs) and (
         lost := tables.count(pairs, f"{tables.whole_filter(where)} and kept = false")
     ):
         print(f'{lost:,} of these were not kept by the selection; leave them out with: --where "{where} and kept"')
+
+
+def _write_card(folder: Path, out: Path, step: str | None, where: str) -> None:
+    """README.md about the pairs of a folder, or about the weights of a step of a run, and nothing else."""
+    from reverie.errors import UnknownName
+    from reverie.hub import write_card
+    from reverie.run.plan import read_plan
+    from reverie.store import tables
+
+    pairs = folder / "pairs.lance"
+    data = None
+    if step is not None:
+        learned = [each["name"] for each in read_plan(folder)["steps"] if each["role"] == "learn"]
+        if step not in learned:
+            raise UnknownName("learning step", step, learned)
+        if not (folder / "weights" / step).is_dir():
+            raise InputError(f"the step {step} of {folder} has left no weights yet; let the run finish it first")
+        if where != "status = 'ok'":
+            raise InputError("--where chooses pairs, and --step asks for a card of weights; leave one of them out")
+    elif not folder.is_dir() or not tables.exists(pairs):
+        raise InputError(
+            f"{folder} holds no pairs; give a run or an import that has some, or --step NAME for a card of weights"
+        )
+    else:
+        data = tables.count(pairs, where)
+    if not out.is_dir():
+        raise InputError(f"there is no folder {out} to write README.md to; a card goes beside what it is about")
+    path = out / "README.md"
+    if path.exists():
+        raise FolderInUse(
+            f"{path} is there already and is not overwritten; move it, or give another folder: --out FOLDER"
+        )
+    write_card(out, folder, step=step, data=data, where=where if data is not None else None)
+    print(f"{path}: the card")
 
 
 def _has_only_tokens(folder: Path, where: str) -> bool:

@@ -19,6 +19,7 @@ from reverie.cli.data import duplicates, export, import_, recaption, tokenize
 from reverie.cli.predict import caption, evaluate, models, predict, study_page
 from reverie.cli.recipes import claims, demo, make, plan, run_recipe
 from reverie.cli.runs import compact, repaint, report, retry, status, verify
+from reverie.cli.show import show
 from reverie.errors import InputError, ReverieError, UnknownName
 
 USAGE = """reverie: synthetic image-text data, the models trained on it, and the numbers that say what it was worth.
@@ -33,6 +34,7 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie retry FOLDER                     make failed rows again
   reverie repaint FOLDER PAIR_ID           make one image again, alone
   reverie report FOLDER                    write report.html again
+  reverie show FOLDER [OTHER]              look at its pairs in the browser; two runs side by side
   reverie compact FOLDER                   fewer, larger files in the tables of a run that committed many small units
   reverie import SOURCE --out FOLDER       image folders, COCO, CSV, parquet, WebDataset, Hugging Face -> tables
   reverie export FOLDER --to KIND --out X  tables -> WebDataset, parquet, COCO, image folder; classifier -> ONNX
@@ -138,6 +140,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
             ("retry", retry),
             ("repaint", repaint),
             ("report", report),
+            ("show", show),
             ("compact", compact),
             ("import", import_),
             ("export", export),

@@ -6,6 +6,7 @@ its own. A recipe's own settings stand in its file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +232,7 @@ class Painting:
     @property
     def is_builtin(self) -> bool:
         """Whether the painter knows the small world and nothing else."""
-        return self.painter.startswith(BUILTIN)
+        return knows_smallworld_alone(self.painter)
 
     def stage(self, per_caption: int | None = None, starts: tuple[FromShots | None, ...] = (None,)) -> PaintPixels:
         """The stage that paints.
@@ -469,9 +470,26 @@ def refuse_twins(flag: str, values: Sequence[object]) -> None:
         raise InputError(f"{flag} {' '.join(map(str, values))} names one twice")
 
 
+def knows_smallworld_alone(painter: str) -> bool:
+    """Whether a painter is a builtin one, or a folder whose words are those of the small world and no others, such as a run trained on it."""
+    if painter.startswith(BUILTIN):
+        return True
+    file = Path(painter) / "tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        return False
+    from reverie.nets.words import SPECIAL, split_words
+    from reverie.smallworld.describe import vocabulary
+
+    try:
+        words = set(json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"])
+    except (ValueError, KeyError, TypeError):
+        return False  # of some other kind; what is wrong with it, whoever opens it says
+    return words <= split_words(vocabulary()) | {*SPECIAL}
+
+
 def clip_default(painter: str, clip: str | None) -> str | None:
     """The usual CLIP model: the builtin one has seen nothing but the small world, so it is none for other painters."""
-    return clip if painter.startswith(BUILTIN) or not (clip or "").startswith(BUILTIN) else None
+    return clip if not (clip or "").startswith(BUILTIN) or knows_smallworld_alone(painter) else None
 
 
 def clip_for(painter: str, clip: str | None) -> str | None:
@@ -479,7 +497,7 @@ def clip_for(painter: str, clip: str | None) -> str | None:
 
     Raises: InputError for a pair that makes no sense; UnknownName, ModelError for one that is not there, before any work.
     """
-    if clip and clip.startswith(BUILTIN) and not painter.startswith(BUILTIN):
+    if clip and clip.startswith(BUILTIN) and not knows_smallworld_alone(painter):
         raise InputError(
             f"{clip} knows the small world only; score images of {painter} with a public model: --clip NAME"
         )

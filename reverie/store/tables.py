@@ -13,7 +13,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -342,6 +342,60 @@ def add_columns(path: TablePath, from_path: TablePath, key: str = "pair_id", rep
     raise StoreError(
         f"could not join {from_path} to {path}: other writers were faster {TRIES} times; let them finish first"
     )
+
+
+def mark(path: TablePath, column: str, marks: Mapping[str, bool], key: str = "pair_id") -> None:
+    """Set a column of true and false in the rows with these keys, in one commit; other rows stay as they are.
+
+    A column that is not there yet is made, false in all rows; so become rows that were added since, where it is null. Only
+    fragments with a row that changes get a new file of this one column, and rows keep their order. Keys without a row are ignored.
+    Raises: StoreError for a column of another kind; StoreFull with the table as before.
+    """
+    for wait_s in _waits():
+        table = open_table(path)
+        field = next((field for field in table.schema if field.name == column), None)
+        if field is not None and field.type != pa.bool_():
+            raise StoreError(f"{path} has a column {column} already, of {field.type}; rows cannot be marked in it")
+        with asked(path, None, [key]), _commits(path):
+            try:
+                if field is None:
+                    # not just false, which Lance takes for a column that is never null: rows to come have no value yet
+                    made = {column: f"nullif({key} = '', true)"}
+                    table.add_columns(made if table.fragment_ids() else pa.schema([pa.field(column, pa.bool_())]))
+                    table = open_table(path)
+                changed = _to_mark(table, column, marks, key)
+                if not changed:
+                    return
+                news, modified = [], set[int]()
+                for number, rows in changed.items():
+                    metadata, fields = table.get_fragment(number).update_columns(rows, key, key)
+                    news.append(metadata)
+                    modified |= set(fields)
+                operation = LanceOperation.Update(updated_fragments=news, fields_modified=sorted(modified))
+                LanceDataset.commit(table, operation, read_version=table.version)
+                return
+            except (CommitConflictError, OSError) as error:
+                if not getattr(error, "retryable", CONFLICT in str(error)):
+                    raise
+        time.sleep(wait_s)
+    raise StoreError(f"could not mark rows of {path}: other writers were faster {TRIES} times; let them finish first")
+
+
+def _to_mark(table: LanceDataset, column: str, marks: Mapping[str, bool], key: str) -> dict[int, pa.Table]:
+    """By fragment, the keys and new values of rows that have another value, or none."""
+    found: dict[int, dict[str, bool]] = {}
+    quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in marks)
+    where = f"{column} is null" + (f" or {key} in ({quoted})" if marks else "")
+    scanner = table.scanner(columns=[key, column], filter=where, with_row_address=True, batch_size=BATCH_ROWS)
+    for batch in scanner.to_batches():
+        for row in batch.to_pylist():
+            value = marks.get(row[key], row[column] or False)
+            if value is not row[column]:
+                found.setdefault(row["_rowaddr"] >> 32, {})[row[key]] = value
+    return {
+        number: pa.table({key: list(rows), column: pa.array(rows.values(), pa.bool_())})
+        for number, rows in found.items()
+    }
 
 
 def compact(path: TablePath, keep_s: float = 3600) -> None:

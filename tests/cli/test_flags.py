@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from reverie.cli import data, predict, recipes, runs
+from reverie.cli import show as show_command
 from reverie.cli.flags import Option, options, what_is_wrong
 from reverie.cli.main import COMMANDS, main
 from reverie.run.plan import default_settings, find_recipe, find_study, known_recipes, known_studies
@@ -23,7 +24,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "retry": runs.retry, "repaint": runs.repaint, "report": runs.report, "compact": runs.compact,
     "evaluate captions": predict.evaluate_captions, "evaluate diversity": predict.evaluate_diversity, "evaluate transfer": predict.evaluate_transfer,
     "evaluate cost": predict.evaluate_cost, "evaluate generation": predict.evaluate_generation, "evaluate text-shift": predict.evaluate_text_shift,
-    "study-page": predict.study_page,
+    "study-page": predict.study_page, "show": show_command.show,
 }  # fmt: skip
 FOUND = {f"run {name}": find_recipe(name) for name in known_recipes()}
 FOUND |= {f"claims {name}": find_study(name) for name in known_studies()}

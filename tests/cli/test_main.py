@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from reverie.cli import data, predict, runs
+from reverie.cli import show as show_command
 from reverie.cli.main import COMMANDS, main
 
 FAKE = str(Path(__file__).parents[1] / "run" / "fake_recipe.py")
@@ -111,7 +112,7 @@ def test_bad_part(say: Say, part: str) -> None:
 
 
 def test_help_of_a_command_is_a_phrase_that_stands_alone() -> None:
-    for module in (data, predict, runs):
+    for module in (data, predict, runs, show_command):
         for name, command in inspect.getmembers(module, inspect.isfunction):
             told = (inspect.getdoc(command) or "").partition("Args:\n")[2]
             for flag, text in re.findall(r"^    (\w+): (.*)$", told, re.MULTILINE):
