@@ -218,6 +218,19 @@ def check_tensors(file: Path) -> None:
         )
 
 
+def absent(name: str) -> str:
+    """Why a model cannot be tried without asking or fetching anything; empty for one that is on this machine, or is none."""
+    try:
+        place = locate(name)
+    except (InputError, ModelError, UnknownName):
+        return ""
+    if place.kind == "openai":
+        return f"{name} is asked over the network, which may cost money, and its speed is its own"
+    if place.kind == "hub" and place.revision is None:
+        return f"the weights of {name} are not on this machine, and a trial downloads nothing"
+    return ""
+
+
 def _only_gguf(folder: Path) -> Path | None:
     """The GGUF file of a folder that holds no other model. Raises ModelError for several."""
     found = sorted(folder.glob("*.gguf"))
