@@ -21,9 +21,11 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 PAGES_OF = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md", "examples": "examples.md"}  # fmt: skip
 GUIDES = (
     "library.md",
+    "planning.md",
     "examples.md",
     "show.md",
     "architecture.md",
+    "scale.md",
     "adding-a-filter.md",
     "adding-a-learner.md",
     "adding-a-model.md",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -79,10 +80,20 @@ def pair_id(caption: str, copy: int) -> str:
 def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as an Arrow table of exactly this schema; missing nullable fields become null."""
     rows = list(rows)
-    unknown = {key for row in rows for key in row} - set(schema.names)
-    if unknown:
+    known = list(set().union(*rows))
+    if unknown := set(known) - set(schema.names):
         raise ValueError(f"columns not in the schema: {sorted(unknown)}")
+    try:  # quicker, where all rows have the same columns
+        whole = list(zip(*map(itemgetter(*known, *known[:1]), rows), strict=True))
+    except (KeyError, TypeError):
+        whole = [tuple(row.get(name) for row in rows) for name in known]
+    columns = dict(zip(known, whole, strict=False))
     return pa.table(
-        {name: pa.array([row.get(name) for row in rows], schema.field(name).type) for name in schema.names},
+        {
+            field.name: pa.array(columns[field.name], field.type)
+            if field.name in columns
+            else pa.nulls(len(rows), field.type)
+            for field in schema
+        },
         schema=schema,
     )

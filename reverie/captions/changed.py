@@ -2,6 +2,7 @@
 
     match_lengths        as long as captions of another set, and with nothing new in them: is it only length?
     first_part           the first part of their sentences or clauses: does it fall with what they tell?
+    first_words          the same by words, for captions of one or two clauses
     with_random_clause   a clause of another picture's caption behind them: does any text do?
     with_false_things    things that the picture does not show: what do invented things undo?
 
@@ -61,6 +62,14 @@ def first_part(text: str, share: float) -> str:
     parts = parts_of(text)
     # A share of parts is meant as a number of parts: 0.3 of ten is three, whatever floating point makes of it.
     return "".join(parts[: max(1, math.ceil(share * len(parts) - 1e-9))]).strip(" ,;")
+
+
+def first_words(text: str, share: float) -> str:
+    """The first so many of its words, at least one; joining signs at the end go. Raises InputError for a share that is none."""
+    if not 0 < share <= 1:
+        raise InputError(f"a share of {share:g} of a caption cannot be kept; give a number above 0 and at most 1")
+    words = text.split()
+    return " ".join(words[: max(1, math.ceil(share * len(words) - 1e-9))]).strip(" ,;")
 
 
 def with_random_clause(texts: Sequence[str], seed: int = 0) -> list[str]:

@@ -288,6 +288,7 @@ def recaption(
     lora: int = 16,
     device: str = "",
     batch: int = 64,
+    in_flight: int = 32,
 ) -> None:
     """What a captioner says of every image, in columns beside the text that is there. Run it again to go on.
 
@@ -315,13 +316,13 @@ def recaption(
         lora: with --human, rank of what learns beside the language part; 0 = its weights learn.
         device: cpu, cuda or cuda:N; when empty, the GPU if there is one.
         batch: images that go through the networks at once.
+        in_flight: requests on their way at once, to a captioner behind a server; fewer while it says that they are too many.
     """
     from reverie.models.describer import check_describer, styles_of
     from reverie.ranges import check_min
-    from reverie.recaption.describe import Describe
-    from reverie.store.pictures import Speed
+    from reverie.recaption.describe import Describe, DescribeSpeed
 
-    check_min(1, batch=batch)
+    check_min(1, batch=batch, in_flight=in_flight)
     usual = {"tune_steps": 300, "held_out": 20, "lora": 16}
     given = {"tune_steps": tune_steps, "held_out": held_out, "lora": lora}
     if human is None and (idle := next((name for name, value in given.items() if value != usual[name]), None)):
@@ -337,7 +338,11 @@ def recaption(
     prompts = {"short": prompt_short, "long": prompt_long}
     if silent := next((style for style, prompt in prompts.items() if prompt and style not in chosen), None):
         raise InputError(f"--prompt-{silent} asks for a {silent} caption, and none is written; add it to --styles")
-    how: dict[str, Any] = {"count_tokens_by": count_tokens_by, "max_tokens": max_tokens, "speed": Speed(batch)}
+    how: dict[str, Any] = {
+        "count_tokens_by": count_tokens_by,
+        "max_tokens": max_tokens,
+        "speed": DescribeSpeed(batch, in_flight),
+    }
 
     def stage_of(name: str, style: Literal["short", "long"]) -> Describe:
         stage = Describe(name, column or f"caption_{style}", beams, style, prompts[style], **how)

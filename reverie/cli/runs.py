@@ -187,7 +187,7 @@ def compact(folder: Folder) -> None:
     from reverie.store import tables
     from reverie.store.locks import all_units_held
 
-    found = sorted(folder.glob("*.lance"))
+    found = [path for path in (folder / "captions.lance", folder / "pairs.lance") if tables.exists(path)]
     if not found:
         raise InputError(f"{folder} holds no tables; give the folder of a run or an import")
     with all_units_held(folder):

@@ -29,6 +29,7 @@ from reverie.pairs import CLASS_SLOT
 from reverie.stage import Job, Role, StepContext
 from reverie.store.files import atomic_folder
 from reverie.store.pictures import as_png, open_picture, suffix
+from reverie.store.places import has_table
 
 ABOUT = "shots.json"
 SHOWN = 5  # names in an error
@@ -85,6 +86,10 @@ class TakeShots(Job):
             }
             (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
         context.report("shots", classes=len(taken), per_class=self.per_class, seed=self.seed)
+
+    def preview(self, count: int) -> Job:
+        """The same shots: images may begin at them."""
+        return self
 
     def _by_class(self) -> dict[str, list[int]]:
         """Numbers of the photos of each class, in the order in which this seed draws them."""
@@ -224,7 +229,7 @@ def check_shots(shots: str | Path | None, num: int | None) -> None:
 
 def check_store(shots: str | Path | None) -> None:
     """Raises InputError for a store that is not there. The shots of a step are made later."""
-    if isinstance(shots, Path) and not (shots / "pairs.lance").exists():
+    if isinstance(shots, Path) and not has_table(shots / "pairs.lance"):
         out = "FOLDER" if shots.exists() else shots  # photos themselves, or a file of captions
         raise InputError(f"{shots} holds no pairs.lance; make it with: reverie import PHOTOS --out {out}")
 

@@ -31,6 +31,7 @@ from PIL import Image
 from reverie import seeds
 from reverie.errors import BrokenImage, InputError, UnknownName
 from reverie.store.pictures import open_picture
+from reverie.store.places import has_table
 from reverie.store.sources import check_file, counted, in_words, printable, what_is
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ def has_photos(source: str | Path, split: Split) -> bool:
 
 
 def _is_split(path: Path) -> bool:
-    return (path / "pairs.lance").exists() or _class_folders(path)
+    return has_table(path / "pairs.lance") or _class_folders(path)
 
 
 def _class_folders(path: Path) -> bool:

@@ -72,7 +72,7 @@ def read_captions(source: str, max_texts: int = MAX_SIZE * 10) -> list[str]:
     Raises: InputError for what is neither, or has no captions.
     """
     path, column = split_source(source)
-    if (path / "captions.lance").is_dir() or (path / "pairs.lance").is_dir():
+    if tables.exists(path / "captions.lance") or tables.exists(path / "pairs.lance"):
         return _of_run(path, column, source)
     if path.is_dir():
         raise InputError(f"{path} is no run and no file of captions")

@@ -37,6 +37,7 @@ from reverie.learn.supervised import Augmentation, Supervised
 from reverie.learn.train import square_px
 from reverie.stage import Job, Role, StepContext
 from reverie.store import results
+from reverie.store.places import has_table
 
 if TYPE_CHECKING:
     from reverie.evaluate.fine_tuning_images import Rows
@@ -109,7 +110,7 @@ class FineTune(Job):
         check_labels(self.photos, "test", known)
         if self._needs_train():
             check_labels(self.photos, "train", known, max(amounts(arm)[0] or 0 for arm in self.arms))
-        if self.painted and not (self.painted / "pairs.lance").exists():
+        if self.painted and not has_table(self.painted / "pairs.lance"):
             raise InputError(f"{self.painted} holds no pairs.lance; give the folder of a run or an import")
         classes = read_classes(self.classes) if self.classes else ("any", "other")
         with torch.device("meta"):  # shapes only

@@ -379,7 +379,7 @@ class MeasureGeneration(Job):
         texts = prompts(self.captions)
         real = reference(self.real) if self.real else None
         measuring: Measuring | None = None
-        wanted = [(arm, scale) for arm in self.arms for scale in self.guidance or (self.paint.guidance,)]
+        wanted = self._wanted()
         for done, (arm, scale) in enumerate(wanted):
             context.report("progress", done=done, total=len(wanted), arm=arm.label, seed=arm.seed)
             own = self._at(arm, scale)
@@ -387,8 +387,7 @@ class MeasureGeneration(Job):
             ours = results.arm_fingerprint(context, mine, (arm.step,))
             if (own.id, own.seed, ours) in before:
                 continue
-            folder = pictures_folder(context.folder, context.step) / f"{own.key}"
-            self._paint(context, arm, scale, texts, folder)
+            folder = self._paint(context, arm, scale, texts)
             measuring = measuring or Measuring(self.instruments, context.device, self.speed.batch_size)
             found = measuring.measure(painted(folder), real)
             record = results.about(
@@ -398,6 +397,17 @@ class MeasureGeneration(Job):
             )  # fmt: skip
             results.append(context.results, *(as_result(record, one) for one in found))
         context.report("progress", done=len(wanted), total=len(wanted))
+
+    def paint_all(self, context: StepContext) -> None:
+        """Paint all that is to be measured, without measuring. Raises what painters raise."""
+        texts, wanted = prompts(self.captions), self._wanted()
+        for done, (arm, scale) in enumerate(wanted):
+            context.report("progress", done=done, total=len(wanted), arm=arm.label, seed=arm.seed)
+            self._paint(context, arm, scale, texts)
+        context.report("progress", done=len(wanted), total=len(wanted))
+
+    def _wanted(self) -> list[tuple[Arm, float]]:
+        return [(arm, scale) for arm in self.arms for scale in self.guidance or (self.paint.guidance,)]
 
     def _at(self, arm: Arm, scale: float) -> Arm:
         """What records call an arm at this guidance."""
@@ -411,13 +421,14 @@ class MeasureGeneration(Job):
     def _painting(self, painter: str, scale: float) -> PaintPixels:
         return dataclasses.replace(self.paint, guidance=scale, model=painter or self.paint.model)
 
-    def _paint(self, context: StepContext, arm: Arm, scale: float, texts: Sequence[str], folder: Path) -> None:
+    def _paint(self, context: StepContext, arm: Arm, scale: float, texts: Sequence[str]) -> Path:
         """The units that are left, in a folder that is a run to the painter. The noise depends on run seed, caption and copy alone."""
+        folder = pictures_folder(context.folder, context.step) / self._at(arm, scale).key
         own = folder / "pairs.lance"
         done = tables.done_units(own) if tables.exists(own) else set()
         units = [texts[start : start + UNIT] for start in range(0, len(texts), UNIT)]
         if len(done) == len(units):
-            return
+            return folder
         painter = str(context.weights(arm.step)) if arm.step else context.model(str(arm.factors["painter"]))
         work = self._painting(painter, scale).open(dataclasses.replace(context, folder=folder))
         for unit, some in enumerate(units):
@@ -429,6 +440,33 @@ class MeasureGeneration(Job):
                 for place, text in enumerate(some)
             ]  # fmt: skip
             tables.append_unit(own, unit, work(pairs.table(rows, pairs.CAPTIONS)))
+        return folder
+
+
+@dataclass(frozen=True)
+class PaintAhead(Job):
+    """The pictures of a measuring step that comes later, of some of its arms: painters may paint side by side, numbers come one by one.
+
+    What is painted, and where it stays, is as that step has it; it then finds its pictures there.
+    """
+
+    role: ClassVar[Role] = "measure"
+    beside: ClassVar[bool] = True
+
+    painted: MeasureGeneration  # with the arms that are to paint here
+    step: str  # name of the measuring step
+
+    def check(self) -> None:
+        """Raises InputError for captions that are not there."""
+        prompts(self.painted.captions)
+
+    def check_device(self, device: str) -> None:
+        """As the step that measures."""
+        self.painted.check_device(device)
+
+    def run(self, context: StepContext) -> None:
+        """Paint what is left. Raises what painters raise."""
+        self.painted.paint_all(dataclasses.replace(context, step=self.step))
 
 
 def pictures_folder(run: Path, step: str) -> Path:

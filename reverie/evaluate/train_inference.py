@@ -179,7 +179,7 @@ def steps_to(curve: Sequence[tuple[int, float]], threshold: float) -> float | No
     for number, (steps, score) in enumerate(curve):
         if score < threshold:
             continue
-        if number == 0:
+        if number == 0 or score == threshold:
             return float(steps)
         before, least = curve[number - 1]
         share = (threshold - least) / (score - least)

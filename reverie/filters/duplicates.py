@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +121,10 @@ class Duplicates(Job):
     max_colour: int = 24  # largest difference of a thumbnail's pixel, of 255
     near: bool = True  # False: exact copies only
 
+    def preview(self, count: int) -> Job:
+        """The same, among few images."""
+        return self
+
     def run(self, context: StepContext) -> None:
         """Compare all ok pairs and join the column to them. Raises InputError."""
         if not 0 <= self.max_distance <= MAX_DISTANCE:
@@ -170,7 +173,7 @@ def find_duplicates(folder: Path, duplicates: Duplicates | None = None, report: 
             report("progress", done=number, total=len(units), what="units")
     tables.add_columns(context.pairs, context.columns(), replace=True)
     (duplicates or Duplicates()).run(StepContext(folder, "duplicates"))
-    shutil.rmtree(context.columns())  # the next call may meet other images
+    tables.drop(context.columns())  # the next call may meet other images
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -128,6 +127,6 @@ def join_columns(context: StepContext, columns: pa.Table) -> None:
     Safe to repeat: what an interrupted run left is made anew, and columns of the same name are replaced.
     """
     own = context.columns()
-    shutil.rmtree(own, ignore_errors=True)
+    tables.drop(own)
     tables.append_unit(own, 0, columns.append_column("unit", pa.array([0] * len(columns), pa.int64())))
     tables.add_columns(context.pairs, own, replace=True)

@@ -8,7 +8,6 @@ tries are those of images/pixels.py.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +58,7 @@ class PaintTokens(UnitStage):
             raise InputError(
                 f"guidance {self.guidance} must be a number of at least {min_guidance}, which means no guidance"
             )
-        counts = {"per_caption": self.per_caption, "steps": self.steps, "batch": self.speed.batch}
+        counts = {"per_caption": self.per_caption, "steps": self.steps, "batch": self.speed.batch or 1}
         for name, value in counts.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
@@ -119,8 +118,10 @@ class TokenWorker(PaintWorker):
         made = {"guidance": float(np.float32(whole)), "scheduler": self.painter.scheduler + ramp}
         return super().made_with | made
 
-    def _sampled(self, embeddings: Embeddings, seed: Sequence[int], begin: dict[str, Any]) -> Any:
-        ids = self.painter.sample_ids(embeddings, seed, self.stage.guidance, self.stage.steps)
+    def _sampled(
+        self, embeddings: Embeddings, seed: Sequence[int], begin: dict[str, Any], steps: int | None = None
+    ) -> Any:
+        ids = self.painter.sample_ids(embeddings, seed, self.stage.guidance, steps or self.stage.steps)
         found = ids.to("cpu").numpy().astype(np.int32)
         return found, (found >= 0).all((1, 2))
 
@@ -190,7 +191,7 @@ def tokenize_store(folder: Path, stage: Tokenize, device: str = "cpu", report: E
         raise InputError(f"{folder} holds no pictures; give the folder of a run or an import that has some")
     about, mark = context.columns().with_suffix(".json"), fingerprint(settings(stage))
     if not about.exists() or about.read_text(encoding="utf-8") != mark:
-        shutil.rmtree(context.columns(), ignore_errors=True)  # another tokenizer began it
+        tables.drop(context.columns())  # another tokenizer began it
         about.parent.mkdir(parents=True, exist_ok=True)
         about.write_text(mark, encoding="utf-8")
     worker, units = stage.open(context), sorted(tables.done_units(context.pairs))
@@ -201,6 +202,6 @@ def tokenize_store(folder: Path, stage: Tokenize, device: str = "cpu", report: E
             tables.append_unit(context.columns(), unit, worker(rows))
         report("progress", done=number, total=len(units), what="units")
     tables.add_columns(context.pairs, context.columns(), replace=True)
-    shutil.rmtree(context.columns())  # the next call may meet other pictures
+    tables.drop(context.columns())  # the next call may meet other pictures
     about.unlink()
     return tables.count(context.pairs, "tokens is not null")

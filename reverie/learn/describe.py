@@ -120,6 +120,8 @@ class HumanBatches:
 class TuneDescriber(Job):
     """Human captions -> a tuned captioner in ``context.weights()``."""
 
+    beside: ClassVar[bool] = True
+
     captioner: str = "builtin:describer"  # any image-text-to-text model by builtin:NAME, folder or Hub id
     human: Path | str = Path("captions.jsonl")  # see datasets/human_captions.py; or the step that draws some
     store: Path | str | None = (

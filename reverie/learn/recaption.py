@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
-from reverie import seeds
+from reverie import pairs, seeds
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
-from reverie.recaption.describe import Describe
+from reverie.ranges import check_min
+from reverie.recaption.describe import NAME, Describe, DescribeSpeed
+from reverie.recaption.mix import CHANNELS
 from reverie.run.columns import add_columns
-from reverie.stage import Job, Role, StepContext
+from reverie.stage import Job, Role, StepContext, of_step
+from reverie.store import tables
 from reverie.store.files import atomic_file
-from reverie.store.pictures import Speed
 
 Style = Literal["short", "long"]
+USABLE = "status = 'ok' and image is not null"
+How = Literal["lengths", "words", "clause", "false"]
 CAPTIONS = "captions.jsonl"  # in the folder of a step that makes human captions
 
 
@@ -37,7 +44,7 @@ class RecaptionPairs(Job):
     store: Path | str = Path()  # folder with pairs.lance, or the step that drew the pairs
     styles: tuple[Style, ...] = ("short", "long")
     count_tokens_by: str = ""  # model whose text encoder is to read the captions
-    speed: Speed = field(default_factory=lambda: Speed(16))
+    speed: DescribeSpeed = field(default_factory=lambda: DescribeSpeed(16))
 
     def stages(self, captioner: str) -> Mapping[Style, Describe]:
         """What describes, by style."""
@@ -54,6 +61,10 @@ class RecaptionPairs(Job):
         for stage in self.stages(self.captioner).values():
             stage.check()
 
+    def preview(self, count: int) -> Job | None:
+        """Some images described in the run folder, and not in the store; None where the run itself draws the images or tunes the captioner."""
+        return DescribeSome(self, count) if isinstance(self.store, Path) and not of_step(self.captioner) else None
+
     def run(self, context: StepContext) -> None:
         """Describe what is not described yet. Raises what ``add_columns`` does."""
         folder = shots_store(context, self.store).parent
@@ -62,6 +73,41 @@ class RecaptionPairs(Job):
             context.report(
                 "told", text=f"{added.rows:,} images have a {style} caption or a reason, {added.made:,} of them now"
             )
+
+
+@dataclass(frozen=True)
+class DescribeSome(Job):
+    """``count`` images of a store, spread evenly, with what a captioner says of them as their text, in the tables of the run."""
+
+    role: ClassVar[Role] = "score"
+
+    recaption: RecaptionPairs
+    count: int
+
+    def check(self) -> None:
+        """Raises what ``RecaptionPairs`` does."""
+        self.recaption.check()
+
+    def run(self, context: StepContext) -> None:
+        """Describe them. Raises InputError for a store without images, and what the captioner raises."""
+        store = shots_store(context, self.recaption.store)
+        names = [name for part in tables.scan(store, ["pair_id"], USABLE) for name in part["pair_id"].to_pylist()]
+        if not names:
+            raise InputError(f"no image of {store.parent} is usable, so there is nothing to look at")
+        count = min(self.count, len(names))
+        chosen = [names[place * len(names) // count] for place in range(count)]
+        known = [name for name in tables.column_names(store) if name in pairs.PAIRS.names]
+        rows = {row["pair_id"]: row | {"unit": 0} for row in tables.rows_of(store, "pair_id", chosen, known)}
+        table = pairs.table([rows[name] for name in chosen], pairs.PAIRS)
+        texts = {name: f"alt-text: {rows[name]['text'] or 'none'}" for name in chosen}
+        for style, stage in self.recaption.stages(self.recaption.captioner).items():
+            told = stage.open(context)(table.select(["pair_id", "unit", *stage.reads]))
+            for name, text, flags in zip(
+                chosen, *(told[item.name].to_pylist() for item in stage.adds[::2]), strict=True
+            ):
+                texts[name] += f"; {style}: {text or 'nothing'}" + (f" ({', '.join(flags)})" if flags else "")
+        made = [rows[name] | {"text": texts[name]} for name in chosen]
+        tables.append_unit(context.pairs, 0, pairs.table(made, pairs.PAIRS))
 
 
 @dataclass(frozen=True)
@@ -105,3 +151,93 @@ class DrawHumanCaptions(Job):
             )  # fmt: skip
         with atomic_file(folder / CAPTIONS) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A column of captions that differ from others in one way alone; see captions/changed.py."""
+
+    column: str
+    how: How  # as long as ``like``, the first words of it, with a clause of another one, or with things that are not there
+    of: str = "long"  # alt, short, long, or a column
+    share: float = 1.0  # of words that are kept, or of things that a false one is added for
+    like: str = "alt"  # whose lengths are taken
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.column) or self.column in (*pairs.PAIRS.names, *CHANNELS.values()):
+            raise InputError(
+                f"changed captions cannot be called {self.column!r}; give small letters, digits and '_', and no column of pairs"
+            )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns of the store."""
+        read = (self.of, self.like) if self.how == "lengths" else (self.of,)
+        return tuple(CHANNELS.get(name, name) for name in read)
+
+    def change(self, texts: Sequence[str], like: Sequence[str], seed: int) -> list[str]:
+        """The captions, changed. Raises InputError for a share that is none, or too few texts."""
+        from reverie.captions.changed import first_words, match_lengths, with_false_things, with_random_clause
+        from reverie.recaption.checks import Things
+        from reverie.smallworld.scene import class_names
+
+        if self.how == "lengths":
+            return match_lengths(texts, like)
+        if self.how == "words":
+            return [first_words(text, self.share) for text in texts]
+        if self.how == "clause":
+            return with_random_clause(texts, seed)
+        names = class_names()
+        return with_false_things(texts, self.share, names, lambda text: sorted(Things(names).named(text)), seed)
+
+
+@dataclass(frozen=True)
+class ChangeCaptions(Job):
+    """Captions of a store -> columns of them that are changed in one way each, beside those they were made of.
+
+    A pair that lacks the caption lacks the changed one too.
+    """
+
+    role: ClassVar[Role] = "score"
+
+    store: Path | str  # folder with pairs.lance, or the step that drew the pairs
+    changes: tuple[Changed, ...]
+    seed: int = 0  # beside the run seed
+
+    def __post_init__(self) -> None:
+        check_min(1, changes=len(self.changes))
+
+    def check(self) -> None:
+        """Raises InputError for a store that is not there."""
+        check_store(self.store)
+
+    def run(self, context: StepContext) -> None:
+        """Change all; the columns land together. Raises InputError for a store that lacks what is changed."""
+        store = shots_store(context, self.store)
+        own = store.parent / "columns" / f"{context.step}.lance"
+        there = tables.column_names(store)
+        read = list(dict.fromkeys(name for change in self.changes for name in change.reads))
+        if missing := next((name for name in read if name not in there), None):
+            raise InputError(
+                f"{store.parent} has no column {missing!r} whose captions could be changed; make it with: reverie recaption"
+            )
+        rows = pa.concat_tables(list(tables.scan(store, ["pair_id", "unit", *read], f"status = '{pairs.OK}'"))).sort_by(
+            "pair_id"
+        )
+        made: dict[str, Any] = {"pair_id": rows["pair_id"], "unit": rows["unit"]}
+        for change in self.changes:
+            texts, like = rows[change.reads[0]].to_pylist(), rows[change.reads[-1]].to_pylist()
+            said = [place for place, text in enumerate(texts) if text and text.strip()]
+            new = change.change(
+                [texts[place] for place in said], [text for text in like if text and text.strip()],
+                seeds.derive("changed captions", context.seed, self.seed, change.column),
+            )  # fmt: skip
+            column: list[str | None] = [None] * len(rows)
+            for place, text in zip(said, new, strict=True):
+                column[place] = text
+            made[change.column] = pa.array(column, pa.string())
+        shutil.rmtree(own, ignore_errors=True)  # of a run that was killed here
+        table = pa.table(made)
+        for unit in sorted(set(rows["unit"].to_pylist())):
+            tables.append_unit(own, unit, table.filter(pc.equal(table["unit"], unit)))
+        tables.add_columns(store, own, replace=True)

@@ -181,6 +181,7 @@ class TrainPainter(Job):
     """A job; its parts are kept apart, so that a kill costs no more than the part in hand since its checkpoint."""
 
     together: ClassVar[bool] = True  # by all processes of an ``accelerate launch``
+    beside: ClassVar[bool] = True
 
     store: Path | str | None = None  # folder with pairs.lance, or the step that drew pairs; the run's own when left out
     where: str = "status = 'ok'"

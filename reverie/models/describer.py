@@ -30,7 +30,7 @@ from reverie.errors import InputError, ModelError
 from reverie.models.artifacts import content_of, find_artifact, has_artifact
 from reverie.models.batching import AdaptiveBatcher
 from reverie.models.kinds import kind_of
-from reverie.models.names import Located, folder_revision, locate
+from reverie.models.names import IN_FLIGHT, Located, folder_revision, locate
 from reverie.models.pretrained import load_config, load_model, load_processor, usable
 from reverie.models.writer import ServerWriter, draw, uniforms
 from reverie.store.json_files import read_json
@@ -114,7 +114,7 @@ def open_describer(
     prompts: Mapping[Style, str] | None = None,
     cache: Path | None = None,
     batch_size: int = 16,
-    parallel: int = 8,
+    parallel: int = IN_FLIGHT,
 ) -> Describer:
     """Open what describes images, by name (see above).
 
@@ -122,7 +122,7 @@ def open_describer(
         prompts: what it is asked for a style, in place of what is usual for its kind.
         cache: sqlite file in which a server's answers are kept.
         batch_size: pictures at once, local models; halves by itself when memory is short.
-        parallel: requests at once, servers.
+        parallel: requests at once, servers; fewer while one says that they are too many.
     Raises: InputError for a prompt where none is taken; ModelError for a model that cannot see; UnknownName, MissingExtra.
     """
     check_describer(name)

@@ -30,6 +30,7 @@ HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")  # "gpt2" or "owner/name"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 CONFIGS = ("model_index.json", "config.json")
 SHARDS = "*.safetensors.index.json"
+IN_FLIGHT = 32  # requests on their way at once, to a model behind a server
 MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
 MAX_SETTINGS = {  # settings by name -> the largest number that is none of damage
     re.compile(r"layers|depth|blocks|_heads$|_head$|num_beams"): 10_000,
@@ -215,6 +216,19 @@ def check_tensors(file: Path) -> None:
         raise ModelError(
             f"{file} is {'cut' if size < expected else 'damaged'}: {size:,} of {expected:,} bytes; copy it again"
         )
+
+
+def absent(name: str) -> str:
+    """Why a model cannot be tried without asking or fetching anything; empty for one that is on this machine, or is none."""
+    try:
+        place = locate(name)
+    except (InputError, ModelError, UnknownName):
+        return ""
+    if place.kind == "openai":
+        return f"{name} is asked over the network, which may cost money, and its speed is its own"
+    if place.kind == "hub" and place.revision is None:
+        return f"the weights of {name} are not on this machine, and a trial downloads nothing"
+    return ""
 
 
 def _only_gguf(folder: Path) -> Path | None:

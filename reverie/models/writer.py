@@ -13,9 +13,12 @@ import json
 import os
 import re
 import sqlite3
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,14 +31,16 @@ from torch import Tensor
 from reverie.errors import InputError, MissingExtra, ModelError, StoreError
 from reverie.models.batching import AdaptiveBatcher
 from reverie.models.kinds import check_writer, language_class
-from reverie.models.names import Located, locate
+from reverie.models.names import IN_FLIGHT, Located, locate
 from reverie.models.pretrained import load_config, load_model, load_tokenizer, usable
 
 PICTURE = re.compile(r"data:image/\w+;base64,[A-Za-z0-9+/=]*")  # what is not kept of a request: it can be large
 
 
 class Writer(Protocol):
-    """Texts from prompts. One that has ``chats`` set follows instructions; the others go on with a text."""
+    """Texts from prompts. One that has ``chats`` set follows instructions; the others go on with a text. One that has ``num_read`` and
+    ``num_written`` counts the tokens of prompts and texts.
+    """
 
     revision: str
 
@@ -60,7 +65,7 @@ def open_writer(
     dtype: str = "float32",
     cache: Path | None = None,
     batch_size: int = 64,
-    parallel: int = 8,
+    parallel: int = IN_FLIGHT,
 ) -> Writer:
     """Open a language model by name (see models/names.py); its configuration says whether it has an encoder of its own.
 
@@ -68,7 +73,7 @@ def open_writer(
         dtype: float32, bfloat16 or float16, of a local model's weights and computation.
         cache: sqlite file in which a server's answers are kept; a request that was answered once is not sent again.
         batch_size: prompts at once, local models; halves by itself when memory is short.
-        parallel: requests at once, servers.
+        parallel: requests at once, servers; fewer while one says that they are too many.
     Raises: ModelError, UnknownName, MissingExtra.
     """
     place = locate(name)
@@ -96,6 +101,7 @@ class LocalWriter(ABC):
 
     def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
         self.net, self.revision, self.device = net, revision, device
+        self.num_read = self.num_written = 0  # tokens so far
         self._tokenizer = tokenizer
         self._in_batches = AdaptiveBatcher(batch_size)
         ends = (
@@ -133,6 +139,8 @@ class LocalWriter(ABC):
                 )
             asked.append((ids, seed, room))
         made = [ids for batch in self._in_batches(sample, asked) for ids in batch]
+        self.num_read += sum(len(ids) for ids, _, _ in asked)
+        self.num_written += sum(map(len, made))
         return [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 
     @torch.inference_mode()
@@ -288,11 +296,45 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     return token.clamp(max=logits.shape[1] - 1)
 
 
+class InFlight:
+    """How many requests may be on their way: half as many when the server says "too many", one more for each round of answers.
+
+    The client repeats what was refused by itself; this looks at every answer that it gets, those that it repeats included.
+    """
+
+    busy = (429, 503)  # statuses of a server that is asked too much
+
+    def __init__(self, most: int) -> None:
+        self.most, self._limit = most, float(most)
+        self._cut, self._one = float("-inf"), threading.Lock()
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be on their way now."""
+        return int(self._limit)
+
+    def asked(self, request: Any) -> None:
+        """Hook of the client: a request goes out."""
+        request.extensions["reverie.asked"] = time.monotonic()
+
+    def answered(self, response: Any) -> None:
+        """Hook of the client: an answer comes."""
+        with self._one:
+            if response.status_code in self.busy:
+                if (
+                    response.request.extensions["reverie.asked"] > self._cut
+                ):  # those asked before had no chance to be fewer
+                    self._limit, self._cut = max(1.0, self._limit / 2), time.monotonic()
+            elif response.is_success:
+                self._limit = min(float(self.most), self._limit + 1 / self._limit)
+
+
 class ServerWriter:
     """Chat completions of an OpenAI-compatible server (vLLM, Ollama, llama.cpp, a paid one).
 
     The ``openai`` client retries by itself on 408, 409, 429, 5xx, time-outs and broken connections, with exponential
-    back-off and jitter, and waits as long as the server's Retry-After says. The key comes from the environment variable
+    back-off and jitter, and waits as long as the server's Retry-After says. How many requests are on their way at once follows
+    what the server bears, see ``InFlight``. The key comes from the environment variable
     OPENAI_API_KEY and goes nowhere but into the request's header.
     """
 
@@ -306,14 +348,21 @@ class ServerWriter:
         except ImportError as error:
             raise MissingExtra("a model behind a server", "openai") from error
         self.revision = str(place)
-        self._model, self._url, self._parallel = place.path_or_id, place.url, parallel
+        self._model, self._url, self.in_flight = place.path_or_id, place.url, InFlight(parallel)
         self._openai = openai
         self._key = os.environ.get("OPENAI_API_KEY", "")
         self._client = openai.OpenAI(
-            base_url=place.url, api_key=self._key or "none", max_retries=self.max_retries, timeout=self.timeout_s
+            base_url=place.url,
+            api_key=self._key or "none",
+            max_retries=self.max_retries,
+            timeout=self.timeout_s,
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"request": [self.in_flight.asked], "response": [self.in_flight.answered]}
+            ),
         )
         self._cache = _Answers(cache) if cache else None
         self._has_answered = False  # with a text, to anything so far
+        self.num_read = self.num_written = 0  # tokens so far, as the server counts them
 
     def write(
         self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
@@ -345,25 +394,26 @@ class ServerWriter:
         waiting = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
         first_error: BaseException | None = None
         empty: list[_NoText] = []
-        with ThreadPoolExecutor(max(1, min(self._parallel, len(waiting)))) as threads:
-            futures = {threads.submit(self._ask, request): key for key, request in waiting.items()}
-            try:
-                for future in as_completed(futures):
-                    if future.cancelled():
-                        continue
+        left = deque(waiting)
+        with ThreadPoolExecutor(max(1, min(self.in_flight.most, len(waiting)))) as threads:
+            futures: dict[Future[tuple[str, int, int]], str] = {}
+            while left or futures:
+                while left and len(futures) < self.in_flight.limit:
+                    key = left.popleft()
+                    futures[threads.submit(self._ask, waiting[key])] = key
+                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                    key = futures.pop(future)
                     if isinstance(error := future.exception(), _NoText):
                         empty.append(error)
                     elif error:
                         # Ask nothing more, but keep the answers that are on their way: they may have cost money.
                         first_error = first_error or error
-                        _cancel(futures)
+                        left.clear()
                     else:
-                        key = futures[future]
-                        answers[key] = future.result()
+                        answers[key], read, written = future.result()
+                        self.num_read, self.num_written = self.num_read + read, self.num_written + written
                         if self._cache:
                             self._cache.keep(key, waiting[key], answers[key])
-            finally:
-                _cancel(futures)
         if first_error:
             raise first_error
         self._has_answered |= bool(answers)
@@ -371,7 +421,7 @@ class ServerWriter:
             raise ModelError(str(empty[0]))
         return [answers.get(key, "").strip() for key in keys]
 
-    def _ask(self, request: dict[str, Any]) -> str:
+    def _ask(self, request: dict[str, Any]) -> tuple[str, int, int]:
         try:
             reply = self._client.chat.completions.create(**request)
         except self._openai.APIStatusError as error:
@@ -387,7 +437,10 @@ class ServerWriter:
         text = _text_of(reply)
         if text is None:
             raise _NoText(f"{self._url} answered without a text; is it an OpenAI-compatible address, ending in /v1?")
-        return text
+        usage = getattr(reply, "usage", None)
+        counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        read, written = (number if isinstance(number, int) else 0 for number in counts)
+        return text, read, written
 
     def _told(self, error: Exception) -> str:
         text = " ".join(str(getattr(error, "message", error)).split())[:200]
@@ -411,11 +464,6 @@ def _text_of(reply: Any) -> str | None:
         return None
     # Half a pair, of a text that was cut in the midst of an emoji: no file and no column takes it.
     return "".join(char for char in content if not "\ud800" <= char <= "\udfff")
-
-
-def _cancel(futures: Iterable[Future[str]]) -> None:
-    for future in futures:
-        future.cancel()
 
 
 class _Answers:

@@ -13,12 +13,20 @@ import pyarrow as pa
 
 from reverie import seeds
 from reverie.errors import InputError, ReverieError
+from reverie.models.names import IN_FLIGHT
 from reverie.pairs import CAPTIONS, PAIRS
 from reverie.recaption.flags import EMPTY, flags_of
 from reverie.stage import StepContext, UnitStage, Worker, of_step
 from reverie.store.pictures import Speed, decoded
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class DescribeSpeed(Speed):
+    """What changes the time, not the captions."""
+
+    parallel: int = IN_FLIGHT  # requests at once, to a server; fewer while it says that they are too many
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Describe(UnitStage):
         ""  # model whose text encoder is to read the captions, by name; its tokenizer says what is too long
     )
     content: str = field(default="", init=False, compare=False)  # 16 hex digits of the captioner's weights and settings
-    speed: Speed = field(default_factory=Speed)
+    speed: DescribeSpeed = field(default_factory=DescribeSpeed)
 
     def __post_init__(self) -> None:
         from reverie.models.artifacts import content_of, has_artifact
@@ -110,6 +118,7 @@ class Describe(UnitStage):
             prompts={self.style: self.prompt} if self.prompt else None,
             cache=context.folder / "answers.sqlite",
             batch_size=self.speed.batch_size,
+            parallel=self.speed.parallel,
         )
         usual = DECODING[self.style]
         temperature = usual.temperature if self.temperature is None else self.temperature

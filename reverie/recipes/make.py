@@ -69,7 +69,7 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
     from reverie.filters.duplicates import Duplicates, ImageHash
     from reverie.filters.keep import Keep, check_rule
     from reverie.filters.tokens import Decoded, TokenHash
-    from reverie.recaption.describe import Describe
+    from reverie.recaption.describe import Describe, DescribeSpeed
 
     first = config.text.stage()
     clip = clip_for(config.paint.painter, config.clip)
@@ -87,7 +87,13 @@ def make(config: MakeConfig = MakeConfig()) -> Plan:
         columns.insert(0, Step("clip_score", seen(ClipScore(clip)), inputs=("paint",)))
     if config.captioner:
         described = Path(config.captioner) if Path(config.captioner).exists() else config.captioner
-        columns.append(Step("describe", seen(Describe(described)), inputs=("paint",)))
+        columns.append(
+            Step(
+                "describe",
+                seen(Describe(described, speed=DescribeSpeed(parallel=config.text.written.in_flight))),
+                inputs=("paint",),
+            )
+        )
     compared = [Step("duplicates", Duplicates(near=not tokens), inputs=("hash",))] if config.duplicates else []
     check_rule(config.keep, *(step.stage for step in (*compared, *columns)))
     return Plan(

@@ -6,6 +6,7 @@ its own. A recipe's own settings stand in its file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reverie.captions.classes import read_classes, templates_of
 from reverie.captions.domains import CAPTION
 from reverie.errors import InputError
-from reverie.models.names import locate
+from reverie.models.names import IN_FLIGHT, locate
 from reverie.ranges import check_min
 from reverie.settings import flag, flat
 
@@ -106,6 +107,8 @@ class ClassCaptions:
     prompt: Path | None = None
     temperature: float = 1.0  # temperature of the writer's sampling; 0 takes the likeliest words
     max_words: int = 60  # longest caption of the writer, in words
+    # requests on their way at once, to a writer or captioner behind a server; fewer while it says that they are too many
+    in_flight: int = IN_FLIGHT
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class ClassCaptions:
             templates: in place of a file, where no model is named either.
             repeat: use templates again where they are fewer than the captions wanted.
         """
-        from reverie.captions.llm import AskWriter
+        from reverie.captions.llm import AskWriter, WriterSpeed
         from reverie.captions.templates import FillTemplates
         from reverie.captions.word_to_sentence import WordToSentence
         from reverie.smallworld.scene import class_names
@@ -166,7 +169,8 @@ class ClassCaptions:
             stage = FillTemplates(own, templates, per_class, repeat, self.around or CAPTION)
         else:
             writer = self.writer or "builtin:writer"
-            stage = AskWriter(writer, own or class_names(), per_class, context=context, **self.asked)
+            speed = WriterSpeed(parallel=self.in_flight)
+            stage = AskWriter(writer, own or class_names(), per_class, context=context, speed=speed, **self.asked)
         if stage.count < 1:  # reads the files: what is wrong with them is said before any work
             raise InputError(f"{own} gives no captions")
         return stage
@@ -219,12 +223,19 @@ class Painting:
     store_px: int | None = None  # side of stored images in pixels; as painted when absent
     image_format: ImageFormat = "png"  # format of stored images; png loses nothing, jpeg and webp take less room
     painter_dtype: Precision = "fp32"  # number format that the painter computes in; fp16 needs a GPU
-    paint_batch: int = 16  # images painted together; changes the speed only
+    # number format of the painter's decoder of latents; that of --painter-dtype when absent; fp16 and bf16 need a GPU
+    painter_decoder_dtype: Precision | None = None
+    # denoising steps that share what the deep blocks of one gave: faster from 2 on, in somewhat other pictures; 1 = all of every step
+    step_cache: int = 1
+    # the painter's network by torch.compile, which takes minutes before the first image
+    compile_painter: bool = False
+    # images painted together; changes the speed only; 0 = as many as a trial on the GPU finds to be quick
+    paint_batch: int = 16
 
     @property
     def is_builtin(self) -> bool:
         """Whether the painter knows the small world and nothing else."""
-        return self.painter.startswith(BUILTIN)
+        return knows_smallworld_alone(self.painter)
 
     def stage(self, per_caption: int | None = None, starts: tuple[FromShots | None, ...] = (None,)) -> PaintPixels:
         """The stage that paints.
@@ -240,8 +251,9 @@ class Painting:
             sampler_steps=self.sampler_steps,
             paint_px=self.paint_px,
             store_px=self.store_px,
-            paint_batch=self.paint_batch,
+            step_cache=self.step_cache,
         )
+        check_min(0, paint_batch=self.paint_batch)
         from reverie.images.pixels import PaintPixels, PaintSpeed
 
         return PaintPixels(
@@ -254,6 +266,9 @@ class Painting:
             store_px=self.store_px,
             image_format=self.image_format,
             dtype=self.painter_dtype,
+            decoder_dtype=self.painter_decoder_dtype,
+            step_cache=self.step_cache,
+            compiled=self.compile_painter,
             starts=starts,
             speed=PaintSpeed(self.paint_batch),
         )
@@ -266,6 +281,10 @@ class Painting:
         if self.scheduler is not None or self.store_px is not None:
             name = "scheduler" if self.scheduler is not None else "store-px"
             raise InputError(f"--{name} is about pixels, and image tokens are painted without any; leave it out")
+        idle = {"step-cache": self.step_cache != 1, "compile-painter": self.compile_painter}
+        idle["painter-decoder-dtype"] = self.painter_decoder_dtype is not None
+        if given := next((name for name, says in idle.items() if says), None):
+            raise InputError(f"--{given} is about painters of pixels, and this one paints tokens; leave it out")
         return PaintTokens(
             self.painter,
             per_caption or self.per_caption,
@@ -454,9 +473,26 @@ def refuse_twins(flag: str, values: Sequence[object]) -> None:
         raise InputError(f"{flag} {' '.join(map(str, values))} names one twice")
 
 
+def knows_smallworld_alone(painter: str) -> bool:
+    """Whether a painter is a builtin one, or a folder whose words are those of the small world and no others, such as a run trained on it."""
+    if painter.startswith(BUILTIN):
+        return True
+    file = Path(painter) / "tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        return False
+    from reverie.nets.words import SPECIAL, split_words
+    from reverie.smallworld.describe import vocabulary
+
+    try:
+        words = set(json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"])
+    except (ValueError, KeyError, TypeError):
+        return False  # of some other kind; what is wrong with it, whoever opens it says
+    return words <= split_words(vocabulary()) | {*SPECIAL}
+
+
 def clip_default(painter: str, clip: str | None) -> str | None:
     """The usual CLIP model: the builtin one has seen nothing but the small world, so it is none for other painters."""
-    return clip if painter.startswith(BUILTIN) or not (clip or "").startswith(BUILTIN) else None
+    return clip if not (clip or "").startswith(BUILTIN) or knows_smallworld_alone(painter) else None
 
 
 def clip_for(painter: str, clip: str | None) -> str | None:
@@ -464,7 +500,7 @@ def clip_for(painter: str, clip: str | None) -> str | None:
 
     Raises: InputError for a pair that makes no sense; UnknownName, ModelError for one that is not there, before any work.
     """
-    if clip and clip.startswith(BUILTIN) and not painter.startswith(BUILTIN):
+    if clip and clip.startswith(BUILTIN) and not knows_smallworld_alone(painter):
         raise InputError(
             f"{clip} knows the small world only; score images of {painter} with a public model: --clip NAME"
         )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from reverie.learn.describe import TuneDescriber
     from reverie.learn.fit import Fit
     from reverie.learn.train_painter import TrainPainter
+    from reverie.models.describer import Style
 
 Kind = Literal["base", "alt", "short", "long", "mix"]
 LABELS: Mapping[Kind, str] = {
@@ -53,7 +54,7 @@ class Recaptioning:
     # images to recaption: a folder that reverie import made, or smallworld:CAMERA:NUMBER, drawn for the run with alt-text as it is on the web
     images: str = "smallworld:studio:256"
     # file of captions that people wrote, JSON lines with image (or pair_id) and text, which the captioner is tuned on; drawn for images of the
-    # small world, and none, so that the captioner is taken as it is, when absent
+    # small world, and none, so that the captioner is taken as it is, when absent; a run of syntic or synth2 and a server are never tuned
     human_: Annotated[Path | None, tyro.conf.arg(name="human")] = None
     # captioner that says what every image shows, in columns beside its text: builtin:describer, a folder or the Hub id of an image-text-to-text
     # model, openai:MODEL@URL, or a run of syntic, synth2 or recap
@@ -77,8 +78,24 @@ class Recaptioning:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether the captioner learns from people first."""
-        return self.human_ is not None or self.is_smallworld
+        """Whether the captioner learns from people first. One that is not tuned here is taken as it is where nobody gave captions."""
+        return self.human_ is not None or (self.is_smallworld and self._can_be_tuned)
+
+    @property
+    def _can_be_tuned(self) -> bool:
+        from reverie.models.artifacts import has_artifact
+
+        name = self.captioner or ""
+        return not (name.startswith("openai:") or has_artifact("captioner", Path(name)))
+
+    @property
+    def styles(self) -> tuple[Style, ...]:
+        """What the captioner can be asked for. Raises InputError for none."""
+        from reverie.models.describer import styles_of
+
+        if not self.captioner:
+            raise InputError("name a captioner: --captioner builtin:describer, or any image-text-to-text model")
+        return styles_of(self.captioner)
 
 
 @dataclass(frozen=True)
@@ -165,8 +182,15 @@ class RecapConfig:
             raise InputError(
                 "--text-lr says how fast the text encoders learn, which they do not with --train-parts unet"
             )
-        if not own.captioner:
-            raise InputError("name a captioner: --captioner builtin:describer, or any image-text-to-text model")
+        unsaid = [style for style in ("short", "long") if style not in own.styles]
+        if lacking := [
+            kind for kind in self.arms if kind != "base" and {name for name, _ in self.mix_of(kind).weights} & {*unsaid}
+        ]:
+            some = " ".join(kind for kind in self.arms if kind not in lacking)
+            raise InputError(
+                f"{own.captioner} says one sentence and no {unsaid[0]} one, which {' and '.join(lacking)} would read; give --arms {some}"
+                + " and another --mix" * ("mix" in lacking)
+            )
         Mix.read(self.mix)
         if self.arms == ("base",):
             raise InputError("--arms base alone trains nothing; name what to train beside it, such as alt and mix")
@@ -304,7 +328,7 @@ def recaptioned(config: RecapConfig) -> tuple[Step, ...]:
     if own.is_smallworld:
         camera, count, which = smallworld_source(own.images)
         steps.append(Step("photos", DrawPairs(count, camera, which, "alt")))  # type: ignore[arg-type]
-        if own.human_ is None:
+        if own.human_ is None and own.is_tuned:
             steps.append(Step("human", DrawHumanCaptions(own.tune_captions, camera)))
     if own.is_tuned:
         tune = captioner_tuning(config)
@@ -312,7 +336,7 @@ def recaptioned(config: RecapConfig) -> tuple[Step, ...]:
         steps.append(Step("captioner", tune, inputs=tuple(step.name for step in steps)))
         captioner = f"{OF_STEP}captioner"
     counted = config.paint.painter if config.paint.is_builtin or Path(config.paint.painter).is_dir() else ""
-    describe = RecaptionPairs(captioner, own.store, count_tokens_by=counted)
+    describe = RecaptionPairs(captioner, own.store, own.styles, count_tokens_by=counted)
     describe.check()  # what cannot see, or has no pictures to look at, is told before any work
     return (*steps, Step("recaption", describe, inputs=tuple(step.name for step in steps)))
 

@@ -31,6 +31,7 @@ from reverie.recipes.options import (
     Precision,
     Scale,
     clip_for,
+    knows_smallworld_alone,
     refuse_idle,
 )
 from reverie.run.plan import Plan, Step
@@ -481,7 +482,7 @@ def _refuse_strangers(painter: str, corpus: ReadCorpus) -> None:
     """Raises InputError where a builtin painter is asked for what it has never seen: its pictures would show nothing of it."""
     from reverie.smallworld.describe import vocabulary
 
-    if not painter.startswith(BUILTIN):
+    if not knows_smallworld_alone(painter):
         return
     known = set(vocabulary())
     texts = corpus.texts(1000)

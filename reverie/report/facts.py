@@ -78,6 +78,16 @@ OTHERS = {
     "content_bytes": "bytes an image",
     "pair_bytes": "bytes a pair on disk",
     "agreement": "ids that come back",
+    "spearman": "rank correlation",
+    "columns_best": "kinds of prompts on which the arm of such captions is the best",
+    "matched_advantage": "score on own prompts, less that of the other arms",
+    "mean_rank": "mean rank over metrics",
+    "worst": "share of metrics on which it is the worst",
+    "log2_steps": "steps to the score, log2 of their share of all",
+    "area_under": "mean score over the logarithm of steps",
+    "information": "drop of the loss that captions make",
+    "hallucinated": "things named that are not there",
+    "recall": "things there that are named",
 }
 SHOWN = {  # shares of what captions ask for that painted pictures show, before a colon and who looked
     "soa_c": "SOA-C",
@@ -99,6 +109,7 @@ HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL | SHOWN  # metrics that are shown
 ASIDE = (
     "diversity",
     "cost",
+    "recaptioning",
 )  # protocols of what is not how good a model is; shown where a recipe's own part of the page tells of it
 OWN_COMMANDS = {  # of what is made by no recipe
     "make": ["reverie", "make"],

@@ -20,7 +20,7 @@ import pyarrow as pa
 from reverie import seeds
 from reverie.errors import ReverieError
 from reverie.pairs import OK, TOKEN_COLUMNS
-from reverie.report import captioning, duplicates, generation, plots, synth2
+from reverie.report import captioning, duplicates, generation, plots, recaption, synth2
 from reverie.report import classes as by_class
 from reverie.report.facts import (
     Facts,
@@ -121,11 +121,14 @@ def _render(facts: Facts) -> str:
             called=called,
             captioning=captioning.gather(facts, thumbnails),
             generation=generation.gather(facts, thumbnails),
+            recaptioning=recaption.gather(facts),
             mixture=synth2.gather(facts),
             growth=plots.growth(facts.measured),
             accuracy=lambda found: plots.accuracy(found, colours),
             curves=curves,
-            makes=any(step["kind"] != "job" for step in facts.plan["steps"]),  # and does not only learn or measure
+            # And does not only learn or measure.
+            makes=any(step["kind"] != "job" for step in facts.plan["steps"])
+            or tables.exists(facts.folder / "pairs.lance"),
             grid=list(_grid(facts.folder / "pairs.lance", thumbnails)),
             lost=list(_lost(facts.folder / "pairs.lance", thumbnails)),
             refused=list(_refused(facts.folder / "captions.lance")),

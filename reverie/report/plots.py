@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from reverie.arms import PIXELS, UNTRAINED, Factor
 from reverie.evaluate.claims import ClaimResult
@@ -428,6 +429,61 @@ def heat_map(table: np.ndarray[Any, Any], names: Sequence[str]) -> Markup:
         axes.set_xlabel("taken for", fontsize=10)
         said = f"confusion matrix of {num} classes; {np.trace(table) / max(table.sum(), 1):.1%} lies on the diagonal"
         return _svg(figure, said, "confusion")
+
+
+def prompt_matrix(
+    values: np.ndarray[Any, Any], rows: Sequence[str], columns: Sequence[str], metric: str, less: bool = False
+) -> Markup:
+    """A score of arms (rows) on kinds of prompts (columns), the darker the better within its column; a frame where both have one name.
+
+    Args: less: whether less is better.
+    """
+    good = -values if less else values
+    low, high = good.min(axis=0, keepdims=True), good.max(axis=0, keepdims=True)
+    ink = np.zeros((*values.shape, 4), dtype=np.float32)
+    ink[...] = (*HEAT, 0.0)
+    ink[..., 3] = 0.08 + 0.6 * (good - low) / np.maximum(high - low, 1e-12)
+    with _figure(0.9 + 0.5 * len(rows)) as (figure, axes):
+        axes.imshow(ink, interpolation="none", aspect="auto")
+        for row, arm in enumerate(rows):
+            for column, asked in enumerate(columns):
+                axes.text(
+                    column,
+                    row,
+                    number(metric, float(values[row, column])),
+                    ha="center",
+                    va="center",
+                    color=INK,
+                    fontsize=11,
+                )
+                if arm == asked:
+                    axes.add_patch(
+                        Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=INK, linewidth=1.4)
+                    )
+        axes.set_yticks(range(len(rows)), [_short(name, 24) for name in rows])
+        axes.set_xticks(range(len(columns)), [_short(name, 18) for name in columns])
+        axes.tick_params(length=0, labelcolor=INK)
+        axes.set_ylabel("learned from", fontsize=10)
+        axes.set_xlabel("asked with", fontsize=10)
+        for edge in ("left", "bottom"):
+            axes.spines[edge].set_visible(False)
+        said = ". ".join(
+            f"{arm}: "
+            + ", ".join(
+                f"{number(metric, float(value))} on {asked}" for value, asked in zip(line, columns, strict=True)
+            )
+            for arm, line in zip(rows, values, strict=True)
+        )
+        return _svg(
+            figure, f"{called(metric)} of what was learned from, on what was asked. {said}", f"prompts-{metric}"
+        )
+
+
+def over(
+    what: str, lines: Mapping[str, Sequence[tuple[float, float, tuple[float, float] | None]]], metric: str
+) -> Markup:
+    """A score over anything; ``lines`` as in ``over_shares``."""
+    return _lines_over(what, lines, {}, metric, f"{what} {metric}")
 
 
 def _thinned(rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

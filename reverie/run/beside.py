@@ -89,7 +89,7 @@ def do_beside(plan: Plan, steps: Sequence[Step], folder: Path, device: str, jobs
                         events.say(f"{busy.pop(pipe)}: done in {facts['seconds']:.1f} s")
                         _give(pipe, left, busy, events)
                     else:
-                        _show(kind, facts, far, events)
+                        show(kind, facts, far, events)
     finally:
         for pipe, process in workers.items():
             pipe.close()
@@ -114,15 +114,16 @@ def _give(pipe: Connection, left: deque[Step], busy: dict[Connection, str], even
         pipe.send(None)
 
 
-def _show(kind: str, facts: dict[str, Any], far: dict[str, tuple[int, int]], events: Events) -> None:
-    """What a process reports, in the one display: its log has it already."""
+def show(kind: str, facts: dict[str, Any], far: dict[str, tuple[int, int]], events: Events) -> None:
+    """What another process reports, in the one display: the log has it already."""
     if kind == "warning":
         events.show_warning(facts)
         return
     far[facts["step"]] = int(facts["done"]), int(facts["total"])
     totals = [total for _, total in far.values() if total]
-    # What has not begun counts like the mean of what has.
-    events.show_progress(sum(done for done, _ in far.values()), round(sum(totals) / len(totals) * len(far)), facts)
+    # What has not begun counts like the mean of what has; a step may have nothing to do.
+    total = round(sum(totals) / len(totals) * len(far)) if totals else 0
+    events.show_progress(sum(done for done, _ in far.values()), total, facts)
 
 
 class _Told(Events):

@@ -1,6 +1,6 @@
-"""Runs a plan in this process: does the units of each step that are not done yet, by whichever process.
+"""Runs a plan, in this process or by a pool of others: does the units of each step that are not done yet, by whichever process.
 
-Unit stages go in order, each over all its units; one thread commits finished units while the next is made. Jobs run once,
+Unit stages go in order, each over all its units; one thread commits finished units while the next are made. Jobs run once,
 when everything before them is complete, and then leave ``done/<step>.json``.
 """
 
@@ -9,27 +9,45 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reverie.errors import InputError
+from reverie.errors import InputError, ReverieError
 from reverie.pairs import FAILED, OK
 from reverie.ranges import check_min
 from reverie.run.beside import do_beside, group
 from reverie.run.events import Events, read_events
 from reverie.run.folder import alone, claim, units_held
-from reverie.run.plan import Plan, Step
-from reverie.stage import Job, StepContext, UnitStage, Worker
+from reverie.run.plan import Plan, Step, join_run
+from reverie.stage import Job, StepContext, TwoPartWorker, UnitStage, Worker
 from reverie.store import tables
 from reverie.store.files import atomic_file
+from reverie.store.places import POINTER
 
 AHEAD = 2  # finished units that may wait for the writer; more would only fill memory
+AHEAD_BYTES, AHEAD_MOST = 32 << 20, 128  # of small ones more may
+# Units made within so many seconds are one commit: each writes a list of all files of the table, which would be most of the work
+# of a run of many small units. A kill costs that much more at most.
+GATHER_S = 0.25
+READ_AHEAD = 16  # units of captions that are read at once
+
+
+@dataclass(frozen=True)
+class Made:
+    """A unit that is finished and not committed."""
+
+    unit: int
+    rows: pa.Table
+    seconds: float
 
 
 def run(
@@ -39,6 +57,8 @@ def run(
     part: tuple[int, int] = (1, 1),
     until: str | None = None,
     jobs: int = 1,
+    pool: Pool | None = None,
+    at: str | None = None,
 ) -> bool:
     """Do what is left of a plan in ``folder``, and say whether it is complete now (up to ``until``).
 
@@ -47,14 +67,17 @@ def run(
             finishes last; a part stops before the first step that needs the other parts.
         until: name of the last step to do.
         jobs: trainings that are done at a time, each in a process of its own with its share of the cores.
+        pool: other processes that make the units and do the jobs; see run/on_ray.py.
+        at: address in an object store where the tables lie; those of a folder that was told so lie there anyway.
     Raises: FolderInUse, SettingsChanged, and whatever ReverieError a stage raises; units finished before it are kept.
     """
     check_min(1, jobs=jobs)
-    if jobs > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if (jobs > 1 or pool) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError(
-            "--jobs does several trainings at a time, and here all processes do one together; leave it out"
+            f"{'--on ray gives work to actors' if pool else '--jobs does several trainings at a time'}, and here all processes do "
+            "one training together; leave it out"
         )
-    if jobs > 1 and plan.file is not None:  # its stages are known to this process alone
+    if jobs > 1 and pool is None and plan.file is not None:  # its stages are known to this process alone
         raise InputError(f"--jobs works for recipes of reverie, and {plan.recipe} is a file of your own; leave it out")
     if until is not None:
         plan.step(until)
@@ -66,7 +89,9 @@ def run(
         step.stage.check()
         if place < last and not (folder / "done" / f"{step.name}.json").exists():
             step.stage.check_device(device)
-    claim(folder)
+    claim(folder, ours=("plan.json", POINTER))
+    if at:
+        join_run(folder, at)
     with units_held(folder, part_of(plan.num_units, part)), Events(folder) as events:
         with alone(folder):
             plan.settle(folder, change=part == (1, 1))  # nobody else is at work then
@@ -75,12 +100,12 @@ def run(
             for note in plan.notes:
                 events.say(f"{plan.recipe}: {note}")
         for place, step in enumerate(plan.steps):
-            work = StepRunner(plan, step, folder, device, events)
+            work = StepRunner(plan, step, folder, device, events, pool=pool)
             if not work.is_done() and jobs > 1 and part == (1, 1):
                 done = {path.stem for path in work.mark.parent.glob("*.json")}
                 together = group([other for other in plan.steps[place:last] if other.name not in done], done)
                 if len(together) > 1:
-                    do_beside(plan, together, folder, device, jobs, events)
+                    (pool.jobs if pool else do_beside)(plan, together, folder, device, jobs, events)
             if not work.is_done():
                 if part != (1, 1) and (obstacle := work.not_for_a_part()):
                     events.say(f"{step.name}: {obstacle}")
@@ -114,11 +139,32 @@ def part_of(num_units: int, part: tuple[int, int]) -> range:
     return range((k - 1) * num_units // n, k * num_units // n)
 
 
+class Pool(Protocol):
+    """Other processes that do the work of a run, while this one hands it out and commits."""
+
+    def units(self, work: StepRunner, todo: Sequence[int]) -> Iterator[Made]:
+        """Make these units of a step, in any order."""
+        ...
+
+    def jobs(self, plan: Plan, steps: Sequence[Step], folder: Path, device: str, jobs: int, events: Events) -> None:
+        """Do these steps and mark them, up to ``jobs`` of them at a time."""
+        ...
+
+
 class StepRunner:
     """One step of a run: what it reads, what is left, and doing it."""
 
-    def __init__(self, plan: Plan, step: Step, folder: Path, device: str, events: Events, retry: int = 0) -> None:
-        self.plan, self.step, self.events, self.folder = plan, step, events, folder
+    def __init__(
+        self,
+        plan: Plan,
+        step: Step,
+        folder: Path,
+        device: str,
+        events: Events,
+        retry: int = 0,
+        pool: Pool | None = None,
+    ) -> None:
+        self.plan, self.step, self.events, self.folder, self.pool = plan, step, events, folder, pool
         self.context = StepContext(folder, step.name, step.inputs, plan.seed, device, events.of(step.name), retry)
         self.table = {"captions": self.context.captions, "pairs": self.context.pairs}.get(
             step.kind, self.context.columns()
@@ -142,6 +188,9 @@ class StepRunner:
 
     def do(self, mine: range) -> None:
         began = time.monotonic()
+        if self.step.kind == "job" and self.pool:
+            self.pool.jobs(self.plan, [self.step], self.folder, self.context.device, 1, self.events)
+            return
         self.events.report("step", step=self.step.name, stage=self.step.kind)
         if self.step.kind == "job":
             with self.events.progress(self.step.name, 0, 0, "steps"):
@@ -177,7 +226,7 @@ class StepRunner:
         """Units that have something to work on, as far as the input is there."""
         if self.source is None:
             return set(range(self.plan.num_units))
-        return _units(self.source, f"status = '{OK}'")
+        return tables.units_with(self.source, f"status = '{OK}'")
 
     def made(self) -> set[int]:
         return tables.done_units(self.table) if tables.exists(self.table) else set()
@@ -206,23 +255,77 @@ class StepRunner:
             return
         total, done = len(due), len(due) - len(todo)
         with self.events.progress(self.step.name, done, total, "units"):
-            worker = cast(UnitStage, self.step.stage).open(self.context)
-            with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
-                waiting: deque[Future[None]] = deque()
-                for number, unit in enumerate(todo, start=done + 1):
-                    began = time.monotonic()
-                    rows = self.unit(worker, unit)
-                    seconds = time.monotonic() - began
-                    waiting.append(writer.submit(self.commit, unit, rows, seconds, number, total))
-                    if len(waiting) > AHEAD:
-                        waiting.popleft().result()
-                for commit in waiting:
-                    commit.result()
+            made = self.pool.units(self, todo) if self.pool else self.made_here(todo)
+            self.write(made, done, total)
 
-    def unit(self, worker: Worker, unit: int) -> pa.Table:
+    def made_here(self, todo: Sequence[int]) -> Iterator[Made]:
+        """Make units one after the other, in this process; what ends one, where a worker says so, beside the next one."""
+        worker = cast(UnitStage, self.step.stage).open(self.context)
+        with ThreadPoolExecutor(1, thread_name_prefix="finish") as hands:
+            ending: deque[tuple[int, float, Future[pa.Table]]] = deque()
+            try:
+                for unit, given in self.all_given(todo):
+                    began = time.monotonic()
+                    if isinstance(worker, TwoPartWorker):
+                        rest = hands.submit(self.finished, unit, given, worker.begin(given))
+                        ending.append((unit, time.monotonic() - began, rest))
+                        if len(ending) == 1:
+                            continue
+                        unit, seconds, rest = ending.popleft()
+                        yield Made(unit, rest.result(), seconds)
+                    else:
+                        yield Made(unit, self.unit(worker, unit, given), time.monotonic() - began)
+            except ReverieError:  # of a unit that was begun: what is before it stays
+                yield from (Made(unit, rest.result(), seconds) for unit, seconds, rest in ending)
+                raise
+            yield from (Made(unit, rest.result(), seconds) for unit, seconds, rest in ending)
+
+    def write(self, made: Iterator[Made], done: int, total: int) -> None:
+        """Commit units as they are made, beside the making: at once, but those of the same ``GATHER_S`` seconds together."""
+        waiting: list[Made] = []
+        lock, hurry, last, size = threading.Lock(), threading.Event(), float("-inf"), 0
+
+        def commit() -> None:
+            nonlocal done, last, size
+            if not waiting:
+                return
+            hurry.wait(max(0.0, last + GATHER_S - time.monotonic()))
+            with lock:
+                group, waiting[:], size = list(waiting), [], 0
+            last = time.monotonic()
+            tables.append_units(self.table, {item.unit: item.rows for item in group})
+            for item in group:
+                done += 1
+                self.tell(item, done, total)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
+            commits: deque[Future[None]] = deque()
+            try:
+                for item in made:
+                    with lock:
+                        waiting.append(item)
+                        size += item.rows.nbytes
+                        large = size > AHEAD_BYTES
+                    commits.append(writer.submit(commit))
+                    if len(commits) > (AHEAD if large else AHEAD_MOST):
+                        hurry.set()
+                        while len(commits) > AHEAD:  # all that are small, or the next ones would go one by one
+                            commits.popleft().result()
+                        hurry.clear()
+                    while commits and commits[0].done():
+                        commits.popleft().result()
+            finally:
+                hurry.set()
+            for each in commits:
+                each.result()
+
+    def unit(self, worker: Worker, unit: int, given: pa.Table) -> pa.Table:
         """The finished rows of one unit, checked against what the stage promises."""
-        given = self.given(unit)
-        rows = worker(given)
+        return self.finished(unit, given, lambda: worker(given))
+
+    def finished(self, unit: int, given: pa.Table, finish: Callable[[], pa.Table]) -> pa.Table:
+        """The same of what ends one."""
+        rows = finish()
         check_rows(self.step, unit, given, rows)
         return rows
 
@@ -243,16 +346,23 @@ class StepRunner:
         ]
         return tables.read_unit(self.source, unit, columns=columns, only=OK)
 
-    def commit(self, unit: int, rows: pa.Table, seconds: float, done: int, total: int) -> None:
-        tables.append_unit(self.table, unit, rows)
-        counts = status_counts(rows)
+    def all_given(self, todo: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
+        """The same for units one after the other. Captions, which are small, are read ahead."""
+        if self.step.kind != "pairs" or self.source is None:
+            yield from ((unit, self.given(unit)) for unit in todo)
+            return
+        for start in range(0, len(todo), READ_AHEAD):
+            yield from tables.read_units(self.source, todo[start : start + READ_AHEAD], only=OK).items()
+
+    def tell(self, made: Made, done: int, total: int) -> None:
+        """Log a unit that is committed."""
         self.events.report(
             "unit",
             step=self.step.name,
-            unit=unit,
-            rows=len(rows),
-            **counts,
-            seconds=round(seconds, 4),
+            unit=made.unit,
+            rows=len(made.rows),
+            **status_counts(made.rows),
+            seconds=round(made.seconds, 4),
             done=done,
             total=total,
         )
@@ -363,16 +473,6 @@ def status_counts(rows: pa.Table) -> dict[str, int]:
     if "status" not in rows.column_names:
         return {}
     return {item["values"]: item["counts"] for item in pc.value_counts(rows["status"]).to_pylist()}
-
-
-def _units(path: Path, where: str) -> set[int]:
-    """Units that have a row for which this holds."""
-    if not tables.exists(path):
-        return set()
-    found: set[int] = set()
-    for batch in tables.scan(path, columns=["unit"], where=where):
-        found.update(pc.unique(batch["unit"]).to_pylist())
-    return found
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reverie.errors import FolderInUse, InputError
 from reverie.store.locks import bytes_held
+from reverie.store.places import remote
 
 
 def claim(folder: Path, ours: tuple[str, ...] = ("plan.json",)) -> None:
@@ -21,6 +22,8 @@ def claim(folder: Path, ours: tuple[str, ...] = ("plan.json",)) -> None:
 
     Raises FolderInUse if it holds something else, InputError if it cannot be made.
     """
+    if at := remote(folder):
+        raise InputError(f"{at} is no folder; only the tables of reverie run and make can lie in an object store")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

@@ -33,15 +33,17 @@ from typing import Any, Literal
 
 from reverie import settings as setting
 from reverie import stage as stages
-from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.errors import InputError, SettingsChanged, StoreError, UnknownName
 from reverie.ranges import check_min, check_ranges
 from reverie.settings import Resolved
 from reverie.stage import Job, SourceStage, UnitStage
 from reverie.store.files import atomic_file
 from reverie.store.json_files import read_json
+from reverie.store.places import has_table, point, tables_of
 
 Kind = Literal["captions", "pairs", "columns", "job"]
 NAME = re.compile(r"[\w.-]+")  # of a step
+NOTE = "plan.lance"  # beside tables that lie in an object store: the text of plan.json
 STEP = {
     "name": str, "inputs?": [str], "kind": str, "role?": str, "per_caption?": (int, None), "settings": {"stage": str}, "fingerprint": str,
 }  # fmt: skip
@@ -235,8 +237,33 @@ class Plan:
                 raise SettingsChanged(str(folder), changed)
             if not change or old["steps"] == record["steps"]:
                 return
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        if at := tables_of(folder):  # so that nobody goes on there with another plan from another folder
+            from reverie.store import tables  # reading a plan needs no store
+
+            tables.write_note(f"{at}/{NOTE}", text)
         with atomic_file(path) as partial:
-            partial.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
+
+
+def join_run(folder: Path, at: str) -> None:
+    """Make a folder one of a run whose tables lie at this address: if it was begun there from another folder, with the same plan.
+
+    Raises: FolderInUse for a folder of something else; InputError for an address that cannot be used.
+    """
+    from reverie.store import tables
+
+    try:
+        known = tables.read_note(f"{at}/{NOTE}")
+    except StoreError as error:
+        reason = str(error).partition("table: ")[2] or str(error)
+        raise InputError(
+            f"cannot use {at}: {reason}; is the name right, and do the variables of the store (such as AWS_*) let you in?"
+        ) from error
+    point(folder, at)
+    if known is not None and not (folder / "plan.json").exists():
+        with atomic_file(folder / "plan.json") as partial:
+            partial.write_text(known, encoding="utf-8")
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -313,11 +340,14 @@ def _has_grown(old: Mapping[str, Any], step: Step) -> bool:
 def _has_begun(folder: Path, step: Mapping[str, Any]) -> bool:
     """Whether a step has left anything in a run folder that other settings would contradict."""
     name, kind = step["name"], step["kind"]
-    left = [folder / "done" / f"{name}.json", folder / "columns" / f"{name}.lance"]
-    left += [folder / "weights" / name, folder / "shots" / name]
-    left += [folder / f"{kind}.lance"] if kind in ("captions", "pairs") else []
+    left = [folder / "done" / f"{name}.json", folder / "weights" / name, folder / "shots" / name]
+    table = folder / (f"{kind}.lance" if kind in ("captions", "pairs") else f"columns/{name}.lance")
     parts = [path.name for path in (folder / "checkpoints").glob("*")]  # a job of several parts has one for each
-    return any(path.exists() for path in left) or any(part == name or part.startswith(f"{name}.") for part in parts)
+    return (
+        any(path.exists() for path in left)
+        or has_table(table)
+        or any(part == name or part.startswith(f"{name}.") for part in parts)
+    )
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:

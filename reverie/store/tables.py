@@ -3,7 +3,8 @@
 A table lists its finished units by itself: a unit is done if it has rows, or if it is noted in the table's configuration
 as finished without rows. Both are part of the commit, so nothing beside the table can disagree with it.
 
-Paths may be local folders or Lance addresses (s3://...); give those as str.
+Paths may be local folders or Lance addresses (s3://...), as str; those of a folder that has its tables elsewhere lead there, see
+``store/places.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import random
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, Sto
 from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS, TOKEN_COLUMNS
 from reverie.store.files import is_full
 from reverie.store.pictures import open_picture
+from reverie.store.places import address, tables_of
 from reverie.store.sources import counted_clause
 
 TablePath = str | Path
@@ -44,6 +47,7 @@ LANCE_FOLDERS = {"_versions", "_transactions", "data", "_deletions", "_indices",
 CLEANUP = {"lance.auto_cleanup.interval": "500", "lance.auto_cleanup.older_than": "3600s"}
 TRIES = 100  # how often a commit is tried against rivals before giving up
 BATCH_ROWS = 1024
+NARROW_ROWS = 65536  # of a column or two of numbers and words
 BUFFER_BYTES = 64 << 20  # Lance's own default reads 2 GB ahead
 CONFLICT = "Retryable commit conflict"
 EXAMPLE = "write for example: status = 'ok' and clip_score >= 0.2"
@@ -55,13 +59,13 @@ EXAMPLE = "write for example: status = 'ok' and clip_score >= 0.2"
 def open_table(path: TablePath) -> LanceDataset:
     """The newest version of a table. What is read from it later stays at this version. Raises StoreError."""
     try:
-        return lance.dataset(str(path))
+        return lance.dataset(address(path))
     except BaseException as error:
         if not _is_lances(error):
             raise
         if "was not found" not in str(error):
             raise StoreError(f"{path} is not a readable table: {_short(error)}") from error
-        if "://" not in str(path) and Path(path).exists():
+        if "://" not in address(path) and Path(path).exists():
             raise StoreError(
                 f"{path} exists but is not a table of reverie; give a folder that ends in .lance"
             ) from error
@@ -73,7 +77,7 @@ def exists(path: TablePath) -> bool:
 
     Raises: StoreError for one that is damaged, as it is when data is there and nothing says to which version it belongs.
     """
-    if "://" not in str(path) and not _has_files(Path(path) / "_versions"):
+    if "://" not in address(path) and not _has_files(Path(path) / "_versions"):
         if _has_files(Path(path) / "data"):  # written only after the first version
             raise StoreError(f"{path} is damaged: its versions are missing, so nothing says what belongs to it")
         return False
@@ -137,6 +141,18 @@ def done_units(path: TablePath) -> set[int]:
     return _done(open_table(path)) if exists(path) else set()
 
 
+def units_with(path: TablePath, where: str) -> set[int]:
+    """Units that have a row which fits a filter; none of a table that is not there."""
+    if not exists(path):
+        return set()
+    found: set[int] = set()
+    with asked(path, where, ["unit"]):
+        scanner = open_table(path).scanner(columns=["unit"], filter=whole_filter(where), batch_size=NARROW_ROWS)
+        for batch in scanner.to_batches():
+            found.update(pc.unique(batch["unit"]).to_pylist())
+    return found
+
+
 def read_unit(
     path: TablePath, unit: int, columns: Sequence[str] | None = None, only: str | None = None, where: str | None = None
 ) -> pa.Table:
@@ -148,19 +164,36 @@ def read_unit(
         where: a Lance SQL filter on top.
     Raises: StoreError if the unit is not committed; InputError for a filter or column that does not fit.
     """
+    return read_units(path, [unit], columns, only, where)[unit]
+
+
+def read_units(
+    path: TablePath,
+    wanted: Sequence[int],
+    columns: Sequence[str] | None = None,
+    only: str | None = None,
+    where: str | None = None,
+) -> dict[int, pa.Table]:
+    """All rows of some units, read together, by unit. Arguments and errors as of ``read_unit``."""
     table = open_table(path)
     with asked(path, None, ["unit"]):
         units = _units_by_fragment(table)
-    found = [number for number, inside in units.items() if unit in inside]
-    if not found and unit not in _empty_units(table):
-        raise StoreError(f"unit {unit} is not in {path} yet")
-    filters = [f"unit = {unit}", f"status = '{only}'" if only else "", whole_filter(where) or ""]
+    found = [number for number, inside in units.items() if not inside.isdisjoint(wanted)]
+    there = _empty_units(table).union(*(units[number] for number in found))
+    if missing := [unit for unit in wanted if unit not in there]:
+        raise StoreError(f"unit {missing[0]} is not in {path} yet")
+    which = f"unit in ({', '.join(map(str, wanted))})" if len(wanted) > 1 else f"unit = {wanted[0]}"
+    filters = [which, f"status = '{only}'" if only else "", whole_filter(where) or ""]
+    names = None if columns is None else list(dict.fromkeys([*columns, *(["unit"] if len(wanted) > 1 else [])]))
     with asked(path, where, columns):
-        if not found:
-            return _scanner(table, columns, "false").to_table().replace_schema_metadata(None)
         # Naming the fragments keeps this independent of how many other units there are.
-        scanner = _scanner(table, columns, " and ".join(filter(None, filters)), [table.get_fragment(i) for i in found])
-        return scanner.to_table().replace_schema_metadata(None)
+        fragments = [table.get_fragment(i) for i in found] or None
+        scanner = _scanner(table, names, " and ".join(filter(None, filters)) if found else "false", fragments)
+        rows = scanner.to_table().replace_schema_metadata(None)
+    if len(wanted) == 1:
+        return {wanted[0]: rows}
+    parts = {unit: rows.filter(pc.equal(rows["unit"], unit)) for unit in wanted}
+    return {unit: part if columns is None else part.select(list(columns)) for unit, part in parts.items()}
 
 
 # Filters
@@ -231,19 +264,34 @@ def append_unit(path: TablePath, unit: int, rows: pa.Table) -> None:
     Raises: UnitExists if the unit is committed, also when another process was a moment faster; StoreFull with the table as
         before; FolderInUse if the folder holds something else; ValueError for rows that are not of this unit, or a key twice.
     """
-    _check_unit(unit, rows)
+    append_units(path, {unit: rows})
+
+
+def append_units(path: TablePath, units: Mapping[int, pa.Table]) -> None:
+    """Commit several units at once, in one file: all of them are seen or none. Those without rows are noted before, one by one.
+
+    A commit writes a list of all files of the table, so few files are what keeps many units cheap.
+    Raises: as ``append_unit`` does; UnitExists if any of them is committed.
+    """
+    for unit, rows in units.items():
+        _check_unit(unit, rows)
+    schema = next(iter(units.values())).schema
     try:
         table = open_table(path)
     except StoreError:
         if not exists(path):  # looked at anew: a rival may have made it since
-            _create(path, rows.schema)
+            _create(path, schema)
         table = open_table(path)
-    _refuse_done(table, unit, path)
+    _refuse_done(table, units, path)
+    filled = [rows for rows in units.values() if rows.num_rows]
     with _commits(path):
-        if rows.num_rows == 0:
+        for unit in (unit for unit, rows in units.items() if not rows.num_rows):
             _note_empty(path, unit)
+            table = open_table(path)
+        if not filled:
             return
-        new = list(write_fragments(_fit(rows, table.schema, path), table, mode="append"))
+        whole = pa.concat_tables([_fit(rows, table.schema, path) for rows in filled])
+        new = list(write_fragments(whole, table, mode="append"))
     for wait_s in _waits():
         with _commits(path):
             if _swap(table, new):
@@ -251,14 +299,14 @@ def append_unit(path: TablePath, unit: int, rows: pa.Table) -> None:
         time.sleep(wait_s)
         table = open_table(path)
         try:
-            _refuse_done(table, unit, path)
+            _refuse_done(table, [unit for unit, rows in units.items() if rows.num_rows], path)
         except UnitExists:
             files = table.new_file_session()
             for file in (file for fragment in new for file in fragment.files):
                 files.delete_file(f"data/{file.path}")
             raise
     raise StoreError(
-        f"could not commit unit {unit} to {path}: other writers were faster {TRIES} times; use fewer of them"
+        f"could not commit {_named(units)} to {path}: other writers were faster {TRIES} times; use fewer of them"
     )
 
 
@@ -349,6 +397,33 @@ def add_columns(path: TablePath, from_path: TablePath, key: str = "pair_id", rep
     raise StoreError(
         f"could not join {from_path} to {path}: other writers were faster {TRIES} times; let them finish first"
     )
+
+
+def drop(path: TablePath) -> None:
+    """Delete a table, if it is there."""
+    if "://" in address(path):
+        if exists(path):
+            LanceDataset.drop(address(path))
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_note(path: TablePath) -> str | None:
+    """The text that ``write_note`` left; None if there is none. Raises StoreError for a place that cannot be read."""
+    return str(open_table(path).to_table()["text"][0].as_py()) if exists(path) else None
+
+
+def write_note(path: TablePath, text: str) -> None:
+    """Leave a text beside tables that lie where files cannot be written, as a table of one row."""
+    for wait_s in _waits():
+        with asked(path, None), _commits(path):
+            try:
+                lance.write_dataset(pa.table({"text": [text]}), address(path), mode="overwrite")
+                return
+            except OSError as error:
+                if "onflict" not in str(error):
+                    raise
+        time.sleep(wait_s)
 
 
 def mark(path: TablePath, column: str, marks: Mapping[str, bool], key: str = "pair_id") -> None:
@@ -476,7 +551,9 @@ def _check_tables(
         problems += _check_rows("pairs", pairs, "pair_id", r"^[0-9a-f]{16}-[0-9]{3,}$")
         problems += _check_family(captions, pairs, done_units(folder / "pairs.lance"), per_caption)
         problems += _check_content(folder / "pairs.lance", progress, threads)
-        for path in sorted(folder.glob("columns/*.lance")):
+        marked = {path.stem for path in folder.glob("done/*.json")} if tables_of(folder) else set()
+        own = {*folder.glob("columns/*.lance"), *(folder / "columns" / f"{name}.lance" for name in marked)}
+        for path in sorted(own):
             extra = _load(path, ["pair_id"])
             if extra is not None:
                 _tell(problems, f"keys are in {path.name} twice", extra, "pair_id", _repeated(extra["pair_id"]))
@@ -651,9 +728,12 @@ def _units_by_fragment(table: LanceDataset) -> dict[int, frozenset[int]]:
     units: dict[int, set[int]] = {number: set() for number in numbers if number not in known}
     if units:
         fragments = [table.get_fragment(number) for number in units]
-        for batch in table.scanner(columns=["unit"], with_row_address=True, fragments=fragments).to_batches():
+        scanner = table.scanner(columns=["unit"], with_row_address=True, fragments=fragments, batch_size=NARROW_ROWS)
+        for batch in scanner.to_batches():
             both = np.stack([batch["_rowaddr"].to_numpy() >> 32, batch["unit"].to_numpy().astype(np.uint64)])
-            for number, unit in np.unique(both, axis=1).T.tolist():
+            first = np.ones(both.shape[1], bool)  # of rows of the same, which stand together
+            first[1:] = (both[:, 1:] != both[:, :-1]).any(axis=0)
+            for number, unit in both[:, first].T.tolist():
                 units[number].add(unit)
     whole = {number: known[number] if number in known else frozenset(units[number]) for number in numbers}
     if identity:
@@ -661,9 +741,14 @@ def _units_by_fragment(table: LanceDataset) -> dict[int, frozenset[int]]:
     return whole
 
 
-def _refuse_done(table: LanceDataset, unit: int, path: TablePath) -> None:
-    if unit in _done(table):
-        raise UnitExists(f"unit {unit} is already in {path}")
+def _refuse_done(table: LanceDataset, units: Iterable[int], path: TablePath) -> None:
+    if there := _done(table).intersection(units):
+        raise UnitExists(f"{_named(there)} is already in {path}")
+
+
+def _named(units: Iterable[int]) -> str:
+    first, *more = sorted(units)
+    return f"unit {first}" + (f" and {len(more)} more" if more else "")
 
 
 def _note_empty(path: TablePath, unit: int) -> None:
@@ -673,7 +758,7 @@ def _note_empty(path: TablePath, unit: int) -> None:
     """
     for wait_s in _waits():
         table = open_table(path)
-        _refuse_done(table, unit, path)
+        _refuse_done(table, [unit], path)
         try:
             table.update_config({f"{EMPTY_UNIT}{unit}": "1"})
             return
@@ -691,7 +776,7 @@ def _note_empty(path: TablePath, unit: int) -> None:
 
 def _create(path: TablePath, schema: pa.Schema) -> None:
     """Make the table without rows; fine if another process just did."""
-    place = Path(path)
+    place = Path(address(path))
     if place.is_file() or (place.is_dir() and {item.name for item in place.iterdir()} - LANCE_FOLDERS):
         raise FolderInUse(f"{path} holds something that is not a table; give another folder")
     schema = schema.with_metadata({IDENTITY: uuid.uuid4().hex.encode()})
@@ -699,7 +784,7 @@ def _create(path: TablePath, schema: pa.Schema) -> None:
         try:
             # Not lance.write_dataset(mode="create"): of two that create at once, it lets the second overwrite the first and
             # what was committed to it since. Without retries an Overwrite succeeds for one of them only.
-            table = LanceDataset.commit(str(path), LanceOperation.Overwrite(schema, []), max_retries=0)
+            table = LanceDataset.commit(address(path), LanceOperation.Overwrite(schema, []), max_retries=0)
         except OSError as error:
             if is_full(error) or not exists(path):
                 raise
@@ -849,7 +934,11 @@ def _commits(path: TablePath) -> Iterator[None]:
 
 
 def _short(error: BaseException) -> str:
-    """The first line of Lance's message without the place in its source."""
+    """The first line of Lance's message without the place in its source; of a server's answer its status."""
+    if answer := re.search(r"status code: (\d{3}[\w ]*)", str(error)):
+        return f"the server answered {answer[1].strip()}"
+    if "Error performing" in str(error):
+        return f"the server does not answer ({str(error).rpartition('source:')[2].strip()[:120] or 'no reason given'})"
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
         re.sub(r",? /\S+\.rs:\d+(:\d+)?.*$", "", line)

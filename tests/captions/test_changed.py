@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reverie.captions.changed import first_part, match_lengths, parts_of, with_false_things, with_random_clause
+from reverie.captions.changed import (
+    first_part,
+    first_words,
+    match_lengths,
+    parts_of,
+    with_false_things,
+    with_random_clause,
+)
 from reverie.errors import InputError
 from reverie.evaluate.asked import SmallWorldReader
 from reverie.smallworld.describe import describe, vocabulary
@@ -79,3 +86,12 @@ def test_false_things_come_with_their_chance_and_are_not_named_before():
     assert {word for text in many for word in text.split()} <= set(vocabulary())
     with pytest.raises(InputError, match="cannot be added"):
         with_false_things(texts, 2, class_names(), named)
+
+
+def test_first_words_cut_anywhere_but_leave_no_sign_at_the_end():
+    assert first_words("a small red circle , two stars", 0.5) == "a small red circle"
+    assert first_words("a small red circle , two stars", 5 / 7) == "a small red circle"
+    assert first_words("a dog", 0.1) == "a"
+    assert first_words("a dog", 1) == "a dog"
+    with pytest.raises(InputError, match="a share of 0 of a caption cannot be kept"):
+        first_words("a dog", 0)

@@ -268,10 +268,10 @@ def test_disk_full_is_one_line(say: Say, monkeypatch: pytest.MonkeyPatch) -> Non
     from reverie.errors import StoreFull
     from reverie.store import tables
 
-    def full(path: Path, unit: int, rows: object) -> None:
+    def full(path: Path, units: object) -> None:
         raise StoreFull(f"no space left for {path}; free some and run the same command again")
 
-    monkeypatch.setattr(tables, "append_unit", full)
+    monkeypatch.setattr(tables, "append_units", full)
     code, _, err = say("run", FAKE, "--device", "cpu", "--out", "run")
     assert code == 2
     assert err.splitlines()[-1].startswith("reverie: no space left")

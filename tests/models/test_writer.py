@@ -327,3 +327,59 @@ def test_requests_run_side_by_side():
         ask(server, prompts=[f"cat {number}" for number in range(24)], seeds=range(24), parallel=3)
     assert len(server.requests) == 24
     assert 1 <= server.max_at_once <= 3
+
+
+class Limited(Server):
+    """Bears so many requests at once; the others are answered "too many", to be sent again in a tenth of a second."""
+
+    def __init__(self, bears):
+        super().__init__()
+        self.bears, self.refused, self.at_once = bears, 0, []
+
+    def _answer(self, http):
+        with self._lock:
+            self.at_once.append(self._busy)
+            too_many = self._busy >= self.bears
+            self.refused += too_many
+            if too_many:
+                self.script.insert(0, (429, {"retry-after-ms": "100"}, "{}"))
+        super()._answer(http)
+
+    def _send(self, http, status, headers, body):
+        if status == 200:
+            time.sleep(0.02)
+        Server._send(http, status, headers, body)
+
+
+def test_fewer_requests_are_on_their_way_while_the_server_says_too_many():
+    """Thirty-two at once meet a server that bears four: it is soon asked about as many, and answers keep their order."""
+    prompts, seeds = [f"cat {number}" for number in range(300)], list(range(300))
+    with Limited(4) as server:
+        writer = open_writer(f"openai:m@{server.url}", parallel=32)
+        texts = writer.write(prompts, seeds, 20, 0.7, 0.9)
+        assert texts == [f"{prompt} / {seed}" for prompt, seed in zip(prompts, seeds, strict=True)]
+        assert writer.in_flight.limit < 16
+    first, last = server.at_once[:40], server.at_once[-150:]
+    assert max(first) >= 4
+    assert server.refused < 150, "each request but the first few would have been refused about once"
+    assert sum(last) / len(last) <= 8
+
+
+def test_the_number_on_their_way_grows_again():
+    with Server([(429, SOON, "{}")] * 3) as server:
+        writer = open_writer(f"openai:m@{server.url}", parallel=8)
+        writer.write(["cat"], [1], 20, 0.7, 0.9)
+        assert writer.in_flight.limit == 2  # cut to one, each after the cut before, and one answer since
+        for turn in range(8):
+            writer.write([f"{turn} {number}" for number in range(12)], list(range(12)), 20, 0.7, 0.9)
+        assert writer.in_flight.limit == 8
+    assert len(server.requests) == 4 + 96
+
+
+def test_a_burst_of_refusals_is_one_cut():
+    """What was on its way when the number was cut had no chance to be fewer."""
+    with Server([(429, SOON, "{}")] * 8) as server:
+        writer = open_writer(f"openai:m@{server.url}", parallel=8)
+        writer.write([f"cat {number}" for number in range(8)], list(range(8)), 20, 0.7, 0.9)
+        assert writer.in_flight.limit >= 2
+    assert len(server.requests) == 16

@@ -9,9 +9,9 @@ import pytest
 
 from reverie.cli.main import main
 from reverie.errors import InputError, ReverieError
-from reverie.run.beside import group
+from reverie.run.beside import group, show
 from reverie.run.engine import run
-from reverie.run.events import read_events
+from reverie.run.events import Events, read_events
 from reverie.run.plan import Plan, Step, call_recipe
 from tests.run.side_jobs import Gather, Wait, plan_of
 
@@ -28,6 +28,14 @@ def test_what_goes_side_by_side_depends_on_nothing_that_is_left() -> None:
     assert group([b, after], {"a"}) == (b, after)
     assert group([a, Step("all", Gather(), inputs=()), b], set()) == (a,)
     assert group([after, b], set()) == ()
+
+
+def test_a_step_with_nothing_to_do_can_be_shown(tmp_path: Path) -> None:
+    far = {"a": (0, 0), "b": (0, 0)}
+    with Events(tmp_path) as events, events.progress("a, b", 0, 0, "steps"):
+        show("progress", {"step": "a", "done": 0, "total": 0}, far, events)
+        show("progress", {"step": "b", "done": 1, "total": 2}, far, events)
+    assert far == {"a": (0, 0), "b": (1, 2)}
 
 
 def test_two_at_a_time_in_two_processes_and_then_what_needs_them(

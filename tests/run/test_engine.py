@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +13,13 @@ from reverie.errors import InputError, SettingsChanged, UnknownName
 from reverie.images.features import PaintFeatures
 from reverie.images.pixels import PaintPixels
 from reverie.learn.fit import Fit
+from reverie.run import engine
 from reverie.run.engine import part_of, retry, run
 from reverie.run.events import read_events
 from reverie.run.plan import Plan, Step, read_plan
 from reverie.run.repaint import repaint
 from reverie.run.status import status
-from reverie.stage import Job, StepContext, Worker
+from reverie.stage import Job, StepContext, TwoPartWorker, Worker
 from reverie.store import results, tables
 from tests.records import result
 from tests.run.fake_recipe import Brightness, PaintNoise, Sentences, changed, fake_recipe
@@ -353,14 +356,14 @@ def test_memory_holds_few_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     import threading
     import time
 
-    append, waiting, most, guard = tables.append_unit, [0], [0], threading.Lock()
+    append, waiting, most, guard = tables.append_units, [0], [0], threading.Lock()
 
-    def slow(path: Path, unit: int, rows: pa.Table) -> None:
+    def slow(path: Path, units: dict[int, pa.Table]) -> None:
         if path.name == "pairs.lance":
             time.sleep(0.05)
             with guard:
-                waiting[0] -= 1
-        append(path, unit, rows)
+                waiting[0] -= len(units)
+        append(path, units)
 
     class Counting(PaintNoise):
         def open(self, context: StepContext) -> Worker:
@@ -374,7 +377,8 @@ def test_memory_holds_few_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
             return paint
 
-    monkeypatch.setattr(tables, "append_unit", slow)
+    monkeypatch.setattr(tables, "append_units", slow)
+    monkeypatch.setattr(engine, "AHEAD_BYTES", 0)  # as if each were large
     steps = (Step("captions", Sentences(32)), Step("paint", Counting(), inputs=("captions",)))
     run(Plan("slow", steps, unit_size=4), tmp_path)
     assert 2 <= most[0] <= 4  # one in the making, two waiting, one being written
@@ -382,3 +386,41 @@ def test_memory_holds_few_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_changed_helper_changes_the_fingerprint() -> None:
     assert changed(fake_recipe(), "paint", guidance=9.0).fingerprints() != fake_recipe().fingerprints()
+
+
+@dataclass(frozen=True)
+class InTwoParts(PaintNoise):
+    """The end of each unit but the last waits for the beginning of the next."""
+
+    num_units: int = 3
+    lose: int = -1  # unit whose rows are lost at its end
+
+    def open(self, context: StepContext) -> Worker:
+        paint = super().open(context)
+        begun = [threading.Event() for _ in range(self.num_units)]
+
+        class Halves(TwoPartWorker):
+            def begin(halves, rows: pa.Table) -> Callable[[], pa.Table]:  # noqa: N805
+                unit = rows["unit"][0].as_py()
+                begun[unit].set()
+
+                def finish() -> pa.Table:
+                    assert unit + 1 == self.num_units or begun[unit + 1].wait(30), "the next unit was not begun"
+                    made = paint(rows)
+                    return made.slice(0, 1) if unit == self.lose else made
+
+                return finish
+
+        return Halves()
+
+
+def test_a_unit_ends_while_the_next_one_is_begun_and_keeps_its_promises(tmp_path: Path, rows: Rows) -> None:
+    def plan(stage: PaintNoise) -> Plan:
+        return Plan("mine", (Step("captions", Sentences(12)), Step("paint", stage, inputs=("captions",))), unit_size=4)
+
+    assert run(plan(InTwoParts()), tmp_path / "halves")
+    assert run(plan(PaintNoise()), tmp_path / "whole")
+    assert rows(tmp_path / "halves") == rows(tmp_path / "whole")
+    with pytest.raises(ValueError, match="1 rows for 4 captions of 2 each"):
+        run(plan(InTwoParts(lose=1)), tmp_path / "lost")
+    assert 1 not in tables.done_units(tmp_path / "lost" / "pairs.lance")

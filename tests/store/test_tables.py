@@ -502,3 +502,50 @@ def test_what_is_done_stays_fast(tmp_path):
     table.io_stats_incremental()
     assert tables._done(table) == set(range(12))
     assert table.io_stats_incremental().read_iops == 0
+
+
+def test_compact_beside_a_writer_loses_nothing(tmp_path):
+    """Another process commits units while this one gathers them: each unit is there once, in few files."""
+    path, code = (
+        tmp_path / "captions.lance",
+        (
+            "import sys; from reverie import pairs; from reverie.store import tables\n"
+            "for unit in range(12):\n"
+            "    rows = [{'caption_id': f'{unit:016x}', 'unit': unit, 'text': 'x', 'status': 'ok'}]\n"
+            "    tables.append_unit(sys.argv[1], unit, pairs.table(rows, pairs.CAPTIONS))\n"
+        ),
+    )
+    writer, times = subprocess.Popen([sys.executable, "-c", code, str(path)]), 0
+    while writer.poll() is None:
+        if tables.exists(path) and len(tables.done_units(path)) > 1:
+            tables.compact(path, keep_s=60)
+            times += 1
+    assert writer.returncode == 0
+    assert times > 0
+    assert tables.done_units(path) == set(range(12))
+    assert tables.count(path) == 12
+
+
+def test_units_of_one_commit_are_all_there_or_none(tmp_path):
+    path = tmp_path / "captions.lance"
+    units = {unit: three_captions(unit) for unit in (2, 0, 5)}
+    tables.append_units(path, {**units, 7: units[0].slice(0, 0)})
+    assert tables.done_units(path) == {0, 2, 5, 7}
+    assert len(tables.open_table(path).get_fragments()) == 1
+    for unit in (0, 2, 5, 7):
+        assert tables.read_unit(path, unit).num_rows == (0 if unit == 7 else 3)
+    read = tables.read_units(path, [5, 7, 0], columns=["caption_id"])
+    assert list(read) == [5, 7, 0]
+    assert [part.num_rows for part in read.values()] == [3, 0, 3]
+    assert read[5].column_names == ["caption_id"]
+    assert read[5].equals(tables.read_unit(path, 5, columns=["caption_id"]))
+    with pytest.raises(UnitExists, match=r"unit 2 is already"):
+        tables.append_units(path, {8: three_captions(8), 2: three_captions(2)})
+    assert tables.done_units(path) == {0, 2, 5, 7}
+    with pytest.raises(StoreError, match="unit 3 is not in"):
+        tables.read_units(path, [5, 3])
+
+
+def three_captions(unit):
+    rows = [{"caption_id": f"{unit * 10 + n:016x}", "unit": unit, "text": "x", "status": "ok"} for n in range(3)]
+    return pairs.table(rows, pairs.CAPTIONS)
