@@ -896,7 +896,11 @@ def _waits() -> Iterator[float]:
         yield random.uniform(0, min(0.01 * 2**number, 0.5))
 
 
-FILTER_FAULTS = ("Error applying filter", "Physical plan does not support", "Unsupported type")  # in the middle of reading
+FILTER_FAULTS = (
+    "Error applying filter",
+    "Physical plan does not support",
+    "Unsupported type",
+)  # in the middle of reading
 
 
 @contextmanager

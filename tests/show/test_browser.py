@@ -79,7 +79,9 @@ def page(browser: Any, faults: list[str]) -> Iterator[Any]:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on(
         "console",
-        lambda said: faults.append(said.text) if said.type == "error" and not re.search("status of [45]", said.text) else None,
+        lambda said: (
+            faults.append(said.text) if said.type == "error" and not re.search("status of [45]", said.text) else None
+        ),
     )
     page.on("dialog", lambda dialog: (faults.append(f"a dialog: {dialog.message}"), dialog.dismiss()))
     yield page
