@@ -38,7 +38,12 @@ MAX_SETTINGS = {  # settings by name -> the largest number that is none of damag
     re.compile(r"^(height|width|shortest_edge|sample_size|image_size)$"): 20_000,
     re.compile(r"position_embeddings|n_positions|n_ctx"): 20_000_000,
 }
-TRAINABLE = ("tokenizer", "token-painter", "describer")  # builtins that a checkout may lack, and that a command makes
+TRAINABLE = (
+    "painter-alt",
+    "tokenizer",
+    "token-painter",
+    "describer",
+)  # builtins that a checkout may lack, and that a command makes
 HASHED = (".safetensors", ".json", ".txt", ".model", ".jinja")  # weights, settings, vocabularies, chat templates
 
 
