@@ -21,6 +21,7 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 PAGES_OF = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md", "examples": "examples.md"}  # fmt: skip
 GUIDES = (
     "library.md",
+    "planning.md",
     "examples.md",
     "show.md",
     "architecture.md",

@@ -32,7 +32,9 @@ MODEL_FIELDS = (  # of stages and learners, where they name a model
     "model", "clip", "encoder", "painter", "writer", "detector", "words", "backbone", "tokenizer", "start", "bert", "language_model",
 )  # fmt: skip
 SCORES = ("clip_score", "clip_confidence")  # columns that say how well a picture fits its words
+EVERY_OK = f"status = '{OK}'"  # the filter of an export that was given none
 LONGEST = 120  # characters of a reason
+MAKES_PAIRS = ("source", "paint", "score", "select")  # roles of steps
 NUM_REASONS = 5  # why rows are not there, commonest first
 MADE_WITH = {"pairs.lance": "painter", "captions.lance": "writer"}  # columns that name a model and its revision
 
@@ -88,7 +90,7 @@ def write_card(
         lines = [
             "# Image-text pairs",
             "",
-            f"{data or 0:,} pairs of {about}" + (f", those with `{where}`" if where else "") + ".",
+            f"{data or 0:,} pairs of {about}" + (f", those with {_code(where)}" if where else "") + ".",
         ]
     used = models_used(run, step)
     lines += ["", "## Models used", "", *_models_table(used)]
@@ -97,6 +99,7 @@ def write_card(
         lines += [
             "## Counts",
             "",
+            *(["Of the whole folder, before that filter.", ""] if where and where != EVERY_OK else []),
             "| rows | made | ok | dropped | failed | selected |",
             "|---|---|---|---|---|---|",
             *counts,
@@ -114,8 +117,8 @@ def write_card(
             "",
         ]
     if controls := sorted({str(found) for row in results.read(run / "results.jsonl") if (found := row.get("control"))}):
-        lines += ["## Controlled or not", "", *(f"- {_public(told)}" for told in controls), ""]
-    lines += ["## Known limits", "", *(f"- {limit}" for limit in _limits(run, used, where)), ""]
+        lines += ["## Controlled or not", "", *(f"- {_as_text(_public(told), None)}" for told in controls), ""]
+    lines += ["## Known limits", "", *(f"- {limit}" for limit in _limits(run, used, where, step)), ""]
     if record:
         settings = [item["settings"] for item in record["steps"] if item["name"] == step]
         shown = {"recipe": record["recipe"], "arguments": _public(record["arguments"]), "seed": record["seed"]}
@@ -170,7 +173,7 @@ def _models_table(models: list[str]) -> Iterator[str]:
         return
     yield from ("| model | licence |", "|---|---|")
     for model in models:
-        yield f"| {_public(model)} | {licence(model)} |"
+        yield f"| {_as_text(str(_public(model)))} | {licence(model)} |"
 
 
 def _named(settings: Any, field: str = "") -> Iterator[str]:
@@ -196,7 +199,7 @@ def _numbers(run: Path) -> Iterator[str]:
         if record.value is not None:
             groups.setdefault((record.step, record.arm, record.metric, record.split), []).append(record.value)
     for (step, arm, metric, split), values in groups.items():
-        yield f"| {step} | {labels[arm]} | {metric} | {split} | {statistics.fmean(values):.4g} | {len(values)} |"
+        yield f"| {_as_text(step)} | {_as_text(labels[arm])} | {_as_text(metric)} | {_as_text(split)} | {statistics.fmean(values):.4g} | {len(values)} |"
 
 
 def _counts(run: Path) -> Iterator[str]:
@@ -233,8 +236,23 @@ def _reasons(run: Path) -> Iterator[str]:
         yield f"- {number:,} {_as_text(why)}"
 
 
-def _limits(run: Path, models: list[str], where: str | None) -> Iterator[str]:
+def _unfinished(run: Path, step: str | None) -> list[str]:
+    """Steps that had a part in what the card is about and have not ended."""
+    steps = read_plan(run)["steps"] if (run / "plan.json").exists() else []
+    wanted = {item["name"] for item in steps if item["role"] in MAKES_PAIRS} if step is None else {step}
+    for item in reversed(steps):
+        if item["name"] in wanted and step is not None:
+            wanted.update(item["inputs"])
+    names = [item["name"] for item in steps if item["name"] in wanted]
+    return [name for name in names if not (run / "done" / f"{name}.json").exists()]
+
+
+def _limits(run: Path, models: list[str], where: str | None, step: str | None) -> Iterator[str]:
     """What whoever uses this should know, each because something in the folder says so."""
+    if left := _unfinished(run, step):
+        yield f"The run had not ended when this was written: {', '.join(map(_as_text, left))} had more to do, and the counts are of that moment."
+    if not (run / "plan.json").exists():
+        yield "Pictures and captions are other people's, and their licence is not known here: ask where they come from before you pass this on."
     pairs = run / "pairs.lance"
     names = tables.column_names(pairs) if tables.exists(pairs) else []
     if names and (painted := tables.count(pairs, f"status = '{OK}' and origin = 'painted'")):
@@ -262,10 +280,17 @@ def _limits(run: Path, models: list[str], where: str | None) -> Iterator[str]:
     yield "Nobody has looked for personal data, faces or offensive content, other than by the steps in the settings."
 
 
-def _as_text(words: str) -> str:
+def _code(text: str) -> str:
+    """A text as code in a line, backticks of its own included."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max((len(found) for found in re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
+
+
+def _as_text(words: str, longest: int | None = LONGEST) -> str:
     """A text of people or models that is neither HTML nor Markdown in the card, on one line."""
     plain = " ".join(words.split())
-    plain = plain if len(plain) <= LONGEST else f"{plain[:LONGEST]} ..."
+    plain = plain if longest is None or len(plain) <= longest else f"{plain[:longest]} ..."
     return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", plain)
 
 

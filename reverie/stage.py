@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -26,6 +26,19 @@ from reverie.errors import InputError
 
 Worker = Callable[[pa.Table], pa.Table]
 """Rows of one unit in, rows of the same unit out; see ``UnitStage``."""
+
+
+class TwoPartWorker:
+    """A worker whose last part, such as compressing images, is done beside the first part of the next unit."""
+
+    def begin(self, rows: pa.Table) -> Callable[[], pa.Table]:
+        """Do what is done one unit after the other; what is returned, called once and perhaps in another thread, waits for the rest."""
+        raise NotImplementedError
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Both parts."""
+        return self.begin(rows)()
+
 
 Role = Literal["source", "paint", "score", "select", "learn", "measure", "page"]
 """What a stage is for in a plan; who asks what a run does goes by this, never by the class of a stage."""
@@ -181,6 +194,27 @@ class Job(Stage):
     def run(self, context: StepContext) -> None:
         """Do the work, or the rest of it."""
         raise NotImplementedError
+
+    def preview(self, count: int) -> Job | None:
+        """What a look at ``count`` captions or images does in its place, before the run and inside of the run folder alone; None
+        where there is nothing to look at. A choice among few images is one as well.
+        """
+        return self if self.role == "select" else None
+
+    def trial(self, steps: int) -> Trial | None:
+        """The same work cut short, to be timed before the run (``reverie plan``); None where its time is not known from a part.
+
+        Args: steps: optimiser steps to take.
+        """
+        return None
+
+
+class Trial(NamedTuple):
+    """A training that takes few of its optimiser steps."""
+
+    job: Job
+    steps: int  # of the whole training
+    captions: int = 0  # with images that must be there for its first batch
 
 
 def _half(settings: object) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import io
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -269,6 +271,40 @@ def test_a_card_says_counts_numbers_and_known_limits(done, tmp_path, capsys):
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "3 pairs of recipe `tiny`, those with `bad is not true`" in card
     assert "the filter says whether they are among these" in card
+
+
+def test_a_card_of_a_run_that_has_not_ended_says_so(done, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(done.folder, folder)
+    steps = [each["name"] for each in json.loads((folder / "plan.json").read_text())["steps"]]
+    assert export(folder, "--card") == 0
+    assert "had not ended" not in (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").unlink()
+    (folder / "done" / f"{steps[1]}.json").unlink()
+    assert export(folder, "--card") == 0
+    told = f"The run had not ended when this was written: {steps[1]} had more to do"
+    assert told in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_nothing_in_a_card_becomes_markup(tmp_path):
+    """A class, a label or a filter may hold what Markdown, HTML or YAML would take for its own."""
+    from reverie.pairs import CAPTIONS, PAIRS, table
+    from reverie.store import results, tables
+
+    evil = "a|b`c`\n---\n# d <script>*e*"
+    row = {"caption_id": "x", "unit": 0, "text": evil, "label": evil, "status": "ok"}
+    tables.append_unit(tmp_path / "captions.lance", 0, table([{**row, "writer": evil}], CAPTIONS))
+    tables.append_unit(tmp_path / "pairs.lance", 0, table([{**row, "pair_id": "x-0", "copy": 0, "seed": 1}], PAIRS))
+    results.append(tmp_path / "results.jsonl", result(arm="a", label=evil, seed=0, value=0.25, metric="top1"))
+    assert export(tmp_path, "--card", "--where", "`label` != '```\n# x'") == 0
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "those with ```` `label` != '``` # x' ````." in card
+    assert "other people's, and their licence is not known" in card
+    assert not [line for line in card.splitlines()[3:] if line.startswith(("---", "# d", "# x"))]
+    assert "<script>" not in card
+    (model, number) = [line for line in card.splitlines() if "script" in line and line.startswith("|")]
+    assert len(re.findall(r"(?<!\\)\|", model)) == 3
+    assert len(re.findall(r"(?<!\\)\|", number)) == 7
 
 
 @pytest.mark.parametrize(

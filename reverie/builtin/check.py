@@ -471,6 +471,7 @@ def _number(value: float | None, unit: str) -> str:
 
 
 def main(
+    painter: str = "",
     tokenizer: str = "",
     token_painter: str = "",
     describer: str = "",
@@ -482,6 +483,7 @@ def main(
     """Measure models of one's own where ``reverie models check`` measures the builtin ones.
 
     Args:
+        painter: a text-to-image pipeline, by name or folder.
         tokenizer: of images, by name or folder.
         token_painter: an aMUSEd pipeline, by name or folder.
         describer: what says what it sees, by name or folder.
@@ -492,7 +494,8 @@ def main(
     """
     if num < 1:
         raise InputError(f"the models are measured on 1 caption or more, not {num}")
-    rows = check_tokenizer(tokenizer, seed, num, device) if tokenizer else []
+    rows = check_painter(painter, seed, num, device) if painter else []
+    rows += check_tokenizer(tokenizer, seed, num, device) if tokenizer else []
     if token_painter:
         rows += check_token_painter(token_painter, seed, num, device)
         if grid:

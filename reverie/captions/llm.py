@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +98,8 @@ class AskWriter(SourceStage):
 
         def write(wanted: pa.Table) -> pa.Table:
             asked = [self._asked(unit, position, context.seed, prompts) for unit, position in _places(wanted)]
-            rows = self._rows(asked, writer, context.seed, context.retry * self.max_tries)
+            with tokens_told(writer, context):
+                rows = self._rows(asked, writer, context.seed, context.retry * self.max_tries)
             return pairs.table(rows, pairs.CAPTIONS)
 
         return write
@@ -171,6 +173,20 @@ def opened(name: str, dtype: str, speed: WriterSpeed, context: StepContext) -> W
         batch_size=speed.batch_size,
         parallel=speed.parallel,
     )
+
+
+@contextmanager
+def tokens_told(writer: Writer, context: StepContext) -> Iterator[None]:
+    """Report how many tokens a writer reads and writes in this block, where it counts them."""
+
+    def counts() -> tuple[int, int]:
+        return getattr(writer, "num_read", 0), getattr(writer, "num_written", 0)
+
+    before = counts()
+    yield
+    read, written = (now - then for now, then in zip(counts(), before, strict=True))
+    if read or written:
+        context.report("tokens", read=read, written=written)
 
 
 def check_sampling(temperature: float, top_p: float) -> None:

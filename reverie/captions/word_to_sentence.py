@@ -23,7 +23,7 @@ from reverie import pairs
 from reverie.captions.checks import check, same
 from reverie.captions.classes import read_classes, read_synonyms
 from reverie.captions.domains import CAPTION, check_context, in_context
-from reverie.captions.llm import WriterSpeed, check_sampling, opened, tidy, unnamed
+from reverie.captions.llm import WriterSpeed, check_sampling, opened, tidy, tokens_told, unnamed
 from reverie.errors import InputError
 from reverie.pairs import CLASS_SLOT
 from reverie.seeds import derive
@@ -106,10 +106,11 @@ class WordToSentence(SourceStage):
                 for number in dict.fromkeys(number for number, _ in places)
             }
             rows: list[dict[str, Any]] = []
-            for (number, index), unit in zip(places, wanted["unit"].to_pylist(), strict=True):
-                rows.extend({**row, "unit": unit} for row in classes[number].rows(index))
-                if index == self.per_class - 1:
-                    rates.add(classes[number], last=number == len(self._names) - 1)
+            with tokens_told(writer, context):
+                for (number, index), unit in zip(places, wanted["unit"].to_pylist(), strict=True):
+                    rows.extend({**row, "unit": unit} for row in classes[number].rows(index))
+                    if index == self.per_class - 1:
+                        rates.add(classes[number], last=number == len(self._names) - 1)
             return pairs.table(rows, pairs.CAPTIONS)
 
         return write

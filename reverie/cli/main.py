@@ -17,7 +17,7 @@ from collections.abc import Callable
 from reverie.cli.common import command_of
 from reverie.cli.data import duplicates, export, import_, recaption, tokenize
 from reverie.cli.predict import caption, evaluate, models, predict, study_page
-from reverie.cli.recipes import claims, demo, make, run_recipe
+from reverie.cli.recipes import claims, demo, make, plan, run_recipe
 from reverie.cli.runs import compact, repaint, report, retry, status, verify
 from reverie.cli.show import show
 from reverie.errors import InputError, ReverieError, UnknownName
@@ -27,6 +27,7 @@ USAGE = """reverie: synthetic image-text data, the models trained on it, and the
   reverie demo                             the whole way in minutes on a CPU: words, images, training, a page
   reverie make --captions captions.txt     captions and images in bulk; run it again to go on
   reverie run RECIPE ...                   a recipe by name, or your own recipe file
+  reverie plan RECIPE ...                  what a run will take: time, disk, cost, from a short trial
   reverie claims RECIPE                    put a paper's claims to the test: holds, fails or inconclusive
   reverie status FOLDER                    how far a run is, with rate and time left
   reverie verify FOLDER                    check that the tables are complete
@@ -128,6 +129,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_recipe,
     "make": make,
     "demo": demo,
+    "plan": plan,
     "claims": claims,
     "evaluate": evaluate,
     **{

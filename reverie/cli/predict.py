@@ -751,12 +751,14 @@ def models(
 
 BUILTIN_IS = {
     "painter": "text-to-image, 64x64 (StableDiffusionPipeline), trained on the small world",
+    "painter-alt": "the same network under web alt-text, from the painter's weights: what reverie run recap begins from",
     "clip": "image-text encoder (CLIPModel), trained on the small world",
     "writer": "captions from a class name (causal LM), trained on small-world captions",
     "words": "many sentences from a class name (T5), trained on small-world captions",
     "detector": "named objects with boxes (RT-DETR), trained on small-world renders",
     "tokenizer": "pictures as 8x8 ids of a codebook and back (VQModel), trained on small-world renders",
     "token-painter": "text to such ids (AmusedPipeline), trained on the small world",
+    "describer": "short and long captions of a picture (PaliGemma), trained on the small world",
 }
 
 

@@ -1,4 +1,4 @@
-"""Commands that run a plan: ``run``, ``make``, ``demo`` and ``claims``."""
+"""Commands that run a plan, or look at it before: ``run``, ``make``, ``demo``, ``plan`` and ``claims``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import tyro
 from reverie.cli.common import find_device, open_console
 from reverie.cli.flags import read
 from reverie.errors import InputError
-from reverie.ranges import check_numbers, check_ranges
+from reverie.ranges import check_min, check_numbers, check_ranges
 
 if typing.TYPE_CHECKING:
     from reverie.run.plan import Plan
@@ -136,9 +136,91 @@ def claims(words: list[str]) -> int:
     return 0
 
 
-def _recipe(command: str, name: str, words: list[str], out: Path | None = None, jobs: int = 1) -> int:
-    from reverie.run.plan import call_recipe, config_type, find_recipe, plan_with
+def plan(words: list[str]) -> int:
+    from reverie.run.plan import known_recipes
 
+    if not words:
+        raise InputError(f"reverie plan: give a recipe: {', '.join(known_recipes())}, or your own file RECIPE.py")
+    if words[0] in ("-h", "--help"):
+        print(
+            f"usage: reverie plan RECIPE [flags of reverie run RECIPE]\n\nRecipes: {', '.join(known_recipes())}, or your own file RECIPE.py."
+        )
+        print("Tells what a run will take, from a short trial on this device that leaves nothing behind.\n\nExample:")
+        print("  reverie plan stablerep --scale small --price-per-hour 2.5")
+        print("  reverie plan make --captions captions.txt --json")
+        return 0
+    name, usual = words[0], Path("runs") / Path(words[0]).stem
+
+    def work(
+        out: Path = usual,
+        device: str = "",
+        jobs: int = 1,
+        part: str = "1/1",
+        until: str | None = None,
+        files: Path | None = None,
+        on: Literal["here", "ray"] = "here",
+        actors: int = 1,
+        gpus_per_actor: float = 0.0,
+        ray_address: str = "",
+        preview: int = 0,
+        price_per_hour: float | None = None,
+        trial: int = 3,
+        max_minutes: float = 5.0,
+        json: bool = False,
+    ) -> None:
+        """Flags that every plan has: those of a run, and its own.
+
+        Args:
+            out: run folder; it is not touched, but a run that was begun there says what the defaults are.
+            device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
+            jobs: as the run has it; times are those of one training after the other.
+            part: as the run has it; times are those of all parts.
+            until: last step of the run; all when absent.
+            files: as the run has it; it says nothing here.
+            on: as the run has it; times are those of one process.
+            actors: as the run has it; times are those of one process.
+            gpus_per_actor: as the run has it; it says nothing here.
+            ray_address: as the run has it; it says nothing here.
+            preview: as the run has it; it says nothing here.
+            price_per_hour: what an hour of this machine costs, in any currency.
+            trial: captions in each of the four units that are timed; 0 times nothing.
+            max_minutes: minutes of the trial after which no further training is tried.
+            json: print JSON instead of a table.
+        """
+
+    made, flags = _resolve(name, words[1:], work, f"reverie plan {name}", usual)
+    return _foresee(made, flags)
+
+
+def _foresee(plan: Plan, flags: dict[str, Any]) -> int:
+    """Print what a run will take."""
+    import json
+
+    from reverie.models.names import absent
+    from reverie.report.foreseen import table, words
+    from reverie.run.estimate import estimate, models_of
+
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("reverie plan works in one process; leave out accelerate launch")
+    check_min(0, trial=flags["trial"], price_per_hour=flags["price_per_hour"], max_minutes=flags["max_minutes"])
+    _part(flags["part"])
+    check_min(1, jobs=flags["jobs"])
+    found = estimate(
+        plan, find_device(flags["device"]), flags["trial"], flags["max_minutes"], flags["until"],
+        lambda step: next(filter(None, map(absent, models_of(step))), ""),
+    )  # fmt: skip
+    found = dataclasses.replace(found, price_per_hour=flags["price_per_hour"])
+    if flags["json"]:
+        print(json.dumps(found.record(), indent=1, ensure_ascii=False))
+        return 0
+    console = open_console()
+    console.print(table(found))
+    for line in words(found):
+        print(line)
+    return 0
+
+
+def _recipe(command: str, name: str, words: list[str], out: Path | None = None, jobs: int = 1) -> int:
     usual, at_once = out or Path("runs") / Path(name).stem, jobs
 
     def work(
@@ -152,6 +234,7 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
         actors: int = 1,
         gpus_per_actor: float = 0.0,
         ray_address: str = "",
+        preview: int = 0,
     ) -> None:
         """Flags that every recipe has.
 
@@ -167,9 +250,55 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
             actors: with --on ray, number of actors that make units.
             gpus_per_actor: with --on ray, GPUs of each actor; 0.5 for two actors on one GPU.
             ray_address: with --on ray, HOST:PORT of a Ray cluster; that of RAY_ADDRESS, or a Ray on this machine alone, when empty.
+            preview: captions to look at in place of the run: they go as far as the selection, and a page shows them; the run folder stays
+                as it is; 0 = the run.
         """
 
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
+    plan, flags = _resolve(name, words, work, prog, usual)
+    shown = flags.pop("preview")
+    check_min(0, preview=shown)
+    if shown:
+        return _preview(plan, shown, find_device(flags["device"]))
+    return _work(plan, **flags)
+
+
+def _preview(plan: Plan, count: int, device: str) -> int:
+    """A page about a few captions, in the folder for temporary files; the rest of what was made is gone."""
+    import tempfile
+
+    from reverie.errors import ReverieError
+    from reverie.report.page import write
+    from reverie.run.engine import run
+    from reverie.run.preview import preview_of
+
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("--preview works in one process; leave out accelerate launch")
+    small, stopped = preview_of(plan, count), ""
+    with tempfile.TemporaryDirectory(prefix="reverie-preview-") as place:
+        folder = Path(place) / "preview"
+        try:
+            run(small, folder, device)
+        except ReverieError as error:
+            if not list(folder.glob("*.lance")):
+                raise
+            stopped = str(error)
+        text = write(folder).read_bytes()
+    number, name = tempfile.mkstemp(prefix=f"reverie-preview-{Path(plan.recipe).name}-", suffix=".html")
+    with os.fdopen(number, "wb") as page:
+        page.write(text)
+    if stopped:
+        raise InputError(f"{stopped}; what was made until then: {name}")
+    print(name)
+    return 0
+
+
+def _resolve(
+    name: str, words: list[str], work: Callable[..., None], prog: str, usual: Path
+) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a recipe and the flags that every run has, from the command line."""
+    from reverie.run.plan import call_recipe, config_type, find_recipe, plan_with
+
     recipe = find_recipe(name)
     if config_type(recipe) is None:
         arguments, flags = read(_joined(recipe, work), prog, words)
@@ -179,7 +308,7 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
     else:
         found, flags = _settings(recipe, work, prog, words, usual, name)
         plan = plan_with(name, found)
-    return _work(plan, **flags)
+    return plan, flags
 
 
 def _folder(out: Path, files: Path | None) -> Path:

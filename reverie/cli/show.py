@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -55,5 +56,7 @@ def show(
 
 def _tell(address: str, browser: bool) -> None:
     print(f"{address}  (Ctrl-C ends it)", flush=True)
-    if browser:
-        webbrowser.open(address)
+    if (
+        browser
+    ):  # beside the server, as one in a terminal comes back only when it is left, and waits for pages until then
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -87,6 +87,10 @@ class TakeShots(Job):
             (temporary / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
         context.report("shots", classes=len(taken), per_class=self.per_class, seed=self.seed)
 
+    def preview(self, count: int) -> Job:
+        """The same shots: images may begin at them."""
+        return self
+
     def _by_class(self) -> dict[str, list[int]]:
         """Numbers of the photos of each class, in the order in which this seed draws them."""
         from reverie.datasets.labelled import photo_labels

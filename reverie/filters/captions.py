@@ -53,6 +53,10 @@ class CleanCaptions(Job):
         if self.eval_data:
             check_captioned(self.eval_data, self.eval_images, self.eval_split)
 
+    def preview(self, count: int) -> Job:
+        """The same, among few captions."""
+        return self
+
     def run(self, context: StepContext) -> None:
         """Judge all captions, and report what was found. Raises InputError if nothing is left."""
         rows = [row for part in tables.scan(context.captions) for row in part.to_pylist()]

@@ -121,6 +121,10 @@ class Duplicates(Job):
     max_colour: int = 24  # largest difference of a thumbnail's pixel, of 255
     near: bool = True  # False: exact copies only
 
+    def preview(self, count: int) -> Job:
+        """The same, among few images."""
+        return self
+
     def run(self, context: StepContext) -> None:
         """Compare all ok pairs and join the column to them. Raises InputError."""
         if not 0 <= self.max_distance <= MAX_DISTANCE:

@@ -105,7 +105,7 @@ class KeepPerClass(Job):
             found["drop_reason"] = pa.array(list(reasons), pa.string())
         join_columns(context, pa.table(found))
         for label, count in told.items():
-            if not count["passed"] and self.column == "kept":
+            if count["made"] and not count["passed"] and self.column == "kept":
                 context.report(
                     "warning",
                     text=f"no image of {label!r} passes ({count['made']} made, {count['kept']} kept to fill up): "

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,7 +24,7 @@ from PIL import Image
 from reverie import pairs, seeds
 from reverie.errors import InputError, ModelError, ReverieError, UnknownName
 from reverie.images.real_guidance import FromShots, Guide
-from reverie.stage import Role, StepContext, UnitStage, words_unknown
+from reverie.stage import Role, StepContext, TwoPartWorker, UnitStage, words_unknown
 from reverie.store.pictures import MAX_PIXELS
 from reverie.store.places import has_table
 
@@ -40,6 +42,9 @@ SCHEDULERS = (
     "unipc",
     "flow-match",
 )  # of models/painter.py, which is slow to load
+USUAL_BATCH = 16
+TRIAL_STEPS = 4  # of each batch of a trial
+ENCODE_THREADS = max(2, min(8, (os.cpu_count() or 2) // 2))  # a GPU paints faster than one core compresses
 LARGEST_PX = math.isqrt(MAX_PIXELS)
 BLANK_LEVELS = 1  # an image whose channels each span at most this many of 255 levels shows nothing
 
@@ -48,8 +53,9 @@ BLANK_LEVELS = 1  # an image whose channels each span at most this many of 255 l
 class PaintSpeed:
     """What changes the speed only."""
 
-    batch: int = 16  # images painted together; halved when memory runs out
-    encode_threads: int = 2  # threads that compress images while the next batch is painted
+    # images painted together; halved when memory runs out; 0 = as many as a trial finds to be quick on a GPU, 16 on a CPU
+    batch: int = 16
+    encode_threads: int = ENCODE_THREADS  # threads that compress images while the next batch, or unit, is painted
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,10 @@ class PaintPixels(UnitStage):
     image_format: Literal["png", "jpeg", "webp"] = "png"
     quality: int = 95  # of jpeg and webp, 1 to 100
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    # of the autoencoder alone; as dtype when None; the halves need a GPU
+    decoder_dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    step_cache: int = 1  # denoising steps that share what the deep blocks of one gave; 1 computes all of every step
+    compiled: bool = False  # the network by torch.compile, whose sums are rounded otherwise
     starts: tuple[FromShots | None, ...] = (None,)  # the copies are dealt to these in equal blocks; None is noise
     speed: PaintSpeed = field(default_factory=PaintSpeed)
 
@@ -87,7 +97,8 @@ class PaintPixels(UnitStage):
         counts = {
             "per_caption": self.per_caption,
             "steps": self.steps,
-            "batch": self.speed.batch,
+            "step_cache": self.step_cache,
+            "batch": self.speed.batch or 1,
             "encode_threads": self.speed.encode_threads,
             "size_px": self.size_px if self.size_px is not None else 1,
             "store_px": self.store_px if self.store_px is not None else 1,
@@ -98,6 +109,10 @@ class PaintPixels(UnitStage):
         if (side := max(self.size_px or 1, self.store_px or 1)) > LARGEST_PX:
             raise InputError(
                 f"pictures of {side:,} pixels a side are more than can be read again; give {LARGEST_PX:,} or less"
+            )
+        if self.compiled and self.step_cache != 1:
+            raise InputError(
+                "--compile-painter wants the same work in every step, and --step-cache does not do it; leave one out"
             )
         if not self.starts or self.per_caption % len(self.starts):
             raise InputError(
@@ -115,13 +130,24 @@ class PaintPixels(UnitStage):
         from reverie.models.painter import check_painter
 
         super().check_device(device)
-        check_painter(self.model, self.steps, self.size_px, self.scheduler)
+        if device == "cpu" and self.decoder_dtype in ("fp16", "bf16"):
+            raise InputError(f"--painter-decoder-dtype {self.decoder_dtype} needs a GPU; leave it out on a CPU")
+        check_painter(self.model, self.steps, self.size_px, self.scheduler, step_cache=self.step_cache)
 
     def open(self, context: StepContext) -> PaintWorker:
         """Load the painter, once a process. Raises: ModelError, UnknownName, InputError."""
         from reverie.models.painter import open_painter
 
-        painter = open_painter(self.model, context.device, self.scheduler, self.negative_prompt, self.dtype)
+        painter = open_painter(
+            self.model,
+            context.device,
+            self.scheduler,
+            self.negative_prompt,
+            self.dtype,
+            self.decoder_dtype,
+            self.step_cache,
+            self.compiled,
+        )
         painter.check(self.guidance, self.steps, self.size_px or painter.size_px)
         refuse_another(painter.revision, context)
         size_px = self.size_px or painter.size_px
@@ -158,8 +184,11 @@ class _Wanted:
     kept: Future[Any] | None = None  # what the row holds of it
 
 
-class PaintWorker:
-    """Paints the captions of a unit. ``batch`` is the largest number of images that fits the memory, as far as known."""
+class PaintWorker(TwoPartWorker):
+    """Paints the captions of a unit. ``batch`` is the largest number of images that fits the memory, as far as known.
+
+    The last images of a unit are compressed while the next unit is painted.
+    """
 
     def __init__(
         self, stage: Any, painter: Any, context: StepContext, guides: Sequence[Guide | None] = (None,)
@@ -169,7 +198,10 @@ class PaintWorker:
         self.context = context
         self.guides = guides  # one for each of the stage's starts
         self.size_px = stage.size_px or painter.size_px
-        self.batch = stage.speed.batch
+        self.batch = stage.speed.batch or (
+            0 if context.device.startswith("cuda") else USUAL_BATCH
+        )  # 0 is still to be tried
+        self._threads = ThreadPoolExecutor(stage.speed.encode_threads, thread_name_prefix="compress")
         self._words_told: set[str] = set()
 
     @property
@@ -182,8 +214,8 @@ class PaintWorker:
             "guidance": float(np.float32(self.stage.guidance)),  # as the table stores it
         }
 
-    def __call__(self, captions: pa.Table) -> pa.Table:
-        """Caption rows of one unit -> pair rows, ``per_caption`` for each caption, in order.
+    def begin(self, captions: pa.Table) -> Callable[[], pa.Table]:
+        """Caption rows of one unit -> what waits for its pair rows, ``per_caption`` for each caption, in order.
 
         An image that cannot be made or is not finite becomes a `failed` row, a black or constant one a `dropped` row;
         the blank and the not finite ones were tried with two seeds. No caption takes others with it.
@@ -204,12 +236,28 @@ class PaintWorker:
             copies = range(self.stage.per_caption)
             wanted += [_Wanted(row, copy, number, start=copy // block, reason=reason) for copy in copies]
         left = [item for item in wanted if item.text >= 0]
-        with ThreadPoolExecutor(self.stage.speed.encode_threads) as threads:
-            first = 2 * self.context.retry
-            blank, errors = self._round(left, first, embeddings, threads)
-            _raise_if_all(errors, len(left), {item.text for item in left})
-            self._round(blank, first + 1, embeddings, threads)
-            return pairs.table([self._row(item) for item in wanted], pairs.PAIRS)
+        if not self.batch and left:
+            self.batch = self._quickest(embeddings)
+        first = 2 * self.context.retry
+        blank, errors = self._round(left, first, embeddings)
+        _raise_if_all(errors, len(left), {item.text for item in left})
+        self._round(blank, first + 1, embeddings)
+        return lambda: pairs.table([self._row(item) for item in wanted], pairs.PAIRS)
+
+    def _quickest(self, embeddings: Embeddings) -> int:
+        """How many images together are painted quickest, found by painting a few steps of more and more of them."""
+        from reverie.models.batching import best_batch
+        from reverie.models.painter import pick
+
+        def rate(batch: int) -> float:
+            began = time.monotonic()
+            self._sampled(pick(embeddings, [0] * batch), range(batch), {}, min(TRIAL_STEPS, self.stage.steps))
+            return batch / (time.monotonic() - began)
+
+        self._sampled(pick(embeddings, [0]), [0], {}, min(TRIAL_STEPS, self.stage.steps))  # sets things up
+        found = best_batch(rate)
+        self.context.report("batch", images=found)
+        return found
 
     def paint(
         self,
@@ -253,16 +301,18 @@ class PaintWorker:
                     yield from self.paint(embeddings, texts[one], noise[one], guide, shots[one])
             start += len(part)
 
-    def _sampled(self, embeddings: Embeddings, seed: Sequence[int], begin: dict[str, Any]) -> Any:
-        """A batch of images, and which of them are finite."""
+    def _sampled(
+        self, embeddings: Embeddings, seed: Sequence[int], begin: dict[str, Any], steps: int | None = None
+    ) -> Any:
+        """A batch of images, and which of them are finite. ``steps`` are those of the stage unless told."""
         from reverie.models.painter import to_bytes
 
         return to_bytes(
-            self.painter.sample(embeddings, seed, self.stage.guidance, self.stage.steps, self.size_px, **begin)
+            self.painter.sample(embeddings, seed, self.stage.guidance, steps or self.stage.steps, self.size_px, **begin)
         )
 
     def _round(
-        self, wanted: list[_Wanted], attempt: int, embeddings: Embeddings, threads: ThreadPoolExecutor
+        self, wanted: list[_Wanted], attempt: int, embeddings: Embeddings
     ) -> tuple[list[_Wanted], list[Exception]]:
         """Paint, and compress in threads while the next batch is painted. Returns the blank ones, and what was raised."""
         blank, errors = [], []
@@ -278,7 +328,7 @@ class PaintWorker:
             if item.status != pairs.OK:
                 blank.append(item)
             if image is not None and (item.status == pairs.OK or attempt % 2):
-                item.kept = threads.submit(self._encoded, image)
+                item.kept = self._threads.submit(self._encoded, image)
         return blank, errors
 
     def _painted(

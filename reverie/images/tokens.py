@@ -58,7 +58,7 @@ class PaintTokens(UnitStage):
             raise InputError(
                 f"guidance {self.guidance} must be a number of at least {min_guidance}, which means no guidance"
             )
-        counts = {"per_caption": self.per_caption, "steps": self.steps, "batch": self.speed.batch}
+        counts = {"per_caption": self.per_caption, "steps": self.steps, "batch": self.speed.batch or 1}
         for name, value in counts.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
@@ -118,8 +118,10 @@ class TokenWorker(PaintWorker):
         made = {"guidance": float(np.float32(whole)), "scheduler": self.painter.scheduler + ramp}
         return super().made_with | made
 
-    def _sampled(self, embeddings: Embeddings, seed: Sequence[int], begin: dict[str, Any]) -> Any:
-        ids = self.painter.sample_ids(embeddings, seed, self.stage.guidance, self.stage.steps)
+    def _sampled(
+        self, embeddings: Embeddings, seed: Sequence[int], begin: dict[str, Any], steps: int | None = None
+    ) -> Any:
+        ids = self.painter.sample_ids(embeddings, seed, self.stage.guidance, steps or self.stage.steps)
         found = ids.to("cpu").numpy().astype(np.int32)
         return found, (found >= 0).all((1, 2))
 

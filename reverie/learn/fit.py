@@ -17,9 +17,11 @@ import math
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -37,6 +39,8 @@ from reverie.models.pretrained import load_into, load_tensors
 from reverie.stage import ignore_events
 from reverie.store.files import atomic_file, atomic_folder, restore_folder
 from reverie.store.json_files import misfit, read_json, read_line
+
+TIMED = 1000  # steps at the end of a training whose time is told
 
 Batch = dict[str, Any]
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -242,6 +246,7 @@ def fit(
                 last_save = time.monotonic()
             if finished:
                 break
+        curve.tell_speed()
     accelerator.wait_for_everyone()
     if settings.speed.trackers:
         accelerator.end_training()
@@ -355,6 +360,7 @@ class _Curve:
         self.folder, self.settings, self.accelerator, self.report = folder, settings, accelerator, report
         self.file = None
         self.since, self.since_step = time.monotonic(), done
+        self.took, self.before = deque[float](maxlen=TIMED), perf_counter()  # seconds of each of the last steps
         if accelerator.is_main_process:
             path = folder / "curve.jsonl"
             _drop_after(path, done)
@@ -369,6 +375,9 @@ class _Curve:
 
     def read(self, unread: _Unread) -> dict[str, float]:
         done, total = unread.step + 1, self.settings.steps
+        now = perf_counter()
+        self.took.append(now - self.before)
+        self.before = now
         losses = dict(zip(unread.names, unread.values.tolist(), strict=True))
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
@@ -391,6 +400,13 @@ class _Curve:
             self.file.flush()
             self.report("progress", done=done, total=total, what="steps", loss=losses["loss"], rate=rate)
         return losses
+
+    def tell_speed(self) -> None:
+        """Seconds of a step, as the last ones took; the first also sets things up, the last is read at once: they do not count."""
+        took = sorted(list(self.took)[1:-1])
+        if self.file is not None and took:
+            low, middle, high = (took[round(share * (len(took) - 1))] for share in (0.25, 0.5, 0.75))
+            self.report("speed", what="steps", steps=len(took), seconds_each=middle, low=low, high=high)
 
     def flush(self) -> None:
         """Everything up to the checkpoint is on disk before the checkpoint is."""

@@ -21,11 +21,12 @@ from reverie.ranges import check_min
 from reverie.recaption.describe import NAME, Describe, DescribeSpeed
 from reverie.recaption.mix import CHANNELS
 from reverie.run.columns import add_columns
-from reverie.stage import Job, Role, StepContext
+from reverie.stage import Job, Role, StepContext, of_step
 from reverie.store import tables
 from reverie.store.files import atomic_file
 
 Style = Literal["short", "long"]
+USABLE = "status = 'ok' and image is not null"
 How = Literal["lengths", "words", "clause", "false"]
 CAPTIONS = "captions.jsonl"  # in the folder of a step that makes human captions
 
@@ -60,6 +61,10 @@ class RecaptionPairs(Job):
         for stage in self.stages(self.captioner).values():
             stage.check()
 
+    def preview(self, count: int) -> Job | None:
+        """Some images described in the run folder, and not in the store; None where the run itself draws the images or tunes the captioner."""
+        return DescribeSome(self, count) if isinstance(self.store, Path) and not of_step(self.captioner) else None
+
     def run(self, context: StepContext) -> None:
         """Describe what is not described yet. Raises what ``add_columns`` does."""
         folder = shots_store(context, self.store).parent
@@ -68,6 +73,41 @@ class RecaptionPairs(Job):
             context.report(
                 "told", text=f"{added.rows:,} images have a {style} caption or a reason, {added.made:,} of them now"
             )
+
+
+@dataclass(frozen=True)
+class DescribeSome(Job):
+    """``count`` images of a store, spread evenly, with what a captioner says of them as their text, in the tables of the run."""
+
+    role: ClassVar[Role] = "score"
+
+    recaption: RecaptionPairs
+    count: int
+
+    def check(self) -> None:
+        """Raises what ``RecaptionPairs`` does."""
+        self.recaption.check()
+
+    def run(self, context: StepContext) -> None:
+        """Describe them. Raises InputError for a store without images, and what the captioner raises."""
+        store = shots_store(context, self.recaption.store)
+        names = [name for part in tables.scan(store, ["pair_id"], USABLE) for name in part["pair_id"].to_pylist()]
+        if not names:
+            raise InputError(f"no image of {store.parent} is usable, so there is nothing to look at")
+        count = min(self.count, len(names))
+        chosen = [names[place * len(names) // count] for place in range(count)]
+        known = [name for name in tables.column_names(store) if name in pairs.PAIRS.names]
+        rows = {row["pair_id"]: row | {"unit": 0} for row in tables.rows_of(store, "pair_id", chosen, known)}
+        table = pairs.table([rows[name] for name in chosen], pairs.PAIRS)
+        texts = {name: f"alt-text: {rows[name]['text'] or 'none'}" for name in chosen}
+        for style, stage in self.recaption.stages(self.recaption.captioner).items():
+            told = stage.open(context)(table.select(["pair_id", "unit", *stage.reads]))
+            for name, text, flags in zip(
+                chosen, *(told[item.name].to_pylist() for item in stage.adds[::2]), strict=True
+            ):
+                texts[name] += f"; {style}: {text or 'nothing'}" + (f" ({', '.join(flags)})" if flags else "")
+        made = [rows[name] | {"text": texts[name]} for name in chosen]
+        tables.append_unit(context.pairs, 0, pairs.table(made, pairs.PAIRS))
 
 
 @dataclass(frozen=True)

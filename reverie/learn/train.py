@@ -15,7 +15,7 @@ from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit
 from reverie.recaption.mix import Mix
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_folder
 
 
@@ -116,6 +116,13 @@ class Train(Job):
             with atomic_folder(weights) as temporary:
                 learner.save(net, temporary)
             context.report("trained", steps=self.fit.steps, captions=batches.num_captions, **losses)
+
+    def trial(self, steps: int) -> Trial | None:
+        """So few steps on the same batches, unless the minutes say how long it takes."""
+        if self.fit.minutes is not None:
+            return None
+        job = dataclasses.replace(self, fit=dataclasses.replace(self.fit, steps=min(steps, self.fit.steps)))
+        return Trial(job, self.fit.steps, 0 if self.store else self.captions_per_batch)
 
     def _usable(self, context: StepContext, pairs: Path) -> str:
         """Which pairs have a text to draw, and a word about those that have none."""

@@ -37,3 +37,24 @@ class AdaptiveBatcher:
             self.size = len(piece) // 2
             gc.collect()
             clear_device_cache()
+
+
+def best_batch(rate: Callable[[int], float], first: int = 4, most: int = 256, gain: float = 1.05) -> int:
+    """The batch, doubled from ``first`` on, after which a larger one is not a twentieth faster, or does not fit the memory.
+
+    Args: rate: items a second in batches of this size; may raise out-of-memory.
+    """
+    best, known, size = 1, 0.0, first
+    while size <= most:
+        try:
+            found = rate(size)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            gc.collect()
+            clear_device_cache()
+            break
+        if known and found < gain * known:
+            break
+        best, known, size = size, found, 2 * size
+    return best

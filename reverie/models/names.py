@@ -38,7 +38,12 @@ MAX_SETTINGS = {  # settings by name -> the largest number that is none of damag
     re.compile(r"^(height|width|shortest_edge|sample_size|image_size)$"): 20_000,
     re.compile(r"position_embeddings|n_positions|n_ctx"): 20_000_000,
 }
-TRAINABLE = ("tokenizer", "token-painter", "describer")  # builtins that a checkout may lack, and that a command makes
+TRAINABLE = (
+    "painter-alt",
+    "tokenizer",
+    "token-painter",
+    "describer",
+)  # builtins that a checkout may lack, and that a command makes
 HASHED = (".safetensors", ".json", ".txt", ".model", ".jinja")  # weights, settings, vocabularies, chat templates
 
 
@@ -216,6 +221,19 @@ def check_tensors(file: Path) -> None:
         raise ModelError(
             f"{file} is {'cut' if size < expected else 'damaged'}: {size:,} of {expected:,} bytes; copy it again"
         )
+
+
+def absent(name: str) -> str:
+    """Why a model cannot be tried without asking or fetching anything; empty for one that is on this machine, or is none."""
+    try:
+        place = locate(name)
+    except (InputError, ModelError, UnknownName):
+        return ""
+    if place.kind == "openai":
+        return f"{name} is asked over the network, which may cost money, and its speed is its own"
+    if place.kind == "hub" and place.revision is None:
+        return f"the weights of {name} are not on this machine, and a trial downloads nothing"
+    return ""
 
 
 def _only_gguf(folder: Path) -> Path | None:

@@ -29,6 +29,7 @@ from reverie.models.kinds import check_pipeline
 from reverie.models.names import Located, locate
 from reverie.models.noise_levels import Start, start_at
 from reverie.models.pretrained import check_networks, load_part_config, load_pipeline, pipeline_index, usable
+from reverie.models.step_cache import cached_steps, check_step_cache
 
 Embeddings = dict[str, Any]
 """What a pipeline wants to know about n texts: tensors or lists whose first dimension is n, by argument name."""
@@ -60,23 +61,39 @@ TEXTS_AT_ONCE = 32
 
 
 def open_painter(
-    name: str, device: str = "cpu", scheduler: str | None = None, negative_prompt: str = "", dtype: str = "fp32"
+    name: str,
+    device: str = "cpu",
+    scheduler: str | None = None,
+    negative_prompt: str = "",
+    dtype: str = "fp32",
+    decoder_dtype: str | None = None,
+    step_cache: int = 1,
+    compiled: bool = False,
 ) -> Painter:
-    """Load a text-to-image pipeline by builtin name, folder or Hub id.
+    """Load a text-to-image pipeline by builtin name, folder or Hub id. On a GPU its convolutions lie in memory channels last.
 
     Args:
         scheduler: a key of SCHEDULERS; None is DDIM for Stable Diffusion and SDXL, else the pipeline's own.
         negative_prompt: what guidance leads away from; empty is what the pipeline does when none is given.
         dtype: fp32, bf16 or fp16; fp16 needs a GPU.
+        decoder_dtype: of the autoencoder alone; as ``dtype`` when None.
+        step_cache: steps that share what the deep blocks of one gave, see models/step_cache.py; 1 = none.
+        compiled: the network by torch.compile.
 
     Raises: ModelError, UnknownName (model, scheduler, dtype), InputError.
     """
     pipe, revision = load_painting(name, device, dtype)
     with usable(revision, "paint"):
         if isinstance(pipe, diffusers.AmusedPipeline):
+            if step_cache != 1 or compiled or decoder_dtype is not None:
+                raise InputError(
+                    f"{revision} paints tokens: --step-cache, --compile-painter and --painter-decoder-dtype are about pixels"
+                )
             painter: Painter = _token_painter(pipe.to(device), revision, scheduler, negative_prompt)
             return painter
-        return Painter(pipe.to(device), revision, scheduler, negative_prompt)
+        made = Painter(pipe.to(device), revision, scheduler, negative_prompt)
+        made.quicken(step_cache, decoder_dtype, compiled, channels_last=torch.device(device).type == "cuda")
+        return made
 
 
 def load_painting(name: str, device: str, dtype: str) -> tuple[Any, str]:
@@ -95,7 +112,12 @@ def load_painting(name: str, device: str, dtype: str) -> tuple[Any, str]:
 
 
 def check_painter(
-    name: str, steps: int, size_px: int | None, scheduler: str | None = None, tokens: bool = False
+    name: str,
+    steps: int,
+    size_px: int | None,
+    scheduler: str | None = None,
+    tokens: bool = False,
+    step_cache: int = 1,
 ) -> None:
     """What the small files of a pipeline tell against these settings, before any work.
 
@@ -122,6 +144,11 @@ def check_painter(
     _check_scheduler(scheduler, str(sampler.get("_class_name", "")), family)
     if isinstance(most := sampler.get("num_train_timesteps"), int):
         _check_steps(steps, most)
+    if step_cache != 1:
+        part = index.get("unet") or index.get("transformer")
+        kind = getattr(diffusers, str(part[1]), None) if isinstance(part, list) and len(part) == 2 else None
+        if isinstance(kind, type):
+            check_step_cache(kind, name)
     multiple = 8
     if family in ENCODED and (factor := _factor(place, "vae")):
         patch = load_part_config(place, "unet" if "unet" in index else "transformer").get("patch_size", 1)
@@ -193,12 +220,43 @@ class Painter:
         self._takes = set(inspect.signature(pipe.__call__).parameters)
         self._tokenizers = _tokenizers(pipe)
         self.text_limit = max((limit for _, limit in self._tokenizers), default=None)
+        self._step_cache = 1
+
+    @property
+    def _net(self) -> Any:
+        """What denoises; None where the pipeline calls it otherwise."""
+        unet = getattr(self.pipe, "unet", None)
+        return unet if unet is not None else getattr(self.pipe, "transformer", None)
+
+    def quicken(
+        self,
+        step_cache: int = 1,
+        decoder_dtype: str | None = None,
+        compiled: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        """Take what is quicker, in pixels that differ a little. Raises InputError for a network that caches no steps."""
+        if step_cache != 1:
+            check_step_cache(type(self._net), self.revision)
+        self._step_cache = step_cache
+        vae = getattr(self.pipe, "vae", None)
+        if channels_last:
+            for part in (self._net, vae):
+                if part is not None:
+                    torch.nn.Module.to(part, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if decoder_dtype is not None and vae is not None:
+            _decode_in(vae, DTYPES[decoder_dtype])
+        if compiled:
+            if self._net is None:
+                raise InputError(f"--compile-painter: {self.family} does not say what to compile; leave it out")
+            self._net.compile()
 
     @property
     def size_px(self) -> int:
         """Side of the images the model was made for. Raises: InputError when the pipeline does not say."""
-        net = getattr(self.pipe, "unet", None) or getattr(self.pipe, "transformer", None)
-        side = getattr(self.pipe, "default_sample_size", None) or (net and net.config.get("sample_size"))
+        side = getattr(self.pipe, "default_sample_size", None)
+        if side is None and self._net is not None:
+            side = self._net.config.get("sample_size")
         if side is None:
             raise InputError(f"{self.family} does not say how large it paints; give size_px")
         return int(side if isinstance(side, int) else side[0]) * int(self.pipe.vae_scale_factor)
@@ -210,7 +268,7 @@ class Painter:
         _check_steps(steps, self.pipe.scheduler.config.num_train_timesteps)
         multiple = 8
         if self.family in ENCODED:
-            net = getattr(self.pipe, "unet", None) or self.pipe.transformer
+            net = self._net
             multiple = max(8, self.pipe.image_processor.config.vae_scale_factor * net.config.get("patch_size", 1))
         _check_size(size_px, multiple, self.family)
 
@@ -349,7 +407,10 @@ class Painter:
         try:
             if start is not None:
                 self.pipe.scheduler = start.scheduler
-            with usable(self.revision, "paint", batched=False):
+            with (
+                usable(self.revision, "paint", batched=False),
+                cached_steps(self.pipe, self._net, self._step_cache),
+            ):
                 images: Tensor = self.pipe(**arguments).images
         finally:
             self.pipe.scheduler = own
@@ -357,7 +418,7 @@ class Painter:
 
     def _noised(self, start: Start, clean: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Latents as the pipeline takes them; the noise is the one that it would draw itself."""
-        net = getattr(self.pipe, "unet", None) or self.pipe.transformer
+        net = self._net
         noise = randn_tensor(clean.shape, generator=generators, device=self.pipe.device, dtype=net.dtype)
         latents = start.noised(clean.to(noise.device), noise)
         if hasattr(self.pipe, "_pack_latents"):  # Flux: patches of 2 x 2 in a row
@@ -436,6 +497,13 @@ def to_bytes(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     finite = torch.isfinite(images).flatten(1).all(1)
     levels = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), finite.cpu().numpy()
+
+
+def _decode_in(vae: Any, dtype: torch.dtype) -> None:
+    """Let an autoencoder compute in this format, whatever the latents come in; some pipelines widen theirs for a while."""
+    torch.nn.Module.to(vae, dtype)
+    decode = vae.decode
+    vae.decode = lambda latents, *args, **named: decode(latents.to(vae.dtype), *args, **named)
 
 
 def _shift_and_spread(config: Any) -> tuple[Tensor, Tensor]:

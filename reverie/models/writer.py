@@ -38,7 +38,9 @@ PICTURE = re.compile(r"data:image/\w+;base64,[A-Za-z0-9+/=]*")  # what is not ke
 
 
 class Writer(Protocol):
-    """Texts from prompts. One that has ``chats`` set follows instructions; the others go on with a text."""
+    """Texts from prompts. One that has ``chats`` set follows instructions; the others go on with a text. One that has ``num_read`` and
+    ``num_written`` counts the tokens of prompts and texts.
+    """
 
     revision: str
 
@@ -99,6 +101,7 @@ class LocalWriter(ABC):
 
     def __init__(self, net: Any, tokenizer: Any, revision: str, device: str, batch_size: int = 64) -> None:
         self.net, self.revision, self.device = net, revision, device
+        self.num_read = self.num_written = 0  # tokens so far
         self._tokenizer = tokenizer
         self._in_batches = AdaptiveBatcher(batch_size)
         ends = (
@@ -136,6 +139,8 @@ class LocalWriter(ABC):
                 )
             asked.append((ids, seed, room))
         made = [ids for batch in self._in_batches(sample, asked) for ids in batch]
+        self.num_read += sum(len(ids) for ids, _, _ in asked)
+        self.num_written += sum(map(len, made))
         return [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 
     @torch.inference_mode()
@@ -357,6 +362,7 @@ class ServerWriter:
         )
         self._cache = _Answers(cache) if cache else None
         self._has_answered = False  # with a text, to anything so far
+        self.num_read = self.num_written = 0  # tokens so far, as the server counts them
 
     def write(
         self, prompts: Sequence[str], seeds: Sequence[int], max_tokens: int, temperature: float, top_p: float
@@ -390,7 +396,7 @@ class ServerWriter:
         empty: list[_NoText] = []
         left = deque(waiting)
         with ThreadPoolExecutor(max(1, min(self.in_flight.most, len(waiting)))) as threads:
-            futures: dict[Future[str], str] = {}
+            futures: dict[Future[tuple[str, int, int]], str] = {}
             while left or futures:
                 while left and len(futures) < self.in_flight.limit:
                     key = left.popleft()
@@ -404,7 +410,8 @@ class ServerWriter:
                         first_error = first_error or error
                         left.clear()
                     else:
-                        answers[key] = future.result()
+                        answers[key], read, written = future.result()
+                        self.num_read, self.num_written = self.num_read + read, self.num_written + written
                         if self._cache:
                             self._cache.keep(key, waiting[key], answers[key])
         if first_error:
@@ -414,7 +421,7 @@ class ServerWriter:
             raise ModelError(str(empty[0]))
         return [answers.get(key, "").strip() for key in keys]
 
-    def _ask(self, request: dict[str, Any]) -> str:
+    def _ask(self, request: dict[str, Any]) -> tuple[str, int, int]:
         try:
             reply = self._client.chat.completions.create(**request)
         except self._openai.APIStatusError as error:
@@ -430,7 +437,10 @@ class ServerWriter:
         text = _text_of(reply)
         if text is None:
             raise _NoText(f"{self._url} answered without a text; is it an OpenAI-compatible address, ending in /v1?")
-        return text
+        usage = getattr(reply, "usage", None)
+        counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        read, written = (number if isinstance(number, int) else 0 for number in counts)
+        return text, read, written
 
     def _told(self, error: Exception) -> str:
         text = " ".join(str(getattr(error, "message", error)).split())[:200]

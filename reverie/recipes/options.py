@@ -223,7 +223,14 @@ class Painting:
     store_px: int | None = None  # side of stored images in pixels; as painted when absent
     image_format: ImageFormat = "png"  # format of stored images; png loses nothing, jpeg and webp take less room
     painter_dtype: Precision = "fp32"  # number format that the painter computes in; fp16 needs a GPU
-    paint_batch: int = 16  # images painted together; changes the speed only
+    # number format of the painter's decoder of latents; that of --painter-dtype when absent; fp16 and bf16 need a GPU
+    painter_decoder_dtype: Precision | None = None
+    # denoising steps that share what the deep blocks of one gave: faster from 2 on, in somewhat other pictures; 1 = all of every step
+    step_cache: int = 1
+    # the painter's network by torch.compile, which takes minutes before the first image
+    compile_painter: bool = False
+    # images painted together; changes the speed only; 0 = as many as a trial on the GPU finds to be quick
+    paint_batch: int = 16
 
     @property
     def is_builtin(self) -> bool:
@@ -244,8 +251,9 @@ class Painting:
             sampler_steps=self.sampler_steps,
             paint_px=self.paint_px,
             store_px=self.store_px,
-            paint_batch=self.paint_batch,
+            step_cache=self.step_cache,
         )
+        check_min(0, paint_batch=self.paint_batch)
         from reverie.images.pixels import PaintPixels, PaintSpeed
 
         return PaintPixels(
@@ -258,6 +266,9 @@ class Painting:
             store_px=self.store_px,
             image_format=self.image_format,
             dtype=self.painter_dtype,
+            decoder_dtype=self.painter_decoder_dtype,
+            step_cache=self.step_cache,
+            compiled=self.compile_painter,
             starts=starts,
             speed=PaintSpeed(self.paint_batch),
         )
@@ -270,6 +281,10 @@ class Painting:
         if self.scheduler is not None or self.store_px is not None:
             name = "scheduler" if self.scheduler is not None else "store-px"
             raise InputError(f"--{name} is about pixels, and image tokens are painted without any; leave it out")
+        idle = {"step-cache": self.step_cache != 1, "compile-painter": self.compile_painter}
+        idle["painter-decoder-dtype"] = self.painter_decoder_dtype is not None
+        if given := next((name for name, says in idle.items() if says), None):
+            raise InputError(f"--{given} is about painters of pixels, and this one paints tokens; leave it out")
         return PaintTokens(
             self.painter,
             per_caption or self.per_caption,

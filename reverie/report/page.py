@@ -126,7 +126,9 @@ def _render(facts: Facts) -> str:
             growth=plots.growth(facts.measured),
             accuracy=lambda found: plots.accuracy(found, colours),
             curves=curves,
-            makes=any(step["kind"] != "job" for step in facts.plan["steps"]),  # and does not only learn or measure
+            # And does not only learn or measure.
+            makes=any(step["kind"] != "job" for step in facts.plan["steps"])
+            or tables.exists(facts.folder / "pairs.lance"),
             grid=list(_grid(facts.folder / "pairs.lance", thumbnails)),
             lost=list(_lost(facts.folder / "pairs.lance", thumbnails)),
             refused=list(_refused(facts.folder / "captions.lance")),

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from typing import Protocol, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reverie.errors import InputError
+from reverie.errors import InputError, ReverieError
 from reverie.pairs import FAILED, OK
 from reverie.ranges import check_min
 from reverie.run.beside import do_beside, group
 from reverie.run.events import Events, read_events
 from reverie.run.folder import alone, claim, units_held
 from reverie.run.plan import Plan, Step, join_run
-from reverie.stage import Job, StepContext, UnitStage, Worker
+from reverie.stage import Job, StepContext, TwoPartWorker, UnitStage, Worker
 from reverie.store import tables
 from reverie.store.files import atomic_file
 from reverie.store.places import POINTER, tables_of
@@ -261,11 +261,26 @@ class StepRunner:
             self.write(made, done, total)
 
     def made_here(self, todo: Sequence[int]) -> Generator[Made, None, None]:
-        """Make units one after the other, in this process."""
+        """Make units one after the other, in this process; what ends one, where a worker says so, beside the next one."""
         worker = cast(UnitStage, self.step.stage).open(self.context)
-        for unit, given in self.all_given(todo):
-            began = time.monotonic()
-            yield Made(unit, self.unit(worker, unit, given), time.monotonic() - began)
+        with ThreadPoolExecutor(1, thread_name_prefix="finish") as hands:
+            ending: deque[tuple[int, float, Future[pa.Table]]] = deque()
+            try:
+                for unit, given in self.all_given(todo):
+                    began = time.monotonic()
+                    if isinstance(worker, TwoPartWorker):
+                        rest = hands.submit(self.finished, unit, given, worker.begin(given))
+                        ending.append((unit, time.monotonic() - began, rest))
+                        if len(ending) == 1:
+                            continue
+                        unit, seconds, rest = ending.popleft()
+                        yield Made(unit, rest.result(), seconds)
+                    else:
+                        yield Made(unit, self.unit(worker, unit, given), time.monotonic() - began)
+            except ReverieError:  # of a unit that was begun: what is before it stays
+                yield from (Made(unit, rest.result(), seconds) for unit, seconds, rest in ending)
+                raise
+            yield from (Made(unit, rest.result(), seconds) for unit, seconds, rest in ending)
 
     def write(self, made: Iterator[Made], done: int, total: int) -> None:
         """Commit units as they are made, beside the making: at once, but those of the same ``GATHER_S`` seconds together."""
@@ -308,7 +323,11 @@ class StepRunner:
 
     def unit(self, worker: Worker, unit: int, given: pa.Table) -> pa.Table:
         """The finished rows of one unit, checked against what the stage promises."""
-        rows = worker(given)
+        return self.finished(unit, given, lambda: worker(given))
+
+    def finished(self, unit: int, given: pa.Table, finish: Callable[[], pa.Table]) -> pa.Table:
+        """The same of what ends one."""
+        rows = finish()
         check_rows(self.step, unit, given, rows)
         return rows
 

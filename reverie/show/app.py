@@ -101,8 +101,8 @@ def make_app(galleries: Sequence[Gallery], port: int) -> Starlette:
         environment().get_template(name)
     routes = [
         Route("/", pages.grid),
-        Route("/pair/{pair_id}", pages.pair),
-        Route("/picture/{side:int}/{number:int}/{pair_id}", pages.picture),
+        Route("/pair/{pair_id:path}", pages.pair),
+        Route("/picture/{side:int}/{number:int}/{pair_id:path}", pages.picture),
         Route("/mark", pages.mark, methods=["POST"]),
         Route("/style.css", _file(b"".join(path.read_bytes() for path in STYLES), "text/css")),
         Route("/show.js", _file(SCRIPT.read_bytes(), "text/javascript")),

@@ -211,8 +211,9 @@ class Gallery:
 
     def page(self, asked: Query) -> Page:
         """The pairs of a page. Raises InputError for a filter or an order that does not fit the table."""
+        nearest = self._find(asked)
         with self._guard:
-            numbers, nearness = self._numbers(asked)
+            numbers, nearness = self._numbers(asked, nearest)
             total = len(numbers)
             num_pages = max(1, -(-total // PER_PAGE))
             number = min(asked.number, num_pages)
@@ -221,8 +222,9 @@ class Gallery:
 
     def at(self, asked: Query, place: int) -> str | None:
         """The key of the pair at a place of a query, or None beyond its ends."""
+        nearest = self._find(asked)
         with self._guard:
-            numbers, _ = self._numbers(asked)
+            numbers, _ = self._numbers(asked, nearest)
             if not 0 <= place < len(numbers):
                 return None
             return str(self.pairs.rows(numbers[place : place + 1], ["pair_id"])[0]["pair_id"])
@@ -280,16 +282,26 @@ class Gallery:
             for place, (number, row) in enumerate(zip(places, rows, strict=True))
         ]
 
-    def _numbers(self, asked: Query) -> tuple[Sequence[int] | Numbers, Mapping[int, float]]:
-        if COLUMN in asked.where and (why := self.settle()) and COLUMN not in self.pairs.schema.names:
-            raise InputError(why)
+    def _find(self, asked: Query) -> Mapping[str, float]:
+        """The nearest pairs, where those are asked for. Nothing waits for it, as the encoder may have to be loaded."""
+        return self.near.find(asked.near, asked.like) if asked.is_near else {}
+
+    def _numbers(
+        self, asked: Query, nearest: Mapping[str, float]
+    ) -> tuple[Sequence[int] | Numbers, Mapping[int, float]]:
+        if queries.names_column(asked.where, COLUMN):
+            why = self.settle()
+            if COLUMN not in self.pairs.schema.names:
+                raise InputError(
+                    why or f"no pair of {self.folder} is marked yet, so there is no column {COLUMN!r} to filter by"
+                )
         where = queries.sql(asked, self.has_kept, self.marks.bad)
-        if asked.is_near:
-            return self._nearest(asked, where)
         if asked.sort and asked.sort not in self.numeric:
             raise InputError(
                 f"there is no column of numbers {asked.sort!r} to sort by; the columns are {', '.join(self.numeric)}"
             )
+        if asked.is_near:
+            return self._nearest(asked, where, nearest)
         if where is None and not asked.sort:
             return range(len(self.pairs)), {}
         key = (where, asked.sort, asked.up if asked.sort else "")
@@ -301,11 +313,18 @@ class Gallery:
                 self._found.popitem(last=False)
         return self._found[key], {}
 
-    def _nearest(self, asked: Query, where: str | None) -> tuple[list[int], dict[int, float]]:
-        found = self.near.find(asked.near, asked.like)
-        numbers = self.pairs.numbers_of("pair_id", list(found), where)
-        nearness = {numbers[name]: cosine for name, cosine in found.items() if name in numbers}
-        return list(nearness), nearness
+    def _nearest(
+        self, asked: Query, where: str | None, nearest: Mapping[str, float]
+    ) -> tuple[list[int], dict[int, float]]:
+        numbers = self.pairs.numbers_of("pair_id", list(nearest), where)
+        nearness = {numbers[name]: cosine for name, cosine in nearest.items() if name in numbers}
+        found = list(nearness)
+        if asked.sort and found:
+            values = dict(zip(found, (row[asked.sort] for row in self.pairs.rows(found, [asked.sort])), strict=True))
+            known = [number for number in found if values[number] is not None and values[number] == values[number]]
+            known.sort(key=lambda number: values[number], reverse=not asked.up)
+            found = known + [number for number in found if number not in set(known)]
+        return found, nearness
 
     # Pictures
 

@@ -33,20 +33,22 @@ class Marks:
         self.folder, self.log = folder, folder / "show" / "bad.jsonl"
         self._guard, self._joining = threading.Lock(), threading.Lock()
         self._timer: threading.Timer | None = None
-        logged = {str(line["pair_id"]): bool(line["bad"]) for line in log_lines(self.log, LINE)}
-        self._known = self._in_column() | logged
-        self._changed = bool(logged)  # whoever wrote the log may have been killed before the column was there
+        self._known, self._read = self._in_column(), 0
+        self._follow()
+        self._changed = self._read > 0  # whoever wrote the log may have been killed before the column was there
 
     @property
     def bad(self) -> frozenset[str]:
         """Keys of the pairs that are marked."""
         with self._guard:
+            self._follow()
             return frozenset(name for name, is_bad in self._known.items() if is_bad)
 
     def set(self, pair_id: str, is_bad: bool) -> None:
         """Mark a pair, or take its mark away. Raises InputError where a column of this name is somebody else's."""
         with self._guard:
-            if not self._known and COLUMN in tables.column_names(self.folder / "pairs.lance"):
+            schema = tables.open_table(self.folder / "pairs.lance").schema
+            if COLUMN in schema.names and not pa.types.is_boolean(schema.field(COLUMN).type):
                 raise InputError(
                     f"{self.folder} has a column {COLUMN!r} of its own already; no pair can be marked here"
                 )
@@ -67,12 +69,17 @@ class Marks:
             self._timer.daemon = True
             self._timer.start()
 
+    def _follow(self) -> None:
+        """Take in what the log says by now; another server may write to it as well."""
+        size = self.log.stat().st_size if self.log.is_file() else 0
+        if size != self._read:
+            self._known |= {str(line["pair_id"]): bool(line["bad"]) for line in log_lines(self.log, LINE)}
+            self._read = size
+
     def _in_column(self) -> dict[str, bool]:
         pairs = self.folder / "pairs.lance"
         schema = tables.open_table(pairs).schema
-        there = COLUMN in schema.names
-        self._fits = not there or pa.types.is_boolean(schema.field(COLUMN).type)
-        if not there or not self._fits:
+        if COLUMN not in schema.names or not pa.types.is_boolean(schema.field(COLUMN).type):
             return {}
         return {name: True for part in tables.scan(pairs, ["pair_id"], COLUMN) for name in part["pair_id"].to_pylist()}
 
@@ -80,11 +87,14 @@ class Marks:
         """Bring the column up to date. Returns: why it could not be, as when a run is at work there; the log has the marks all the same."""
         with self._joining:
             with self._guard:
-                marks, changed, self._changed = dict(self._known), self._changed, False
+                changed, self._changed = self._changed, False
             if not changed:
                 return None
             try:
                 with all_units_held(self.folder):
+                    with self._guard:  # now, as another server may have been here a moment ago
+                        self._follow()
+                        marks = dict(self._known)
                     tables.mark(self.folder / "pairs.lance", COLUMN, marks)
             except (ReverieError, OSError) as error:
                 with self._guard:

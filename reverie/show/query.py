@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from urllib.parse import urlencode
 
+from reverie.errors import InputError
 from reverie.pairs import DROPPED, FAILED, OK
 from reverie.store.tables import whole_filter
 
@@ -46,8 +47,8 @@ class Query:
 
 
 def read(given: Mapping[str, str]) -> Query:
-    """The query of an address. What it does not know is left out, and so are texts that nobody types."""
-    known = {item.name: given[item.name].strip()[:LONGEST] for item in fields(Query) if item.name in given}
+    """The query of an address. What it does not know is left out; a text that is too long stays so, for ``sql`` to refuse."""
+    known = {item.name: given[item.name].strip()[: LONGEST + 1] for item in fields(Query) if item.name in given}
     if known.get("state", "") not in STATES:
         known["state"] = ""
     return Query(**known)
@@ -59,8 +60,11 @@ def sql(query: Query, has_kept: bool, bad: Iterable[str] = ()) -> str | None:
     Args:
         has_kept: whether a selection was made, so that there is a column ``kept``.
         bad: pairs that were marked.
-    Raises: InputError for a filter of the user's that is none.
+    Raises: InputError for a filter of the user's that is none, and for a text that is too long: cut, it would ask for something else.
     """
+    for item in fields(query):
+        if len(getattr(query, item.name)) > LONGEST:
+            raise InputError(f"{item.name!r} is longer than {LONGEST:,} characters; ask for less at a time")
     parts = [f"contains(lower(text), {text_of(word.lower())})" for word in words_of(query.words)]
     if query.label:
         parts.append(f"label = {text_of(query.label)}")
@@ -80,6 +84,11 @@ def state_sql(state: str, has_kept: bool) -> str:
         "dropped": f"(status = '{DROPPED}'" + f" or (status = '{OK}' and kept = false)" * has_kept + ")",
         "failed": f"status = '{FAILED}'",
     }[state]
+
+
+def names_column(where: str, column: str) -> bool:
+    """Whether a filter may name this column, other than in a text of its own."""
+    return re.search(rf"\b{column}\b", re.sub(r"'(?:[^']|'')*'", "''", where), re.IGNORECASE) is not None
 
 
 def words_of(text: str) -> list[str]:

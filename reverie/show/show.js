@@ -29,9 +29,11 @@ async function mark(form) {
   const button = form.querySelector("button");
   const body = new URLSearchParams(new FormData(form));
   body.set("bad", button.value);
-  const answer = await fetch("/mark", { method: "POST", body, headers: { accept: "application/json" } });
-  if (!answer.ok) {
-    form.submit(); // the page that answers says what is wrong
+  const answer = await fetch("/mark", { method: "POST", body, headers: { accept: "application/json" } }).catch(() => null);
+  if (!answer?.ok) { // the page that answers says what is wrong; by itself a form leaves out its button
+    const value = form.querySelector("input[name=bad]") ?? form.appendChild(document.createElement("input"));
+    Object.assign(value, { type: "hidden", name: "bad", value: button.value });
+    form.submit();
     return;
   }
   const { bad, num_bad: number } = await answer.json();

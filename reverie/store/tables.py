@@ -198,18 +198,25 @@ def read_units(
 
 # Filters
 
+SUMS = "+-*/%|&^"
+MAX_SUMS = 200  # in a filter: each is a level of recursion in Lance, whose stack ends below 1,000
+
 
 def whole_filter(where: str | None) -> str | None:
     """A filter in parentheses, so that Lance reads all of it: by itself it stops at the end of the first expression.
 
-    Raises: InputError for quotes or parentheses that do not match, and for comments and semicolons, which could hide them.
+    Raises: InputError for quotes or parentheses that do not match, for comments and semicolons, which could hide them, and for
+        placeholders and endless sums, at which Lance panics or ends the process.
     """
     if where is None:
         return None
-    depth, wrong = 0, "" if where.strip() else "it is empty"
-    for token in re.finditer(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"|['`\"();]|--|/\*", where):
+    depth, sums, wrong = 0, 0, "" if where.strip() else "it is empty"
+    for token in re.finditer(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"|['`\"();$?]|--|/\*|::|[-:+*/%|&^]", where):
         depth += (token[0] == "(") - (token[0] == ")")
-        if token[0] in ("'", "`", '"', ";", "--", "/*"):
+        sums += token[0] in SUMS
+        if sums > MAX_SUMS:
+            wrong = f"it has more than {MAX_SUMS} of {' '.join(SUMS)}"
+        elif token[0] in ("'", "`", '"', ";", "--", "/*", "$", "?", ":"):
             wrong = f"{token[0]} at character {token.start() + 1} does not belong in it"
         elif depth < 0:
             wrong = f"the parenthesis at character {token.start() + 1} closes nothing"
@@ -905,6 +912,13 @@ def _waits() -> Iterator[float]:
         yield random.uniform(0, min(0.01 * 2**number, 0.5))
 
 
+FILTER_FAULTS = (
+    "Error applying filter",
+    "Physical plan does not support",
+    "Unsupported type",
+)  # in the middle of reading
+
+
 @contextmanager
 def asked(path: TablePath, where: str | None, columns: Sequence[str] | None = None) -> Iterator[None]:
     """Turn Lance's complaint about a filter or a column into one line."""
@@ -914,7 +928,8 @@ def asked(path: TablePath, where: str | None, columns: Sequence[str] | None = No
         if not _is_lances(error):
             raise
         said = str(error)
-        if "Invalid user input" not in said or "a Lance file" in said:
+        of_filter = where is not None and any(each in said for each in FILTER_FAULTS)
+        if not of_filter and ("Invalid user input" not in said or "a Lance file" in said):
             raise StoreError(f"cannot read {path}: {_short(error)}") from error
         asked = f"filter {where!r}" if where else f"columns {', '.join(columns or ())}"
         raise InputError(f"{asked} does not fit {path}: {_short(error)}") from error

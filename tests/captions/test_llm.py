@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from reverie.captions.llm import AskWriter, words_missing
@@ -167,3 +169,17 @@ def test_with_a_real_model_units_do_not_depend_on_each_other(context, tmp_path):
     assert second.equals(stage.open(context)(asked(1, 4, 8)))
     assert set(worker(asked(0, 0, 4))["caption_id"].to_pylist()).isdisjoint(second["caption_id"].to_pylist())
     assert set(second["writer"].to_pylist()) == {f"writer@{second['writer'][0].as_py().split('@')[1]}"}
+
+
+def test_tokens_that_a_writer_reads_and_writes_are_told(context, tmp_path):
+    events = []
+    told = dataclasses.replace(context, report=lambda kind, **facts: events.append((kind, facts)))
+    folder = tiny.save_writer(tmp_path / "writer")
+    stage = AskWriter(writer=str(folder), classes=("cat",), per_class=2, names_class=False, max_tokens=6, max_tries=1)
+    stage.open(told)(asked(0, 0, 2))
+    ((_kind, facts),) = [event for event in events if event[0] == "tokens"]
+    assert 2 <= facts["read"] < 100
+    assert 1 <= facts["written"] <= 12
+    events.clear()
+    rows_of(AskWriter(classes=("cat",)), Scripted(lambda prompt, time: "a cat in the sun"), told)
+    assert not [kind for kind, _ in events if kind == "tokens"]

@@ -76,7 +76,7 @@ def slips(options: list[Option]) -> list[tuple[list[str], str]]:
 
 
 def test_all_commands_are_looked_at() -> None:
-    assert {name.split()[0] for name in EVERY} | {"make", "demo"} == set(COMMANDS)
+    assert {name.split()[0] for name in EVERY} | {"make", "demo", "plan"} == set(COMMANDS)
     assert {name for name in EVERY if name.startswith("evaluate")} == {
         f"evaluate {name}" for name in predict.EVALUATIONS
     }
@@ -126,6 +126,13 @@ def test_every_flag_of_the_command_line(command: str, say: Say) -> None:
         ("run zero_shot --threshold x", "--threshold x: give a number or chance"),
         ("run stablerep --seeds 0 x", "--seeds x: give several, each a whole number"),
         ("run", "reverie run: give a recipe: "),
+        ("plan", "reverie plan: give a recipe: "),
+        ("plan mke", "unknown recipe 'mke'; did you mean make?"),
+        ("plan make --trial x", "--trial x: give a whole number"),
+        ("plan make --trial -1", "--trial -1: give 0 or more"),
+        ("plan make --price-per-hour -2", "--price-per-hour -2.0: give 0 or more"),
+        ("plan make --part 3/2", "--part 3/2: give k/n"),
+        ("make --preview -1", "--preview -1: give 0 or more"),
         ("claims", "reverie claims: give a recipe: "),
         ("evaluate", "reverie evaluate: give a kind: captions, cost, diversity, generation, text-shift, transfer"),
         ("evaluate transfr x", "unknown kind of evaluation 'transfr'; did you mean transfer"),

@@ -206,7 +206,9 @@ def test_formats_and_stored_size(tmp_path):
         {"per_caption": 0},
         {"steps": 0},
         {"store_px": 0},
-        {"speed": PaintSpeed(batch=0)},
+        {"speed": PaintSpeed(batch=-1)},
+        {"step_cache": 0},
+        {"step_cache": 2, "compiled": True},
         {"speed": PaintSpeed(encode_threads=0)},
     ],
 )
@@ -280,3 +282,42 @@ def test_an_unknown_scheduler_is_told_before_any_caption_is_written():
     assert tuple(KNOWN) == SCHEDULERS
     with pytest.raises(UnknownName, match="dpm-solver\\+\\+"):
         PaintPixels(scheduler="dpm-solver")
+
+
+def test_the_last_images_of_a_unit_are_compressed_while_the_next_unit_is_painted(tmp_path, monkeypatch):
+    painted = threading.Event()
+    compress = pixels._encoded
+
+    def waiting(*given):
+        assert painted.wait(30), "the next unit was not painted before the images of this one were compressed"
+        return compress(*given)
+
+    class Telling(FakePainter):
+        def sample(self, *given):
+            if self.batches:
+                painted.set()
+            return super().sample(*given)
+
+    monkeypatch.setattr(pixels, "_encoded", waiting)
+    worker = PaintWorker(PaintPixels(per_caption=1), Telling(), context(tmp_path))
+    finishes = [worker.begin(captions("a", unit=unit)) for unit in (0, 1)]
+    assert [finish()["status"].to_pylist() for finish in finishes] == [["ok"], ["ok"]]
+
+
+def test_a_batch_of_0_is_the_usual_one_on_a_cpu_and_found_by_trial_on_a_gpu(tmp_path):
+    paint(tmp_path, painter := FakePainter(), *"abcdefgh", per_caption=4, speed=PaintSpeed(batch=0))
+    assert painter.batches == [16, 16]
+    events = []
+    gpu = dataclasses.replace(context(tmp_path, events), device="cuda")
+    worker = PaintWorker(PaintPixels(per_caption=4, speed=PaintSpeed(batch=0)), painter := FakePainter(fits=6), gpu)
+    rows = worker(captions(*"abcdefgh"))
+    assert set(rows["status"].to_pylist()) == {"ok"}
+    assert painter.batches == [1, 4, 8, *[4] * 8]
+    assert ("batch", {"images": 4}) in events
+
+
+def test_the_halves_of_a_decoder_need_a_gpu():
+    with pytest.raises(InputError, match=r"--painter-decoder-dtype bf16 needs a GPU"):
+        PaintPixels(decoder_dtype="bf16").check_device("cpu")
+    with pytest.raises(InputError, match=r"--painter-decoder-dtype fp16 needs a GPU"):
+        PaintPixels(decoder_dtype="fp16").check_device("cpu")

@@ -297,10 +297,12 @@ def test_a_part_trains_with_a_constant_rate_and_clipping_of_its_own(tmp_path):
 def test_progress_reaches_the_end(tmp_path):
     events = []
     fit(Line(), Points(), SETTINGS, tmp_path, seed=3, report=lambda kind, **facts: events.append((kind, facts)))
-    kind, facts = events[-1]
+    (kind, facts), (last, speed) = events[-2:]
     assert (kind, facts["done"], facts["total"]) == ("progress", 60, 60)
     assert facts["rate"] > 0
     assert facts["loss"] == curve(tmp_path)[-1]["loss"]
+    assert (last, speed["what"], speed["steps"]) == ("speed", "steps", 58)
+    assert 0 < speed["low"] <= speed["seconds_each"] <= speed["high"] < 1
 
 
 def test_rows_of_the_curve_can_be_rarer(tmp_path):

@@ -73,7 +73,7 @@ def test_pairs_become_weights_and_the_rest_is_told(context):
     assert weights(context).shape == (3, 3)
     assert (context.checkpoints() / "curve.jsonl").read_text().count("\n") == 4
     # How often progress is told depends on the clock.
-    assert list(dict.fromkeys(kind for kind, _ in events)) == ["warning", "progress", "trained"]
+    assert list(dict.fromkeys(kind for kind, _ in events)) == ["warning", "progress", "speed", "trained"]
     assert "1 captions have fewer than 2" in events[0][1]["text"]
     assert (events[-1][1]["captions"], events[-1][1]["steps"]) == (5, 4)
 
@@ -168,3 +168,12 @@ def test_it_begins_from_the_weights_of_another_step(context):
     torch.testing.assert_close(weights(replace(context, step="further")), weights(context))
     with pytest.raises(InputError, match="Brightness cannot begin from the weights"):
         Train(Brightness(), start="train")
+
+
+def test_a_trial_takes_few_steps_and_says_how_many_there_are_and_what_a_batch_needs():
+    train = Train(Brightness(), replace(SETTINGS, steps=50), captions_per_batch=4)
+    trial = train.trial(3)
+    assert (trial.job, trial.steps, trial.captions) == (replace(train, fit=replace(SETTINGS, steps=3)), 50, 4)
+    assert replace(train, store=Path("photos")).trial(3).captions == 0
+    assert train.trial(70).job.fit.steps == 50
+    assert Train(Brightness(), Fit(steps=50, minutes=1.0)).trial(3) is None

@@ -16,8 +16,10 @@ from reverie.learn.train_painter import TrainPainter
 from reverie.nets.words import split_words
 from reverie.recaption.mix import Mix
 from reverie.recipes.recap import SCALES
+from reverie.report.page import write
 from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
+from reverie.run.preview import preview_of
 from reverie.smallworld.describe import vocabulary
 from reverie.store import results, tables
 from tests.models import tiny
@@ -91,6 +93,22 @@ def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(descri
     assert [step.name for step in made.steps] == ["captioner", "recaption", "short-0", "mix-0", "generation", "page"]
     asis = plan(describer, arms=("base", "short"), base_steps=0, images=str(folder))
     assert [step.name for step in asis.steps] == ["recaption", "short-0", "generation", "page"]
+
+
+def test_a_preview_describes_some_images_and_leaves_the_store_as_it_is(describer: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "store", text={1: None})
+    columns = tables.column_names(folder / "pairs.lance")
+    small = preview_of(plan(describer, arms=("base", "short"), base_steps=0, images=str(folder)), 4)
+    assert [step.name for step in small.steps] == ["recaption"]
+    assert run(small, tmp_path / "run")
+    rows = tables.read_unit(tmp_path / "run" / "pairs.lance", 0)
+    assert [text.split(";")[0] for text in rows["text"].to_pylist()] == [f"alt-text: IMG_{i}.JPG" for i in (0, 3, 6, 9)]
+    assert all("; short: " in text and "; long: " in text for text in rows["text"].to_pylist())
+    assert "alt-text: IMG_3.JPG" in write(tmp_path / "run").read_text()
+    assert tables.column_names(folder / "pairs.lance") == columns
+    assert [path.name for path in folder.iterdir() if path.name != "more.lance"] == ["pairs.lance"]
+    with pytest.raises(InputError, match=r"recap has nothing to look at before its trainings"):
+        preview_of(plan(describer), 4)
 
 
 @pytest.mark.parametrize(

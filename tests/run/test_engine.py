@@ -1,7 +1,9 @@
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +20,7 @@ from reverie.run.events import read_events
 from reverie.run.plan import Plan, Step, read_plan
 from reverie.run.repaint import repaint
 from reverie.run.status import status
-from reverie.stage import Job, StepContext, Worker
+from reverie.stage import Job, StepContext, TwoPartWorker, Worker
 from reverie.store import results, tables
 from tests.records import result
 from tests.run.fake_recipe import Brightness, PaintNoise, Sentences, changed, fake_recipe
@@ -418,3 +420,41 @@ def test_memory_holds_few_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_changed_helper_changes_the_fingerprint() -> None:
     assert changed(fake_recipe(), "paint", guidance=9.0).fingerprints() != fake_recipe().fingerprints()
+
+
+@dataclass(frozen=True)
+class InTwoParts(PaintNoise):
+    """The end of each unit but the last waits for the beginning of the next."""
+
+    num_units: int = 3
+    lose: int = -1  # unit whose rows are lost at its end
+
+    def open(self, context: StepContext) -> Worker:
+        paint = super().open(context)
+        begun = [threading.Event() for _ in range(self.num_units)]
+
+        class Halves(TwoPartWorker):
+            def begin(halves, rows: pa.Table) -> Callable[[], pa.Table]:  # noqa: N805
+                unit = rows["unit"][0].as_py()
+                begun[unit].set()
+
+                def finish() -> pa.Table:
+                    assert unit + 1 == self.num_units or begun[unit + 1].wait(30), "the next unit was not begun"
+                    made = paint(rows)
+                    return made.slice(0, 1) if unit == self.lose else made
+
+                return finish
+
+        return Halves()
+
+
+def test_a_unit_ends_while_the_next_one_is_begun_and_keeps_its_promises(tmp_path: Path, rows: Rows) -> None:
+    def plan(stage: PaintNoise) -> Plan:
+        return Plan("mine", (Step("captions", Sentences(12)), Step("paint", stage, inputs=("captions",))), unit_size=4)
+
+    assert run(plan(InTwoParts()), tmp_path / "halves")
+    assert run(plan(PaintNoise()), tmp_path / "whole")
+    assert rows(tmp_path / "halves") == rows(tmp_path / "whole")
+    with pytest.raises(ValueError, match="1 rows for 4 captions of 2 each"):
+        run(plan(InTwoParts(lose=1)), tmp_path / "lost")
+    assert 1 not in tables.done_units(tmp_path / "lost" / "pairs.lance")

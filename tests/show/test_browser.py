@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -78,7 +79,9 @@ def page(browser: Any, faults: list[str]) -> Iterator[Any]:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on(
         "console",
-        lambda said: faults.append(said.text) if said.type == "error" and "status of 4" not in said.text else None,
+        lambda said: (
+            faults.append(said.text) if said.type == "error" and not re.search("status of [45]", said.text) else None
+        ),
     )
     page.on("dialog", lambda dialog: (faults.append(f"a dialog: {dialog.message}"), dialog.dismiss()))
     yield page
@@ -145,6 +148,24 @@ def test_a_pair_is_marked_by_a_key_and_by_a_click(served: tuple[str, Path], page
     page.goto(f"{address}/?where=bad")
     assert page.locator("li.pair").count() == 0
     assert tables.count(folder / "pairs.lance", "bad = false") == len(every)
+
+
+def test_a_mark_that_fails_says_why(served: tuple[str, Path], page: Any) -> None:
+    address, folder = served
+    page.goto(address)
+    away = folder / "show is away"
+    if (folder / "show").exists():
+        (folder / "show").rename(away)
+    (folder / "show").write_text("in the way of the log")
+    try:
+        page.keyboard.press("j")
+        page.keyboard.press("x")
+        page.wait_for_selector("p.wrong")
+        assert "cannot read or write" in page.locator("p.wrong").inner_text()
+    finally:
+        (folder / "show").unlink()
+        if away.exists():
+            away.rename(folder / "show")
 
 
 @pytest.mark.parametrize("width", [360, 1000])

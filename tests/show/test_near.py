@@ -69,6 +69,9 @@ def test_the_nearest_are_those_of_a_plain_loop(import_folder: Path, browse: Open
     assert shown(get(pages, near="a red circle", where="label = 'blue'")) == keys(
         import_folder, "status = 'ok' and label = 'blue'"
     )
+    seeds = dict(zip(keys(import_folder), range(8), strict=True))
+    assert shown(get(pages, near="a red circle", sort="seed")) == sorted(order, key=lambda name: -seeds[name])
+    assert pages.get("/", params={"near": "a red circle", "sort": "text"}).status_code == 400
     like = keys(import_folder, "label = 'yellow'")
     assert set(shown(get(pages, like=like[0]))[:2]) == set(like)
     assert tables.open_table(import_folder / "pairs.lance").version == before  # the run itself is as it was

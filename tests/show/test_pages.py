@@ -84,10 +84,18 @@ def test_sorted_by_a_column_with_nothing_last(folder: Path, browse: Open) -> Non
     ("asked", "said"),
     [
         ({"where": "clip_scor > 1"}, "Did you mean &#39;clip_score&#39;?"),
+        ({"where": "bad is not true"}, "is marked yet, so there is no column"),
         ({"where": "("}, "a parenthesis is not closed"),
         ({"where": "true) or (true"}, None),
         ({"where": "1 = 1; drop table x"}, "does not belong in it"),
         ({"where": "text > 1 and lower(7)"}, None),
+        ({"where": "1/0 = 1"}, "Divide by zero"),
+        ({"where": "cast(text as int) = 1"}, "Cannot cast string"),
+        ({"where": "count(*) > 1"}, None),
+        ({"where": "seed = $1"}, "$ at character 8 does not belong in it"),
+        ({"where": "seed" + "+1" * 900 + " = 3"}, "more than 200 of"),  # at which the whole process would end
+        ({"where": "seed < 0 and " * 160 + "true or true"}, "longer than 2,000 characters"),  # and is not cut
+        ({"words": "a " * 1001}, None),
         ({"sort": "text"}, "no column of numbers"),
     ],
 )
@@ -97,7 +105,8 @@ def test_a_wrong_filter_is_one_line_in_the_page(
     answer = browse(folder).get("/", params=asked)
     assert answer.status_code == 400
     (line,) = re.findall(r'<p class="wrong" role="alert"><bdi>(.*)</bdi></p>', answer.text)
-    assert (said or "filter") in line
+    assert (said or ("filter" if "where" in asked else "longer")) in line
+    assert "cannot read" not in line
     assert "Traceback" not in answer.text
     assert 'name="words"' in answer.text  # the form is there to mend it
 
@@ -368,6 +377,7 @@ def test_a_mark_lets_a_run_go_on(folder: Path, browse: Open) -> None:
         answer = pages.get("/", params={"where": "bad"})
         assert answer.status_code == 400
         assert "when nobody else is at work" in answer.text
+        assert not shown(get(pages, where="text = 'bad'"))  # names no column
     Gallery(folder).settle()
     assert keys(folder, "bad") == every[:1]
     late = row(1, 2, image=picture((9, 9, 9)), width=48, height=48)
@@ -414,6 +424,37 @@ def test_the_column_alone_says_what_is_marked(folder: Path, browse: Open) -> Non
     assert shown(get(pages, state="bad")) == [every[2]]
     pages.post("/mark", data={"pair": every[3], "bad": "1"})
     assert shown(get(pages, where="bad")) == every[2:4]
+
+
+def test_two_servers_may_mark(folder: Path) -> None:
+    """Neither takes away what the other marked, in the log or in the column."""
+    every = keys(folder)
+    one, other = Gallery(folder), Gallery(folder)
+    one.marks.set(every[0], True)
+    one.settle()
+    other.marks.set(every[1], True)
+    assert one.marks.bad == other.marks.bad == set(every[:2])
+    other.settle()
+    assert keys(folder, "bad") == every[:2]
+    one.marks.set(every[0], False)
+    other.marks.set(every[2], True)
+    other.settle()
+    one.settle()
+    assert keys(folder, "bad") == every[1:3]
+    one.close()
+    other.close()
+
+
+def test_a_column_without_a_mark_takes_new_ones(folder: Path) -> None:
+    name, gallery = keys(folder)[0], Gallery(folder)
+    for is_bad in (True, False):
+        gallery.marks.set(name, is_bad)
+        gallery.close()
+    shutil.rmtree(folder / "show")
+    gallery = Gallery(folder)
+    gallery.marks.set(name, True)
+    gallery.close()
+    assert keys(folder, "bad") == [name]
 
 
 def test_a_column_of_somebody_else_stays(folder: Path, browse: Open) -> None:
@@ -485,6 +526,18 @@ def test_a_folder_without_pairs(tmp_path: Path) -> None:
         Gallery(tmp_path / "nowhere")
     with pytest.raises(InputError, match="holds no images"):
         Gallery(tmp_path)
+
+
+def test_a_key_may_hold_any_characters(tmp_path: Path, browse: Open) -> None:
+    name = "a/b?c#d%'\"<x>"
+    own = {"pair_id": name, "image": picture((9, 9, 9)), "width": 48, "height": 48}
+    tables.append_unit(tmp_path / "pairs.lance", 0, pairs.table([row(0, 0, **own)], pairs.PAIRS))
+    pages = browse(tmp_path)
+    (link,) = shown(get(pages))
+    assert pages.get(f"/pair/{link}").status_code == 200
+    assert pages.get(f"/picture/0/0/{link}").headers["content-type"] == "image/png"
+    pages.post("/mark", data={"pair": name, "bad": "1"})
+    assert shown(get(pages, where="bad")) == [link]
 
 
 def test_a_page_of_what_is_not_there(folder: Path, browse: Open) -> None:

@@ -68,3 +68,16 @@ def test_served_until_it_is_stopped(folder: Path) -> None:
     assert (server.returncode, told) == (0, "")
     assert keys(folder, "bad") == [name]
     assert tables.count(folder / "pairs.lance", "not bad") == 17
+
+
+def test_a_browser_that_takes_the_terminal_does_not_keep_the_server_waiting(folder: Path) -> None:
+    """Such a browser ends when it is left, and cannot show a page before the server answers."""
+    words = [sys.executable, "-m", "reverie.cli", "show", str(folder), "--port", "0"]
+    env = {**os.environ, "BROWSER": f"{sys.executable} -c 'import time; time.sleep(60)' %s"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[0]
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            assert "18 pairs" in answer.read().decode()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -102,6 +103,20 @@ def test_slips():
         find_study("stablrep")
     with pytest.raises(UnknownName, match="no-such"):
         call_recipe("claims/stablerep/no-such", {})
+
+
+def test_photos_of_the_zero_shot_study_are_the_small_worlds():
+    from reverie.studies.zero_shot import SCALES, zero_shot
+
+    found = zero_shot(replace(SCALES["tiny"], eval_data="smallworld:street:1:320"))
+    measured = {
+        step.name: step.stage.photos for step in found.runs["sentences"].steps if step.name.startswith("measure")
+    }
+    assert measured == {"measure": "smallworld:street:1:320", "measure-studio": "smallworld:studio:1:320"}
+    assert "measured on 320 photos" in found.about
+    for other in ("photos/", "smallworld:studio:1:320", "smallworld:street:1:many"):
+        with pytest.raises(InputError, match="this study is of the small world; give smallworld:street:1:NUMBER"):
+            zero_shot(replace(SCALES["tiny"], eval_data=other))
 
 
 @pytest.mark.slow

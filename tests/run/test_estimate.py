@@ -1,0 +1,182 @@
+"""What a run will take: counts that are exact, times that follow from the trial, and nothing that is left behind."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from reverie.errors import InputError
+from reverie.filters.keep import Keep
+from reverie.run.estimate import TRAINED, Span, estimate, models_of
+from reverie.run.plan import Plan, Step, call_recipe
+from reverie.stage import Job, Role, StepContext, Trial
+from reverie.store import tables
+from tests.run.fake_recipe import CountPairs, PaintNoise, Sentences, Speed, fake_recipe
+
+
+@dataclass(frozen=True)
+class Learn(Job):
+    """Steps of equal length, on batches of so many captions."""
+
+    steps: int = 100
+    captions: int = 0
+    pause_s: float = 0.01
+    seed: int = 0
+
+    def trial(self, steps: int) -> Trial | None:
+        return Trial(replace(self, steps=min(steps, self.steps)), self.steps, self.captions)
+
+    def run(self, context: StepContext) -> None:
+        assert self.steps <= TRAINED, "the whole training, in a trial"
+        if self.captions:
+            names = {
+                name
+                for part in tables.scan(context.pairs, ["caption_id"], "kept")
+                for name in part["caption_id"].to_pylist()
+            }
+            if len(names) < self.captions:
+                raise InputError(f"{len(names)} captions are too few")
+        for _ in range(self.steps):
+            time.sleep(self.pause_s)
+        context.weights().mkdir(parents=True)
+        (context.weights() / "weights").write_bytes(b"0" * 1000)
+        context.report(
+            "speed",
+            what="steps",
+            steps=self.steps,
+            low=0.5 * self.pause_s,
+            seconds_each=self.pause_s,
+            high=2 * self.pause_s,
+        )
+
+
+@dataclass(frozen=True)
+class Measure(Job):
+    role: ClassVar[Role] = "measure"
+
+    def run(self, context: StepContext) -> None:
+        raise AssertionError("a plan measures nothing")
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where folders that are to vanish are made; empty after each test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def painted(count: int = 40, pause_s: float = 0.02) -> tuple[Step, ...]:
+    return (
+        Step("captions", Sentences(count)),
+        Step("paint", PaintNoise(3, speed=Speed(pause_s)), inputs=("captions",)),
+        Step("keep", Keep("status = 'ok'"), inputs=("paint",)),
+    )
+
+
+def test_units_rows_time_and_disk_of_steps_with_units(scratch: Path) -> None:
+    found = estimate(Plan("mine", painted(), unit_size=8), captions=2)
+    captions, paint, keep = found.steps
+    assert (found.captions, found.images, found.units) == (40, 120, 5)
+    assert (captions.rows, paint.rows, paint.units) == (40, 120, 5)
+    assert paint.seconds is not None
+    assert 40 * 0.02 <= paint.seconds.low <= paint.seconds.middle <= paint.seconds.high < 60
+    assert paint.tried == "3 units of 2 captions"
+    assert paint.disk_bytes is not None
+    assert 120 * 100 < paint.disk_bytes < 120 * 3000  # pictures of some hundred bytes
+    assert keep.seconds is None
+    assert "how it grows with them is not known" in keep.unknown
+    assert not list(scratch.glob("reverie-*"))
+
+
+def test_trainings_are_cut_short_and_each_kind_is_tried_once(scratch: Path) -> None:
+    nets = tuple(Step(f"net-{seed}", Learn(captions=50, seed=seed), inputs=("keep",)) for seed in (0, 1))
+    last = Step("probe", Measure(), inputs=("net-0", "net-1"))
+    found = estimate(Plan("mine", (*painted(), *nets, last)), captions=2)
+    first, second, probe = found.steps[3:]
+    assert first.seconds is not None
+    assert first.seconds.low == pytest.approx(0.5, abs=0.4)
+    assert first.seconds.middle == pytest.approx(1.0, abs=0.4)
+    assert first.seconds.high == pytest.approx(2.0, abs=0.4)
+    assert (first.steps, first.tried, second.tried, first.disk_bytes) == (100, "8 steps", "as net-0", 1000)
+    assert second.seconds == first.seconds
+    assert (probe.seconds, probe.unknown) == (None, "not tried: it measures what was trained")
+    assert not list(scratch.glob("reverie-*"))
+
+
+def test_what_cannot_be_tried_says_why_and_counts_as_nothing_known() -> None:
+    steps = (
+        *painted(),
+        Step("net", Learn(captions=10**7), inputs=("keep",)),
+        Step("other", CountPairs(), inputs=("paint",)),
+    )
+    found = estimate(Plan("mine", steps), captions=1)
+    assert "a batch of it needs 10,000,000 captions" in found.steps[3].unknown
+    assert found.steps[4].unknown == "not tried: it measures what was trained"
+    late = estimate(Plan("mine", (*painted(), Step("net", Learn(), inputs=("keep",)))), captions=1, max_minutes=0)
+    assert "--max-minutes" in late.steps[3].unknown
+
+
+def test_a_server_is_not_asked_and_what_reads_it_is_not_tried() -> None:
+    found = estimate(Plan("mine", painted()), captions=1, absent=lambda step: "a server" * (step.name == "captions"))
+    assert [step.unknown for step in found.steps] == [
+        "not tried: a server",
+        "not tried: it reads captions",
+        "not tried: it reads paint",
+    ]
+    assert (found.seconds, found.cost, found.disk_bytes) == (None, None, None)
+
+
+def test_a_trial_that_stops_says_so() -> None:
+    steps = (
+        *painted()[:2],
+        Step("keep", Keep("status = 'nothing'"), inputs=("paint",)),
+        Step("net", Learn(captions=4), inputs=("keep",)),
+    )
+    found = estimate(Plan("mine", steps), captions=1)
+    assert found.steps[1].seconds is not None
+    assert found.steps[3].unknown.startswith("not tried:")
+
+
+def test_no_trial_and_steps_after_the_last_one() -> None:
+    found = estimate(Plan("mine", painted()), captions=0, until="paint")
+    assert [step.name for step in found.steps] == ["captions", "paint"]
+    assert {step.unknown for step in found.steps} == {"not tried (--trial 0)"}
+    assert (found.captions, found.images) == (40, 120)
+
+
+def test_cost_and_json() -> None:
+    found = replace(estimate(fake_recipe(count=12, pause_s=0.01), captions=1), price_per_hour=7200.0)
+    assert found.seconds is not None
+    assert found.cost == Span(*(2 * value for value in found.seconds))
+    record = json.loads(json.dumps(found.record()))
+    assert record["cost"]["middle"] == pytest.approx(2 * record["seconds"]["middle"], abs=0.01)
+    assert set(record["unknown"]) == {"count"}
+    assert [step["name"] for step in record["steps"]] == ["captions", "paint", "brightness", "count"]
+
+
+def test_models_of_a_step() -> None:
+    @dataclass(frozen=True)
+    class Paints(PaintNoise):
+        model: str = "owner/painter"
+        label: str = "owner/none"
+
+    assert list(models_of(Step("paint", Paints()))) == ["owner/painter"]
+
+
+@pytest.mark.slow
+def test_a_recipe_as_it_is(scratch: Path) -> None:
+    flags = {"per_class": 1, "sampler_steps": 1, "per_caption": 3, "seeds": (0, 1)}
+    found = estimate(call_recipe("stablerep", flags), captions=1)
+    steps = {step.name: step for step in found.steps}
+    assert found.tokens is not None
+    assert min(found.tokens.values()) > found.captions
+    assert all(steps[name].seconds for name in ("captions", "paint", "clip_score", "stablerep-0", "simclr-1"))
+    assert (steps["stablerep-1"].tried, steps["stablerep-0"].steps) == ("as stablerep-0", 800)
+    assert steps["probe"].unknown == "not tried: it measures what was trained"
+    assert not list(scratch.glob("reverie-*"))
