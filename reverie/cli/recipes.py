@@ -457,7 +457,11 @@ def _work(
     else:
         from reverie.run.on_ray import cluster
 
-        # What devices there are is for the machines of the actors to know.
+        # What devices there are is for the machines of the actors to know; each actor sees its own alone.
+        if device not in ("", "cpu", "cuda"):
+            raise InputError(f"--device {device} with --on ray: give cpu, or cuda with --gpus-per-actor")
+        if device == "cuda" and not gpus_per_actor:
+            raise InputError("--device cuda with --on ray: say how many GPUs an actor gets, such as --gpus-per-actor 1")
         with cluster(actors, gpus_per_actor, ray_address) as pool:
             complete = run(plan, out, device or ("cuda" if gpus_per_actor else "cpu"), slice_, until, jobs, pool, at)
     tell_failed(out)

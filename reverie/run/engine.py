@@ -12,8 +12,9 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -31,7 +32,7 @@ from reverie.run.plan import Plan, Step, join_run
 from reverie.stage import Job, StepContext, TwoPartWorker, UnitStage, Worker
 from reverie.store import tables
 from reverie.store.files import atomic_file
-from reverie.store.places import POINTER
+from reverie.store.places import POINTER, tables_of
 
 AHEAD = 2  # finished units that may wait for the writer; more would only fill memory
 AHEAD_BYTES, AHEAD_MOST = 32 << 20, 128  # of small ones more may
@@ -90,7 +91,7 @@ def run(
         if place < last and not (folder / "done" / f"{step.name}.json").exists():
             step.stage.check_device(device)
     claim(folder, ours=("plan.json", POINTER))
-    if at:
+    if at := at or tables_of(folder):
         join_run(folder, at)
     with units_held(folder, part_of(plan.num_units, part)), Events(folder) as events:
         with alone(folder):
@@ -142,7 +143,7 @@ def part_of(num_units: int, part: tuple[int, int]) -> range:
 class Pool(Protocol):
     """Other processes that do the work of a run, while this one hands it out and commits."""
 
-    def units(self, work: StepRunner, todo: Sequence[int]) -> Iterator[Made]:
+    def units(self, work: StepRunner, todo: Sequence[int]) -> Generator[Made, None, None]:
         """Make these units of a step, in any order."""
         ...
 
@@ -254,11 +255,12 @@ class StepRunner:
                 )
             return
         total, done = len(due), len(due) - len(todo)
-        with self.events.progress(self.step.name, done, total, "units"):
-            made = self.pool.units(self, todo) if self.pool else self.made_here(todo)
+        units = self.pool.units(self, todo) if self.pool else self.made_here(todo)
+        # Closed here, not whenever an error is forgotten: by then the other processes may be gone.
+        with self.events.progress(self.step.name, done, total, "units"), closing(units) as made:
             self.write(made, done, total)
 
-    def made_here(self, todo: Sequence[int]) -> Iterator[Made]:
+    def made_here(self, todo: Sequence[int]) -> Generator[Made, None, None]:
         """Make units one after the other, in this process; what ends one, where a worker says so, beside the next one."""
         worker = cast(UnitStage, self.step.stage).open(self.context)
         with ThreadPoolExecutor(1, thread_name_prefix="finish") as hands:

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,8 @@ from reverie.store.locks import bytes_held
 
 LOSSES = 3  # actors that one unit or job may cost; with more, it is what ends them
 LOOK_S = 0.5  # between two looks at what a job reports
+# How HTTP/2 begins, which Ray speaks: a greeting and a frame of settings (type 4), which is what a server answers with as well.
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 PATIENCE_S = 30.0  # before a person is told that Ray has no room
 
 
@@ -43,12 +45,17 @@ def cluster(actors: int = 1, gpus_per_actor: float = 0.0, address: str = "") -> 
     """
     check_min(1, actors=actors)
     check_min(0, gpus_per_actor=gpus_per_actor)
+    if not float(gpus_per_actor).is_integer() and (gpus_per_actor > 1 or gpus_per_actor != round(gpus_per_actor, 4)):
+        raise InputError(
+            f"--gpus-per-actor {gpus_per_actor:g}: Ray counts whole GPUs, or one in parts of 0.0001; give for example 0.5, 1 or 2"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     try:
         import ray
     except ImportError as error:
         raise MissingExtra("--on ray", "ray") from error
     address = address or os.environ.get("RAY_ADDRESS", "")
+    address = "" if address == "local" else address
     _check_answers(address)  # Ray itself goes on asking for ten minutes
     cores = max(1, (os.cpu_count() or 1) // actors)
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -73,15 +80,19 @@ def cluster(actors: int = 1, gpus_per_actor: float = 0.0, address: str = "") -> 
 
 
 def _check_answers(address: str) -> None:
-    """Raises InputError where an address is HOST:PORT, ray:// or not before it, and nobody listens there."""
+    """Raises InputError where an address is HOST:PORT, ray:// or not before it, and nobody listens there, or somebody else than Ray."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
-        if address not in ("", "auto", "local"):
+        if address not in ("", "auto"):
             raise InputError(f"--ray-address {address}: give HOST:PORT, as ray start --head says it")
         return
     try:
-        with socket.create_connection((host, int(port)), timeout=5.0):
-            pass
+        with socket.create_connection((host, int(port)), timeout=5.0) as line:
+            line.sendall(HTTP2)
+            if os.environ.get("RAY_USE_TLS", "0") == "0" and line.recv(9)[3:4] != HTTP2[-6:-5]:
+                raise InputError(
+                    f"what answers at {address} is no Ray; give --ray-address the port that ray start --head names, 6379 as a rule"
+                )
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"no Ray answers at {address} ({error}); start it, or give another --ray-address") from error
 
@@ -100,7 +111,7 @@ class Actors:
         self._idle: list[Any] = []
         self._of: tuple[int, Path] | None = None  # plan and folder that they work for
 
-    def units(self, work: StepRunner, todo: Sequence[int]) -> Iterator[Made]:
+    def units(self, work: StepRunner, todo: Sequence[int]) -> Generator[Made, None, None]:
         """Make these units, in the order in which they are finished.
 
         Raises: ReverieError as the stage says it, or if one unit has cost several actors.
@@ -131,7 +142,7 @@ class Actors:
     def _calls(self, work: StepRunner, left: deque[int | str], at_once: int) -> Iterator[tuple[Any, Any]]:
         """Give units (numbers) or jobs (names) to actors that are free, and yield what comes back."""
         ray, events, jobs = self._ray, work.events, work.step.kind == "job"
-        self._begin(work)
+        self._begin(work, min(at_once, len(left)))
         busy: dict[Any, tuple[Any, int | str]] = {}
         losses: Counter[int | str | None] = Counter()
         began, told = time.monotonic(), False
@@ -161,9 +172,10 @@ class Actors:
                         ray.kill(actor)
                         self._start(work)
                         losses[given] += 1
-                        if losses[given] >= LOSSES:
+                        # A machine that goes takes all with it that begin there.
+                        if losses[given] >= LOSSES * (self.count if given is None else 1):
                             raise ReverieError(
-                                f"{work.step.name}: {_named(given)} was lost with {LOSSES} actors of Ray, one after the other "
+                                f"{work.step.name}: {_named(given)} was lost with {losses[given]} actors of Ray, one after the other "
                                 f"({_line(error)}); Ray's logs say more"
                             ) from error
                         if given is not None:
@@ -185,15 +197,16 @@ class Actors:
                     ray.kill(actor)
                 self._idle, self._starting = [], {}
 
-    def _begin(self, work: StepRunner) -> None:
-        """Have as many actors as were asked for, with the plan of this run."""
-        if self._of == (id(work.plan), work.folder):
-            return
-        self._of = id(work.plan), work.folder
-        there, self._idle = [*self._idle, *self._starting.values()], []
-        self._starting = {}
-        for number in range(self.count):
-            self._start(work, there[number] if number < len(there) else None)
+    def _begin(self, work: StepRunner, wanted: int) -> None:
+        """Have at least so many actors, with the plan of this run."""
+        if self._of != (id(work.plan), work.folder):
+            self._of = id(work.plan), work.folder
+            there, self._idle = [*self._idle, *self._starting.values()], []
+            self._starting = {}
+            for actor in there:
+                self._start(work, actor)
+        for _ in range(wanted - len(self._idle) - len(self._starting)):
+            self._start(work)
 
     def _start(self, work: StepRunner, actor: Any = None) -> None:
         """Give an actor, or a new one, the plan."""
@@ -226,6 +239,14 @@ class _Actor:
             self._plan = cloudpickle.loads(packed)
         except ReverieError as error:
             return "refused", f"an actor of Ray cannot have the plan: {error}"
+        if device.startswith("cuda"):
+            import torch
+
+            if not torch.cuda.is_available():
+                return (
+                    "refused",
+                    f"an actor of Ray on {socket.gethostname()} finds no GPU; give --gpus-per-actor, or --device cpu",
+                )
         return ("ready",)
 
     def unit(self, name: str, unit: int, given: pa.Table) -> tuple[Any, ...]:
@@ -253,6 +274,12 @@ class _Actor:
         self._worker = None
         step, began = self._plan.step(name), time.monotonic()
         # One that outlives a run that was killed keeps the next one waiting until it is gone.
+        if not (self._folder / "plan.json").is_file():
+            return (
+                "refused",
+                f"{name}: {self._folder} is not on {socket.gethostname()}, where Ray put an actor; a training needs the run folder under "
+                "the same path on all machines of the cluster",
+            )
         with bytes_held(self._folder / ".lock-jobs", self._plan.steps.index(step), 1), _events(self._folder) as events:
             work = StepRunner(self._plan, step, self._folder, self._device, events)
             try:

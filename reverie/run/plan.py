@@ -33,13 +33,13 @@ from typing import Any, Literal
 
 from reverie import settings as setting
 from reverie import stage as stages
-from reverie.errors import InputError, SettingsChanged, StoreError, UnknownName
+from reverie.errors import FolderInUse, InputError, SettingsChanged, StoreError, UnknownName
 from reverie.ranges import check_min, check_ranges
 from reverie.settings import Resolved
 from reverie.stage import Job, SourceStage, UnitStage
 from reverie.store.files import atomic_file
 from reverie.store.json_files import read_json
-from reverie.store.places import has_table, point, tables_of
+from reverie.store.places import check_folder, has_table, point, tables_of
 
 Kind = Literal["captions", "pairs", "columns", "job"]
 NAME = re.compile(r"[\w.-]+")  # of a step
@@ -241,7 +241,12 @@ class Plan:
         if at := tables_of(folder):  # so that nobody goes on there with another plan from another folder
             from reverie.store import tables  # reading a plan needs no store
 
-            tables.write_note(f"{at}/{NOTE}", text)
+            first = tables.write_note(f"{at}/{NOTE}", text, first=not path.exists())
+            if first != text:  # who began there a moment ago goes before
+                with atomic_file(path) as partial:
+                    partial.write_text(first, encoding="utf-8")
+                self.settle(folder)
+                return
         with atomic_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
 
@@ -249,7 +254,10 @@ class Plan:
 def join_run(folder: Path, at: str) -> None:
     """Make a folder one of a run whose tables lie at this address: if it was begun there from another folder, with the same plan.
 
-    Raises: FolderInUse for a folder of something else; InputError for an address that cannot be used.
+    Where the plan there has other settings for the rows than the one in the folder, as somebody changed what had not begun, it goes
+    before: rows of both would stand in one table.
+    Raises: FolderInUse for a folder of something else, or with jobs done by the plan of before; InputError for an address that cannot
+        be used.
     """
     from reverie.store import tables
 
@@ -261,15 +269,38 @@ def join_run(folder: Path, at: str) -> None:
             f"cannot use {at}: {reason}; is the name right, and do the variables of the store (such as AWS_*) let you in?"
         ) from error
     point(folder, at)
-    if known is not None and not (folder / "plan.json").exists():
-        with atomic_file(folder / "plan.json") as partial:
-            partial.write_text(known, encoding="utf-8")
+    if known is None:
+        return
+    path = folder / "plan.json"
+    if path.exists():
+        mine, theirs = (
+            {step["name"]: step for step in record["steps"]} for record in (read_plan(folder), json.loads(known))
+        )
+        if _rows_by(mine) == _rows_by(theirs):
+            return  # jobs are of this folder alone
+        for name, step in mine.items():
+            if (
+                step["kind"] == "job"
+                and step["fingerprint"] != theirs.get(name, step)["fingerprint"]
+                and _has_begun(folder, step)
+            ):
+                raise FolderInUse(
+                    f"{folder} did {name} with other settings than the run at {at} has now; give another --files"
+                )
+    with atomic_file(path) as partial:
+        partial.write_text(known, encoding="utf-8")
+
+
+def _rows_by(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Fingerprints of the steps that make rows."""
+    return {name: step["fingerprint"] for name, step in steps.items() if step["kind"] != "job"}
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
     """The plan.json of a run folder. Raises InputError if the folder is not a run."""
     path = folder / "plan.json"
     if not path.exists():
+        check_folder(folder)
         what = "is not a run folder (no plan.json in it)" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}; give the folder that a run was told with --out")
     record: dict[str, Any] = read_json(path, RECORD, InputError, "it is not the plan of a run; use another --out")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reverie.errors import FolderInUse
+from reverie.store.places import check_folder
 
 EVERY_UNIT = 2**31  # more than any run has
 _own: set[Path] = set()
@@ -23,6 +24,7 @@ _guard = threading.Lock()
 @contextmanager
 def all_units_held(folder: Path) -> Iterator[None]:
     """Keep everybody else out of the tables of a folder. Raises FolderInUse if somebody is at work there."""
+    check_folder(folder)
     path = (folder / ".lock").resolve()
     in_use = FolderInUse(
         f"another process is at work in {folder}; wait for it or stop it, then run the same command again"

@@ -18,19 +18,40 @@ from reverie.store.json_files import read_json
 POINTER = "tables.json"
 SCHEMES = ("s3", "gs", "az")
 REMOTE = re.compile(rf"({'|'.join(SCHEMES)}):/+(?=[^/])")
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/|$)")  # what Lance takes for an address, also with one slash
 
 
 def remote(path: str | Path) -> str | None:
-    """The address that a path stands for, as a ``Path`` makes one slash of two; None for what is a path."""
+    """The address that a path stands for, as a ``Path`` makes one slash of two; None for what is a path.
+
+    Raises: InputError for an address that holds keys or has no bucket, of another kind of store, or that Lance reads as that of
+        another place.
+    """
     text = str(path)
-    if not REMOTE.match(text):
+    if not (scheme := ADDRESS.match(text)):
         return None
-    found = REMOTE.sub(r"\1://", text, count=1).rstrip("/")
-    if "@" in found or "?" in found:
+    if "@" in text or "?" in text:
         raise InputError(
             "an address of an object store holds no keys; they are taken from AWS_*, GOOGLE_* or AZURE_* variables"
         )
+    if not REMOTE.match(text):
+        raise InputError(
+            f"{text} is no address that tables can lie at"
+            + (" (it names no bucket)" if scheme[1] in SCHEMES else "")
+            + f"; give {', '.join(f'{name}://BUCKET/NAME' for name in SCHEMES)}, or a folder"
+        )
+    found = REMOTE.sub(r"\1://", text, count=1).rstrip("/")
+    if odd := re.search(r"[#%\\]", found) or re.search(r"(?<=/)\.{1,2}(?=/|$)", found):
+        raise InputError(f"{found} holds {odd[0]}, which means something else in an address; give another name")
     return found
+
+
+def check_folder(folder: Path) -> None:
+    """Raises InputError for an address where the folder of the small files is wanted."""
+    if at := remote(folder):
+        raise InputError(
+            f"{at} is where tables lie; give the folder that has all else of the run (runs/{at.rpartition('/')[2]}, or its --files)"
+        )
 
 
 def address(path: str | Path) -> str:

@@ -413,17 +413,33 @@ def read_note(path: TablePath) -> str | None:
     return str(open_table(path).to_table()["text"][0].as_py()) if exists(path) else None
 
 
-def write_note(path: TablePath, text: str) -> None:
-    """Leave a text beside tables that lie where files cannot be written, as a table of one row."""
+def write_note(path: TablePath, text: str, first: bool = False) -> str:
+    """Leave a text beside tables that lie where files cannot be written, as a table of one row.
+
+    Args:
+        first: a text that is there by now stays.
+    Returns: the text that is there now.
+    Raises: StoreError for a place that cannot be written to.
+    """
+    note = pa.table({"text": [text]})
     for wait_s in _waits():
+        if first and (known := read_note(path)) is not None:
+            return known
         with asked(path, None), _commits(path):
             try:
-                lance.write_dataset(pa.table({"text": [text]}), address(path), mode="overwrite")
-                return
+                if first:  # as in ``_create``: it succeeds for one of those that do it at once
+                    operation = LanceOperation.Overwrite(
+                        note.schema, list(write_fragments(note, address(path), mode="create"))
+                    )
+                    LanceDataset.commit(address(path), operation, max_retries=0)
+                    return text
+                lance.write_dataset(note, address(path), mode="overwrite")
+                return text
             except OSError as error:
-                if "onflict" not in str(error):
+                if "onflict" not in str(error) and not (first and exists(path)):
                     raise
         time.sleep(wait_s)
+    raise StoreError(f"could not write {path}: other writers were faster {TRIES} times; let them finish first")
 
 
 def mark(path: TablePath, column: str, marks: Mapping[str, bool], key: str = "pair_id") -> None:
@@ -928,12 +944,18 @@ def _is_lances(error: BaseException) -> bool:
 
 @contextmanager
 def _commits(path: TablePath) -> Iterator[None]:
-    """Turn "disk full" in any of its words into StoreFull. Lance shows a commit only when all of its files are written."""
+    """Turn "disk full" in any of its words into StoreFull, and what a server says into one line. Lance shows a commit only when all
+    of its files are written.
+    """
     try:
         yield
     except OSError as error:
         if is_full(error):
             raise StoreFull(f"no space left for {path}; free some and run the same command again") from error
+        if "://" in address(path):
+            raise StoreError(
+                f"cannot write {path}: {_short(error)}; what was committed before is kept, so the same command goes on"
+            ) from error
         raise
 
 

@@ -1,7 +1,8 @@
 import dataclasses
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,12 +10,12 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.errors import InputError, SettingsChanged, UnitExists, UnknownName
 from reverie.images.features import PaintFeatures
 from reverie.images.pixels import PaintPixels
 from reverie.learn.fit import Fit
 from reverie.run import engine
-from reverie.run.engine import part_of, retry, run
+from reverie.run.engine import Made, StepRunner, part_of, retry, run
 from reverie.run.events import read_events
 from reverie.run.plan import Plan, Step, read_plan
 from reverie.run.repaint import repaint
@@ -349,6 +350,39 @@ def test_columns_from_columns(tmp_path: Path, rows: Rows) -> None:
         run(plan, tmp_path, part=part)
     assert run(plan, tmp_path) is True
     assert all(row["twice"] == 2 * row["brightness"] for row in rows(tmp_path)["pairs"] if row["status"] == "ok")
+
+
+class Elsewhere:
+    """A pool whose first unit is already there when it comes back."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def units(self, work: StepRunner, todo: Sequence[int]) -> Generator[Made, None, None]:
+        worker = work.step.stage.open(work.context)  # type: ignore[attr-defined]
+        try:
+            for unit in todo:
+                rows = worker(work.given(unit))
+                if unit == todo[0]:
+                    tables.append_unit(work.table, unit, rows)
+                yield Made(unit, rows, 0.0)
+            time.sleep(30)  # the next one would take long
+        finally:
+            self.ended = True
+
+    def jobs(self, *_: object) -> None:
+        raise NotImplementedError
+
+
+def test_other_processes_are_let_go_before_an_error_is_told(tmp_path: Path) -> None:
+    """Not when nobody remembers the error any more: they could be gone by then."""
+    pool = Elsewhere()
+    try:
+        run(fake_recipe(count=600, unit_size=2), tmp_path, pool=pool)
+    except UnitExists:
+        assert pool.ended
+    else:
+        pytest.fail("nobody noticed that the unit was there")
 
 
 def test_memory_holds_few_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

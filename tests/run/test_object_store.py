@@ -18,7 +18,7 @@ from reverie import pairs
 from reverie.cli.main import main
 from reverie.errors import FolderInUse, InputError, SettingsChanged, UnitExists
 from reverie.run.engine import run
-from reverie.run.plan import call_recipe
+from reverie.run.plan import call_recipe, join_run
 from reverie.run.status import status
 from reverie.store import tables
 from reverie.store.places import address, point, remote
@@ -76,12 +76,20 @@ def refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 class Proxy:
-    """Stands before a server and answers some requests itself: ``fails(number, method, path)`` gives the status, 0 to hang up."""
+    """Stands before a server and answers some requests itself: ``fails(number, method, path)`` gives the status, 0 to hang up.
 
-    def __init__(self, port: int, fails: Callable[[int, str, str], int | None]) -> None:
+    With ``after`` the server has done what it was asked by then.
+    """
+
+    def __init__(self, port: int, fails: Callable[[int, str, str], int | None], after: bool = False) -> None:
         self.asked: Counter[str] = Counter()
         self.failed = 0
         outer, guard = self, threading.Lock()
+
+        def ask(given: BaseHTTPRequestHandler, body: bytes) -> http.client.HTTPResponse:
+            onward = http.client.HTTPConnection("127.0.0.1", port)
+            onward.request(given.command, given.path, body, dict(given.headers))
+            return onward.getresponse()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -92,6 +100,8 @@ class Proxy:
                     outer.asked[self.command] += 1
                     status = fails(outer.asked.total(), self.command, self.path)
                     outer.failed += status is not None
+                if status is not None and after:
+                    ask(self, body).read()
                 if status == 0:
                     self.close_connection = True
                     self.connection.close()
@@ -101,9 +111,7 @@ class Proxy:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                onward = http.client.HTTPConnection("127.0.0.1", port)
-                onward.request(self.command, self.path, body, dict(self.headers))
-                reply = onward.getresponse()
+                reply = ask(self, body)
                 data = reply.read()
                 self.send_response(reply.status)
                 for name, value in reply.getheaders():
@@ -138,6 +146,32 @@ def test_an_address_survives_being_a_path() -> None:
     assert remote(Path("s3")) is None
     with pytest.raises(InputError, match="holds no keys"):
         remote("s3://key:secret@bucket/run")
+    assert remote(Path("/runs/s3:/a")) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("s3://", "names no bucket"), ("s3:", "names no bucket"), ("S3://bucket/run", "give s3://BUCKET/NAME"),
+        ("s3a://bucket/run", "give s3://BUCKET/NAME"), ("gcs://bucket/run", "or a folder"), ("https://host/run", "or a folder"),
+        ("s3://bucket/a/../b", "holds .., which"), ("s3://bucket/..", "holds .., which"), ("s3://bucket/a#1", "holds #, which"),
+        ("s3://bucket/a%20b", "holds %, which"),
+    ],
+)  # fmt: skip
+def test_what_is_no_address_of_a_store_makes_no_folder(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lance takes a relative path that begins with a word and a colon for an address, whatever is there."""
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(["run", FAKE, "--out", given], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_with_keys_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for scheme in ("s3", "S3", "s3a"):
+        said = refused(["run", FAKE, "--out", f"{scheme}://{KEYS[0]}:{KEYS[1]}@bucket/run"], capsys)
+        assert "holds no keys" in said
+        assert not [key for key in KEYS if key in said]
 
 
 def test_tables_of_a_folder_that_points_elsewhere(tmp_path: Path) -> None:
@@ -163,6 +197,8 @@ def test_commands_that_need_a_folder_take_no_address(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("captions.txt").write_text("a fox\n")
+    for command in ("status", "retry"):
+        assert "give the folder that has all else of the run (runs/x" in refused([command, "s3://bucket/x"], capsys)
     assert "s3://bucket/x is no folder" in refused(["import", "captions.txt", "--out", "s3://bucket/x"], capsys)
     with pytest.raises(InputError, match="is no folder"):
         run(call_recipe(FAKE, SIZE), Path("s3://bucket/x"))
@@ -200,6 +236,44 @@ def test_a_run_from_its_beginning_to_its_end(
     assert rows(other) == rows(files)
     with pytest.raises(SettingsChanged, match="guidance"):
         run(call_recipe(FAKE, {**SIZE, "guidance": 3.0}), tmp_path / "third", at=bucket)
+    assert "give the folder" in refused(["compact", bucket], capsys)
+
+
+@pytest.mark.slow
+def test_settings_that_another_machine_changed_are_those_of_all(tmp_path: Path, bucket: str) -> None:
+    """What has not begun may be changed; a folder that was of the run before does not go on with the settings of before."""
+    before, after = call_recipe(FAKE, SIZE), call_recipe(FAKE, {**SIZE, "guidance": 3.0})
+    assert run(before, tmp_path / "a", until="captions", at=bucket)
+    assert run(before, tmp_path / "b", until="captions", at=bucket)
+    assert run(after, tmp_path / "a", until="paint", at=bucket)
+    for at in (bucket, None):
+        with pytest.raises(SettingsChanged, match="guidance"):
+            run(before, tmp_path / "b", at=at)
+    assert run(after, tmp_path / "b")
+    assert {
+        row["guidance"] for row in tables.scan(tmp_path / "b" / "pairs.lance", ["guidance"]).__next__().to_pylist()
+    } == {3.0}
+
+
+@pytest.mark.slow
+def test_folders_that_begin_at_once_have_one_plan(tmp_path: Path, bucket: str) -> None:
+    plans = [call_recipe(FAKE, {**SIZE, "guidance": float(number)}) for number in range(1, 5)]
+    begin = threading.Barrier(4)
+
+    def settle(number: int) -> bool:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        join_run(folder, bucket)
+        begin.wait(60)
+        try:
+            plans[number].settle(folder, change=True)
+        except SettingsChanged:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(settle, range(4))) == 1
+    assert len({(tmp_path / str(number) / "plan.json").read_text() for number in range(4)}) == 1
 
 
 @pytest.mark.slow
@@ -246,12 +320,12 @@ def test_writers_that_race_for_a_unit(bucket: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [503, 0])
+@pytest.mark.parametrize(("status", "after"), [(503, False), (0, False), (0, True)])
 def test_a_lost_request_is_sent_again(
-    tmp_path: Path, server: int, monkeypatch: pytest.MonkeyPatch, rows: Rows, status: int
+    tmp_path: Path, server: int, monkeypatch: pytest.MonkeyPatch, rows: Rows, status: int, after: bool
 ) -> None:
-    """Every seventh request is refused, or its connection is cut before an answer."""
-    with Proxy(server, lambda number, *_: status if number % 7 == 3 else None) as proxy:
+    """Every seventh request is refused, or its connection is cut before an answer, which may be that a commit is there."""
+    with Proxy(server, lambda number, *_: status if number % 7 == 3 else None, after) as proxy:
         use(proxy.port, monkeypatch)
         small = {**SIZE, "count": 6}
         assert run(call_recipe(FAKE, small), tmp_path / "files", at=f"s3://bucket/{tmp_path.name}")
@@ -273,3 +347,18 @@ def test_what_cannot_be_used_is_one_line(
         assert "the server answered 403" in said
         assert not [key for key in KEYS if key in said]
     assert not (tmp_path / "other" / "plan.json").exists()
+
+
+def test_a_store_that_lets_nobody_write_any_more_is_one_line(
+    tmp_path: Path, server: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = f"s3://bucket/{tmp_path.name}"
+    with Proxy(
+        server, lambda _, method, path: 403 if method == "PUT" and "/captions.lance/" in path else None
+    ) as proxy:
+        use(proxy.port, monkeypatch)
+        said = refused(words(at, tmp_path / "files"), capsys)
+    assert "captions.lance: the server answered 403" in said
+    assert "the same command goes on" in said
+    use(server, monkeypatch)
+    assert run(call_recipe(FAKE, SIZE), tmp_path / "files", until="captions")

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +47,11 @@ def test_what_does_not_fit_is_told_at_once(tmp_path: Path, capsys: pytest.Captur
     words = ["make", "--out", str(tmp_path / "run"), "--device", "cpu"]
     assert "belong to --on ray" in refused([*words, "--actors", "4"], capsys)
     assert "--actors 0: give 1 or more" in refused([*words, "--on", "ray", "--actors", "0"], capsys)
+    for gpus in ("1.5", "1e-9", "inf"):
+        assert "Ray counts whole GPUs" in refused([*words, "--on", "ray", "--gpus-per-actor", gpus], capsys)
+    flags = ["make", "--out", str(tmp_path / "run"), "--on", "ray", "--device"]
+    assert "--device cuda:1 with --on ray: give cpu, or cuda" in refused([*flags, "cuda:1"], capsys)
+    assert "such as --gpus-per-actor 1" in refused([*flags, "cuda"], capsys)
     assert not (tmp_path / "run").exists()
 
 
@@ -60,6 +67,14 @@ def test_nobody_at_the_address(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = ["make", "--on", "ray", "--out", str(tmp_path)]
     assert "no Ray answers at 127.0.0.1:9" in refused([*words, "--ray-address", "127.0.0.1:9"], capsys)
     assert "give HOST:PORT" in refused([*words, "--ray-address", "head"], capsys)
+    with socket.create_server(("127.0.0.1", 0)) as other:  # such as a page of Ray's own dashboard
+        threading.Thread(
+            target=lambda: other.accept()[0].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"), daemon=True
+        ).start()
+        port = other.getsockname()[1]
+        assert "is no Ray; give --ray-address the port" in refused(
+            [*words, "--ray-address", f"127.0.0.1:{port}"], capsys
+        )
 
 
 @pytest.mark.slow
@@ -107,8 +122,6 @@ def test_jobs_are_done_by_actors_side_by_side(tmp_path: Path, pool: Any, capsys:
 
 @pytest.mark.slow
 def test_an_actor_that_is_killed_costs_its_unit(tmp_path: Path, pool: Any, rows: Rows) -> None:
-    import threading
-
     killed: list[int] = []
 
     def kill() -> None:
