@@ -77,4 +77,4 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(unpack)
+    tyro.cli(unpack, config=(tyro.conf.PositionalRequiredArgs,))

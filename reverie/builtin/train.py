@@ -764,8 +764,9 @@ def _ship(run: Work, weights: Path, save: Callable[[Path, Path], object], name: 
     target = (run.folder / "shipped" if run.out else BUILTIN) / name / component
     with atomic_folder(target, replace=True) as temporary:
         save(weights, temporary)
-        if (weights / "training.json").exists():
-            shutil.copy(weights / "training.json", temporary)
+        if (weights / "training.json").exists():  # places on this machine are nobody's business
+            told = (weights / "training.json").read_text(encoding="utf-8").replace(f"{run.folder}{os.sep}", "")
+            (temporary / "training.json").write_text(told, encoding="utf-8")
         for file in temporary.rglob("config.json"):  # where a part was loaded from is a place on this machine
             config = json.loads(file.read_text(encoding="utf-8"))
             if config.pop("_name_or_path", None) is not None:

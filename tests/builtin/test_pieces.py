@@ -1,6 +1,8 @@
 """A model through a folder of small files and back."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +50,12 @@ def test_slips_are_named(tmp_path, monkeypatch):
     (model / "weights").write_bytes(os.urandom(40_000))
     with pytest.raises(InputError, match="more than 8 pieces"):
         pieces.pack(model, tmp_path / "out", "painter")
+
+
+def test_the_command_of_the_guide(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    pieces.pack(tmp_path / "model", tmp_path / "out", "painter")
+    words = [sys.executable, "-m", "reverie.builtin.pieces", str(tmp_path / "out"), str(tmp_path / "models")]
+    subprocess.run(words, check=True)
+    assert files(tmp_path / "models" / "painter") == files(tmp_path / "model")
