@@ -107,7 +107,8 @@ class Train(Job):
             texts=self.mix,
         )
         if batches.left_out:
-            text = f"{batches.left_out} captions have fewer than {max(batches.images, self.min_images)} usable images and are left out"
+            some = "1 caption has" if batches.left_out == 1 else f"{batches.left_out} captions have"
+            text = f"{some} fewer than {max(batches.images, self.min_images)} usable images; left out"
             context.report("warning", text=text)
         net, losses = fit(
             learner, batches, self.fit, context.checkpoints(), seed=seed, device=context.device, report=context.report
