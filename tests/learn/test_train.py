@@ -74,7 +74,7 @@ def test_pairs_become_weights_and_the_rest_is_told(context):
     assert (context.checkpoints() / "curve.jsonl").read_text().count("\n") == 4
     # How often progress is told depends on the clock.
     assert list(dict.fromkeys(kind for kind, _ in events)) == ["warning", "progress", "speed", "trained"]
-    assert "1 captions have fewer than 2" in events[0][1]["text"]
+    assert "1 caption has fewer than 2" in events[0][1]["text"]
     assert (events[-1][1]["captions"], events[-1][1]["steps"]) == (5, 4)
 
 
