@@ -520,7 +520,7 @@ def test_a_class_name_that_no_folder_can_have(say: Say) -> None:
 @pytest.mark.parametrize(
     ("recipe", "flags"),
     [
-        ("make", ["paint-px", "per-class", "per-caption", "sampler-steps", "paint-batch", "guidance", "unit-size"]),
+        ("make", ["paint-px", "per-class", "per-caption", "sampler-steps", "guidance", "unit-size"]),
         ("text_to_image", ["paint-px", "channels", "batch-size", "autoencoder-channels", "autoencoder-batch"]),
         ("scratch_efficiency", ["per-caption", "view-px", "image-px"]),
         ("stablerep", ["downscale-px", "per-caption"]),

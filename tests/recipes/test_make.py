@@ -101,13 +101,17 @@ def test_make_with_the_builtin_painter(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "flag", ["per_class", "unit_size", "per_caption", "sampler_steps", "paint_px", "store_px", "paint_batch"]
-)
+@pytest.mark.parametrize("flag", ["per_class", "unit_size", "per_caption", "sampler_steps", "paint_px", "store_px"])
 @pytest.mark.parametrize("number", [0, -8])
 def test_a_number_below_its_range_is_told_by_its_flag(flag: str, number: int) -> None:
     with pytest.raises(InputError, match=f"^--{flag.replace('_', '-')} {number}: give 1 or more$"):
         make(**{flag: number})
+
+
+def test_a_batch_of_zero_is_found_by_trial_and_less_is_none() -> None:
+    assert make(paint_batch=0).step("paint").stage.speed.batch == 0
+    with pytest.raises(InputError, match=r"^--paint-batch -8: give 0 or more$"):
+        make(paint_batch=-8)
 
 
 @pytest.mark.parametrize("flag", ["paint_px", "store_px"])
