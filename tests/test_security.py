@@ -36,6 +36,11 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch, capsys):
         main(["import", str(bomb), "--out", str(tmp_path / "out")])
     assert stop.value.code == 2
     assert capsys.readouterr().err.strip() == f"reverie: {bomb} holds a line of more than 1,048,576 bytes"
+    bomb.write_bytes(
+        gzip.compress(b'\xff{"caption": "' + b"a" * (4 << 20))
+    )  # nor read to its end to say where it is wrong
+    with pytest.raises(InputError, match=r"not UTF-8 text: .* at byte 0"), sources.opened_text(bomb) as file:
+        file.read(1)
     many = tmp_path / "many.jsonl.gz"
     many.write_bytes(
         gzip.compress(b"".join(json.dumps({"caption": f"thing {i}"}).encode() + b"\n" for i in range(60_000)))

@@ -151,43 +151,17 @@ def plan(words: list[str]) -> int:
         return 0
     name, usual = words[0], Path("runs") / Path(words[0]).stem
 
-    def work(
-        out: Path = usual,
-        device: str = "",
-        jobs: int = 1,
-        part: str = "1/1",
-        until: str | None = None,
-        files: Path | None = None,
-        on: Literal["here", "ray"] = "here",
-        actors: int = 1,
-        gpus_per_actor: float = 0.0,
-        ray_address: str = "",
-        preview: int = 0,
-        price_per_hour: float | None = None,
-        trial: int = 3,
-        max_minutes: float = 5.0,
-        json: bool = False,
-    ) -> None:
-        """Flags that every plan has: those of a run, and its own.
+    def own(price_per_hour: float | None = None, trial: int = 3, max_minutes: float = 5.0, json: bool = False) -> None:
+        """Flags of a plan. Those of a run are read as the run reads them, so that the word can be put in and taken out again.
 
         Args:
-            out: run folder; it is not touched, but a run that was begun there says what the defaults are.
-            device: cpu, cuda or cuda:N; the GPU if there is one, when empty.
-            jobs: as the run has it; times are those of one training after the other.
-            part: as the run has it; times are those of all parts.
-            until: last step of the run; all when absent.
-            files: as the run has it; it says nothing here.
-            on: as the run has it; times are those of one process.
-            actors: as the run has it; times are those of one process.
-            gpus_per_actor: as the run has it; it says nothing here.
-            ray_address: as the run has it; it says nothing here.
-            preview: as the run has it; it says nothing here.
             price_per_hour: what an hour of this machine costs, in any currency.
             trial: captions in each of the four units that are timed; 0 times nothing.
             max_minutes: minutes of the trial after which no further training is tried.
             json: print JSON instead of a table.
         """
 
+    work = _joined(_flags_of_runs(usual), own)
     made, flags = _resolve(name, words[1:], work, f"reverie plan {name}", usual)
     return _foresee(made, flags)
 
@@ -220,8 +194,11 @@ def _foresee(plan: Plan, flags: dict[str, Any]) -> int:
     return 0
 
 
-def _recipe(command: str, name: str, words: list[str], out: Path | None = None, jobs: int = 1) -> int:
-    usual, at_once = out or Path("runs") / Path(name).stem, jobs
+def _flags_of_runs(usual: Path, at_once: int = 1) -> Callable[..., None]:
+    """A function with the flags that every run has, for tyro to read.
+
+    Args: usual: the folder, and ``at_once``: trainings at a time, where nobody says.
+    """
 
     def work(
         out: Path = usual,
@@ -254,6 +231,12 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
                 as it is; 0 = the run.
         """
 
+    return work
+
+
+def _recipe(command: str, name: str, words: list[str], out: Path | None = None, jobs: int = 1) -> int:
+    usual = out or Path("runs") / Path(name).stem
+    work = _flags_of_runs(usual, jobs)
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
     plan, flags = _resolve(name, words, work, prog, usual)
     shown = flags.pop("preview")
@@ -294,7 +277,7 @@ def _preview(plan: Plan, count: int, device: str) -> int:
 
 
 def _resolve(
-    name: str, words: list[str], work: Callable[..., None], prog: str, usual: Path
+    name: str, words: list[str], work: Callable[..., Any], prog: str, usual: Path
 ) -> tuple[Plan, dict[str, Any]]:
     """The plan of a recipe and the flags that every run has, from the command line."""
     from reverie.run.plan import call_recipe, config_type, find_recipe, plan_with
@@ -413,7 +396,7 @@ def _with_settings(
 
 
 def _joined(
-    recipe: Callable[..., Plan], work: Callable[..., None]
+    recipe: Callable[..., Any], work: Callable[..., None]
 ) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
     """A function with the parameters of both, for tyro to read; called, it gives them back apart."""
     own, general = inspect.signature(recipe).parameters, inspect.signature(work).parameters

@@ -54,7 +54,7 @@ class PaintSpeed:
     """What changes the speed only."""
 
     # images painted together; halved when memory runs out; 0 = as many as a trial finds to be quick on a GPU, 16 on a CPU
-    batch: int = 16
+    batch: int = USUAL_BATCH
     encode_threads: int = ENCODE_THREADS  # threads that compress images while the next batch, or unit, is painted
 
 

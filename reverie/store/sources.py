@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -128,7 +128,7 @@ def read_bytes(path: Path, what: str = "") -> bytes:
 
 
 def unpacked(content: bytes, path: Path) -> bytes:
-    """What a gzip file holds. Raises InputError for one that swells as no text does: DAMAGED for one that is none."""
+    """What a gzip file holds. Raises InputError for one that swells as no text does, and what is in DAMAGED for one that is none."""
     limit = max(MAX_UNPACKED, MAX_SWELLING * len(content))
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
         whole = file.read(limit + 1)
@@ -191,11 +191,11 @@ class _Lines(gzip.GzipFile):
         return data
 
 
-def _first_bad(raw: Iterable[bytes], error: UnicodeDecodeError) -> str:
+def _first_bad(raw: IO[bytes] | gzip.GzipFile, error: UnicodeDecodeError) -> str:
     """The reader decodes piece by piece and tells the place in its piece: the one in the file is found again here."""
     start = 0
     with suppress(*DAMAGED):  # behind the piece that was read
-        for number, line in enumerate(raw, 1):
+        for number, line in enumerate(iter(lambda: raw.readline(MAX_UNPACKED), b""), 1):  # which may not end
             try:
                 line.decode()
             except UnicodeDecodeError as found:

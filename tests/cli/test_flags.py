@@ -182,3 +182,18 @@ def test_what_a_command_says_while_it_works_is_not_held_back(say: Say, monkeypat
     assert (code, err) == (2, "at work\n")
     with pytest.raises(SystemExit):
         main(["status", "--help"])
+
+
+def test_the_demo_says_the_class_alone_unless_captions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(recipes, "_recipe", lambda command, name, words, **how: asked.append(words) or 0)
+    for words in ([], ["--seeds", "0"], ["--classes", "x.txt"], ["--captions=x.txt"], ["--writer", "builtin:writer"]):
+        recipes.demo(words)
+    plain = ["--templates", "a {class}"]
+    assert asked == [
+        plain,
+        [*plain, "--seeds", "0"],
+        ["--classes", "x.txt"],
+        ["--captions=x.txt"],
+        ["--writer", "builtin:writer"],
+    ]

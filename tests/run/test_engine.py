@@ -428,6 +428,7 @@ class InTwoParts(PaintNoise):
 
     num_units: int = 3
     lose: int = -1  # unit whose rows are lost at its end
+    refuse: int = -1  # unit that cannot begin
 
     def open(self, context: StepContext) -> Worker:
         paint = super().open(context)
@@ -437,6 +438,8 @@ class InTwoParts(PaintNoise):
             def begin(halves, rows: pa.Table) -> Callable[[], pa.Table]:  # noqa: N805
                 unit = rows["unit"][0].as_py()
                 begun[unit].set()
+                if unit == self.refuse:
+                    raise InputError(f"unit {unit} cannot begin")
 
                 def finish() -> pa.Table:
                     assert unit + 1 == self.num_units or begun[unit + 1].wait(30), "the next unit was not begun"
@@ -458,3 +461,7 @@ def test_a_unit_ends_while_the_next_one_is_begun_and_keeps_its_promises(tmp_path
     with pytest.raises(ValueError, match="1 rows for 4 captions of 2 each"):
         run(plan(InTwoParts(lose=1)), tmp_path / "lost")
     assert 1 not in tables.done_units(tmp_path / "lost" / "pairs.lance")
+    # What was begun before a unit that cannot begin is ended and kept.
+    with pytest.raises(InputError, match="unit 2 cannot begin"):
+        run(plan(InTwoParts(refuse=2)), tmp_path / "refused")
+    assert tables.done_units(tmp_path / "refused" / "pairs.lance") == {0, 1}
