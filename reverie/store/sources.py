@@ -25,6 +25,10 @@ THAT_ARE = re.compile(rf"^((?:\S+ )?(?:{THINGS})e?s) that are ")
 ONE_THAT = re.compile(r"^((?:\S+ )?(?:caption|embedding|image|key|pair|unit))s((?: of \S+)? .*)$")
 OF_ONE = {"are": "is", "have": "has", "belong": "belongs", "share": "shares", "their": "its"}
 VERB = re.compile(rf"\b(?:do not (\w+)|{'|'.join(OF_ONE)})\b")
+# Control characters but for tab and end of line, marks of direction, and separators of lines that are no ends of lines in a terminal.
+STEERING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
+)
 GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 256 << 20  # bytes of a packed file read as a whole, unless it was large before; and of a line of one
 MAX_SWELLING = 100  # times its packed size; sentences and JSON swell by 3 to 30
@@ -37,6 +41,11 @@ def printable(text: str) -> str:
         return text
     except UnicodeEncodeError:
         return os.fsencode(text).decode("utf-8", "backslashreplace") if _from_bytes(text) else _escaped(text)
+
+
+def harmless(text: str) -> str:
+    """Text for a terminal: what would steer it, or turn the direction of what stands there, is escaped, as JSON would escape it."""
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(text))
 
 
 def _from_bytes(text: str) -> bool:
