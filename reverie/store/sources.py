@@ -136,13 +136,23 @@ def read_bytes(path: Path, what: str = "") -> bytes:
         raise InputError(f"{path} is a damaged gzip file ({error})") from error
 
 
+def unpacked_limit(path: Path) -> int:
+    """Bytes that what is packed in a file may swell to."""
+    return max(MAX_UNPACKED, MAX_SWELLING * path.stat().st_size)
+
+
+def check_swelling(path: Path, size: int, limit: int) -> None:
+    """Raises InputError for more than ``limit``, that of ``unpacked_limit``."""
+    if size > limit:
+        raise InputError(f"{path} holds more than {limit:,} bytes once unpacked; unpack it yourself if that is meant")
+
+
 def unpacked(content: bytes, path: Path) -> bytes:
     """What a gzip file holds. Raises InputError for one that swells as no text does, and what is in DAMAGED for one that is none."""
     limit = max(MAX_UNPACKED, MAX_SWELLING * len(content))
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
         whole = file.read(limit + 1)
-    if len(whole) > limit:
-        raise InputError(f"{path} holds more than {limit:,} bytes once unpacked; unpack it yourself if that is meant")
+    check_swelling(path, len(whole), limit)
     return whole
 
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from reverie.errors import InputError, UnknownName
 from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, columns_of, from_row
-from reverie.store.sources import MAX_SWELLING, MAX_UNPACKED, check_file, printable
+from reverie.store.sources import check_file, check_swelling, printable, unpacked_limit
 
-ROWS, FEW_ROWS = 100, 8  # at once
+FEW_ROWS = 8  # at once
 LARGE = 10 << 20  # bytes of a column in a group of rows, of which few rows are read at once
 SPLITS = ("train", "test", "validation", "val", "dev")
 
@@ -35,13 +35,7 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Entry]:
                 classes = _class_names(table.schema_arrow, columns.label)
                 read = (columns.text, columns.label, columns.image, *columns.others)
                 names = [name for name in read if name is not None]
-                limit, size = max(MAX_UNPACKED, MAX_SWELLING * file.stat().st_size), 0
-                for batch in table.iter_batches(batch_size=_rows_at_once(table, names), columns=names):
-                    size += batch.nbytes
-                    if size > limit:
-                        raise InputError(
-                            f"{file} holds more than {limit:,} bytes once unpacked; unpack it yourself if that is meant"
-                        )
+                for batch in batches(table, file, names):
                     for row in batch.to_pylist():
                         for entry in from_row(next(position), row, columns, reading, file, classes):
                             if isinstance(entry, Sample) and isinstance(entry.image, Path):
@@ -54,12 +48,20 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Entry]:
         yield from _beside(path, used)
 
 
-def _rows_at_once(table: pq.ParquetFile, names: Collection[str]) -> int:
-    """A long value that many rows share stands once in a file, and once a row in memory: of large columns some rows at a time."""
+def batches(table: pq.ParquetFile, file: Path, names: list[str], rows: int = 100) -> Iterator[pa.RecordBatch]:
+    """These columns, some rows at a time. Raises InputError for a file that swells as no pictures or texts do.
+
+    A long value that many rows share stands once in a file, and once a row in memory: of large columns few rows are read at once.
+    """
     groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
     sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.partition(".")[0] in names]
-    return ROWS if max(sizes, default=0) <= LARGE else FEW_ROWS
+    limit, largest, size = unpacked_limit(file), max(sizes, default=0), 0
+    check_swelling(file, largest, limit)
+    for batch in table.iter_batches(batch_size=rows if largest <= LARGE else FEW_ROWS, columns=names):
+        size += batch.nbytes
+        check_swelling(file, size, limit)
+        yield batch
 
 
 def parquet_files(path: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 from reverie.errors import InputError
 from reverie.store.imports.samples import Columns, Entry, NotTaken, Reading, Sample, columns_of, from_row, refused
 from reverie.store.pictures import PICTURE_SUFFIXES
-from reverie.store.sources import DAMAGED, GZIP, MAX_SWELLING, MAX_UNPACKED, because, check_file, nested, printable
+from reverie.store.sources import DAMAGED, GZIP, because, check_file, check_swelling, nested, printable, unpacked_limit
 
 MAX_BYTES = 256 << 20  # of one member that is read
 MAX_MEMBER = 1 << 40  # of one that is skipped; more is a damaged header
@@ -176,10 +176,10 @@ def _unpacked(shard: Path) -> IO[bytes]:
 
 def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """All members, before what they hold is unpacked. Raises InputError for a packed shard that swells as no pictures or texts do."""
-    limit = max(MAX_UNPACKED, MAX_SWELLING * shard.stat().st_size)
+    limit = unpacked_limit(shard)
     for member in tar:
-        if member.offset_data + member.size > limit and not member.issparse():
-            raise InputError(f"{shard} holds more than {limit:,} bytes once unpacked; unpack it yourself if that is meant")
+        if not member.issparse():
+            check_swelling(shard, member.offset_data + member.size, limit)
         yield member
 
 
