@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reverie.errors import InputError, UnknownName
@@ -59,9 +60,23 @@ def batches(table: pq.ParquetFile, file: Path, names: list[str], rows: int = 100
     limit, largest, size = unpacked_limit(file), max(sizes, default=0), 0
     check_swelling(file, largest, limit)
     for batch in table.iter_batches(batch_size=rows if largest <= LARGE else FEW_ROWS, columns=names):
-        size += batch.nbytes
+        size += sum(map(_size, batch.columns))
         check_swelling(file, size, limit)
         yield batch
+
+
+def _size(values: pa.Array) -> int:
+    """Bytes of all values, also of one that stands once and is meant often."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        if not (pa.types.is_binary(kind.value_type) or pa.types.is_string(kind.value_type)):
+            return _size(values.dictionary_decode())
+        return int(pc.sum(pc.binary_length(values.dictionary).take(values.indices)).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return sum(map(_size, values.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _size(values.flatten())
+    return int(values.nbytes)
 
 
 def parquet_files(path: Path) -> list[Path]:
