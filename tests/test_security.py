@@ -17,12 +17,15 @@ import pytest
 from reverie.builtin import pieces
 from reverie.captions.classes import read_classes
 from reverie.cli.main import main
-from reverie.errors import InputError
+from reverie.errors import InputError, ModelError
+from reverie.models.names import locate
+from reverie.models.writer import open_writer
 from reverie.run.events import Events
 from reverie.run.plan import plan_again
 from reverie.show.gallery import Gallery
 from reverie.store import imports, sources, tables
 from reverie.store.imports import parquet, webdataset
+from tests.models import tiny
 from tests.report.conftest import make_plan
 from tests.store.conftest import captions_of, pairs_of, picture
 from tests.writes import stay_inside
@@ -251,6 +254,47 @@ def test_a_saved_dataset_names_files_of_its_folder(tmp_path):
     for name in ("../pipe", str(tmp_path / "pipe"), ".."):
         (tmp_path / "d" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
         refused(tmp_path / "d", "leads out of its folder")
+
+
+# Models of strangers
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_a_model_names_no_code_on_the_hub(key, tmp_path):
+    """Where the package ``kernels`` is installed, transformers fetches what its config names so, and runs it."""
+    folder = tiny.save_clip(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"][key] = "kernels-community/flash-attn2"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="wants to run code of its own"):
+        locate(str(folder))
+    config["vision_config"][key] = "sdpa"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert locate(str(folder))
+
+
+def test_a_model_names_no_other_model(tmp_path):
+    folder = tiny.save_clip(tmp_path / "m")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "a/b"}))
+    with pytest.raises(ModelError, match="holds an adapter"):
+        locate(str(folder))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ cycler.__init__.__globals__.os.system('touch pwned') }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(messages) }}",
+        "{% include '/etc/passwd' %}",
+    ],
+)
+def test_a_chat_template_is_no_program(template, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tiny.save_writer(tmp_path / "m", template)
+    with pytest.raises(ModelError, match="SecurityError|no loader"):
+        open_writer(str(folder)).write(["cat"], [1], 6, 1.0, 0.9)
+    assert not (tmp_path / "pwned").exists()
 
 
 # Terminals

@@ -167,6 +167,8 @@ def check_weights(part: Path) -> None:
     """That the folder of one network holds safetensors, and that each file of them is whole. Raises ModelError."""
     if not (part / "config.json").is_file():
         return
+    if (part / "adapter_config.json").is_file():  # transformers would load what it names, from wherever that is
+        raise ModelError(f"{part} holds an adapter beside its weights; merge it into them (merge_and_unload), or take it out")
     found = sorted(part.glob("*.safetensors"))
     for file in found:
         check_tensors(file)
