@@ -126,7 +126,10 @@ def write_card(
         shown |= {"step": _public(settings[0])} if settings else {}
         lines += ["## Settings", "", "```json", harmless(json.dumps(shown, indent=1, ensure_ascii=False)), "```", ""]
         versions = record.get("versions", {})
-        lines += ["Made with " + ", ".join(_as_text(f"{name} {version}") for name, version in versions.items()) + ".", ""]
+        lines += [
+            "Made with " + ", ".join(_as_text(f"{name} {version}") for name, version in versions.items()) + ".",
+            "",
+        ]
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items())  # JSON is YAML
     with atomic_file(folder / "README.md") as partial:
         partial.write_text(f"---\n{front}---\n\n" + "\n".join(lines), encoding="utf-8")

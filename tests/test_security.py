@@ -182,7 +182,9 @@ def test_a_table_that_swells_is_refused(long, kind, tmp_path, monkeypatch):
     refused(tmp_path / "a.parquet", "holds more than 4,194,304 bytes once unpacked")
 
 
-@pytest.mark.parametrize("where", ["length(lpad(text, 2000000000)) > 0", "length(`Repeat` (text, 9)) > 0", "range(9) = 1"])
+@pytest.mark.parametrize(
+    "where", ["length(lpad(text, 2000000000)) > 0", "length(`Repeat` (text, 9)) > 0", "range(9) = 1"]
+)
 def test_a_filter_that_swells_is_refused(where):
     with pytest.raises(InputError, match="may fill the memory"):
         tables.check_filter(where)
@@ -229,7 +231,9 @@ def test_a_log_follows_no_link(tmp_path):
     assert not (tmp_path / "outside").exists()
 
 
-@pytest.mark.parametrize("named", ["evil.py", "{folder}/evil.py", "/proc/self/cwd/evil.py", "{folder}/../evil.py", "~/evil.py"])
+@pytest.mark.parametrize(
+    "named", ["evil.py", "{folder}/evil.py", "/proc/self/cwd/evil.py", "{folder}/../evil.py", "~/evil.py"]
+)
 def test_a_recipe_that_came_with_a_folder_is_not_run(named, tmp_path, monkeypatch):
     """Whoever wrote a folder decides what is made in it, and not what code is run here."""
     monkeypatch.chdir(tmp_path)

@@ -131,19 +131,25 @@ def _photo_files(photos: tuple[Path, ...]) -> list[Path]:
 def _opened_photos(files: list[Path], batch: int) -> Iterator[dict[Path, Image]]:
     """Those that can be read, some at a time; after the last, an InputError that names those that cannot."""
     from reverie.errors import BrokenImage
-    from reverie.store.pictures import read_picture
+    from reverie.store.pictures import AT_ONCE, read_picture
 
     if batch < 1:
         raise InputError(f"a batch of {batch} photos cannot be; give 1 or more")
     broken: list[str] = []
     for start in range(0, len(files), batch):
-        pictures = {}
+        pictures, pixels = dict[Path, "Image"](), 0
         for path in files[start : start + batch]:
             try:
                 pictures[path] = read_picture(path)
             except BrokenImage as error:
                 broken.append(str(error))
-        yield pictures
+                continue
+            pixels += pictures[path].width * pictures[path].height
+            if pixels > AT_ONCE:  # large ones fill the memory
+                yield pictures
+                pictures, pixels = {}, 0
+        if pictures:
+            yield pictures
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} photos cannot be read: {'; '.join(broken[:3])}")
 

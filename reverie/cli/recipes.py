@@ -63,9 +63,7 @@ def claims(words: list[str]) -> int:
     if not words:
         raise InputError(f"reverie claims: give a recipe: {', '.join(known_studies())}")
     if words[0] in ("-h", "--help"):
-        say(
-            f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}"
-        )
+        say(f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}")
         say("\nExample:\n  reverie claims stablerep --scale tiny --num-seeds 3 --out runs/claims-stablerep")
         say("  reverie claims stablerep --scale small --decide --max-hours 12 --out runs/claims-small")
         return 0

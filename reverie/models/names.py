@@ -168,7 +168,9 @@ def check_weights(part: Path) -> None:
     if not (part / "config.json").is_file():
         return
     if (part / "adapter_config.json").is_file():  # transformers would load what it names, from wherever that is
-        raise ModelError(f"{part} holds an adapter beside its weights; merge it into them (merge_and_unload), or take it out")
+        raise ModelError(
+            f"{part} holds an adapter beside its weights; merge it into them (merge_and_unload), or take it out"
+        )
     found = sorted(part.glob("*.safetensors"))
     for file in found:
         check_tensors(file)

@@ -132,7 +132,9 @@ class _Bar:
         else:
             far = f"{self.done}/{self.total} {self.what}" if self.total else "done" if kind is None else "stopped"
             seconds = time.monotonic() - self.began
-            self.console.print(Text(f"{harmless(self.step)}: {far} in {seconds:.1f} s{_or_empty(self.note)}"), soft_wrap=True)
+            self.console.print(
+                Text(f"{harmless(self.step)}: {far} in {seconds:.1f} s{_or_empty(self.note)}"), soft_wrap=True
+            )
 
     def move(self, done: int, total: int, note: str, what: str | None = None) -> None:
         if done < self.done:  # a step of several parts begins the next one, which has a rate of its own

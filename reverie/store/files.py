@@ -87,7 +87,9 @@ def check_own(*paths: Path) -> None:
     """That what is to be written to is no link: a folder that came from strangers may hold some to files elsewhere. Raises InputError."""
     for each in paths:
         if each.is_symlink():
-            raise InputError(f"{each} is a link, and what it leads to is not written to; put a file or folder in its place")
+            raise InputError(
+                f"{each} is a link, and what it leads to is not written to; put a file or folder in its place"
+            )
 
 
 def flush_to_disk(path: Path) -> None:

@@ -26,9 +26,7 @@ ONE_THAT = re.compile(r"^((?:\S+ )?(?:caption|embedding|image|key|pair|unit))s((
 OF_ONE = {"are": "is", "have": "has", "belong": "belongs", "share": "shares", "their": "its"}
 VERB = re.compile(rf"\b(?:do not (\w+)|{'|'.join(OF_ONE)})\b")
 # Control characters but for tab and end of line, marks of direction, and separators of lines that are no ends of lines in a terminal.
-STEERING = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
-)
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 256 << 20  # bytes of a packed file read as a whole, unless it was large before; and of a line of one
 MAX_SWELLING = 100  # times its packed size; sentences and JSON swell by 3 to 30
