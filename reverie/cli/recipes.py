@@ -50,8 +50,16 @@ def make(words: list[str]) -> int:
 
 
 def demo(words: list[str]) -> int:
-    """StableRep at its smallest. Captions say the class and no more: what else they said, images of a caption would have in common."""
+    """StableRep at its smallest. Captions say the class and no more: what else they said, images of a caption would have in common.
+
+    It computes in bf16 where that is quicker than fp32.
+    """
     given = {word.partition("=")[0] for word in words}
+    if not given & {"--painter-dtype", "--precision", "-h", "--help"}:
+        from reverie.nets.autocast import quick_in_bf16
+
+        if quick_in_bf16(_said_early(words, "device") or "cpu"):
+            words = ["--painter-dtype", "bf16", "--precision", "bf16", *words]
     if not given & {"--captions", "--classes", "--writer", "--words", "--templates", "--images-from"}:
         words = ["--templates", "a {class}", *words]
     return _recipe("demo", "stablerep", words, out=Path("runs/demo"), jobs=min(MOST_JOBS, os.cpu_count() or 1))
