@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tarfile
 import zipfile
 
@@ -296,7 +295,7 @@ def test_a_model_names_no_other_model(tmp_path):
 def test_a_chat_template_is_no_program(template, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tiny.save_writer(tmp_path / "m", template)
-    with pytest.raises(ModelError, match="SecurityError|no loader"):
+    with pytest.raises(ModelError, match=r"SecurityError|no loader"):
         open_writer(str(folder)).write(["cat"], [1], 6, 1.0, 0.9)
     assert not (tmp_path / "pwned").exists()
 
