@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -29,7 +30,7 @@ class Learn(Job):
     pause_s: float = 0.01
     seed: int = 0
 
-    def trial(self, steps: int) -> Trial | None:
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
         return Trial(replace(self, steps=min(steps, self.steps)), self.steps, self.captions)
 
     def run(self, context: StepContext) -> None:
@@ -90,7 +91,7 @@ def test_units_rows_time_and_disk_of_steps_with_units(scratch: Path) -> None:
     assert paint.disk_bytes is not None
     assert 120 * 100 < paint.disk_bytes < 120 * 3000  # pictures of some hundred bytes
     assert keep.seconds is None
-    assert "how it grows with them is not known" in keep.unknown
+    assert "how it grows is not known" in keep.unknown
     assert not list(scratch.glob("reverie-*"))
 
 
