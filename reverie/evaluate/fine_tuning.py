@@ -197,7 +197,12 @@ class FineTune(Job):
                 if self.keep:
                     put_weights(context.weights(folder.name), net, learner)
                 about = self._about(arm, context, sources, images.test)
+                since, count = time.monotonic(), len(images.test)
                 numbers = self._measured(net, images.test, best if len(held_out) else None, context.device)
+                each = (time.monotonic() - since) / count
+                context.report(
+                    "speed", what="photos measured", steps=count, done=count, seconds_each=each, low=each, high=each
+                )
                 more = {
                     "steps": self.fit.steps,
                     "num_held_out": len(held_out),

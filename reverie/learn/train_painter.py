@@ -305,7 +305,11 @@ class TrainPainter(Job):
             path = self.store / "pairs.lance"
             count = tables.count(path, where)
             part = next(iter(tables.scan(path, ["pair_id"], where)), None)
-            names = ", ".join("'" + name.replace("'", "''") + "'" for name in part["pair_id"].to_pylist()[:few]) if part else "''"
+            names = (
+                ", ".join("'" + name.replace("'", "''") + "'" for name in part["pair_id"].to_pylist()[:few])
+                if part
+                else "''"
+            )
             where = f"({where}) and pair_id in ({names})"
         elif self.store is None:
             count = images(where)

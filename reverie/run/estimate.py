@@ -250,6 +250,23 @@ def _span(facts: Mapping[str, Any]) -> Span:
     return Span(*(float(facts[name]) for name in ("low", "seconds_each", "high")))
 
 
+def _times(trial: Trial, told: Sequence[Mapping[str, Any]], took: float) -> tuple[Span, Span]:
+    """Of the whole work, by the speeds of its trial, and of the same again, when what was encoded is kept."""
+    whole = trial.steps if isinstance(trial.steps, tuple) else (trial.steps,)
+    fits = [_span(facts) for facts in told if facts["what"] == "steps"]
+    fits += fits[-1:] * (len(whole) - len(fits))
+    opening = took - sum(facts.get("done", facts["steps"]) * _span(facts).middle for facts in told)
+    again = [Span(*3 * (max(0.0, opening),))]
+    again += [span.times(trial.alike * steps) for span, steps in zip(fits, whole, strict=False)]
+    encoded: list[Span] = []
+    for facts in told:
+        if facts["what"] == ENCODED:
+            encoded.append(_span(facts).times(trial.images))
+        elif facts["what"] != "steps":
+            again.append(_span(facts).times(trial.alike * facts["done"]))
+    return _sum([*again, *encoded]), _sum(again)
+
+
 def _files(folder: Path, step: str) -> Iterable[Path]:
     """What a step left in a folder, its parts included."""
     return [file for place in (folder / step, *folder.glob(f"{step}.*")) for file in place.rglob("*") if file.is_file()]
@@ -398,28 +415,18 @@ class _Later:
             known = _with(known, unknown=f"not tried: {error}")
             return known, known
         self.made.add(step.name)
-        timed = [facts for facts in told if facts["what"] == "steps"]
-        if not timed:
+        number = sum(int(facts["steps"]) for facts in told if facts["what"] == "steps")
+        if not number:
             if trial.part:
                 known = _with(known, seconds=Span(*3 * (took / trial.part,)), tried=f"{trial.part:.0%} of it")
-            elif _total(trial):
-                known = _with(known, unknown="not tried: too few steps to time")
             else:
-                known = _with(known, unknown=GROWS.format(took))
+                known = _with(known, unknown="not tried: too few steps to time" if known.steps else GROWS.format(took))
             return known, known
-        whole = trial.steps if isinstance(trial.steps, tuple) else (trial.steps,)
-        each = [_span(facts) for facts in timed]
-        each += each[-1:] * (len(whole) - len(each))
-        encoded = [facts for facts in told if facts["what"] == ENCODED]
-        opening = took - sum(facts.get("done", facts["steps"]) * _span(facts).middle for facts in (*timed, *encoded))
-        again = _sum(span.times(trial.alike * steps) for span, steps in zip(each, whole, strict=False))
-        again = again.times(1, max(0.0, opening))
-        once = _sum([again, *(_span(facts).times(trial.images) for facts in encoded)])
         left = [file for place in ("weights", "checkpoints") for file in _files(self.folder / place, step.name)]
         size = trial.alike * sum(file.stat().st_size for file in left)
-        number = sum(int(facts["steps"]) for facts in timed)
         known = _with(known, disk_bytes=size, tried=f"{number} steps")
-        return _with(known, seconds=once), _with(known, seconds=again)
+        first, again = _times(trial, told, took)
+        return _with(known, seconds=first), _with(known, seconds=again)
 
     def _multiply(self, captions: int) -> None:
         """Copies of the trial's images, under other names, until there are enough of them for a batch."""
