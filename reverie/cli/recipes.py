@@ -284,13 +284,14 @@ def _preview(plan: Plan, count: int, device: str, until: str | None) -> int:
     from reverie.report.page import write
     from reverie.run.engine import run
     from reverie.run.preview import preview_of
+    from reverie.store.files import passing_folder
 
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("--preview works in one process; leave out accelerate launch")
     last = len(plan.steps) if until is None else plan.steps.index(plan.step(until)) + 1
     small, stopped = preview_of(plan, count, without=[step.name for step in plan.steps[last:]]), ""
-    with tempfile.TemporaryDirectory(prefix="reverie-preview-") as place:
-        folder = Path(place) / "preview"
+    with passing_folder("reverie-preview-") as place:
+        folder = place / "preview"
         try:
             run(small, folder, device)
         except ReverieError as error:
@@ -299,8 +300,12 @@ def _preview(plan: Plan, count: int, device: str, until: str | None) -> int:
             stopped = str(error)
         text = write(folder).read_bytes()
     number, name = tempfile.mkstemp(prefix=f"reverie-preview-{Path(plan.recipe).name}-", suffix=".html")
-    with os.fdopen(number, "wb") as page:
-        page.write(text)
+    try:
+        with os.fdopen(number, "wb") as page:
+            page.write(text)
+    except OSError:
+        Path(name).unlink()
+        raise
     if stopped:
         raise InputError(f"{stopped}; what was made until then: {name}")
     print(name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from reverie.run.plan import Plan, Step
 from reverie.run.preview import preview_of
 from reverie.stage import Job, StepContext, Trial, UnitStage
 from reverie.store import tables
+from reverie.store.files import passing_folder
 
 ENCODED = "images encoded"  # what else tells its speed, see models/feature_cache.py
 GROWS = "took {:.2g} s on what the trial had; how it grows is not known"
@@ -163,8 +163,8 @@ def estimate(
         step.stage.check()
         if step in steps and step.name not in why:
             step.stage.check_device(device)
-    with tempfile.TemporaryDirectory(prefix="reverie-plan-") as place:
-        folder, began = Path(place) / "trial", time.monotonic()
+    with passing_folder("reverie-plan-") as place:
+        folder, began = place / "trial", time.monotonic()
         tried = _try(plan, steps, folder, device, captions, why) if captions else _Tried(0)
         found = [_unit_step(plan, step, folder, tried) for step in steps]
         if captions:
@@ -466,7 +466,7 @@ def _explained(step: Step, known: StepEstimate, why: Mapping[str, str], is_trial
         return _with(known, unknown="not tried (--trial 0)")
     if step.name in why:
         return _with(known, unknown=f"not tried: {why[step.name]}")
-    if step.kind != "job":
+    if step.kind != "job" or cast(Job, step.stage).preview(1):
         reason = tried.stopped or "it reads what the run itself trains"
         return _with(known, unknown=f"not tried: {reason}")
     what = {"measure": "it measures what was trained", "page": "it writes the page at the end"}

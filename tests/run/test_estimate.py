@@ -239,6 +239,7 @@ def test_a_trial_that_stops_says_so() -> None:
     found = estimate(Plan("mine", steps), captions=1)
     assert found.steps[1].seconds is not None
     assert found.steps[3].unknown.startswith("not tried:")
+    assert "nothing" in found.steps[2].unknown  # why it stopped, and not that its kind is never cut short
 
 
 def test_no_trial_and_steps_after_the_last_one() -> None:
