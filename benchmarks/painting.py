@@ -35,6 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from reverie import pairs
 from reverie.images.pixels import PaintPixels, PaintSpeed, PaintWorker
 from reverie.models.painter import DTYPES, Painter, open_painter, pick
+from reverie.nets.autocast import quick_in_bf16
 from reverie.stage import StepContext
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -123,12 +124,14 @@ class Way:
     plain: bool = False  # as one writes with diffusers alone
     guidance: float | None = None  # in place of the usual one
     batch: int | None = None  # in place of the usual one; 0 is found by trial, on a GPU
+    dtype: str | None = None  # in place of the usual one
     against: str = "plain diffusers loop"
 
 
 def ways(options: argparse.Namespace) -> list[Way]:
     """What is measured, the plain loops first."""
     cuda = options.device.startswith("cuda")
+    half = "bf16" if not cuda and options.dtype == "fp32" and quick_in_bf16("cpu") else None
     last = {"channels_last": True} if cuda else {}
     best = {**last, "step_cache": options.step_cache, **({"decoder_dtype": "fp16"} if cuda else {})}
     found = [
@@ -140,21 +143,22 @@ def ways(options: argparse.Namespace) -> list[Way]:
         Way("contiguous", {}) if cuda else None,
         Way("decoder in half precision", {**last, "decoder_dtype": "fp16"}) if cuda else None,
         Way("batch of 16" if not cuda else "batch by trial", last, batch=0 if cuda else 16),
+        Way("bf16", last, dtype=half) if half else None,
         Way("step cache 2", {**last, "step_cache": 2}),
         Way("step cache 3", {**last, "step_cache": 3}),
         Way("compiled", {**last, "compiled": True}) if options.compile else None,
-        Way(ALL, best, batch=0 if cuda else 16),
+        Way(ALL, best, batch=0 if cuda else 16, dtype=half),
     ]
     return [way for way in found if way is not None]
 
 
 def open_one(options: argparse.Namespace, way: Way) -> Painter:
     """A painter of its own, with the same weights as all others."""
+    dtype = way.dtype or options.dtype
     if options.model in SIZES:
-        pipe = random_pipeline(options.model).to(options.device, DTYPES[options.dtype])
-        painter = Painter(pipe, options.model)
+        painter = Painter(random_pipeline(options.model).to(options.device, DTYPES[dtype]), options.model)
     else:
-        painter = open_painter(options.model, options.device, dtype=options.dtype)
+        painter = open_painter(options.model, options.device, dtype=dtype)
     painter.quicken(**({"channels_last": False} | way.quick))
     if not way.quick.get("channels_last"):
         for part in (painter.pipe.unet, painter.pipe.vae):

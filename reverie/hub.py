@@ -24,6 +24,7 @@ from reverie.pairs import DROPPED, FAILED, OK
 from reverie.run.plan import read_plan
 from reverie.store import results, tables
 from reverie.store.files import atomic_file, atomic_folder
+from reverie.store.sources import harmless
 
 Kind = Literal["model", "dataset"]
 BUILTIN_LICENCE = "Apache-2.0"
@@ -81,11 +82,11 @@ def write_card(
         where: filter that these pairs fit.
     """
     record = read_plan(run) if (run / "plan.json").exists() else None
-    about = f"recipe `{record['recipe']}`" if record else "an import of other people's data"
+    about = f"recipe {_code(record['recipe'])}" if record else "an import of other people's data"
     head: dict[str, object] = {"tags": ["reverie", "synthetic"] if record else ["reverie"]}
     if step is not None:
         head |= {"library_name": "transformers" if (folder / "config.json").is_file() else "reverie"}
-        lines = [f"# {step}", "", f"Weights of the step `{step}` of {about}, made with reverie."]
+        lines = [f"# {_as_text(step)}", "", f"Weights of the step {_code(step)} of {about}, made with reverie."]
     else:
         lines = [
             "# Image-text pairs",
@@ -123,9 +124,12 @@ def write_card(
         settings = [item["settings"] for item in record["steps"] if item["name"] == step]
         shown = {"recipe": record["recipe"], "arguments": _public(record["arguments"]), "seed": record["seed"]}
         shown |= {"step": _public(settings[0])} if settings else {}
-        lines += ["## Settings", "", "```json", json.dumps(shown, indent=1, ensure_ascii=False), "```", ""]
+        lines += ["## Settings", "", "```json", harmless(json.dumps(shown, indent=1, ensure_ascii=False)), "```", ""]
         versions = record.get("versions", {})
-        lines += ["Made with " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".", ""]
+        lines += [
+            "Made with " + ", ".join(_as_text(f"{name} {version}") for name, version in versions.items()) + ".",
+            "",
+        ]
     front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items())  # JSON is YAML
     with atomic_file(folder / "README.md") as partial:
         partial.write_text(f"---\n{front}---\n\n" + "\n".join(lines), encoding="utf-8")
@@ -282,14 +286,14 @@ def _limits(run: Path, models: list[str], where: str | None, step: str | None) -
 
 def _code(text: str) -> str:
     """A text as code in a line, backticks of its own included."""
-    line = " ".join(text.split())
+    line = harmless(" ".join(text.split()))
     fence = "`" * (1 + max((len(found) for found in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
 
 
 def _as_text(words: str, longest: int | None = LONGEST) -> str:
     """A text of people or models that is neither HTML nor Markdown in the card, on one line."""
-    plain = " ".join(words.split())
+    plain = harmless(" ".join(words.split()))
     plain = plain if longest is None or len(plain) <= longest else f"{plain[:longest]} ..."
     return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", plain)
 

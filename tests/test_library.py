@@ -286,6 +286,28 @@ def test_a_card_of_a_run_that_has_not_ended_says_so(done, tmp_path):
     assert told in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_nothing_in_the_plan_of_a_run_becomes_markup(tmp_path):
+    from tests.report.conftest import make_plan, write_tables
+
+    evil = "`<script>` [a](http://b) \u202e"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    make_plan().settle(folder)
+    write_tables(folder)
+    record = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    record |= {"recipe": evil, "versions": {evil: evil}, "arguments": {"a": f"```\n{evil}"}}
+    (folder / "plan.json").write_text(json.dumps(record), encoding="utf-8")
+    assert export(folder, "--card") == 0
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "\u202e" not in card
+    before, _, rest = card.partition("\n```json\n")
+    code, _, end = rest.partition("\n```\n")
+    assert "<script>" in json.loads(code)["recipe"]
+    assert "pairs of recipe `` `<script>` [a](http://b) \\u202e ``" in before
+    assert "\\<script\\>" in end
+    assert not re.search(r"(?<!\\)[<`]", end)
+
+
 def test_nothing_in_a_card_becomes_markup(tmp_path):
     """A class, a label or a filter may hold what Markdown, HTML or YAML would take for its own."""
     from reverie.pairs import CAPTIONS, PAIRS, table

@@ -6,6 +6,7 @@ python -m reverie.builtin.pieces runs/builtin/out reverie/models/builtin
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,7 @@ import tyro
 
 from reverie.errors import InputError
 from reverie.store.files import atomic_file
+from reverie.store.sources import DAMAGED
 
 PIECE = 15 * 2**20  # bytes
 MAX_PIECES = 8  # pieces in a folder, of all models together
@@ -55,12 +57,15 @@ def unpack(pieces: Path, models: Path) -> None:
     if not names:
         raise InputError(f"{pieces} holds no pieces of models (NAME.zip.0, ...)")
     for name in names:
-        files = sorted(pieces.glob(f"{name}.zip.*"), key=lambda file: int(file.suffix[1:]))
+        files = sorted(pieces.glob(f"{name}.zip.*"), key=lambda file: (len(file.suffix), file.suffix))
+        if not re.fullmatch(r"\w[\w-]*", name):  # "..", say
+            raise InputError(f"{files[0]} is no piece of a model by its name (NAME.zip.0, ...); nothing was unpacked")
         try:
             archive = zipfile.ZipFile(io.BytesIO(b"".join(file.read_bytes() for file in files)))
             _check_entries(archive, pieces / f"{name}.zip.0")
             archive.extractall(models / name)
-        except zipfile.BadZipFile as error:
+        # Damage and methods that are unknown are errors of several kinds.
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, *DAMAGED) as error:
             raise InputError(
                 f"the pieces of {name} in {pieces} are not complete ({error}); fetch all of them again"
             ) from error

@@ -57,6 +57,7 @@ from reverie.learn.vq import Quantiser
 from reverie.models.names import BUILTIN, builtin_folder, locate
 from reverie.models.pretrained import load_model, load_pipeline, load_tensors
 from reverie.models.tokenizer import open_tokenizer
+from reverie.nets.autocast import quick_in_bf16
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld.describe import Style, vocabulary
 from reverie.smallworld.scene import class_names
@@ -144,6 +145,7 @@ TAUGHT_FIT = Fit(
     steps=3000, lr=5e-4, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.99), clip=1.0, ema=0.998, speed=SPEED
 )
 FURTHER_LR = 5e-4  # half the rate to go on with: less of what is there is lost
+ALT_LR = 1e-4  # of painter-alt: at five times that, what the reader had taught was gone after 128,000 images
 CHANNELS, ATTENTION = (64, 128, 128), (False, True, True)  # of the painter's U-Net, finest first
 
 # What the painter learns from: so many studio scenes, of so many things (None: as they come), drawn from this seed.
@@ -211,9 +213,7 @@ class Work:
     def fit(self, settings: Fit, steps: int = 0) -> Fit:
         """Settings of a learner of pictures on this device."""
         cuda = self.device != "cpu"
-        # Older processors count in bf16 too, but slowly.
-        quick = cuda or torch.cpu.get_capabilities().get("avx512_bf16", False)
-        settings = dataclasses.replace(settings, precision="bf16" if quick else "fp32")
+        settings = dataclasses.replace(settings, precision="bf16" if quick_in_bf16(self.device) else "fp32")
         settings = dataclasses.replace(settings, lr=settings.lr * (GPU_LR if cuda else 1.0))
         return dataclasses.replace(settings, steps=steps) if steps else settings
 
@@ -404,7 +404,8 @@ def _paint(
         minutes = run.minutes(name, part)
     settings = dataclasses.replace(run.fit(PAINTER_FIT, run.further), minutes=minutes)
     if start and not _smaller(start):
-        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+        lr = ALT_LR if part == "painter-alt" else FURTHER_LR
+        settings = dataclasses.replace(settings, lr=settings.lr * lr / PAINTER_FIT.lr)
     train(run, name, learner, settings, batches, _log_of(start), functools.partial(_ship_painter, run, part))
     if run.further and not run.rank and run.out is None:
         shutil.rmtree(run.folder / name)  # so that the same command trains on from here

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import tyro
 from rich.console import Console
 
 from reverie.cli.flags import read
 from reverie.errors import InputError
+from reverie.store.sources import harmless
 
 Folder = Annotated[Path, tyro.conf.Positional]
 
@@ -25,6 +27,11 @@ def find_device(wanted: str) -> str:
     if wanted and wanted not in there:
         raise InputError(f"there is no device {wanted!r} here; use one of: {', '.join(there)}")
     return wanted or ("cuda" if found else "cpu")
+
+
+def say(text: object = "", to: TextIO | None = None) -> None:
+    """Print a line or some. What people, models and files put into it does not steer the terminal."""
+    print(harmless(str(text)), file=to or sys.stdout, flush=True)
 
 
 @contextmanager

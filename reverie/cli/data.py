@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reverie.cli.common import Folder, counting, find_device, open_console
+from reverie.cli.common import Folder, counting, find_device, open_console, say
 from reverie.errors import FolderInUse, InputError, ReverieError
 
 
@@ -78,7 +78,7 @@ def import_(
         said += "".join(
             f", {counts[f'images {why}']:,} {why}" for why in ("dropped", "failed") if counts[f"images {why}"]
         )
-    print("\n".join([said, str(account), *account.not_asked]))
+    say("\n".join([said, str(account), *account.not_asked]))
 
 
 def export(
@@ -151,17 +151,17 @@ def export(
         raise InputError(f"no pair of {folder} that fits {where!r} is image tokens alone; leave --tokenizer out")
     with counting("exported") as progress:
         counts = write(folder / "pairs.lance", out, where=where, progress=progress, **how)
-    print(f"{out}: " + ", ".join(counted(number, what) for what, number in counts.items()))
+    say(f"{out}: " + ", ".join(counted(number, what) for what, number in counts.items()))
     pairs = folder / "pairs.lance"
     if card:
         from reverie.hub import write_card
 
         write_card(out, folder, data=tables.count(pairs, f"{tables.whole_filter(where)} and {exports.OK}"), where=where)
-        print(f"{out / 'README.md'}: the card")
+        say(f"{out / 'README.md'}: the card")
     if "kept" in tables.column_names(pairs) and (
         lost := tables.count(pairs, f"{tables.whole_filter(where)} and kept = false")
     ):
-        print(f'{lost:,} of these were not kept by the selection; leave them out with: --where "{where} and kept"')
+        say(f'{lost:,} of these were not kept by the selection; leave them out with: --where "{where} and kept"')
 
 
 def _write_card(folder: Path, out: Path, step: str | None, where: str) -> None:
@@ -195,7 +195,7 @@ def _write_card(folder: Path, out: Path, step: str | None, where: str) -> None:
             f"{path} is there already and is not overwritten; move it, or give another folder: --out FOLDER"
         )
     write_card(out, folder, step=step, data=data, where=where if data is not None else None)
-    print(f"{path}: the card")
+    say(f"{path}: the card")
 
 
 def _has_only_tokens(folder: Path, where: str) -> bool:
@@ -238,7 +238,7 @@ def tokenize(folder: Folder, tokenizer: str = "builtin:tokenizer", px: int | Non
             find_device(device),
             lambda kind, **facts: progress(facts["done"], facts["total"]) if kind == "progress" else None,
         )
-    print(f"{folder}: {number:,} pictures have image tokens")
+    say(f"{folder}: {number:,} pictures have image tokens")
 
 
 def duplicates(folder: Folder, max_distance: int = 4, exact: bool = False) -> None:
@@ -269,7 +269,7 @@ def duplicates(folder: Folder, max_distance: int = 4, exact: bool = False) -> No
     page, found = write(folder), gather(folder)
     if found.conflicts:
         open_console().print(table(found))
-    print(f"{headline(found)}\n{page.resolve()}")
+    say(f"{headline(found)}\n{page.resolve()}")
 
 
 def recaption(
@@ -380,7 +380,7 @@ def _tuned(
 
         weights = tuned(folder, job, find_device(device), report)
     if told:
-        print(
+        say(
             f"{weights}: tuned on {told['captions']:,} captions of {told['images']:,} images, best at step {told['steps']:,}"
         )
         for name, what in (
@@ -391,7 +391,7 @@ def _tuned(
         ):
             before, after = told[f"{name}_before"], told[f"{name}_after"]
             if before is not None and after is not None:
-                print(f"  {what}: {before:.3g} -> {after:.3g}")
+                say(f"  {what}: {before:.3g} -> {after:.3g}")
     return weights
 
 
@@ -417,14 +417,14 @@ def _described(folder: Path, stage: Any, device: str) -> None:
             flags.update(each or ())
             flagged += bool(each) and EMPTY not in each
     rest = added.rows - said - flags[EMPTY]
-    print(f"{folder}: {said:,} of {added.rows:,} images described in {column}, {added.made:,} now")
+    say(f"{folder}: {said:,} of {added.rows:,} images described in {column}, {added.made:,} now")
     if flagged:
         told = ", ".join(f"{number:,} {flag}" for flag, number in flags.most_common() if flag != EMPTY)
-        print(
+        say(
             f'{flagged:,} of these are flagged ({told}); leave them out with: --where "cardinality({column}_flags) = 0"'
         )
     if flags[EMPTY] or rest:
-        print(f"not described: {flags[EMPTY]:,} got no word, {rest:,} have no picture that can be read")
+        say(f"not described: {flags[EMPTY]:,} got no word, {rest:,} have no picture that can be read")
 
 
 def _export_classifier(folder: Path, out: Path) -> None:
@@ -434,7 +434,7 @@ def _export_classifier(folder: Path, out: Path) -> None:
     classifier = load_classifier(folder)
     difference = export_onnx(classifier, out)
     said = about(classifier)
-    print(
+    say(
         f"{out}: {len(classifier.classes):,} classes; pixels uint8 (batch, {said['side']}, {said['side']}, 3) -> logits, "
         f"probabilities; differs from torch by {difference:.1g} at most on random pictures"
     )

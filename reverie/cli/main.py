@@ -14,7 +14,7 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from reverie.cli.common import command_of
+from reverie.cli.common import command_of, say
 from reverie.cli.data import duplicates, export, import_, recaption, tokenize
 from reverie.cli.predict import caption, evaluate, models, predict, study_page
 from reverie.cli.recipes import claims, demo, make, plan, run_recipe
@@ -75,26 +75,26 @@ def main(words: list[str] | None = None) -> None:
     try:
         sys.exit(_dispatch(words))
     except ReverieError as error:
-        print(" ".join(f"reverie: {error}".splitlines()), file=sys.stderr)  # a name may hold any line break of Unicode
+        say(" ".join(f"reverie: {error}".splitlines()), to=sys.stderr)  # a name may hold any line break of Unicode
         sys.exit(2)
     except KeyboardInterrupt:
         again = shlex.join(["reverie", *words])
-        print(f"\nreverie: stopped; finished units are kept. To go on, run the same command: {again}", file=sys.stderr)
+        say(f"\nreverie: stopped; finished units are kept. To go on, run the same command: {again}", to=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `reverie status x | head`
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:  # safetensors and Lance wrap the OSError in one of their own
         if isinstance(error, PermissionError) or any(said in str(error) for said in FORBIDDEN):
-            print(f"reverie: not allowed to read or write here ({_one_line(error)})", file=sys.stderr)
+            say(f"reverie: not allowed to read or write here ({_one_line(error)})", to=sys.stderr)
             sys.exit(2)
         if isinstance(error, OSError) and error.errno in MISNAMED:
             name = f"{str(error.filename)[:100]}: " if error.filename else ""
-            print(f"reverie: cannot use {name}{error.strerror}; give another name", file=sys.stderr)
+            say(f"reverie: cannot use {name}{error.strerror}; give another name", to=sys.stderr)
             sys.exit(2)
         if "No space left on device" not in str(error):
             raise
-        print(f"reverie: the disk is full ({error}); free some space and run the same command again", file=sys.stderr)
+        say(f"reverie: the disk is full ({error}); free some space and run the same command again", to=sys.stderr)
         sys.exit(2)
 
 
@@ -104,12 +104,12 @@ def _one_line(error: Exception) -> str:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
+        say(USAGE)
         return 0
     if words[0] == "--version":
         from importlib.metadata import version
 
-        print(version("reverie"))
+        say(version("reverie"))
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:

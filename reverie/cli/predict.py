@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
 
     from reverie.evaluate.generation import Instruments
 
-from reverie.cli.common import Folder, command_of, find_device, open_console
+from reverie.cli.common import Folder, command_of, find_device, open_console, say
 
 
 def predict(
@@ -58,7 +58,7 @@ def predict(
                         zip(opened.classes, (round(value, 6) for value in answer.probabilities), strict=True)
                     )
                     line = {"photo": str(path), "label": answer.label, "confidence": round(answer.confidence, 6)}
-                    print(as_json.dumps(line | {"probabilities": chances}, ensure_ascii=False))
+                    say(as_json.dumps(line | {"probabilities": chances}, ensure_ascii=False))
                 else:
                     table.add_row(plain(path), plain(answer.label), f"{answer.confidence:.1%}")
 
@@ -112,7 +112,7 @@ def caption(
                 if json:
                     close = [{"text": text, "cosine": round(cosine, 4)} for text, cosine in told.nearest]
                     line = {"photo": str(path), "caption": told.text, "tags": list(told.tags), "nearest": close}
-                    print(as_json.dumps(line, ensure_ascii=False))
+                    say(as_json.dumps(line, ensure_ascii=False))
                     continue
                 near = "\n".join(f"{cosine:.2f}  {text}" for text, cosine in told.nearest)
                 cells = [str(path), told.text, *[", ".join(told.tags)] * tags, *[near] * bool(nearest)]
@@ -131,19 +131,25 @@ def _photo_files(photos: tuple[Path, ...]) -> list[Path]:
 def _opened_photos(files: list[Path], batch: int) -> Iterator[dict[Path, Image]]:
     """Those that can be read, some at a time; after the last, an InputError that names those that cannot."""
     from reverie.errors import BrokenImage
-    from reverie.store.pictures import read_picture
+    from reverie.store.pictures import AT_ONCE, read_picture
 
     if batch < 1:
         raise InputError(f"a batch of {batch} photos cannot be; give 1 or more")
     broken: list[str] = []
     for start in range(0, len(files), batch):
-        pictures = {}
+        pictures, pixels = dict[Path, "Image"](), 0
         for path in files[start : start + batch]:
             try:
                 pictures[path] = read_picture(path)
             except BrokenImage as error:
                 broken.append(str(error))
-        yield pictures
+                continue
+            pixels += pictures[path].width * pictures[path].height
+            if pixels > AT_ONCE:  # large ones fill the memory
+                yield pictures
+                pictures, pixels = {}, 0
+        if pictures:
+            yield pictures
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} photos cannot be read: {'; '.join(broken[:3])}")
 
@@ -162,9 +168,9 @@ def evaluate(words: list[str]) -> int:
     if not words:
         raise InputError(f"reverie evaluate: give a kind: {', '.join(EVALUATIONS)}")
     if words[0] in ("-h", "--help"):
-        print(f"usage: reverie evaluate KIND ...\n\nKinds: {', '.join(EVALUATIONS)}")
-        print("\nExample:\n  reverie evaluate captions results.json captions_val2017.json")
-        print("  reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/")
+        say(f"usage: reverie evaluate KIND ...\n\nKinds: {', '.join(EVALUATIONS)}")
+        say("\nExample:\n  reverie evaluate captions results.json captions_val2017.json")
+        say("  reverie evaluate transfer runs/demo/weights/stablerep-0 cifar10/ pets/")
         return 0
     if words[0] not in EVALUATIONS:
         raise UnknownName("kind of evaluation", words[0], EVALUATIONS)
@@ -208,18 +214,18 @@ def evaluate_captions(
     if json:
         counts = {"photos": len(captioned.ids), "references": captioned.num_references}
         counts |= dict(zip(("captions_without_words", "references_without_words"), captioned.wordless, strict=True))
-        print(as_json.dumps(counts | {"photos_without_result": captioned.num_without, "times_100": told}))
+        say(as_json.dumps(counts | {"photos_without_result": captioned.num_without, "times_100": told}))
         return
     table = Table("metric", Column("times 100", justify="right"), box=None, header_style="bold")
     for name, value in told.items():
         table.add_row(name, f"{value:.1f}")
     open_console().print(table)
-    print(f"{len(captioned.ids):,} photos, {captioned.num_references:,} references")
+    say(f"{len(captioned.ids):,} photos, {captioned.num_references:,} references")
     if captioned.num_without:
-        print(f"{captioned.num_without:,} more photos have references and no result; they are not scored")
+        say(f"{captioned.num_without:,} more photos have references and no result; they are not scored")
     if any(captioned.wordless):
         empty, bare = captioned.wordless
-        print(f"{empty:,} captions and {bare:,} references hold no word; they are scored as they are")
+        say(f"{empty:,} captions and {bare:,} references hold no word; they are scored as they are")
 
 
 def evaluate_transfer(
@@ -276,12 +282,12 @@ def evaluate_transfer(
             table.add_row(plain(names[len(rows) - 1]), *numbers, f"{row.linear:.1%}", f"{row.knn:.1%}")
     mean = means(rows)
     if json:
-        print(as_json.dumps({"encoder": name, "photos": [dataclasses.asdict(row) for row in rows], "mean": mean}))
+        say(as_json.dumps({"encoder": name, "photos": [dataclasses.asdict(row) for row in rows], "mean": mean}))
         return
     if len(rows) > 1:
         table.add_row("mean", "", "", "", f"{mean['linear']:.1%}", f"{mean['knn']:.1%}", style="bold")
     open_console().print(table)
-    print(f"top-1 on test photos, of the features of {name}")
+    say(f"top-1 on test photos, of the features of {name}")
 
 
 def evaluate_diversity(
@@ -338,14 +344,14 @@ def evaluate_diversity(
     if picture is not None:
         shown.draw(found, picture)
     if json:
-        print(
+        say(
             as_json.dumps(
                 {"encoder": encoder, "clusters": clusters, "sets": [dataclasses.asdict(one) for one in found]}
             )
         )
         return
     open_console().print(shown.table(found))
-    print(f"{found[0].size:,} captions of each set, {clusters} clusters of all together, vectors of {encoder}")
+    say(f"{found[0].size:,} captions of each set, {clusters} clusters of all together, vectors of {encoder}")
 
 
 def evaluate_text_shift(
@@ -401,13 +407,13 @@ def evaluate_text_shift(
             progress=lambda done, total: line.update(f"measuring: set {done + 1} of {total}"),
         )  # fmt: skip
     if json:
-        print(as_json.dumps({"tokenizer": tokenizer, "encoder": encoder, **dataclasses.asdict(found)}))
+        say(as_json.dumps({"tokenizer": tokenizer, "encoder": encoder, **dataclasses.asdict(found)}))
         return
     console = open_console()
     console.print(shown.table(found))
     for each in shown.shifts(found):
         console.print("", each)
-    print(f"\nlanguage models are counted on {found.fitted_words:,} words of each set; mmd is on vectors of {encoder}")
+    say(f"\nlanguage models are counted on {found.fitted_words:,} words of each set; mmd is on vectors of {encoder}")
 
 
 def evaluate_generation(
@@ -513,7 +519,7 @@ def evaluate_generation(
         }
     if json:
         told = {name: [dataclasses.asdict(one) for one in numbers] for name, numbers in found.items()}
-        print(as_json.dumps({"sets": told}))
+        say(as_json.dumps({"sets": told}))
         return
     if not any(found.values()):
         raise InputError(
@@ -522,7 +528,7 @@ def evaluate_generation(
     open_console().print(table(found))
     for name, made in sets.items():
         lost, black = (next((one.details[what] for one in found[name]), 0) for what in ("without_picture", "black"))
-        print(
+        say(
             f"{plain(name)}: {len(made):,} pictures"
             + f", {lost:,} of which are not there and show nothing" * bool(lost)
             + f"; {black:,} are black all over, as a safety checker leaves them" * bool(black)
@@ -561,10 +567,10 @@ def _paint_and_measure(
     engine.run(plan, out, device)
     written, records = page.write(out), results.read(out / "results.jsonl")
     if json:
-        print(as_json.dumps([record.as_dict() for record in records]))
+        say(as_json.dumps([record.as_dict() for record in records]))
         return
     open_console().print(table(of_records(records)))
-    print(written.resolve())
+    say(written.resolve())
 
 
 def evaluate_cost(
@@ -616,7 +622,7 @@ def evaluate_cost(
             progress=lambda done, total: line.update(f"measuring: step {done + 1} of {total}"),
         )  # fmt: skip
     if json:
-        print(as_json.dumps(dataclasses.asdict(found)))
+        say(as_json.dumps(dataclasses.asdict(found)))
         return
     table = Table("", *(Column(name, justify="right") for name in ("tokens", "pixels", "pixels / tokens")), box=None)
     speeds = {
@@ -634,7 +640,7 @@ def evaluate_cost(
     for what, sizes in (("bytes an image", found.content_bytes), ("bytes a pair on disk", found.pair_bytes)):
         table.add_row(what, *(f"{size:,.0f}" for size in sizes.values()), f"{sizes['pixels'] / sizes['tokens']:.1f}")
     open_console().print(table)
-    print(
+    say(
         f"{found.num_ids} ids an image of {found.size_px} px, {found.batch} a step, {found.timed} steps after {found.warm_up}, on {found.device}; "
         f"{found.agreement:.1%} of ids come back from a picture. The paper tells {PAPER} for speed."
     )
@@ -688,11 +694,11 @@ def study_page(
             raise InputError("whose the pictures were stands in the key beside the page; name it: --key study.key.json")
         found = count(read_key(key), votes, baseline, draws)
         if json:
-            print(as_json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+            say(as_json.dumps(dataclasses.asdict(found), ensure_ascii=False))
             return
         open_console().print(shown.table(found))
         for line in shown.words(found):
-            print(line)
+            say(line)
         return
     if out is None or out.suffix != ".html":
         raise InputError("name the page, a file that ends in .html: --out study.html")
@@ -709,8 +715,8 @@ def study_page(
     study = pick(sets, num, seed)
     shown.write(study, sets, out, px)
     write_key(study, out.with_suffix(".key.json"))
-    print(f"{out.resolve()}: {len(study.items):,} captions, {len(called)} pictures each")
-    print(f"{out.with_suffix('.key.json').resolve()}: whose each picture is; keep it from raters")
+    say(f"{out.resolve()}: {len(study.items):,} captions, {len(called)} pictures each")
+    say(f"{out.with_suffix('.key.json').resolve()}: whose each picture is; keep it from raters")
 
 
 def models(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from reverie.cli.common import find_device, open_console
+from reverie.cli.common import find_device, open_console, say
 from reverie.cli.flags import read
 from reverie.errors import InputError
 from reverie.ranges import check_min, check_numbers, check_ranges
@@ -35,12 +35,12 @@ def run_recipe(words: list[str]) -> int:
     if not words:
         raise InputError(f"reverie run: give a recipe: {', '.join(known_recipes())}, or your own file RECIPE.py")
     if words[0] in ("-h", "--help"):
-        print(
+        say(
             f"usage: reverie run RECIPE [flags]\n\nRecipes: {', '.join(known_recipes())}, or your own file RECIPE.py with one"
         )
-        print("function annotated '-> Plan'; its keyword arguments are the flags.\n\nExample:")
-        print("  reverie run stablerep --scale tiny --guidance 3 --out runs/guidance3")
-        print("  reverie run my_recipe.py --help")
+        say("function annotated '-> Plan'; its keyword arguments are the flags.\n\nExample:")
+        say("  reverie run stablerep --scale tiny --guidance 3 --out runs/guidance3")
+        say("  reverie run my_recipe.py --help")
         return 0
     return _recipe("run", words[0], words[1:])
 
@@ -50,8 +50,16 @@ def make(words: list[str]) -> int:
 
 
 def demo(words: list[str]) -> int:
-    """StableRep at its smallest. Captions say the class and no more: what else they said, images of a caption would have in common."""
+    """StableRep at its smallest. Captions say the class and no more: what else they said, images of a caption would have in common.
+
+    It computes in bf16 where that is quicker than fp32.
+    """
     given = {word.partition("=")[0] for word in words}
+    if not given & {"--painter-dtype", "--precision", "-h", "--help"}:
+        from reverie.nets.autocast import quick_in_bf16
+
+        if quick_in_bf16(_said_early(words, "device") or "cpu"):
+            words = ["--painter-dtype", "bf16", "--precision", "bf16", *words]
     if not given & {"--captions", "--classes", "--writer", "--words", "--templates", "--images-from"}:
         words = ["--templates", "a {class}", *words]
     return _recipe("demo", "stablerep", words, out=Path("runs/demo"), jobs=min(MOST_JOBS, os.cpu_count() or 1))
@@ -63,11 +71,9 @@ def claims(words: list[str]) -> int:
     if not words:
         raise InputError(f"reverie claims: give a recipe: {', '.join(known_studies())}")
     if words[0] in ("-h", "--help"):
-        print(
-            f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}"
-        )
-        print("\nExample:\n  reverie claims stablerep --scale tiny --num-seeds 3 --out runs/claims-stablerep")
-        print("  reverie claims stablerep --scale small --decide --max-hours 12 --out runs/claims-small")
+        say(f"usage: reverie claims RECIPE [flags]\n\nRecipes whose claims can be tested: {', '.join(known_studies())}")
+        say("\nExample:\n  reverie claims stablerep --scale tiny --num-seeds 3 --out runs/claims-stablerep")
+        say("  reverie claims stablerep --scale small --decide --max-hours 12 --out runs/claims-small")
         return 0
     name = words[0]
 
@@ -125,14 +131,14 @@ def claims(words: list[str]) -> int:
     console = open_console()
     done = conduct(
         make, out, first, device, jobs=flags["jobs"], decide=Decide(flags["max_seeds"], flags["max_hours"]) if flags["decide"] else None,
-        say=lambda text: print(text, file=sys.stderr),
+        say=lambda text: say(text, to=sys.stderr),
         foresee=lambda judged, seeds: console.print(foreseen(judged, seeds)), after=tell_failed,
     )  # fmt: skip
     console.print(table(done.judged))
-    print(summary(done.judged, done.looks, done.study.once))
+    say(summary(done.judged, done.looks, done.study.once))
     again = shlex.join(["reverie", "claims", *words])
     about = {run: done.study.words.get(run, "") for run in done.study.runs}
-    print(write(out, name, done.study.about, again, done.judged, about, done.looks).resolve())
+    say(write(out, name, done.study.about, again, done.judged, about, done.looks).resolve())
     return 0
 
 
@@ -142,12 +148,12 @@ def plan(words: list[str]) -> int:
     if not words:
         raise InputError(f"reverie plan: give a recipe: {', '.join(known_recipes())}, or your own file RECIPE.py")
     if words[0] in ("-h", "--help"):
-        print(
+        say(
             f"usage: reverie plan RECIPE [flags of reverie run RECIPE]\n\nRecipes: {', '.join(known_recipes())}, or your own file RECIPE.py."
         )
-        print("Tells what a run will take, from a short trial on this device that leaves nothing behind.\n\nExample:")
-        print("  reverie plan stablerep --scale small --price-per-hour 2.5")
-        print("  reverie plan make --captions captions.txt --json")
+        say("Tells what a run will take, from a short trial on this device that leaves nothing behind.\n\nExample:")
+        say("  reverie plan stablerep --scale small --price-per-hour 2.5")
+        say("  reverie plan make --captions captions.txt --json")
         return 0
     name, usual = words[0], Path("runs") / Path(words[0]).stem
 
@@ -193,12 +199,12 @@ def _foresee(plan: Plan, flags: dict[str, Any]) -> int:
         notes.append("these are the numbers of all units by one process: --part, --jobs and --on ray are not looked at")
     found = dataclasses.replace(found, price_per_hour=flags["price_per_hour"], notes=tuple(notes))
     if flags["json"]:
-        print(json.dumps(found.record(), indent=1, ensure_ascii=False))
+        say(json.dumps(found.record(), indent=1, ensure_ascii=False))
         return 0
     console = open_console()
     console.print(table(found))
     for line in words(found):
-        print(line)
+        say(line)
     return 0
 
 
@@ -308,7 +314,7 @@ def _preview(plan: Plan, count: int, device: str, until: str | None) -> int:
         raise
     if stopped:
         raise InputError(f"{stopped}; what was made until then: {name}")
-    print(name)
+    say(name)
     return 0
 
 
@@ -481,9 +487,9 @@ def _work(
         open_console().print(table(out))
     page = out / "report.html"
     if complete and page.exists():
-        print(page.resolve())
+        say(page.resolve())
     else:
-        print(f"{out}: {'done' if complete else 'not complete yet'}; see: reverie status {shlex.quote(str(out))}")
+        say(f"{out}: {'done' if complete else 'not complete yet'}; see: reverie status {shlex.quote(str(out))}")
     return 0
 
 
@@ -500,7 +506,7 @@ def tell_failed(out: Path) -> None:
     if any(failed.values()):
         said = " and ".join(counted(number, what) for what, number in failed.items() if number)
         them = "it" if sum(failed.values()) == 1 else "them"
-        print(f"{said} failed; make {them} again with: reverie retry {shlex.quote(str(out))}")
+        say(f"{said} failed; make {them} again with: reverie retry {shlex.quote(str(out))}")
 
 
 def _part(text: str) -> tuple[int, int]:

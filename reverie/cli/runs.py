@@ -12,7 +12,7 @@ import tyro
 from rich.live import Live
 from rich.table import Column, Table
 
-from reverie.cli.common import Folder, counting, find_device, open_console
+from reverie.cli.common import Folder, counting, find_device, open_console, say
 from reverie.errors import InputError
 from reverie.report.plain import plain
 
@@ -78,14 +78,14 @@ def verify(folder: Folder) -> int:
 
     steps = read_plan(folder)["steps"] if (folder / "plan.json").exists() else []  # an import has no plan
     if steps and all(step["kind"] == "job" for step in steps):
-        print(f"{folder}: a run without tables of its own; there is nothing to verify")
+        say(f"{folder}: a run without tables of its own; there is nothing to verify")
         return 0
     complete = {path.stem for path in (folder / "done").glob("*.json")}
     # Copies are counted only when all should be there: a run that is under way has units without images yet.
     copies = [step["per_caption"] for step in steps if step["kind"] == "pairs" and step["name"] in complete]
     with counting("images checked:") as progress:
         problems = tables.verify(folder, per_caption=copies[0] if copies else None, progress=progress)
-    print("\n".join(problems) or f"{folder}: complete ({_contents(folder)})")
+    say("\n".join(problems) or f"{folder}: complete ({_contents(folder)})")
     return 1 if problems else 0
 
 
@@ -116,7 +116,7 @@ def retry(folder: Folder, device: str = "") -> None:
 
     folder = _where_it_was_made(folder)
     for step, fixed in retry_failed(plan_again(folder), folder, find_device(device)).items():
-        print(f"{step}: {counted(fixed, 'rows')} fixed")
+        say(f"{step}: {counted(fixed, 'rows')} fixed")
 
 
 def _where_it_was_made(folder: Path) -> Path:
@@ -145,9 +145,9 @@ def repaint(
     """
     from reverie.run.plan import plan_again
     from reverie.run.repaint import repaint as paint
-    from reverie.store.files import atomic_file
+    from reverie.store.files import atomic_file, file_name
 
-    path = (out or Path(f"{pair_id}.png")).resolve()
+    path = (out or Path(f"{file_name(pair_id)}.png")).resolve()
     if path.is_dir():
         raise InputError(f"{out} is a folder; give --out the name of a file, such as {path / f'{pair_id}.png'}")
     if not path.parent.is_dir():
@@ -156,7 +156,7 @@ def repaint(
     image, stored = paint(plan_again(folder), folder, pair_id, find_device(device))
     with atomic_file(path) as partial:
         partial.write_bytes(image)
-    print(
+    say(
         f"{path}: {'the same bytes as the stored image' if image == stored else 'not the same bytes as the stored image'}"
     )
 
@@ -173,7 +173,7 @@ def report(folder: Folder) -> None:
     from reverie.run.plan import read_plan
 
     read_plan(folder)
-    print(write(folder).resolve())
+    say(write(folder).resolve())
 
 
 def compact(folder: Folder) -> None:
@@ -193,4 +193,4 @@ def compact(folder: Folder) -> None:
     with all_units_held(folder):
         for path in found:
             tables.compact(path)
-            print(f"{path}: compact")
+            say(f"{path}: compact")

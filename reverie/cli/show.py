@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from reverie.cli.common import Folder, counting, find_device
+from reverie.cli.common import Folder, counting, find_device, say
 
 
 def show(
@@ -50,12 +50,12 @@ def show(
     if index:
         with counting("pictures looked at:") as progress:
             number = galleries[0].near.build(progress)
-        print(f"{galleries[0].near.table}: {number:,} pictures looked at now by {galleries[0].near.name}")
+        say(f"{galleries[0].near.table}: {number:,} pictures looked at now by {galleries[0].near.name}")
     serve(galleries, port, lambda address: _tell(address, browser))
 
 
 def _tell(address: str, browser: bool) -> None:
-    print(f"{address}  (Ctrl-C ends it)", flush=True)
+    say(f"{address}  (Ctrl-C ends it)")
     if (
         browser
     ):  # beside the server, as one in a terminal comes back only when it is left, and waits for pages until then

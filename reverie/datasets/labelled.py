@@ -328,7 +328,9 @@ def _from_parquet(path: Path, pictures: bool) -> Iterator[pa.Table]:
     name = "label_name" if "label_name" in columns else "label"
     if missing := [column for column in ("image", name) if column not in columns]:
         raise InputError(f"{path} has no column {missing[0]!r}; it has: {', '.join(columns)}")
-    for batch in file.iter_batches(batch_size=1024, columns=["image", name] if pictures else [name]):
+    from reverie.store.imports.parquet import batches
+
+    for batch in batches(file, path, ["image", name] if pictures else [name], 1024):
         found = {"name": batch[name]}
         if pictures:
             image = batch["image"]

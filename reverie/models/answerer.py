@@ -17,11 +17,11 @@ from reverie.models.batching import AdaptiveBatcher
 from reverie.models.describer import (
     LocalDescriber,
     ServerDescriber,
-    _as_address,
-    _moved,
-    _without,
     encode,
+    moved_to,
     open_describer,
+    picture_address,
+    without_question,
 )
 from reverie.models.pretrained import usable
 
@@ -58,11 +58,11 @@ class LocalAnswerer:
             for _, question in asked
         ]
         inputs = encode(own.processor, [picture for picture, _ in asked], texts)
-        inputs = {name: _moved(value, own.net) for name, value in inputs.items()}
+        inputs = {name: moved_to(value, own.net) for name, value in inputs.items()}
         ids = own.net.generate(
             **inputs, max_new_tokens=MAX_TOKENS, do_sample=False, pad_token_id=own.tokenizer.pad_token_id
         )
-        answers = own.tokenizer.batch_decode(_without(inputs.get("input_ids"), ids), skip_special_tokens=True)
+        answers = own.tokenizer.batch_decode(without_question(inputs.get("input_ids"), ids), skip_special_tokens=True)
         return [" ".join(text.split()) for text in answers]
 
 
@@ -77,7 +77,7 @@ class ServerAnswerer:
         known: dict[int, str] = {}  # many questions are about one picture
         for picture in pictures:
             if id(picture) not in known:
-                known[id(picture)] = _as_address(picture)
+                known[id(picture)] = picture_address(picture)
         asked = [
             [
                 {"type": "text", "text": IN_WORDS.format(question)},

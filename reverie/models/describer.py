@@ -245,7 +245,7 @@ class LocalDescriber:
         self.tokenizer.padding_side = "right" if self.asking.seq2seq else "left"
         question = self.asking.question(style, self.processor)
         inputs = encode(self.processor, [picture for picture, _ in asked], [question] * len(asked))
-        inputs = {name: _moved(value, self.net) for name, value in inputs.items()}
+        inputs = {name: moved_to(value, self.net) for name, value in inputs.items()}
         options: dict[str, Any] = {}
         if how.temperature > 0:
             sampled = _Sampled([seed for _, seed in asked], how)
@@ -260,7 +260,7 @@ class LocalDescriber:
             pad_token_id=self.tokenizer.pad_token_id,
             **options,
         )
-        answers = self.tokenizer.batch_decode(_without(inputs.get("input_ids"), ids), skip_special_tokens=True)
+        answers = self.tokenizer.batch_decode(without_question(inputs.get("input_ids"), ids), skip_special_tokens=True)
         return [" ".join(text.split()) for text in answers]
 
 
@@ -287,13 +287,14 @@ def encode(processor: Any, pictures: Sequence[Image.Image], texts: Sequence[str]
     return {name: value for name, value in found.items() if name not in drop}
 
 
-def _moved(value: Any, net: Any) -> Any:
+def moved_to(value: Any, net: Any) -> Any:
+    """A tensor where the net is, floats in its number format; anything else as it is."""
     if not isinstance(value, Tensor):
         return value
     return value.to(net.device, net.dtype) if value.is_floating_point() else value.to(net.device)
 
 
-def _without(question: Tensor | None, ids: Tensor) -> Tensor:
+def without_question(question: Tensor | None, ids: Tensor) -> Tensor:
     """Answers without the question before them, where a model repeats it (BLIP all but its end)."""
     if question is None:
         return ids
@@ -330,7 +331,7 @@ class ServerDescriber:
         asked = [
             [
                 {"type": "text", "text": self._prompts[style]},
-                {"type": "image_url", "image_url": {"url": _as_address(picture)}},
+                {"type": "image_url", "image_url": {"url": picture_address(picture)}},
             ]
             for picture in pictures
         ]
@@ -338,7 +339,8 @@ class ServerDescriber:
         return [" ".join(text.split()) for text in texts]
 
 
-def _as_address(picture: Image.Image) -> str:
+def picture_address(picture: Image.Image) -> str:
+    """A picture as a data URL, which servers take in place of one on the web."""
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -38,6 +38,12 @@ MAX_SETTINGS = {  # settings by name -> the largest number that is none of damag
     re.compile(r"^(height|width|shortest_edge|sample_size|image_size)$"): 20_000,
     re.compile(r"position_embeddings|n_positions|n_ctx"): 20_000_000,
 }
+KERNELS = (  # settings that may name a repository of code on the Hub
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+)
 TRAINABLE = (
     "painter-alt",
     "tokenizer",
@@ -161,6 +167,10 @@ def check_weights(part: Path) -> None:
     """That the folder of one network holds safetensors, and that each file of them is whole. Raises ModelError."""
     if not (part / "config.json").is_file():
         return
+    if (part / "adapter_config.json").is_file():  # transformers would load what it names, from wherever that is
+        raise ModelError(
+            f"{part} holds an adapter beside its weights; merge it into them (merge_and_unload), or take it out"
+        )
     found = sorted(part.glob("*.safetensors"))
     for file in found:
         check_tensors(file)
@@ -189,6 +199,10 @@ def check_sizes(file: Path) -> None:
             stack += [(str(name), inner) for name, inner in value.items()]
         elif isinstance(value, list):
             stack += [(key, inner) for inner in value]
+        elif key in KERNELS and isinstance(value, str) and "/" in value:
+            raise ModelError(
+                f"{file} wants to run code of its own ({key} is {value[:60]}), which is never done; take that entry out"
+            )
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             limit = next((largest for pattern, largest in MAX_SETTINGS.items() if pattern.search(key)), None)
             if limit is not None and not -limit <= value <= limit:

@@ -1,4 +1,4 @@
-"""What a U-Net of diffusers keeps in fp32 when it trains in bf16 on a CPU.
+"""Where bf16 is quick, and what a U-Net of diffusers keeps in fp32 when it trains in bf16 on a CPU.
 
 There bf16 makes convolutions and matrix products faster, but the backward passes of attention and of group norm slower,
 several times over; with these two in fp32 the whole is faster. On a GPU, and without autocast, nothing changes, and
@@ -12,6 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def quick_in_bf16(device: str) -> bool:
+    """Whether a device has instructions for bf16; all count in it, some slowly."""
+    return device != "cpu" or bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 class ExactAttention:

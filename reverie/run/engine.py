@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -28,6 +28,7 @@ from reverie.ranges import check_min
 from reverie.run.beside import do_beside, group
 from reverie.run.events import Events, read_events
 from reverie.run.folder import alone, claim, units_held
+from reverie.run.page_so_far import PageSoFar
 from reverie.run.plan import Plan, Step, join_run
 from reverie.stage import Job, StepContext, TwoPartWorker, UnitStage, Worker
 from reverie.store import tables
@@ -93,14 +94,19 @@ def run(
     claim(folder, ours=("plan.json", POINTER))
     if at := at or tables_of(folder):
         join_run(folder, at)
-    with units_held(folder, part_of(plan.num_units, part)), Events(folder) as events:
+    with ExitStack() as held:
+        held.enter_context(units_held(folder, part_of(plan.num_units, part)))
+        events = held.enter_context(Events(folder))
         with alone(folder):
             plan.settle(folder, change=part == (1, 1))  # nobody else is at work then
         events.report("run", part=list(part), device=device)
         if not all(StepRunner(plan, step, folder, device, events).is_done() for step in plan.steps):
             for note in plan.notes:
                 events.say(f"{plan.recipe}: {note}")
+        page = held.enter_context(PageSoFar(plan, folder, device, events))
         for place, step in enumerate(plan.steps):
+            if page.step is step:
+                page.stop()
             work = StepRunner(plan, step, folder, device, events, pool=pool)
             if not work.is_done() and jobs > 1 and part == (1, 1):
                 done = {path.stem for path in work.mark.parent.glob("*.json")}

@@ -22,7 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from reverie.stage import EventSink
+from reverie.store.files import check_own
 from reverie.store.json_files import log_lines
+from reverie.store.sources import harmless
 
 PLAIN_EVERY_S = 10.0  # between progress lines where nobody watches a terminal
 EVENT = {
@@ -41,6 +43,7 @@ class Events:
         self._shown: set[str] = set()
         self._last_logged: dict[str, float] = {}
         self._bar: _Bar | None = None
+        check_own(self.path)
         # One write of one line with O_APPEND: lines of several processes do not mix.
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         _end_last_line(self.path, self._file)
@@ -89,7 +92,7 @@ class Events:
 
     def say(self, text: str) -> None:
         """One line for the person, beside the bars."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(harmless(text)), soft_wrap=True)
 
     @contextmanager
     def progress(self, step: str, done: int, total: int, what: str) -> Iterator[None]:
@@ -129,7 +132,9 @@ class _Bar:
         else:
             far = f"{self.done}/{self.total} {self.what}" if self.total else "done" if kind is None else "stopped"
             seconds = time.monotonic() - self.began
-            self.console.print(Text(f"{self.step}: {far} in {seconds:.1f} s{_or_empty(self.note)}"), soft_wrap=True)
+            self.console.print(
+                Text(f"{harmless(self.step)}: {far} in {seconds:.1f} s{_or_empty(self.note)}"), soft_wrap=True
+            )
 
     def move(self, done: int, total: int, note: str, what: str | None = None) -> None:
         if done < self.done:  # a step of several parts begins the next one, which has a rate of its own

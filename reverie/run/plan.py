@@ -568,10 +568,23 @@ def _refuse_unknown(path: Path, recipe: str, arguments: Mapping[str, Any], known
         raise InputError(f"{path} gives the recipe {recipe} a setting that it does not have: {unknown[0]!r}")
 
 
+def _refuse_foreign_code(folder: Path, name: str) -> None:
+    """A run that was begun here names its recipe file as it lies here, and outside of its folder. One that came with the folder is not run.
+
+    Raises: InputError.
+    """
+    if name.endswith(".py") and (Path(name) != Path(name).resolve() or Path(name).is_relative_to(folder.resolve())):
+        raise InputError(
+            f"{folder / 'plan.json'} names the recipe file {name}, which is code that may have come with the folder and is not run; "
+            f"run it yourself if you trust it: reverie run {name} --out {folder}"
+        )
+
+
 def plan_again(folder: Path) -> Plan:
     """The plan of a run folder, from the recipe it was made with. Raises SettingsChanged if the recipe changed since."""
     record = read_plan(folder)
     name = record.get("file") or record["recipe"]
+    _refuse_foreign_code(folder, name)
     recipe = find_recipe(name)
     path = folder / "plan.json"
     try:

@@ -102,7 +102,7 @@ def make_app(galleries: Sequence[Gallery], port: int) -> Starlette:
     routes = [
         Route("/", pages.grid),
         Route("/pair/{pair_id:path}", pages.pair),
-        Route("/picture/{side:int}/{number:int}/{pair_id:path}", pages.picture),
+        Route("/picture/{side}/{number}/{pair_id:path}", pages.picture),
         Route("/mark", pages.mark, methods=["POST"]),
         Route("/style.css", _file(b"".join(path.read_bytes() for path in STYLES), "text/css")),
         Route("/show.js", _file(SCRIPT.read_bytes(), "text/javascript")),
@@ -141,8 +141,7 @@ class Pages:
     def pair(self, request: Request) -> Response:
         """One pair, with all that is known of it."""
         name, asked = request.path_params["pair_id"], queries.read(request.query_params)
-        place = request.query_params.get("place", "")
-        at = int(place) if place.isascii() and place.isdigit() and len(place) < 10 else -1
+        at = _number(request.query_params.get("place", ""))
         gallery = self.galleries[0]
         card = gallery.card(name, at)
         if card is None:
@@ -167,8 +166,9 @@ class Pages:
         given = request.path_params
         wanted = request.query_params.get("px", "")
         side_px = int(wanted) if wanted in map(str, SIDES_PX) else SIDES_PX[0]
-        gallery = self.galleries[given["side"]] if given["side"] < len(self.galleries) else None
-        found = gallery.picture(given["pair_id"], given["number"], side_px) if gallery else None
+        side, number = _number(given["side"]), _number(given["number"])
+        gallery = self.galleries[side] if 0 <= side < len(self.galleries) else None
+        found = gallery.picture(given["pair_id"], number, side_px) if gallery else None
         if found is None:
             return PlainTextResponse("no picture\n", status_code=404)
         return Response(found[0], media_type=found[1], headers={"cache-control": "private, max-age=3600"})
@@ -269,6 +269,11 @@ def picture_link(side: int, card: Card, version: int, px: int = 0) -> str:
 def _cut(text: str | None) -> str:
     text = text or ""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} characters)"
+
+
+def _number(text: str) -> int:
+    """A number in an address; -1 for what is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 def _address(request: Request) -> str:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from reverie.errors import FolderInUse, InputError, ReverieError
 from reverie.store import tables
+from reverie.store.files import check_own
 from reverie.store.json_files import log_lines
 from reverie.store.locks import all_units_held
 
@@ -52,6 +53,7 @@ class Marks:
                 raise InputError(
                     f"{self.folder} has a column {COLUMN!r} of its own already; no pair can be marked here"
                 )
+            check_own(self.log.parent, self.log)
             self.log.parent.mkdir(exist_ok=True)
             line = json.dumps({"pair_id": pair_id, "bad": is_bad, "time": round(time.time(), 3)})
             with self.log.open("a+b") as log:

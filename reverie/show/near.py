@@ -21,6 +21,7 @@ from reverie.errors import InputError, ReverieError
 from reverie.pairs import OK, TOKEN_COLUMNS
 from reverie.stage import StepContext
 from reverie.store import tables, vectors
+from reverie.store.files import check_own
 from reverie.store.pictures import decoded
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Near:
         self.done, self.total = 0, len(new)
         done_units = tables.done_units(self.table)
         columns = ["pair_id", "image", *(name for name in TOKEN_COLUMNS if name in tables.column_names(pairs))]
+        check_own(self.table.parent, self.table)
         try:
             self.table.parent.mkdir(exist_ok=True)
         except OSError as error:

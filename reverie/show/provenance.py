@@ -17,6 +17,7 @@ from reverie.pairs import CAPTIONS, PAIRS
 from reverie.show.gallery import WIDE, Card, Gallery
 from reverie.show.marks import COLUMN
 from reverie.store import tables
+from reverie.store.files import file_name
 from reverie.store.snapshot import fits
 
 Facts = list[tuple[str, str]]
@@ -156,5 +157,5 @@ def _command(gallery: Gallery, card: Card) -> tuple[str | None, str]:
         return None, "This picture was imported, not made here: its caption says where it comes from."
     if not any(step["kind"] == "pairs" for step in gallery.record["steps"]):
         return None, "No step of this run painted it."
-    words = ["reverie", "repaint", str(gallery.folder), card.pair_id, "--out", f"{card.pair_id}.png"]
+    words = ["reverie", "repaint", str(gallery.folder), card.pair_id, "--out", f"{file_name(card.pair_id)}.png"]
     return shlex.join(words), ""

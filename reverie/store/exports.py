@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from reverie.errors import BrokenImage, FolderInUse, InputError
 from reverie.pairs import TOKEN_COLUMNS
 from reverie.store import tables
-from reverie.store.files import atomic_folder
+from reverie.store.files import atomic_folder, file_name
 from reverie.store.pictures import suffix
 from reverie.store.sources import counted
 
@@ -67,7 +66,7 @@ def to_webdataset(
             name = f"{number:05d}.tar"
             with tarfile.open(part / name, "w", format=tarfile.USTAR_FORMAT) as shard:
                 for _, row in group:
-                    image, key = row.pop("image"), _file_name(row["pair_id"])
+                    image, key = row.pop("image"), file_name(row["pair_id"])
                     _add(shard, f"{key}.{'npy' if ids else _ending(image, row)}", image)
                     _add(shard, f"{key}.txt", (row.get("text") or "").encode())
                     _add(shard, f"{key}.json", json.dumps(row, ensure_ascii=False, default=_plain).encode())
@@ -174,7 +173,7 @@ def to_coco(
             file.write('{"info": {"description": "exported by reverie"}, "licenses": [], "images": [')
             columns = ["pair_id", "text", "width", "height"]
             for done, row in enumerate(_pairs(path, where, columns, progress, decode), start=1):
-                name = f"{_file_name(row['pair_id'])}.{_ending(row['image'], row)}"
+                name = f"{file_name(row['pair_id'])}.{_ending(row['image'], row)}"
                 (part / "images" / name).write_bytes(row["image"])
                 facts = {"id": done, "file_name": name, "width": row["width"], "height": row["height"]}
                 comma = ",\n" if done > 1 else "\n"
@@ -212,7 +211,7 @@ def to_folder(
     done = 0
     with _whole(folder) as part:
         for row in _pairs(path, where, ["pair_id", "label"], progress, decode, ids):
-            name = _file_name(row["label"])
+            name = file_name(row["label"])
             if len(name.encode()) > MAX_NAME:
                 raise InputError(
                     f"the class {row['label'][:40]!r}... is too long for the name of a folder ({len(name.encode())} bytes of "
@@ -222,7 +221,7 @@ def to_folder(
                 raise InputError(f"classes {folders[name.casefold()]!r} and {row['label']!r} would share a folder")
             (part / name).mkdir(exist_ok=True)
             ending = "npy" if ids else _ending(row["image"], row)
-            (part / name / f"{_file_name(row['pair_id'])}.{ending}").write_bytes(row["image"])
+            (part / name / f"{file_name(row['pair_id'])}.{ending}").write_bytes(row["image"])
             done += 1
     return {"pairs": done, "classes": len(folders)}
 
@@ -326,11 +325,6 @@ def _whole(folder: str | Path) -> Iterator[Path]:
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
         yield part
-
-
-def _file_name(name: str) -> str:
-    """A name without dots, slashes or anything else that a tar reader or a file system takes for more than a letter."""
-    return re.sub(r"[^\w -]", "_", name).strip() or "_"
 
 
 def _ending(data: bytes, row: dict[str, Any]) -> str:

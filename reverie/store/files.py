@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from reverie.errors import StoreFull
+from reverie.errors import InputError, StoreFull
 
 FULL = re.compile(r"os error (28|122|27)\b|No space left|quota exceeded|File too large", re.IGNORECASE)
 BESIDE = (".tmp", ".previous")  # endings of what ``atomic_folder`` keeps beside a folder while it works
@@ -80,6 +80,20 @@ def restore_folder(path: Path) -> None:
     previous = path.with_name(f"{path.name}.previous")
     if previous.exists() and not path.exists():
         previous.rename(path)
+
+
+def file_name(name: str) -> str:
+    """A name without dots, slashes or anything else that a tar reader or a file system takes for more than a letter."""
+    return re.sub(r"[^\w -]", "_", name).strip() or "_"
+
+
+def check_own(*paths: Path) -> None:
+    """That what is to be written to is no link: a folder that came from strangers may hold some to files elsewhere. Raises InputError."""
+    for each in paths:
+        if each.is_symlink():
+            raise InputError(
+                f"{each} is a link, and what it leads to is not written to; put a file or folder in its place"
+            )
 
 
 def flush_to_disk(path: Path) -> None:

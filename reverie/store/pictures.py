@@ -24,6 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; more is a decompression bomb or a mistake
 MAX_SIDE = 32_768
+AT_ONCE = 4 * MAX_PIXELS  # pixels of pictures that are decoded for one batch, but for its last
 MAX_STRETCH = (
     200  # of the longer side to the shorter: encoders first resize the shorter one, and the other grows with it
 )
@@ -271,13 +272,13 @@ class Speed:
 
 
 def decoded(rows: pa.Table, batch_size: int) -> Iterator[tuple[list[int], list[Image.Image]]]:
-    """Row numbers and RGB pictures, a batch at a time, so that a unit of large images does not fill the memory.
+    """Row numbers and RGB pictures, a batch at a time, of large ones a smaller one, so that a unit of them does not fill the memory.
 
     Rows without an image (tokens only) or with one that does not decode are left out: their columns stay null, which no
     rule of selection takes for good.
     """
     for start in range(0, len(rows), batch_size):
-        numbers, pictures = [], []
+        numbers, pictures, pixels = list[int](), list[Image.Image](), 0
         part = rows.slice(start, batch_size)
         for number, data, name in zip(
             range(start, len(rows)), part["image"].to_pylist(), part["pair_id"].to_pylist(), strict=False
@@ -287,5 +288,9 @@ def decoded(rows: pa.Table, batch_size: int) -> Iterator[tuple[list[int], list[I
             except BrokenImage:
                 continue
             numbers.append(number)
+            pixels += pictures[-1].width * pictures[-1].height
+            if pixels > AT_ONCE:
+                yield numbers, pictures
+                numbers, pictures, pixels = [], [], 0
         if numbers:
             yield numbers, pictures

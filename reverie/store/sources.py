@@ -25,6 +25,8 @@ THAT_ARE = re.compile(rf"^((?:\S+ )?(?:{THINGS})e?s) that are ")
 ONE_THAT = re.compile(r"^((?:\S+ )?(?:caption|embedding|image|key|pair|unit))s((?: of \S+)? .*)$")
 OF_ONE = {"are": "is", "have": "has", "belong": "belongs", "share": "shares", "their": "its"}
 VERB = re.compile(rf"\b(?:do not (\w+)|{'|'.join(OF_ONE)})\b")
+# Control characters but for tab and end of line, marks of direction, and separators of lines that are no ends of lines in a terminal.
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 256 << 20  # bytes of a packed file read as a whole, unless it was large before; and of a line of one
 MAX_SWELLING = 100  # times its packed size; sentences and JSON swell by 3 to 30
@@ -37,6 +39,11 @@ def printable(text: str) -> str:
         return text
     except UnicodeEncodeError:
         return os.fsencode(text).decode("utf-8", "backslashreplace") if _from_bytes(text) else _escaped(text)
+
+
+def harmless(text: str) -> str:
+    """Text for a terminal: what would steer it, or turn the direction of what stands there, is escaped, as JSON would escape it."""
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", printable(text))
 
 
 def _from_bytes(text: str) -> bool:
@@ -127,13 +134,23 @@ def read_bytes(path: Path, what: str = "") -> bytes:
         raise InputError(f"{path} is a damaged gzip file ({error})") from error
 
 
+def unpacked_limit(path: Path) -> int:
+    """Bytes that what is packed in a file may swell to."""
+    return max(MAX_UNPACKED, MAX_SWELLING * path.stat().st_size)
+
+
+def check_swelling(path: Path, size: int, limit: int) -> None:
+    """Raises InputError for more than ``limit``, that of ``unpacked_limit``."""
+    if size > limit:
+        raise InputError(f"{path} holds more than {limit:,} bytes once unpacked; unpack it yourself if that is meant")
+
+
 def unpacked(content: bytes, path: Path) -> bytes:
     """What a gzip file holds. Raises InputError for one that swells as no text does, and what is in DAMAGED for one that is none."""
     limit = max(MAX_UNPACKED, MAX_SWELLING * len(content))
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
         whole = file.read(limit + 1)
-    if len(whole) > limit:
-        raise InputError(f"{path} holds more than {limit:,} bytes once unpacked; unpack it yourself if that is meant")
+    check_swelling(path, len(whole), limit)
     return whole
 
 

@@ -199,6 +199,9 @@ def read_units(
 # Filters
 
 SUMS = "+-*/%|&^"
+SWELLS = (  # calls that make a lot out of a number
+    r"(?i:`?\b(?P<swells>repeat|[lr]pad|space|(?:array|list)_(?:repeat|resize)|range|generate_series|gen_series)`?\s*\()"
+)
 MAX_SUMS = 200  # in a filter: each is a level of recursion in Lance, whose stack ends below 1,000
 
 
@@ -206,16 +209,18 @@ def whole_filter(where: str | None) -> str | None:
     """A filter in parentheses, so that Lance reads all of it: by itself it stops at the end of the first expression.
 
     Raises: InputError for quotes or parentheses that do not match, for comments and semicolons, which could hide them, and for
-        placeholders and endless sums, at which Lance panics or ends the process.
+        placeholders, endless sums and functions that make a lot out of a number, at which Lance panics or ends the process.
     """
     if where is None:
         return None
     depth, sums, wrong = 0, 0, "" if where.strip() else "it is empty"
-    for token in re.finditer(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"|['`\"();$?]|--|/\*|::|[-:+*/%|&^]", where):
+    for token in re.finditer(rf"{SWELLS}|'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"|['`\"();$?]|--|/\*|::|[-:+*/%|&^]", where):
         depth += (token[0] == "(") - (token[0] == ")")
         sums += token[0] in SUMS
         if sums > MAX_SUMS:
             wrong = f"it has more than {MAX_SUMS} of {' '.join(SUMS)}"
+        elif token["swells"]:
+            wrong = f"{token['swells']} may fill the memory"
         elif token[0] in ("'", "`", '"', ";", "--", "/*", "$", "?", ":"):
             wrong = f"{token[0]} at character {token.start() + 1} does not belong in it"
         elif depth < 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from reverie.cli import data, predict, recipes, runs
 from reverie.cli import show as show_command
@@ -187,6 +188,7 @@ def test_what_a_command_says_while_it_works_is_not_held_back(say: Say, monkeypat
 def test_the_demo_says_the_class_alone_unless_captions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(recipes, "_recipe", lambda command, name, words, **how: asked.append(words) or 0)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     for words in ([], ["--seeds", "0"], ["--classes", "x.txt"], ["--captions=x.txt"], ["--writer", "builtin:writer"]):
         recipes.demo(words)
     plain = ["--templates", "a {class}"]
@@ -196,4 +198,24 @@ def test_the_demo_says_the_class_alone_unless_captions_are_named(monkeypatch: py
         ["--classes", "x.txt"],
         ["--captions=x.txt"],
         ["--writer", "builtin:writer"],
+    ]
+
+
+def test_the_demo_computes_in_bf16_where_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(recipes, "_recipe", lambda command, name, words, **how: asked.append(words[2:]) or 0)
+    half = ["--painter-dtype", "bf16", "--precision", "bf16"]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    for words in ([], ["--precision", "fp32"], ["--painter-dtype=fp32"]):
+        recipes.demo(words)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    for words in ([], ["--device", "cuda"], ["--help"]):
+        recipes.demo(words)
+    assert asked == [
+        half,
+        ["--precision", "fp32"],
+        ["--painter-dtype=fp32"],
+        [],
+        [*half, "--device", "cuda"],
+        ["--help"],
     ]

@@ -461,7 +461,7 @@ def test_labels_are_printed_as_they_are(say: Say, label: str) -> None:
 def test_what_would_steer_the_terminal_is_shown() -> None:
     from reverie.report.plain import plain
 
-    assert plain("a\x1b[31m\x07 b\udcff").plain == "a\\x1b[31m\\x07 b\\xff"
+    assert plain("a\x1b[31m\x07 b\udcff").plain == "a\\u001b[31m\\u0007 b\\xff"
 
 
 def test_damaged_tables_in_words(say: Say) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 import shutil
@@ -540,13 +541,31 @@ def test_a_key_may_hold_any_characters(tmp_path: Path, browse: Open) -> None:
     assert shown(get(pages, where="bad")) == [link]
 
 
+def test_a_command_to_paste_writes_nowhere_else(folder: Path, browse: Open) -> None:
+    """Whoever wrote the table gave the key."""
+    own = {"pair_id": "../../up; rm x", "image": picture((9, 9, 9)), "width": 48, "height": 48}
+    known = tables.read_unit(folder / "pairs.lance", 0, pairs.PAIRS.names)
+    rows = pairs.table([row(0, 99, **own)], pairs.PAIRS)
+    assert rows.schema.names == known.schema.names
+    tables.append_unit(folder / "pairs.lance", 99, rows)
+    page = html.unescape(browse(folder).get("/pair/..%2F..%2Fup%3B%20rm%20x").text)
+    assert "'../../up; rm x' --out '______up_ rm x.png'" in page
+
+
 def test_a_page_of_what_is_not_there(folder: Path, browse: Open) -> None:
     pages = browse(folder)
-    for path in ("/pair/nobody", "/nope", "/pair/%27%20or%20true"):
+    many = "9" * 5000  # digits, of which Python makes no number
+    odd = (
+        f"/picture/0/{many}/nobody",
+        f"/picture/{many}/0/nobody",
+        f"/pair/nobody?place={many}",
+        "/picture/0/-1/nobody",
+    )
+    for path in ("/pair/nobody", "/nope", "/pair/%27%20or%20true", *odd):
         answer = pages.get(path)
         assert answer.status_code == 404
         assert "Traceback" not in answer.text
-    assert HERE in str(answer.url)
+    assert str(answer.url).startswith(HERE)
 
 
 def test_what_is_made_meanwhile_is_seen(folder: Path, browse: Open, monkeypatch: pytest.MonkeyPatch) -> None:

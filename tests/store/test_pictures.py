@@ -5,11 +5,13 @@ import struct
 import zlib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from reverie.errors import BrokenImage, InputError
-from reverie.store.pictures import as_png, look, open_picture, read_square, suffix
+from reverie.store import pictures
+from reverie.store.pictures import as_png, decoded, look, open_picture, read_square, suffix
 from tests.store.conftest import picture
 
 
@@ -182,3 +184,13 @@ def test_grey_of_sixteen_bits_keeps_its_shades(form):
 def test_numbers_of_no_known_range_are_told(kind):
     with pytest.raises(BrokenImage, match="no known range"):
         open_picture(encoded(Image.fromarray(np.ones((4, 4), kind)), "TIFF"), "x")
+
+
+def test_of_large_pictures_few_are_decoded_at_once(monkeypatch):
+    """Sixty-four of the largest would fill any memory, from a file of a few megabytes."""
+    rows = pa.table(
+        {"pair_id": [str(i) for i in range(5)], "image": [picture(0, 8, 8)] * 3 + [b"x", picture(0, 20, 20)]}
+    )
+    assert [numbers for numbers, _ in decoded(rows, 4)] == [[0, 1, 2], [4]]
+    monkeypatch.setattr(pictures, "AT_ONCE", 100)
+    assert [numbers for numbers, _ in decoded(rows, 4)] == [[0, 1], [2], [4]]

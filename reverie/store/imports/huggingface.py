@@ -21,8 +21,13 @@ def read_huggingface(path: Path, reading: Reading) -> Iterator[Entry]:
         folder = _split_of(path, reading.get("split"))
         for file in folder.glob("*.arrow"):  # `datasets` would wait for a pipe
             check_file(file)
-        if read_json(folder / "state.json").get("_data_files") == []:  # `datasets` saves no rows, but cannot read them
+        files = read_json(folder / "state.json").get("_data_files")
+        if files == []:  # `datasets` saves no rows, but cannot read them
             return
+        for name in (str(each["filename"]) for each in files):
+            if Path(name).name != name or name == "..":
+                raise InputError(f"{folder / 'state.json'} names the file {name!r}, which leads out of its folder")
+            check_file(folder / name)
         yield from _rows(datasets.load_from_disk(str(folder)), path, reading)
     except ReverieError:
         raise

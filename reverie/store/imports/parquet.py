@@ -10,12 +10,15 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reverie.errors import InputError, UnknownName
 from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, columns_of, from_row
-from reverie.store.sources import check_file, printable
+from reverie.store.sources import check_file, check_swelling, printable, unpacked_limit
 
+FEW_ROWS = 8  # at once
+LARGE = 10 << 20  # bytes of a column in a group of rows, of which few rows are read at once
 SPLITS = ("train", "test", "validation", "val", "dev")
 
 
@@ -33,7 +36,7 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Entry]:
                 classes = _class_names(table.schema_arrow, columns.label)
                 read = (columns.text, columns.label, columns.image, *columns.others)
                 names = [name for name in read if name is not None]
-                for batch in table.iter_batches(batch_size=100, columns=names):
+                for batch in batches(table, file, names):
                     for row in batch.to_pylist():
                         for entry in from_row(next(position), row, columns, reading, file, classes):
                             if isinstance(entry, Sample) and isinstance(entry.image, Path):
@@ -44,6 +47,36 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Entry]:
             raise InputError(f"cannot read {file}: {' '.join(str(error).split())[:200]}") from error
     if path.is_dir():
         yield from _beside(path, used)
+
+
+def batches(table: pq.ParquetFile, file: Path, names: list[str], rows: int = 100) -> Iterator[pa.RecordBatch]:
+    """These columns, some rows at a time. Raises InputError for a file that swells as no pictures or texts do.
+
+    A long value that many rows share stands once in a file, and once a row in memory: of large columns few rows are read at once.
+    """
+    groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.partition(".")[0] in names]
+    limit, largest, size = unpacked_limit(file), max(sizes, default=0), 0
+    check_swelling(file, largest, limit)
+    for batch in table.iter_batches(batch_size=rows if largest <= LARGE else FEW_ROWS, columns=names):
+        size += sum(map(_size, batch.columns))
+        check_swelling(file, size, limit)
+        yield batch
+
+
+def _size(values: pa.Array) -> int:
+    """Bytes of all values, also of one that stands once and is meant often."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        if not (pa.types.is_binary(kind.value_type) or pa.types.is_string(kind.value_type)):
+            return _size(values.dictionary_decode())
+        return int(pc.sum(pc.binary_length(values.dictionary).take(values.indices)).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return sum(map(_size, values.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _size(values.flatten())
+    return int(values.nbytes)
 
 
 def parquet_files(path: Path) -> list[Path]:

@@ -6,24 +6,36 @@ or out of order is refused before anything of it is taken, then the content.
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
+import gzip
 import itertools
 import json
+import lzma
 import struct
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from reverie.errors import InputError
 from reverie.store.imports.samples import Columns, Entry, NotTaken, Reading, Sample, columns_of, from_row, refused
 from reverie.store.pictures import PICTURE_SUFFIXES
-from reverie.store.sources import DAMAGED, because, check_file, nested, printable
+from reverie.store.sources import DAMAGED, GZIP, because, check_file, check_swelling, nested, printable, unpacked_limit
 
 MAX_BYTES = 256 << 20  # of one member that is read
 MAX_MEMBER = 1 << 40  # of one that is skipped; more is a damaged header
+MAX_NAME = 1 << 20  # of a header that tells a long name; tarfile reads it as a whole
+PACKERS: dict[bytes, Any] = {GZIP: gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by what they begin with
+LONG_NAMES = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 SHARDS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 TEXTS = ("txt", "caption", "cls", "json")
 
@@ -60,6 +72,11 @@ class _Member(tarfile.TarInfo):
             raise ReadError("a damaged header (impossible size)")
         tarfile.is_ended = False  # a second tar was joined to the first
         return found
+
+    def _proc_member(self, tarfile: Any) -> Any:
+        if self.type in LONG_NAMES and not 0 <= self.size <= MAX_NAME:
+            raise ReadError("a damaged header (impossible length of a name)")
+        return super()._proc_member(tarfile)  # type: ignore[misc]
 
 
 # Their names, while a parameter above is called tarfile, as in the class that it refines.
@@ -124,7 +141,7 @@ def _groups(shard: Path) -> Iterator[tuple[str, dict[str, bytes | str] | _Unusab
     with _opened(shard) as tar:
         group = next(left, None)
         parts: dict[str, bytes | str] = {}
-        for number, member in enumerate(tar):
+        for number, member in enumerate(_members(shard, tar)):
             if group is None or number not in group.endings:
                 continue
             parts[group.endings[number]] = _content(tar, member)
@@ -138,16 +155,39 @@ def _opened(shard: Path) -> Iterator[tarfile.TarFile]:
     """A shard as a stream, through zero blocks, behind which another tar may stand."""
     check_file(shard)
     try:
-        with tarfile.open(shard, "r|*", tarinfo=_Member, ignore_zeros=True, bufsize=1 << 20) as tar:
+        with (
+            _unpacked(shard) as file,
+            tarfile.open(fileobj=file, mode="r|", tarinfo=_Member, ignore_zeros=True, bufsize=1 << 20) as tar,
+        ):
             yield tar
     # Others than TarError come from the headers of gzip, which tarfile reads without a look at their length.
     except (tarfile.TarError, struct.error, ValueError, TypeError, IndexError, OverflowError, *DAMAGED) as error:
         raise InputError(f"cannot read {shard} as tar: {getattr(error, 'strerror', None) or error}") from error
 
 
+def _unpacked(shard: Path) -> IO[bytes]:
+    """What a shard holds, a piece at a time: ``tarfile`` itself unpacks all that a piece swells to."""
+    with shard.open("rb") as file:
+        head = file.read(6)
+    unpack: Any = next((unpack for mark, unpack in PACKERS.items() if head.startswith(mark)), open)
+    opened: IO[bytes] = unpack(shard, "rb")
+    return opened
+
+
+def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members, before what they hold is unpacked. Raises InputError for a packed shard that swells as no pictures or texts do."""
+    limit = unpacked_limit(shard)
+    for member in tar:
+        if not member.issparse():
+            check_swelling(shard, member.offset_data + member.size, limit)
+        yield member
+
+
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
     if member.islnk() or member.issym():
         return "a link, which is not followed"
+    if member.issparse():
+        return "a sparse file, which is not read"
     if not member.isfile():
         return "not a file"
     if member.size > MAX_BYTES:
@@ -169,7 +209,7 @@ def _names(shard: Path) -> tuple[list[_Group], Counter[str]]:
             groups.extend(_samples_of(shard, key[1], run))
 
     with _opened(shard) as tar:
-        for number, member in enumerate(tar):
+        for number, member in enumerate(_members(shard, tar)):
             tar.members = []  # type: ignore[attr-defined]  # or it would hold all headers
             folder, _, name = member.name.removeprefix("./").rpartition("/")
             stem, dot, _ = name.partition(".")
