@@ -130,7 +130,7 @@ class StableRepConfig:
     crops: int = 1  # views of an image in a StableRep batch (k)
     view: View = View()
     contrast_temperature: float = 0.1  # temperature of the contrastive loss of StableRep and SimCLR
-    net: Network = Network(view_px=24, train_steps=1000, lr=2e-3)
+    net: Network = Network(view_px=24, train_steps=900, lr=2e-3)
     head_hidden: int = 512  # hidden width of the projection head
     head_out: int = 128  # output width of the projection head
     decoder: MaskedDecoder = MaskedDecoder()
