@@ -139,7 +139,8 @@ class Mix:
                 raise InputError(
                     f"the column {column!r} of {pairs.parent}, for the mix ({self}), is not text but {there[column]}"
                 )
-            holds = f"cardinality({column}) > 0" if _is_list(there[column]) else f"btrim({column}) <> ''"
+            text = f"array_to_string({column}, ' ')" if _is_list(there[column]) else column
+            holds = f"regexp_like({text}, '\\S')"  # a caption of blanks alone is none, as in ``all``
             if not tables.count(pairs, f"{tables.whole_filter(where)} and {holds}"):
                 raise InputError(
                     f"the column {column!r} of {pairs.parent} holds no text in any pair that fits {where!r}; leave {name} out of "

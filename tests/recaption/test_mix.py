@@ -125,6 +125,25 @@ def test_columns_that_are_not_there_or_hold_nothing_are_one_line(tmp_path: Path)
         HALVES.usable(bare / "pairs.lance")
 
 
+def test_pairs_that_fit_are_those_of_which_a_caption_can_be_drawn(tmp_path: Path) -> None:
+    texts = ["a", "", "  ", "\n\t", None]
+    lists = [["b"], [], [" ", "\n"], [None], None, [None, "c"]]
+    folder = fill(tmp_path, 30)
+    every = [(text, several) for text in texts for several in lists]
+    rows = tables.read_unit(folder / "pairs.lance", 0, ["pair_id", "unit"])
+    rows = rows.append_column("one", pa.array([text for text, _ in every], pa.string()))
+    rows = rows.append_column("several", pa.array([several for _, several in every], pa.list_(pa.string())))
+    tables.append_unit(folder / "blank.lance", 0, rows)
+    tables.add_columns(folder / "pairs.lance", folder / "blank.lance")
+    for words in (["one"], ["several"], ["one=0.5", "several=0.5"]):
+        mix = Mix.read(words)
+        usable = mix.usable(folder / "pairs.lance")
+        found = [row for part in tables.scan(folder / "pairs.lance", ["pair_id", *mix.columns], usable) for row in part.to_pylist()]
+        assert {mix.draw(row, 0) for row in found} <= {"a", "b", "c"}
+        has = sum(bool(mix.all({"one": text, "several": several})) for text, several in every)
+        assert len(found) == has > 0
+
+
 # Batches
 
 
