@@ -5,7 +5,7 @@ after, the captioner describes them, and numbers say what it learned: length, va
 
     weights/STEP/    the model, which transformers opens, its tokenizer and processor, and describer.json: prompts, settings, numbers
 
-Source: RECAP, arXiv:2310.16656 (section 3): a captioner is tuned on few human captions for short and long ones. That only the language part learns,
+Source: RECAP, arXiv:2310.16656: a captioner is tuned on few human captions for short and long ones. That only the language part learns,
 by LoRA, how long, and what it is chosen by are ours: the paper's own numbers are not known from public sources.
 """
 
@@ -273,7 +273,7 @@ class TuneDescriber(Job):
         names = list(dict.fromkeys(each.image_id for each in held))
         things = self._things()
         true = [
-            set().union(*(each.objects or things.named(each.text) for each in held if each.image_id == name))
+            set().union(*(things.there(each.objects, each.text) for each in held if each.image_id == name))
             for name in names
         ]
         describer = LocalDescriber(net, processor, asking, self.captioner, context.device, self.batch_size)

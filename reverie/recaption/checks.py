@@ -54,6 +54,13 @@ class Things:
             return frozenset()
         return frozenset(self._of[match["word"]] for match in self._pattern.finditer(text.casefold()))
 
+    def there(self, listed: Sequence[str], text: str) -> frozenset[str]:
+        """Things in an image: those that are listed, under the names that sentences are read by, or, where none are, those that a text names.
+
+        What has none of these names is left out: no sentence could ever be found to name it.
+        """
+        return frozenset().union(*map(self.named, listed or (text,)))
+
 
 def quality(
     said: Sequence[str],

@@ -18,6 +18,15 @@ def test_things_are_found_by_name_the_longest_first_in_singular_and_plural() -> 
     assert Things([]).named("anything") == frozenset()
 
 
+def test_what_is_listed_is_known_by_the_names_that_sentences_are_read_by() -> None:
+    things = Things(COCO)
+    listed = ["Sofa", "two dogs", "chandelier"]
+    assert things.there(listed, "a cat") == {"couch", "dog"}
+    assert things.there([], "a cat and a chandelier") == {"cat"}
+    found = quality(["a couch and a dog"], [things.there(listed, "")], things, [5], 77)
+    assert (found["hallucinated"], found["recall"]) == (0, 1)
+
+
 def test_hallucination_recall_length_variety_and_repetition() -> None:
     said = ["a dog and a cat", "a dog", "a very very very red kite", ""]
     true = [{"dog"}, {"dog", "bench"}, {"kite"}, {"bus"}]
