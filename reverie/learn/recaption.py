@@ -17,11 +17,11 @@ from PIL import Image
 
 from reverie import pairs, seeds
 from reverie.datasets.few_shot import check_store, shots_store
-from reverie.errors import InputError
+from reverie.errors import InputError, SettingsChanged
 from reverie.ranges import check_min
 from reverie.recaption.describe import NAME, Describe, DescribeSpeed
 from reverie.recaption.mix import CHANNELS
-from reverie.run.columns import add_columns
+from reverie.run.columns import add_columns, check_columns
 from reverie.stage import Job, Role, StepContext, Trial, of_step
 from reverie.store import tables
 from reverie.store.files import atomic_file
@@ -58,10 +58,27 @@ class RecaptionPairs(Job):
         }
 
     def check(self) -> None:
-        """Raises InputError for a store that is not there; ModelError for a captioner that cannot see; UnknownName."""
+        """Raises InputError for a store that is not there, or has others' captions; ModelError for a captioner that cannot see; UnknownName."""
         check_store(self.store)
         for stage in self.stages(self.captioner).values():
             stage.check()
+        # Of one that the run tunes itself, nobody can say before whether it is the one that began here.
+        if isinstance(self.store, Path) and not of_step(self.captioner):
+            self._check_columns(self.store, self.captioner)
+
+    def _check_columns(self, folder: Path, captioner: str) -> None:
+        """That this captioner wrote the captions that are there. Raises InputError."""
+        for style, stage in self.stages(captioner).items():
+            try:
+                check_columns(folder, stage, f"recaption-{stage.column}")
+            except SettingsChanged as error:
+                what = (
+                    ", ".join(sorted({key.rpartition(".")[2] for key in error.difference} - {"content"})) or "weights"
+                )
+                raise InputError(
+                    f"{folder} has captions in {stage.column} that were written before with another {what}; learn from these (reverie run "
+                    f"text_to_image --store {folder} --mix {style}), name the captioner that wrote them, or import the images once more"
+                ) from error
 
     def preview(self, count: int) -> Job | None:
         """Some images described in the run folder, and not in the store; None where the run itself draws the images or tunes the captioner."""
@@ -70,6 +87,7 @@ class RecaptionPairs(Job):
     def run(self, context: StepContext) -> None:
         """Describe what is not described yet. Raises what ``add_columns`` does."""
         folder = shots_store(context, self.store).parent
+        self._check_columns(folder, context.model(self.captioner))
         for style, stage in self.stages(context.model(self.captioner)).items():
             added = add_columns(folder, stage, f"recaption-{stage.column}", context.device, context.report)
             context.report(

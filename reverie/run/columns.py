@@ -96,22 +96,34 @@ def _check_run(folder: Path, name: str) -> int:
     return int(plan["seed"])
 
 
+def check_columns(folder: Path, stage: UnitStage, name: str) -> dict[str, Any] | None:
+    """That columns of these names are not there, or are those of this work. Returns: what is known of the work; None before it began.
+
+    Raises: InputError for columns that somebody else made; SettingsChanged for work that was begun with other settings.
+    """
+    context = StepContext(folder, name)
+    path, settings = _path(context), stages.settings(stage)
+    if not path.exists():
+        _refuse_taken(context, stage)
+        return None
+    about: dict[str, Any] = read_json(path, ABOUT, StoreError, "delete it and the table beside it to begin anew")
+    old = about["settings"]
+    if old.get("content") and old["content"] == settings.get("content"):
+        old = old | {"captioner": settings["captioner"]}  # the same weights, wherever they lie
+    before, now = ({"seed": 0, "unit_size": 0, "steps": [_step(context, each)]} for each in (old, settings))
+    if changed := difference(before, now):
+        raise SettingsChanged(f"{name} of {folder}", changed, "another name for the new column")
+    return about
+
+
 def _begin(context: StepContext, stage: UnitStage) -> dict[str, Any]:
     """What is known of these columns, after making sure that they are ours to write."""
-    settings, path = stages.settings(stage), _path(context)
-    if path.exists():
-        about: dict[str, Any] = read_json(path, ABOUT, StoreError, "delete it and the table beside it to begin anew")
-        before, now = (
-            {"seed": 0, "unit_size": 0, "steps": [_step(context, each)]} for each in (about["settings"], settings)
-        )
-        if changed := difference(before, now):
-            raise SettingsChanged(f"{context.step} of {context.folder}", changed, "another name for the new column")
-        return about
-    _refuse_taken(context, stage)
+    if (known := check_columns(context.folder, stage, context.step)) is not None:
+        return known
     names = tables.column_names(context.pairs)
     if missing := [name for name in stage.reads if name not in names]:
         raise InputError(f"{context.folder} has no column {missing[0]!r}, which {type(stage).__name__} reads")
-    about = {"settings": settings, "joined": False, "complete": False}
+    about = {"settings": stages.settings(stage), "joined": False, "complete": False}
     _write(context, about)
     return about
 

@@ -138,7 +138,11 @@ def test_pairs_that_fit_are_those_of_which_a_caption_can_be_drawn(tmp_path: Path
     for words in (["one"], ["several"], ["one=0.5", "several=0.5"]):
         mix = Mix.read(words)
         usable = mix.usable(folder / "pairs.lance")
-        found = [row for part in tables.scan(folder / "pairs.lance", ["pair_id", *mix.columns], usable) for row in part.to_pylist()]
+        found = [
+            row
+            for part in tables.scan(folder / "pairs.lance", ["pair_id", *mix.columns], usable)
+            for row in part.to_pylist()
+        ]
         assert {mix.draw(row, 0) for row in found} <= {"a", "b", "c"}
         has = sum(bool(mix.all({"one": text, "several": several})) for text, several in every)
         assert len(found) == has > 0

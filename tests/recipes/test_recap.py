@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 
 from reverie.builtin.describer import LearnToDescribe, write_words
 from reverie.errors import InputError, ModelError, SettingsChanged
+from reverie.learn.recaption import RecaptionPairs
 from reverie.learn.train_painter import TrainPainter
 from reverie.nets.words import split_words
+from reverie.pairs import PAIRS
 from reverie.recaption.mix import Mix
 from reverie.recipes.recap import SCALES
 from reverie.report.page import write
@@ -21,6 +24,7 @@ from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.run.preview import preview_of
 from reverie.smallworld.describe import vocabulary
+from reverie.stage import StepContext
 from reverie.store import results, tables
 from tests.models import tiny
 from tests.recaption.test_mix import fill
@@ -40,6 +44,13 @@ def describer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learner = LearnToDescribe(str(folder / "words"), width=16, eye_layers=1, layers=1, heads=2)
     learner.save(learner.build(), folder / "model")
     return folder / "model"
+
+
+def bare(folder: Path, **changes: dict[int, Any]) -> Path:
+    """Images with alt-text alone."""
+    rows = tables.read_unit(fill(folder / "full", **changes) / "pairs.lance", 0, PAIRS.names)
+    tables.append_unit(folder / "pairs.lance", 0, rows)
+    return folder
 
 
 def plan(describer: Path, **flags: Any) -> Plan:
@@ -79,7 +90,7 @@ def test_arms_have_the_same_steps_and_differ_in_their_captions_alone(describer: 
 
 
 def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(describer: Path, tmp_path: Path) -> None:
-    folder = fill(tmp_path, text=dict.fromkeys(range(12)))
+    folder = bare(tmp_path, text=dict.fromkeys(range(12)))
     human = tmp_path / "captions.jsonl"
     human.write_text(
         "".join(json.dumps({"pair_id": f"p{number}", "text": "a red circle"}) + "\n" for number in range(9))
@@ -96,7 +107,7 @@ def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(descri
 
 
 def test_a_preview_describes_some_images_and_leaves_the_store_as_it_is(describer: Path, tmp_path: Path) -> None:
-    folder = fill(tmp_path / "store", text={1: None})
+    folder = bare(tmp_path / "store", text={1: None})
     columns = tables.column_names(folder / "pairs.lance")
     small = preview_of(plan(describer, arms=("base", "short"), base_steps=0, images=str(folder)), 4)
     assert [step.name for step in small.steps] == ["recaption"]
@@ -106,9 +117,25 @@ def test_a_preview_describes_some_images_and_leaves_the_store_as_it_is(describer
     assert all("; short: " in text and "; long: " in text for text in rows["text"].to_pylist())
     assert "alt-text: IMG_3.JPG" in write(tmp_path / "run").read_text()
     assert tables.column_names(folder / "pairs.lance") == columns
-    assert [path.name for path in folder.iterdir() if path.name != "more.lance"] == ["pairs.lance"]
+    assert [path.name for path in folder.iterdir() if path.name != "full"] == ["pairs.lance"]
     with pytest.raises(InputError, match=r"recap has nothing to look at before its trainings"):
         preview_of(plan(describer), 4)
+
+
+def test_captions_that_another_captioner_wrote_are_told_before_any_work(describer: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has a column 'caption_short' already, which is not overwritten"):
+        plan(describer, arms=("base", "short"), base_steps=0, images=str(fill(tmp_path / "taken")))
+    flags = {"arms": ("base", "short"), "base_steps": 0, "images": str(bare(tmp_path / "store")), "prompts": None}
+    tuned = shutil.copytree(describer, tmp_path / "tuned")
+    (tuned / "describer.json").write_text(json.dumps({"prompts": {"short": "short", "long": "long"}}))
+    own = next(step.stage for step in plan(tuned, **flags).steps if step.name == "recaption")
+    assert isinstance(own, RecaptionPairs)
+    own.run(StepContext(tmp_path / "run", "recaption"))
+    plan(shutil.copytree(tuned, tmp_path / "moved"), **flags)  # the same weights elsewhere are the same captioner
+    with pytest.raises(
+        InputError, match=r"in caption_short that were written before with another captioner.*; learn from these"
+    ):
+        plan(Path("builtin:describer"), **flags)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +172,7 @@ def test_a_public_painter_is_taken_as_it_is(describer: Path, tmp_path: Path) -> 
     from tests.images.pipelines import save
 
     painter = save("sd", tmp_path / "sd")
-    made = plan(describer, painter=str(painter), images=str(fill(tmp_path / "store")), base_steps=0, prompts=None)
+    made = plan(describer, painter=str(painter), images=str(bare(tmp_path / "store")), base_steps=0, prompts=None)
     stages = {step.name: step.stage for step in made.steps}
     assert "base" not in stages
     assert "generation" not in stages
