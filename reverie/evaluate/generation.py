@@ -87,6 +87,10 @@ class Instruments:
             check_describer(self.answerer)
 
 
+_Answers = tuple[list[bool], list[bool], int, int]
+"""About a picture: whether each fact is confirmed, whether each false version is denied, how many answers are neither, and how many there are."""
+
+
 @dataclass(frozen=True)
 class Number:
     """A measured number."""
@@ -130,7 +134,7 @@ class Measuring:
         asked: list[Asked] = []
         sights: list[Sight] = []
         fits: list[list[bool]] = []
-        answers: list[tuple[list[bool], list[bool], int]] = []
+        answers: list[_Answers] = []
         own = {name: _Features() for name in self._features} if real else {}
         there = black = 0
         for numbers, pictures in made.batches(self._batch):
@@ -173,27 +177,27 @@ class Measuring:
             sight = Judge().look([picture])[0]
         return self.places.fit(picture, sight, text, asked)
 
-    def _answers(
-        self, pictures: Sequence[Image | None], asked: Sequence[Asked]
-    ) -> list[tuple[list[bool], list[bool], int]]:
-        """Of each picture, whether each fact is confirmed, whether each false version is denied, and how many answers are neither."""
+    def _answers(self, pictures: Sequence[Image | None], asked: Sequence[Asked]) -> list[_Answers]:
+        """What is answered about each picture."""
         if self.answerer is None:
-            return [([], [], 0) for _ in pictures]
+            return [([], [], 0, 0) for _ in pictures]
         both: list[tuple[Image, str]] = []
         for picture, own in zip(pictures, asked, strict=True):
             if picture is not None:
                 both += [(picture, question.true) for question in own.questions]
                 both += [(picture, question.false) for question in own.questions if question.false]
         said = iter(self.answerer([picture for picture, _ in both], [question for _, question in both]) if both else ())
-        found: list[tuple[list[bool], list[bool], int]] = []
+        found: list[_Answers] = []
         for picture, own in zip(pictures, asked, strict=True):
             if picture is None:
-                found.append(([False] * len(own.questions), [], 0))
+                found.append(([False] * len(own.questions), [], 0, 0))
                 continue
             true = [says_yes(next(said)) for _ in own.questions]
             false = [says_yes(next(said)) for question in own.questions if question.false]
             unclear = sum(each is None for each in [*true, *false])
-            found.append(([each is True for each in true], [each is False for each in false], unclear))
+            found.append(
+                ([each is True for each in true], [each is False for each in false], unclear, len(true) + len(false))
+            )
         return found
 
     def _distances(self, own: Mapping[str, _Features], real: Reference | None) -> Iterator[Number]:
@@ -204,7 +208,9 @@ class Measuring:
             details = {"model": self._features[name][1], "real": real.name, "num_real": theirs.num}
             value, rows, others = frechet_distance(features.moments, theirs.moments), features.rows, theirs.rows
             kept, low, high = frechet_interval(rows, others, min(20, self.how.draws))
-            yield Number(f"fd:{name}", value, value + low - kept, value + high - kept, features.num, None, details)
+            yield Number(
+                f"fd:{name}", value, max(value + low - kept, 0.0), value + high - kept, features.num, None, details
+            )
             yield Number(f"kd:{name}", *kernel_interval(rows, others), len(rows), None, details)
 
     def _of_real(self, name: str, real: Reference, num: int) -> _Features:
@@ -221,7 +227,7 @@ class Measuring:
 
     def _shown(
         self, made: Painted, asked: Sequence[Asked], sights: Sequence[Sight], fits: Sequence[Sequence[bool]],
-        answers: Sequence[tuple[list[bool], list[bool], int]],
+        answers: Sequence[_Answers],
     ) -> Iterator[Number]:  # fmt: skip
         captions, draws = made.captions, self.how.draws
         if self.observer is not None:
@@ -242,6 +248,10 @@ class Measuring:
         if self.answerer is not None:
             name = self.how.answerer or "answerer"
             unclear = {"unclear_answers": sum(each[2] for each in answers)}
+            if answers and unclear["unclear_answers"] == sum(each[3] for each in answers) > 0:
+                raise ModelError(
+                    f"{name} answered none of {unclear['unclear_answers']:,} questions with yes or no; give a model that answers questions, or none"
+                )
             for metric, score in confirmed([each[0] for each in answers], captions, draws).items():
                 yield _number(f"{metric}:{name}", score, unclear)
             if (denied := confirmed([each[1] for each in answers], captions, draws).get("qa")) is not None:

@@ -70,7 +70,7 @@ class Outcome:
     """What all votes come to."""
 
     raters: tuple[str, ...]
-    captions: int  # with at least one vote
+    captions: int  # with a vote on the picture of every arm
     unanswered: int  # questions that raters left out, of all
     arms: tuple[ArmVotes, ...]
     agreement: float | None  # alpha of the first question

@@ -10,7 +10,7 @@ from PIL import Image
 from reverie import pairs
 from reverie.arms import Arm
 from reverie.cli.main import main
-from reverie.errors import InputError, UnknownName
+from reverie.errors import InputError, ModelError, UnknownName
 from reverie.evaluate.generation import Instruments, MeasureGeneration, Measuring, pictures_folder, prompts
 from reverie.evaluate.metrics.frechet import Moments, frechet_distance
 from reverie.evaluate.painted import check_reference, is_black, painted, reference
@@ -84,6 +84,22 @@ def test_numbers_by_hand(tmp_path):
     compat = by_metric(Measuring(Instruments((), tise_compat=True)).measure(painted(folder), None))
     assert compat["soa_i:judge"].value == pytest.approx(4 / 5)  # the failed one is left out
     assert "qa:judge" not in compat
+
+
+def test_who_answers_no_question_gives_no_number(tmp_path):
+    folder = store(tmp_path / "run", [("a red circle", picture(RED), "ok"), ("a blue star", None, "failed")])
+
+    def says(answer):
+        how = Instruments((), "", "", answerer="builtin:describer")
+        return Measuring(how, answerer=lambda pictures, questions: [answer] * len(questions)).measure(
+            painted(folder), None
+        )
+
+    with pytest.raises(ModelError, match=r"builtin:describer answered none of \d+ questions with yes or no"):
+        says("a red circle")
+    found = by_metric(says("yes"))
+    assert found["qa:builtin:describer"].value == 0.5  # of the picture that is not there nothing is confirmed
+    assert found["qa:builtin:describer"].details["unclear_answers"] == 0
 
 
 def test_distances_are_those_of_the_features(tmp_path):

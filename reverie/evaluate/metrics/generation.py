@@ -14,6 +14,7 @@ These are pure functions of what was found; who looks at pictures, evaluate/obse
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ def counting_error(
     ]
     if not numbers:
         return None
-    return _Asked(numbers, errors, [""] * len(numbers), len(wanted), captions, draws).together()
+    return _Asked(numbers, errors, [""] * len(numbers), len(wanted), captions, draws, most=math.inf).together()
 
 
 def positional_alignment(
@@ -137,7 +138,7 @@ class _Asked:
 
     def __init__(
         self, numbers: Sequence[int], values: Sequence[float], groups: Sequence[str], total: int,
-        captions: Sequence[object], draws: int,
+        captions: Sequence[object], draws: int, most: float = 1.0,
     ) -> None:  # fmt: skip
         if captions and len(captions) != total:
             raise ValueError(f"{len(captions)} captions for {total} pictures")
@@ -155,7 +156,7 @@ class _Asked:
             each[number].append(value)
         self.each = tuple(round(sum(own) / len(own), 6) if own else None for own in each)
         self.num = sum(bool(own) for own in each)
-        self.names, self.places = names, places
+        self.names, self.places, self.most = names, places, most
         self.counts = {name: int(self.nums[:, place].sum()) for name, place in places.items()}
         self.parts = {name: float(self.sums[:, place].sum() / self.counts[name]) for name, place in places.items()}
         asking = np.flatnonzero(self.nums.any(1))  # captions that ask for nothing of the kind tell nothing
@@ -178,4 +179,5 @@ class _Asked:
 
     def _score(self, found: Floats) -> Score:
         value, low, high = about(float(found[0]), found[1:]) if len(found) > 2 else (float(found[0]),) * 3
+        low, high = max(low, 0.0), min(high, self.most)  # the spread of few captions is wider than what can be
         return Score(value, low, high, self.each, self.parts, self.counts, self.num)

@@ -77,3 +77,10 @@ def test_intervals_are_over_captions_and_not_over_pictures():
     assert apart.low < 0.5 < apart.high
     with pytest.raises(ValueError, match="3 captions for 80 pictures"):
         object_accuracy(named, found, captions=[1, 2, 3])
+
+
+def test_intervals_of_shares_end_where_shares_do():
+    for right in ([True] * 7 + [False], [False] * 7 + [True]):
+        for score in confirmed([[each] for each in right]).values():
+            assert 0 <= score.low < score.value < score.high <= 1
+    assert counting_error([{"dog": 1}] * 4, [{"dog": 1}] * 3 + [{"dog": 30}]).high > 1  # an error is no share
