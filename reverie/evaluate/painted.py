@@ -55,9 +55,11 @@ def painted(folder: Path, where: str | None = None, max_images: int = 0, table: 
     """
     path = table or folder / "pairs.lance"
     if not tables.exists(path):
-        raise InputError(
-            f"{folder} holds no pictures with captions (pairs.lance); give a run folder, or one that reverie import made"
+        inside = sorted(each.parent for each in folder.glob("generation/*/*/pairs.lance"))
+        give = (
+            f"one of the arms in it, such as {inside[0]}" if inside else "a run folder, or one that reverie import made"
         )
+        raise InputError(f"{folder} holds no pictures with captions (pairs.lance); give {give}")
     rows, number = [], 0
     numbered = where is not None
     names = ["pair_id", "caption_id", "copy", "text"]

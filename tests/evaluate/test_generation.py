@@ -148,6 +148,12 @@ def test_pictures_of_a_store(tmp_path):
         prompts("smallworld:odd:3")
 
 
+def test_pictures_of_an_arm_are_found_where_they_lie(tmp_path):
+    arm = store(tmp_path / "run" / "generation" / "generation" / "mix-0", [("a red circle", picture(RED), "ok")])
+    with pytest.raises(InputError, match=f"give one of the arms in it, such as {arm}"):
+        painted(tmp_path / "run")
+
+
 def test_prompts_are_of_the_same_scenes_in_every_style():
     short, long = prompts("smallworld:short:30"), prompts("smallworld:long:30")
     assert len(set(long)) > 25
