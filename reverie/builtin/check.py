@@ -23,6 +23,7 @@ from scipy import ndimage
 from reverie import seeds
 from reverie.captions.prompts import OWN
 from reverie.errors import InputError, ReverieError
+from reverie.models.devices import find_device
 from reverie.models.names import TRAINABLE, builtin_names
 from reverie.pairs import CLASS_SLOT
 from reverie.smallworld.describe import Style, describe, grammatical
@@ -494,13 +495,18 @@ def main(
     """
     if num < 1:
         raise InputError(f"the models are measured on 1 caption or more, not {num}")
+    if not (painter or tokenizer or token_painter or describer):
+        raise InputError("give a model: --painter, --tokenizer, --token-painter or --describer")
+    if grid and bool(painter) == bool(token_painter):
+        raise InputError("--grid is a picture of what one painter paints: give --painter or --token-painter")
+    device = find_device(device)
     rows = check_painter(painter, seed, num, device) if painter else []
     rows += check_tokenizer(tokenizer, seed, num, device) if tokenizer else []
-    if token_painter:
-        rows += check_token_painter(token_painter, seed, num, device)
-        if grid:
-            captions = [caption for things in (1, 2) for _, caption, _ in _asked(things, seed, 18)]
-            save_grid(grid, paint_tokens(token_painter, captions, seed, device), captions)
+    rows += check_token_painter(token_painter, seed, num, device) if token_painter else []
+    if grid:
+        captions = [caption for things in (1, 2) for _, caption, _ in _asked(things, seed, 18)]
+        make = functools.partial(paint, painter) if painter else functools.partial(paint_tokens, token_painter)
+        save_grid(grid, make(captions, seed, device), captions)
     if describer:
         rows += check_describer(describer, seed, num, device)
     Console().print(table(rows))

@@ -18,17 +18,6 @@ from reverie.store.sources import harmless
 Folder = Annotated[Path, tyro.conf.Positional]
 
 
-def find_device(wanted: str) -> str:
-    """The device to work on. Raises InputError for one that is not there."""
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = ["cpu", *(["cuda"] if found else []), *(f"cuda:{number}" for number in range(found))]
-    if wanted and wanted not in there:
-        raise InputError(f"there is no device {wanted!r} here; use one of: {', '.join(there)}")
-    return wanted or ("cuda" if found else "cpu")
-
-
 def say(text: object = "", to: TextIO | None = None) -> None:
     """Print a line or some. What people, models and files put into it does not steer the terminal."""
     print(harmless(str(text)), file=to or sys.stdout, flush=True)

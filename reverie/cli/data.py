@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reverie.cli.common import Folder, counting, find_device, open_console, say
+from reverie.cli.common import Folder, counting, open_console, say
+from reverie.models.devices import find_device
 from reverie.errors import FolderInUse, InputError, ReverieError
 
 

@@ -233,10 +233,10 @@ class LinearProbe(Job):
         if self.neighbours:
             near = knn(x, asked.labels, asked.open_test()[0], asked.num_classes, k=self.neighbours)
             values[f"knn_top1{ending}"] = top1(near.cpu().numpy(), found.labels)
-        about = {
-            "num_classes": asked.num_classes,
-            "details": {"chosen": found.chosen, "held_out_top1": max(found.held_out)},
-        }
+        # Which of the candidates was chosen, how well it did there, and on what: a share of train, or all of it in so many folds.
+        chosen_on = {"folds": found.folds} if found.folds > 1 else {"held_out": self.held_out}
+        chosen = {"chosen": found.chosen, "held_out_top1": max(found.held_out), **chosen_on}
+        about = {"num_classes": asked.num_classes, "details": chosen}
         numbers: list[dict[str, Any]] = [
             {"metric": metric, "value": value, **about} for metric, value in values.items()
         ]

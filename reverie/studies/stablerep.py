@@ -16,7 +16,7 @@ from reverie.evaluate.claims import Claim, beats
 from reverie.recipes import stablerep as recipe
 from reverie.run.plan import Plan, Step
 from reverie.settings import resolve
-from reverie.studies import Study, StudyConfig, named, seeds_of
+from reverie.studies import Study, StudyConfig, check_of_small_world, named, seeds_of
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
@@ -34,7 +34,7 @@ class StableRepStudy(StudyConfig):
 
     per_class: int = 3  # captions for each class, where they are written from class names
     train_steps: int = 150  # optimiser steps of training; the same in every arm
-    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    # photos to measure on: smallworld:CAMERA:TRAIN:TEST
     eval_data: str = "smallworld:street:1280:6400"
     # methods that StableRep is held against besides SimCLR; each is one more arm for every seed, and one more claim
     against: tuple[Literal["clip"], ...] = ()
@@ -54,6 +54,7 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
 
     Example: reverie claims stablerep --scale tiny --num-seeds 3
     """
+    check_of_small_world(config.eval_data)
     usual = recipe.SCALES["tiny"]
     shared = {
         "per_class": config.per_class, "keep_best": 1.0, "seeds": seeds_of(config.num_seeds), "train_steps": config.train_steps,

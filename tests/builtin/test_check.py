@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from reverie.builtin import check
+from reverie.errors import InputError
 from reverie.models.detector import Found
 from reverie.smallworld.describe import describe, grammatical
 from reverie.smallworld.judge import facts, read
@@ -207,6 +208,21 @@ def test_grid(tmp_path):
     captions = ["a red circle on a white background", "a blue star above a green ring", "an orange heart"]
     check.save_grid(tmp_path / "grid.png", draw_what_is_said("", captions), captions, columns=2)
     assert Image.open(tmp_path / "grid.png").size[0] > 200
+
+
+def test_a_painters_grid_is_asked_for_beside_its_gates(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "paint", draw_what_is_said)
+    check.main(painter="perfect", num=2, grid=tmp_path / "grid.png")
+    assert Image.open(tmp_path / "grid.png").size[0] > 200
+
+
+def test_slips_are_named(tmp_path):
+    with pytest.raises(InputError, match="give a model"):
+        check.main()
+    with pytest.raises(InputError, match="--painter or --token-painter"):
+        check.main(tokenizer="builtin:tokenizer", grid=tmp_path / "grid.png")
+    with pytest.raises(InputError, match="no device 'gpu' here"):
+        check.main(painter="builtin:painter", device="gpu")
 
 
 class WithoutLoss:

@@ -116,6 +116,12 @@ def test_shape_and_colour_are_what_a_direct_computation_gives():
             for place in alike.argsort(descending=True)[:5]:
                 votes[row, of_class[labels[place]]] += torch.exp(alike[place] / 0.07)
         assert near["value"] == pytest.approx((votes.argmax(1) == of_class[test_labels]).float().mean().item())
+    # What the strengths were chosen on is in the record.
+    assert {metric: found[metric]["details"].get("folds") for metric in ("top1", "top1_shape")} == {
+        "top1": None,
+        "top1_shape": 5,
+    }
+    assert found["top1"]["details"]["held_out"] == 0.2
 
 
 def test_photos_with_attributes_are_probed_for_each_and_an_older_run_is_probed_anew(context):
