@@ -1,7 +1,7 @@
 """Claims of StableRep (arXiv:2306.00984) about images of one caption, their number, guidance, text and resolution.
 
-Judged by how often a linear classifier tells the shape in street photos: shape is what augmentation leaves, and raw pixels
-lack. Numbers are those of docs/recipes/stablerep.md. The paper's fifth and sixth claims need a generator that was trained on far more
+Judged by how often a linear classifier tells the shape in street photos: shape is what augmentation leaves, and what a linear
+classifier does not find in raw pixels. Numbers are those of docs/recipes/stablerep.md. The paper's fifth and sixth claims need a generator that was trained on far more
 than it is asked for, and are not here.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from reverie.arms import Arm, Factor, by_id, seeds_together
+from reverie.errors import InputError
 from reverie.evaluate.claims import Claim, beats
 from reverie.recipes import stablerep as recipe
 from reverie.run.plan import Plan, Step
@@ -71,11 +72,16 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
             "arms": ("stablerep", "simclr", *config.against),
         },
     )
+    if (least := few * main.captions_per_batch) > (there := main.text.stage().count):
+        raise InputError(
+            f"--per-class {config.per_class}: claim 2 learns from one caption in {few}, of which a batch wants {main.captions_per_batch}, so the "
+            f"study needs {least} captions and has {there}; give {-(-least // (there // config.per_class))} or more"
+        )
     strong = resolve(usual, shared | {"guidance": STRONG})
     runs = {"guidance-2": _all_arms(main, few), "guidance-8": recipe.stablerep(strong)}
     about = (
-        f"Captions of the 64 classes of the small world, {few} images of each, painted by the builtin painter "
-        f"({copies} for m = {max(IMAGES)}); a small ResNet, {config.train_steps} steps of {main.views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
+        f"Captions of the 64 classes of the small world, {few} images of each{f' ({copies} for m = {max(IMAGES)})' * (copies > few)}, "
+        f"painted by the builtin painter; a small ResNet, {config.train_steps} steps of {main.views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
     )
     words = {"guidance-2": "all arms but those of claim 4", "guidance-8": "the same captions, painted with guidance 8"}
     return Study(about, named("stablerep", config, runs), _claims(main.per_batch, config.against), words)
