@@ -297,6 +297,13 @@ def test_batch_norm_and_crops_belong_to_sgd(photo_folder):
         LinearProbe((pixels(),), str(photo_folder), size_px=16, epochs=0)
 
 
+def test_too_few_photos_to_choose_on_are_told_before_any_work():
+    """Of 64 photos of the small world there is one of each class."""
+    with pytest.raises(InputError, match="have no class twice"):
+        LinearProbe((pixels(),), "smallworld:street:64:64").check()
+    LinearProbe((pixels(),), "smallworld:street:65:64").check()
+
+
 def test_arms_need_weights_or_a_known_name(context, photo_folder):
     with pytest.raises(InputError, match="'simclr' names no step"):
         LinearProbe((Arm("simclr", "SimCLR"),))
