@@ -201,20 +201,28 @@ class Job(Stage):
         """
         return self if self.role == "select" else None
 
-    def trial(self, steps: int) -> Trial | None:
-        """The same work cut short, to be timed before the run (``reverie plan``); None where its time is not known from a part.
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """The same work cut short, to be timed before the run (``reverie plan``); None where it cannot be.
 
-        Args: steps: optimiser steps to take.
+        Args:
+            steps: optimiser steps to take.
+            images: about how many pairs of the whole run fit a filter. Raises InputError where that is not known.
         """
         return None
 
 
 class Trial(NamedTuple):
-    """A training that takes few of its optimiser steps."""
+    """Work that is cut short. What takes time tells its ``speed`` as learn/fit.py does; of a job that tells none, and whose ``part`` is
+    not known, no time is told, but later steps may read what it leaves.
+    """
 
     job: Job
-    steps: int  # of the whole training
-    captions: int = 0  # with images that must be there for its first batch
+    steps: int | tuple[int, ...] = ()  # optimiser steps of the whole: of its training, or of each of them in order
+    captions: int = 0  # of the run, with images, that must be there for its first batch
+    images: int = 0  # that the whole work encodes first, where it tells that speed as well
+    alike: int = 1  # pieces of such work, of which the job does one
+    part: float = 0.0  # share of the whole that the job does, where its time grows with that; 0 = not known
+    alone: bool = False  # whether it reads nothing that earlier trainings leave
 
 
 def _half(settings: object) -> str | None:

@@ -183,13 +183,21 @@ def _foresee(plan: Plan, flags: dict[str, Any]) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("reverie plan works in one process; leave out accelerate launch")
     check_min(0, trial=flags["trial"], price_per_hour=flags["price_per_hour"], max_minutes=flags["max_minutes"])
-    _part(flags["part"])
-    check_min(1, jobs=flags["jobs"])
+    if flags["price_per_hour"] == float("inf"):
+        raise InputError("--price-per-hour inf: give what an hour costs")
+    folder = _check_flags(plan, flags)
     found = estimate(
         plan, find_device(flags["device"]), flags["trial"], flags["max_minutes"], flags["until"],
         lambda step: next(filter(None, map(absent, models_of(step))), ""),
     )  # fmt: skip
-    found = dataclasses.replace(found, price_per_hour=flags["price_per_hour"])
+    notes = list(found.notes)
+    if (folder / "plan.json").exists():
+        notes.append(
+            f"{folder} holds a run: these are the numbers of a whole one; what is left: reverie status {folder}"
+        )
+    if flags["part"] != "1/1" or flags["jobs"] > 1 or flags["on"] != "here":
+        notes.append("these are the numbers of all units by one process: --part, --jobs and --on ray are not looked at")
+    found = dataclasses.replace(found, price_per_hour=flags["price_per_hour"], notes=tuple(notes))
     if flags["json"]:
         say(json.dumps(found.record(), indent=1, ensure_ascii=False))
         return 0
@@ -245,14 +253,36 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
     work = _flags_of_runs(usual, jobs)
     prog = f"reverie {command} {name}" if command == "run" else f"reverie {command}"
     plan, flags = _resolve(name, words, work, prog, usual)
-    shown = flags.pop("preview")
-    check_min(0, preview=shown)
+    shown = flags["preview"]
+    _check_flags(plan, flags)
     if shown:
-        return _preview(plan, shown, find_device(flags["device"]))
+        return _preview(plan, shown, find_device(flags["device"]), flags["until"])
+    del flags["preview"]
     return _work(plan, **flags)
 
 
-def _preview(plan: Plan, count: int, device: str) -> int:
+def _check_flags(plan: Plan, flags: dict[str, Any]) -> Path:
+    """The folder of a run on this machine. Raises InputError for flags of a run that cannot be, or do not go together."""
+    check_min(0, preview=flags["preview"])
+    check_min(1, jobs=flags["jobs"], actors=flags["actors"])
+    _part(flags["part"])
+    if flags["until"] is not None:
+        plan.step(flags["until"])
+    device, gpus = flags["device"], flags["gpus_per_actor"]
+    if flags["on"] == "here":
+        if flags["actors"] != 1 or gpus or flags["ray_address"]:
+            raise InputError(
+                "--actors, --gpus-per-actor and --ray-address belong to --on ray; give it as well, or leave them out"
+            )
+    # What devices there are is for the machines of the actors to know; each actor sees its own alone.
+    elif device not in ("", "cpu", "cuda"):
+        raise InputError(f"--device {device} with --on ray: give cpu, or cuda with --gpus-per-actor")
+    elif device == "cuda" and not gpus:
+        raise InputError("--device cuda with --on ray: say how many GPUs an actor gets, such as --gpus-per-actor 1")
+    return _folder(flags["out"], flags["files"])
+
+
+def _preview(plan: Plan, count: int, device: str, until: str | None) -> int:
     """A page about a few captions, in the folder for temporary files; the rest of what was made is gone."""
     import tempfile
 
@@ -260,12 +290,14 @@ def _preview(plan: Plan, count: int, device: str) -> int:
     from reverie.report.page import write
     from reverie.run.engine import run
     from reverie.run.preview import preview_of
+    from reverie.store.files import passing_folder
 
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("--preview works in one process; leave out accelerate launch")
-    small, stopped = preview_of(plan, count), ""
-    with tempfile.TemporaryDirectory(prefix="reverie-preview-") as place:
-        folder = Path(place) / "preview"
+    last = len(plan.steps) if until is None else plan.steps.index(plan.step(until)) + 1
+    small, stopped = preview_of(plan, count, without=[step.name for step in plan.steps[last:]]), ""
+    with passing_folder("reverie-preview-") as place:
+        folder = place / "preview"
         try:
             run(small, folder, device)
         except ReverieError as error:
@@ -274,8 +306,12 @@ def _preview(plan: Plan, count: int, device: str) -> int:
             stopped = str(error)
         text = write(folder).read_bytes()
     number, name = tempfile.mkstemp(prefix=f"reverie-preview-{Path(plan.recipe).name}-", suffix=".html")
-    with os.fdopen(number, "wb") as page:
-        page.write(text)
+    try:
+        with os.fdopen(number, "wb") as page:
+            page.write(text)
+    except OSError:
+        Path(name).unlink()
+        raise
     if stopped:
         raise InputError(f"{stopped}; what was made until then: {name}")
     say(name)
@@ -438,19 +474,10 @@ def _work(
     slice_, at = _part(part), remote(out)
     out = _folder(out, files)
     if on == "here":
-        if actors != 1 or gpus_per_actor or ray_address:
-            raise InputError(
-                "--actors, --gpus-per-actor and --ray-address belong to --on ray; give it as well, or leave them out"
-            )
         complete = run(plan, out, find_device(device), slice_, until, jobs, at=at)
     else:
         from reverie.run.on_ray import cluster
 
-        # What devices there are is for the machines of the actors to know; each actor sees its own alone.
-        if device not in ("", "cpu", "cuda"):
-            raise InputError(f"--device {device} with --on ray: give cpu, or cuda with --gpus-per-actor")
-        if device == "cuda" and not gpus_per_actor:
-            raise InputError("--device cuda with --on ray: say how many GPUs an actor gets, such as --gpus-per-actor 1")
         with cluster(actors, gpus_per_actor, ray_address) as pool:
             complete = run(plan, out, device or ("cuda" if gpus_per_actor else "cpu"), slice_, until, jobs, pool, at)
     tell_failed(out)

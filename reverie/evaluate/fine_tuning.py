@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,7 +24,7 @@ import torch
 from torch import nn
 
 from reverie import seeds, stage
-from reverie.arms import UNTRAINED, Arm
+from reverie.arms import UNTRAINED, Arm, Factor
 from reverie.captions.classes import read_classes
 from reverie.datasets.labelled import LabelledImages, attributes, check_labels, check_photos, passed_over
 from reverie.errors import InputError
@@ -35,7 +36,7 @@ from reverie.learn import views
 from reverie.learn.fit import Fit, fit
 from reverie.learn.supervised import Augmentation, Supervised
 from reverie.learn.train import square_px
-from reverie.stage import Job, Role, StepContext
+from reverie.stage import Job, Role, StepContext, Trial
 from reverie.store import results
 from reverie.store.places import has_table
 
@@ -131,6 +132,17 @@ class FineTune(Job):
             context.report("warning", text=told)
         context.report("progress", done=len(self.arms) * self.fit.steps, total=len(self.arms) * self.fit.steps)
 
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """One arm, for so few steps, on real photos where an arm has some; what it begins from does not change its time."""
+        if self.fit.minutes is not None:
+            return None
+        arm = next((arm for arm in self.arms if amounts(arm)[0] != 0), None)
+        amount: dict[str, Factor] = {"real": amounts(arm)[0]} if arm else {"real": 0, "painted": None}
+        short = dataclasses.replace(self.fit, steps=min(steps, self.fit.steps))
+        job = dataclasses.replace(self, arms=(Arm(UNTRAINED, "a trial", factors=amount),), fit=short, looks=1)
+        captions = 0 if arm or self.painted else 1
+        return Trial(job, self.fit.steps, captions, alike=len(self.arms), alone=True)
+
     def _arm(self, arm: Arm, images: ArmImages, context: StepContext, number: int) -> None:
         """Train and measure one arm, or go on with it, or take the numbers it left."""
         began = time.monotonic()
@@ -185,7 +197,12 @@ class FineTune(Job):
                 if self.keep:
                     put_weights(context.weights(folder.name), net, learner)
                 about = self._about(arm, context, sources, images.test)
+                since, count = time.monotonic(), len(images.test)
                 numbers = self._measured(net, images.test, best if len(held_out) else None, context.device)
+                each = (time.monotonic() - since) / count
+                context.report(
+                    "speed", what="photos measured", steps=count, done=count, seconds_each=each, low=each, high=each
+                )
                 more = {
                     "steps": self.fit.steps,
                     "num_held_out": len(held_out),

@@ -49,7 +49,7 @@ from reverie.models.describer import (
 from reverie.models.pretrained import copy_small_files, load_model, load_processor, load_tensors
 from reverie.nets.saving import save_pretrained
 from reverie.recaption.checks import COCO, Things, quality
-from reverie.stage import EventSink, Job, StepContext
+from reverie.stage import EventSink, Job, StepContext, Trial
 from reverie.store.files import atomic_file, atomic_folder
 from reverie.store.json_files import read_json
 
@@ -226,6 +226,11 @@ class TuneDescriber(Job):
             for name, value in some.items()
         }
         context.report("trained", steps=best, images=about["images"], captions=len(train), **told)
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """So few steps with one look at the held-out captions, and what is written before and after."""
+        few = min(steps, self.steps)
+        return Trial(dataclasses.replace(self, steps=few, every=few), self.steps)
 
     def _fit(self) -> Fit:
         lr = self.lr or (LORA_LR if self.lora else FULL_LR)

@@ -361,6 +361,7 @@ class _Curve:
         self.file = None
         self.since, self.since_step = time.monotonic(), done
         self.took, self.before = deque[float](maxlen=TIMED), perf_counter()  # seconds of each of the last steps
+        self.done = 0  # steps since it was opened
         if accelerator.is_main_process:
             path = folder / "curve.jsonl"
             _drop_after(path, done)
@@ -376,6 +377,7 @@ class _Curve:
     def read(self, unread: _Unread) -> dict[str, float]:
         done, total = unread.step + 1, self.settings.steps
         now = perf_counter()
+        self.done += 1
         self.took.append(now - self.before)
         self.before = now
         losses = dict(zip(unread.names, unread.values.tolist(), strict=True))
@@ -406,7 +408,7 @@ class _Curve:
         took = sorted(list(self.took)[1:-1])
         if self.file is not None and took:
             low, middle, high = (took[round(share * (len(took) - 1))] for share in (0.25, 0.5, 0.75))
-            self.report("speed", what="steps", steps=len(took), seconds_each=middle, low=low, high=high)
+            self.report("speed", what="steps", steps=len(took), done=self.done, seconds_each=middle, low=low, high=high)
 
     def flush(self) -> None:
         """Everything up to the checkpoint is on disk before the checkpoint is."""

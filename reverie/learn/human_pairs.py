@@ -6,6 +6,8 @@ them, and pictures are copied only where somebody will read them.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +24,12 @@ from reverie.errors import InputError
 from reverie.learn.manifest import refuse_test_photos
 from reverie.models.tokenizer import Tokenizer, check_tokenizer, open_tokenizer, square, tokens_row
 from reverie.recaption.mix import Mix
-from reverie.stage import Job, StepContext, of_step
+from reverie.stage import Job, StepContext, Trial, of_step
 from reverie.store import tables
 from reverie.store.pictures import Speed, as_png, decoded
 from reverie.store.token_batches import read_token_pairs
 
+TRIED = 64  # pairs of a trial
 UNIT = 100  # drawn pairs in one commit
 COLUMNS = ("pair_id", "caption_id", "copy", "unit", "text", "label", "image", "width", "height", *pairs.TOKEN_COLUMNS)
 Which = Literal["all", "known", "held"]
@@ -63,6 +66,11 @@ class DrawPairs(Job):
                 rows = [self._pair(number, context.seed) | {"unit": unit} for number in numbers]
                 tables.append_unit(path, unit, pairs.table(rows, pairs.PAIRS))
             context.report("progress", done=unit + 1, total=total, what="units")
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """Some of them."""
+        few = min(self.count, TRIED)
+        return Trial(dataclasses.replace(self, count=few), part=few / self.count)
 
     def _pair(self, number: int, run_seed: int) -> dict[str, Any]:
         from reverie.smallworld.describe import describe
@@ -145,6 +153,10 @@ class TokenizePairs(Job):
             photos = load_captioned(self.test_photos, self.test_images, self.test_split)
             refuse_test_photos(found, photos, tokenizer, side, source)
         context.report("told", text=f"{len(found):,} human pairs as image tokens of {tokenizer.revision}")
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """Some of them, for others to read."""
+        return Trial(dataclasses.replace(self, limit=min(self.limit or TRIED, TRIED)))
 
     def _chosen(self, source: Path) -> list[str]:
         """Ids of the pairs that are taken. Raises InputError for fewer than two, or one without caption."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from reverie.captions.corpus import ReadCorpus
 from reverie.captions.scenes import FromScenes
 from reverie.errors import InputError
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_file
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from reverie.models.encoder import Encoder
     from reverie.models.support_set import Support
 
+TRIED = 256  # sentences of another source, in a trial
 PART = 8192  # sentences between two checkpoints
 
 
@@ -83,6 +85,11 @@ class MakeSupport(Job):
         save_support(context.weights(), support)
         shutil.rmtree(context.checkpoints(), ignore_errors=True)
         context.report("support", sentences=len(support))
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """Of few sentences, for others to read."""
+        few = min(self.max_sentences or TRIED, TRIED)
+        return Trial(self if self.source is None else dataclasses.replace(self, max_sentences=few))
 
     def _sentences(self, context: StepContext) -> Iterator[dict[str, Any]]:
         if self.source is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,11 +22,12 @@ from reverie.ranges import check_min
 from reverie.recaption.describe import NAME, Describe, DescribeSpeed
 from reverie.recaption.mix import CHANNELS
 from reverie.run.columns import add_columns
-from reverie.stage import Job, Role, StepContext, of_step
+from reverie.stage import Job, Role, StepContext, Trial, of_step
 from reverie.store import tables
 from reverie.store.files import atomic_file
 
 Style = Literal["short", "long"]
+TRIED = 64  # captions that are drawn in a trial
 USABLE = "status = 'ok' and image is not null"
 How = Literal["lengths", "words", "clause", "false"]
 CAPTIONS = "captions.jsonl"  # in the folder of a step that makes human captions
@@ -125,6 +127,11 @@ class DrawHumanCaptions(Job):
     def __post_init__(self) -> None:
         if self.count < 2:
             raise InputError(f"{self.count} human captions are too few to tune on; give 2 or more")
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """Some of them."""
+        few = min(self.count, TRIED)
+        return Trial(dataclasses.replace(self, count=few), part=few / self.count)
 
     def run(self, context: StepContext) -> None:
         """Draw all of them; the list lands last."""

@@ -25,7 +25,7 @@ from reverie import seeds
 from reverie.errors import InputError, StoreError
 from reverie.models.pretrained import load_tensors
 from reverie.nets.projection import SAME, own_weight
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_file, atomic_folder
 from reverie.store.json_files import read_json
 
@@ -222,6 +222,10 @@ class RefineFeatures(Job):
     support: str  # step that made a support set of the run's captions
     config: Refine = field(default_factory=Refine)
     where: str = "status = 'ok'"  # which pairs
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """Of the few images there are, for others to read."""
+        return Trial(self)
 
     def run(self, context: StepContext) -> None:
         """Refine. Raises InputError for no feature, or one whose sentence the support set lacks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -118,7 +119,7 @@ class Train(Job):
                 learner.save(net, temporary)
             context.report("trained", steps=self.fit.steps, captions=batches.num_captions, **losses)
 
-    def trial(self, steps: int) -> Trial | None:
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
         """So few steps on the same batches, unless the minutes say how long it takes."""
         if self.fit.minutes is not None:
             return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,7 +25,7 @@ from reverie.models.captioner import ABOUT, SUPPORT
 from reverie.models.pretrained import feature_dim
 from reverie.models.support_set import Support, cached_projection, link_support, load_support
 from reverie.nets.captioner import TAG, DecoderShape, names_in
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_folder
 
 
@@ -87,7 +88,7 @@ class TrainCaptioner(Job):
 
         if context.weights().exists():
             return
-        painted = read_painted(context, self.where)
+        painted = self._painted(context)
         if len(set(painted.texts)) < 2:
             raise InputError("a captioner needs two different sentences or more to learn from")
         support = load_support(context.weights(self.support))
@@ -160,6 +161,18 @@ class TrainCaptioner(Job):
         parameters = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
         context.report("trained", sentences=len(painted.texts), parameters=parameters, **losses)
 
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """So few steps, on batches as large as those of the run."""
+        whole = self.steps
+        if whole is None:
+            count = images(self.where)
+            whole = self.epochs * max(1, count // min(self.batch, max(1, count)))
+        own = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return Trial(_Short(**{**own, "steps": min(steps, whole)}), whole)
+
+    def _painted(self, context: StepContext) -> Painted:
+        return read_painted(context, self.where)
+
     def _fit(self, steps: int) -> Fit:
         return Fit(
             steps,
@@ -179,6 +192,23 @@ class TrainCaptioner(Job):
             return rows_of_captions(context, self.texts or self.support, painted.caption_ids)
         assert self.refined is not None
         return refined_rows(context, self.refined, painted.pair_ids)
+
+
+@dataclass(frozen=True)
+class _Short(TrainCaptioner):
+    """A trial: it comes again and again upon what sentences there are, until they fill a batch."""
+
+    def _painted(self, context: StepContext) -> Painted:
+        few = super()._painted(context)
+        times = -(-self.batch // len(few.texts))
+        return Painted(
+            few.pair_ids * times,
+            few.caption_ids * times,
+            few.texts * times,
+            few.groups * times,
+            few.tags * times,
+            few.rows.repeat(times, 1),
+        )
 
 
 def shown_to_decoder(

@@ -5,7 +5,8 @@ It learns from text alone. Captioners of Synth² leave it as it is and learn whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit, refuse_several
 from reverie.learn.language import LanguageModel
 from reverie.nets.words import split_words, write_tokenizer
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, Trial
 from reverie.store import tables
 from reverie.store.files import atomic_folder
 
@@ -74,6 +75,13 @@ class TrainLanguageModel(Job):
         with atomic_folder(context.weights()) as temporary:
             learner.save(net, temporary)
         context.report("trained", steps=self.fit.steps, captions=len(texts), **losses)
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """So few steps, unless the minutes say how long it takes."""
+        if self.fit.minutes is not None:
+            return None
+        short = dataclasses.replace(self.fit, steps=min(steps, self.fit.steps))
+        return Trial(dataclasses.replace(self, fit=short), self.fit.steps)
 
 
 def _texts(path: Path) -> Iterator[str]:

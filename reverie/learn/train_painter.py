@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -34,9 +35,10 @@ from reverie.models.pretrained import check_networks
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.pairs import CLASS_SLOT
 from reverie.recaption.mix import Mix
-from reverie.stage import Job, StepContext, of_step
+from reverie.stage import Job, StepContext, Trial, of_step
 from reverie.store.files import atomic_folder
 
+TRIED = 64  # pairs of another store, in a trial
 OverLimit = Literal["drop", "cut"]
 OVER: Mapping[OverLimit, str] = {"drop": "dropped", "cut": "cut"}  # what is told of captions that are too long
 
@@ -234,6 +236,7 @@ class TrainPainter(Job):
 
     def run(self, context: StepContext) -> None:
         """Train what is not trained yet; the pipeline lands in ``context.weights()`` last."""
+        from reverie.store import tables
         from reverie.store.latents import StoredLatents, encode_units
 
         if context.weights().exists():
@@ -257,6 +260,7 @@ class TrainPainter(Job):
 
         latents = context.checkpoints() / "latents.lance"
         vae = learner.open_autoencoder(context.device)
+        began = time.monotonic()
         encode_units(
             store,
             latents,
@@ -266,6 +270,11 @@ class TrainPainter(Job):
             (rank, world),
             lambda done, total: context.report("progress", done=done, total=total, what="units of latents"),
         )
+        if made := tables.count(latents):
+            each = (time.monotonic() - began) / made
+            context.report(
+                "speed", what="images encoded", steps=made, done=made, seconds_each=each, low=each, high=each
+            )
         vae.cpu()
         _meet(context.device)
         seed = seeds.derive("painter", context.seed, *([self.seed] if self.seed else []))
@@ -282,6 +291,31 @@ class TrainPainter(Job):
                 learner.save(net, temporary)
             facts = {"images": batches.num_pairs, "captions": long.total, OVER[self.over_limit]: long.cut}
             context.report("trained", steps=self.fit.steps, **facts, **losses)
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """So few steps of each of its trainings, on few pairs of a store, whose pictures are encoded first."""
+        from reverie.store import tables
+
+        trained = (self.fit,) if self.start else (self.autoencoder_fit, self.fit)
+        if any(each.minutes is not None for each in trained):
+            return None
+        short = [dataclasses.replace(each, steps=min(steps, each.steps)) for each in (self.autoencoder_fit, self.fit)]
+        few, where, count = max(TRIED, self.autoencoder_batch), self.where, 0
+        if isinstance(self.store, Path):
+            path = self.store / "pairs.lance"
+            count = tables.count(path, where)
+            part = next(iter(tables.scan(path, ["pair_id"], where)), None)
+            names = (
+                ", ".join("'" + name.replace("'", "''") + "'" for name in part["pair_id"].to_pylist()[:few])
+                if part
+                else "''"
+            )
+            where = f"({where}) and pair_id in ({names})"
+        elif self.store is None:
+            count = images(where)
+        job = dataclasses.replace(self, autoencoder_fit=short[0], fit=short[1], where=where)
+        captions = 0 if self.store else 1 if self.start else self.autoencoder_batch
+        return Trial(job, tuple(each.steps for each in trained), captions, count)
 
     def _side(self) -> int:
         return self.size_px or (start_of(self.start).size_px if self.start else 32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -34,7 +35,7 @@ from reverie.models.token_captioner import KIND
 from reverie.models.tokenizer import Tokenizer, check_tokenizer, open_tokenizer, square
 from reverie.nets.token_captioner import LookShape
 from reverie.recaption.mix import Mix
-from reverie.stage import Job, StepContext, of_step
+from reverie.stage import Job, StepContext, Trial, of_step
 from reverie.store import tables
 from reverie.store.files import atomic_folder
 from reverie.store.json_files import read_json
@@ -194,6 +195,10 @@ class TrainTokenCaptioner(Job):
                 write_manifest(learned, temporary)
         parameters = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
         context.report("trained", control=control.label, parameters=parameters, **trained, **losses)
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """So few steps."""
+        return Trial(dataclasses.replace(self, steps=min(steps, self.steps)), self.steps)
 
     def _human(self, context: StepContext, table: Path, book: Book, images: bool) -> TokenPairs:
         """Human pairs, with the captions of the mix where there is one."""

@@ -7,7 +7,8 @@ pictures become tokens by ``images/tokens.py`` or ``reverie tokenize`` first; no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from reverie.models.pretrained import load_tokenizer_of
 from reverie.models.tokenizer import Tokenizer, check_same_codes, open_tokenizer
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.pairs import TOKEN_COLUMNS
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_folder
 
 
@@ -97,6 +98,13 @@ class TrainTokenPainter(Job):
             learner.save(net, temporary)
             write_manifest(manifest_of(names, captions), temporary)
         context.report("trained", steps=self.fit.steps, images=len(ids), **losses)
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """So few steps, unless the minutes say how long it takes."""
+        if self.fit.minutes is not None:
+            return None
+        short = dataclasses.replace(self.fit, steps=min(steps, self.fit.steps))
+        return Trial(dataclasses.replace(self, fit=short), self.fit.steps)
 
     def _tell_cut(self, captions: Sequence[str], words: str, context: StepContext) -> None:
         text_tokenizer = load_tokenizer_of(words)

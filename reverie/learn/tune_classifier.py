@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +27,10 @@ from reverie.models.classifier import HEAD, save_classifier
 from reverie.models.encoder import Encoder, open_encoder
 from reverie.models.feature_cache import cached_rows
 from reverie.models.zero_shot import class_embeddings
-from reverie.stage import Job, StepContext
+from reverie.stage import Job, StepContext, Trial
 
+Rows = tuple[Tensor | None, Tensor | None]
+"""Features (n, d) and class numbers (n,), or neither."""
 On = Literal["nothing", "painted", "shots", "mixed", "painted, then shots", "shots, then painted"]
 
 
@@ -132,6 +134,23 @@ class TuneClassifier(Job):
         save_classifier(context.weights(), begin, about | {"revision": encoder.revision})
         context.report("trained", classes=len(classes), **losses)
 
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """So few steps of each phase, on batches as large as those of the run."""
+        own = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        phases = _phases(self.on)
+        painted = {"painted", "mixed"} & set(phases)
+        kept = images(self.where) if painted else 0
+        whole = self.steps
+        if whole is None and len(painted) == len(phases):
+            whole = self.epochs * max(1, -(-kept // self.batch))
+        elif whole is None:
+            classes = len(read_classes(self.classes))
+            if self.num_shots is None:  # so many as there are
+                return None
+            whole = self.epochs * max(1, -(-self.num_shots * classes // self.real_batch))
+        encoded = images(self.candidates or self.where) if painted else 0
+        return Trial(_Short(**{**own, "steps": min(steps, whole)}), (whole,) * len(phases), int(kept > 0), encoded)
+
     def teacher_and_rows(self, context: StepContext) -> tuple[Tensor, Tensor]:
         """The zero-shot head (classes, d), and the encoder's rows (n, d) of the painted images it is tuned on."""
         classes = read_classes(self.classes)
@@ -149,8 +168,8 @@ class TuneClassifier(Job):
         return starting_head(noise, float(start.norm(dim=1).mean()))
 
     def _batches(self, on: On, classes: Sequence[str], encoder: Encoder, context: StepContext) -> FeatureBatches:
-        painted: tuple[Tensor | None, Tensor | None] = (None, None)
-        real: tuple[Tensor | None, Tensor | None] = (None, None)
+        painted: Rows = (None, None)
+        real: Rows = (None, None)
         if on in ("painted", "mixed"):
             rows, labels = labelled_rows(
                 context.pairs, self.where, classes, encoder, context, self.shrink_px, self.candidates
@@ -160,9 +179,27 @@ class TuneClassifier(Job):
             assert self.shots is not None
             store, where = shots_store(context, self.shots), shots_filter(self.num_shots)
             real = labelled_rows(store, where, classes, encoder, context)
-        return FeatureBatches(
-            *painted, *real, self.batch, self.real_batch, seeds.derive("rows", context.seed, self.seed)
-        )
+        return self._drawn(painted, real, seeds.derive("rows", context.seed, self.seed))
+
+    def _drawn(self, painted: Rows, real: Rows, seed: int) -> FeatureBatches:
+        return FeatureBatches(*painted, *real, self.batch, self.real_batch, seed)
+
+
+@dataclass(frozen=True)
+class _Short(TuneClassifier):
+    """A trial: it comes again and again upon what images there are, until they fill a batch."""
+
+    def _drawn(self, painted: Rows, real: Rows, seed: int) -> FeatureBatches:
+        full = [_repeated(rows, batch) for rows, batch in ((painted, self.batch), (real, self.real_batch))]
+        return super()._drawn(full[0], full[1], seed)
+
+
+def _repeated(rows: Rows, batch: int) -> Rows:
+    features, labels = rows
+    if features is None or labels is None:
+        return rows
+    times = -(-batch // len(features))
+    return features.repeat(times, 1), labels.repeat(times)
 
 
 def _phases(on: On) -> tuple[On, ...]:

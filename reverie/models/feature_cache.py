@@ -7,6 +7,7 @@ So a changed image, encoder or setting never meets rows that were made of someth
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,16 @@ def cached_rows(
     file = folder / f"{name.hexdigest()}.safetensors"
     if not file.exists():
         found: list[Tensor] = []
-        done = 0
+        done, began = 0, time.monotonic()
         for batch in open_batches():
             opened = (_opened(picture, done + place) for place, picture in enumerate(batch))
             found.append(encoder.images([shrunk(picture, shrink_px) for picture in opened]))
             done += len(batch)
             if report:
                 report("progress", done=done, total=total, what="images encoded")
+        if report and done:
+            each = (time.monotonic() - began) / done
+            report("speed", what="images encoded", steps=done, done=done, seconds_each=each, low=each, high=each)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as partial:
             save_file({"rows": torch.cat(found) if found else torch.empty(0, 0)}, partial)

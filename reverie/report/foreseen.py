@@ -35,7 +35,8 @@ def words(found: Estimate) -> list[str]:
     """What all steps come to, and what cannot be known."""
     images = f", {found.images:,} images" if found.images else ""
     units = f"{found.units:,} unit{'s' * (found.units != 1)}"
-    lines = [f"{found.recipe} on {found.device}: {found.captions:,} captions{images}, {units}"]
+    made = f"{found.captions:,} captions{images}, {units}" if found.captions else "no captions are made"
+    lines = [f"{found.recipe} on {found.device}: {made}"]
     if found.tokens:
         lines.append(f"tokens of the writer: {found.tokens['read']:,} read, {found.tokens['written']:,} written")
     if found.disk_bytes is not None:

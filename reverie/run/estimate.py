@@ -8,8 +8,8 @@ has no time, and says why; it is never counted as nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +20,16 @@ import pyarrow as pa
 
 from reverie import stage as stages
 from reverie.errors import InputError, ReverieError
-from reverie.run.engine import run
-from reverie.run.events import read_events
+from reverie.run.engine import StepRunner, run
+from reverie.run.events import Events, read_events
 from reverie.run.plan import Plan, Step
 from reverie.run.preview import preview_of
 from reverie.stage import Job, StepContext, Trial, UnitStage
 from reverie.store import tables
+from reverie.store.files import passing_folder
 
+ENCODED = "images encoded"  # what else tells its speed, see models/feature_cache.py
+GROWS = "took {:.2g} s on what the trial had; how it grows is not known"
 UNITS = 4  # of a trial; the first one does not count
 TRAINED = 8  # optimiser steps of a trial
 MAX_COPIED = 1 << 29  # bytes of images that a trial may copy to have enough for a batch of training
@@ -42,6 +45,11 @@ class Span(NamedTuple):
     def times(self, factor: float, more: float = 0.0) -> Span:
         """Each by a factor, and as much more."""
         return Span(*(value * factor + more for value in self))
+
+
+def _sum(spans: Iterable[Span]) -> Span:
+    """Of things that are done one after the other."""
+    return Span(*(sum(each) for each in zip(*spans, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Estimate:
     def seconds(self) -> Span | None:
         """Of all steps whose time is known, one after the other."""
         known = [step.seconds for step in self.steps if step.seconds is not None]
-        return Span(*(sum(each) for each in zip(*known, strict=True))) if known else None
+        return _sum(known) if known else None
 
     @property
     def cost(self) -> Span | None:
@@ -117,6 +125,13 @@ class _Tried:
     stopped: str = ""  # why it did not come to its end
     seconds: float = 0.0
 
+    def read(self, folder: Path) -> None:
+        """All that was told so far."""
+        events: dict[str, list[dict[str, Any]]] = {}
+        for event in read_events(folder) if (folder / "events.jsonl").exists() else ():
+            events.setdefault(str(event.get("step", "")), []).append(event)
+        self.events = events
+
 
 def estimate(
     plan: Plan,
@@ -135,6 +150,8 @@ def estimate(
         absent: why a step with units cannot be tried here, such as a server that would be asked; empty for one that can.
     Raises: what the plan's stages say is wrong with it, before any work.
     """
+    if captions:  # several units also of few captions, as one shows no spread
+        captions = max(1, min(captions, plan.num_captions // UNITS))
     last = len(plan.steps) if until is None else plan.steps.index(plan.step(until)) + 1
     steps = plan.steps[:last]
     why: dict[str, str] = {}
@@ -146,13 +163,15 @@ def estimate(
         step.stage.check()
         if step in steps and step.name not in why:
             step.stage.check_device(device)
-    with tempfile.TemporaryDirectory(prefix="reverie-plan-") as place:
-        folder, began = Path(place) / "trial", time.monotonic()
+    with passing_folder("reverie-plan-") as place:
+        folder, began = place / "trial", time.monotonic()
         tried = _try(plan, steps, folder, device, captions, why) if captions else _Tried(0)
         found = [_unit_step(plan, step, folder, tried) for step in steps]
         if captions:
-            trainings = _Trainings(plan, folder, device, began + 60 * max_minutes, bool(tried.events), why)
-            found = [trainings.estimate(step, known) for step, known in zip(steps, found, strict=True)]
+            later = _Later(plan, folder, device, began + 60 * max_minutes, tried, captions, why)
+            found = [later.estimate(step, known) for step, known in zip(steps, found, strict=True)]
+        else:
+            found = [_with(known, steps=_steps(step)) for step, known in zip(steps, found, strict=True)]
         took = time.monotonic() - began
         tokens = _tokens(plan, tried)
     found = [_explained(step, known, why, bool(captions), tried) for step, known in zip(steps, found, strict=True)]
@@ -174,10 +193,7 @@ def _try(plan: Plan, steps: Sequence[Step], folder: Path, device: str, captions:
     except ReverieError as error:
         tried.stopped = str(error)
     tried.seconds = time.monotonic() - began
-    events: dict[str, list[dict[str, Any]]] = {}
-    for event in read_events(folder) if (folder / "events.jsonl").exists() else ():
-        events.setdefault(str(event.get("step", "")), []).append(event)
-    tried.events = events
+    tried.read(folder)
     return tried
 
 
@@ -191,9 +207,7 @@ def _unit_step(plan: Plan, step: Step, folder: Path, tried: _Tried) -> StepEstim
             return known
         if step.stage.role == "source":  # all of it was done
             return _with(known, seconds=Span(done, done, done), tried="all of it")
-        return _with(
-            known, unknown=f"took {done:.2g} s on the images of the trial; how it grows with them is not known"
-        )
+        return _with(known, unknown=GROWS.format(done))
     made = [event for event in events if event.get("kind") == "unit"]
     rows = _rows(plan, step, made, tried)
     known = _with(known, units=plan.num_units, rows=rows)
@@ -205,7 +219,57 @@ def _unit_step(plan: Plan, step: Step, folder: Path, tried: _Tried) -> StepEstim
     opening = max(0.0, done - middle * len(made))
     span = Span(min(each) / size, middle / size, max(each) / size).times(plan.num_captions, opening)
     return _with(known, seconds=span, disk_bytes=_weight(step, folder, plan.num_captions / tried.captions),
-                 tried=f"{len(each)} unit{'s' * (len(each) > 1)} of {size:g} caption{'s' * (size != 1)}")  # fmt: skip
+                 tried=f"{len(each)} unit{'s' * (len(each) > 1)} of {size:g} caption{'s' * (size != 1)}" + ", no spread" * (len(each) == 1))  # fmt: skip
+
+
+def trial_of(stage: Job, images: Callable[[str], int]) -> Trial | str:
+    """How a job is cut short, or why it is not; empty where its kind never is."""
+    try:
+        return stage.trial(TRAINED, images) or ""
+    except ReverieError as error:
+        return str(error)
+
+
+def _total(trial: Trial) -> int | None:
+    """Optimiser steps of the whole, if it has some."""
+    steps = trial.steps if isinstance(trial.steps, int) else sum(trial.steps)
+    return steps * trial.alike or None
+
+
+def _steps(step: Step) -> int | None:
+    """Optimiser steps, as far as they are known without images."""
+
+    def images(where: str) -> int:
+        raise InputError("not known")
+
+    trial = trial_of(step.stage, images) if isinstance(step.stage, Job) else ""
+    return None if isinstance(trial, str) else _total(trial)
+
+
+def _span(facts: Mapping[str, Any]) -> Span:
+    return Span(*(float(facts[name]) for name in ("low", "seconds_each", "high")))
+
+
+def _times(trial: Trial, told: Sequence[Mapping[str, Any]], took: float) -> tuple[Span, Span]:
+    """Of the whole work, by the speeds of its trial, and of the same again, when what was encoded is kept."""
+    whole = trial.steps if isinstance(trial.steps, tuple) else (trial.steps,)
+    fits = [_span(facts) for facts in told if facts["what"] == "steps"]
+    fits += fits[-1:] * (len(whole) - len(fits))
+    opening = took - sum(facts.get("done", facts["steps"]) * _span(facts).middle for facts in told)
+    again = [Span(*3 * (max(0.0, opening),))]
+    again += [span.times(trial.alike * steps) for span, steps in zip(fits, whole, strict=False)]
+    encoded: list[Span] = []
+    for facts in told:
+        if facts["what"] == ENCODED:
+            encoded.append(_span(facts).times(trial.images))
+        elif facts["what"] != "steps":
+            again.append(_span(facts).times(trial.alike * facts["done"]))
+    return _sum([*again, *encoded]), _sum(again)
+
+
+def _files(folder: Path, step: str) -> Iterable[Path]:
+    """What a step left in a folder, its parts included."""
+    return [file for place in (folder / step, *folder.glob(f"{step}.*")) for file in place.rglob("*") if file.is_file()]
 
 
 def _with(known: StepEstimate, **facts: Any) -> StepEstimate:
@@ -257,42 +321,83 @@ def _tokens(plan: Plan, tried: _Tried) -> dict[str, int] | None:
     return {name: round(factor * sum(event[name] for event in told)) for name in ("read", "written")}
 
 
-class _Trainings:
-    """Trainings cut short, each kind once: the same with another seed takes as long."""
+class _Later:
+    """What a trial does after the steps up to the selection: trainings cut short, each kind once, as the same with another seed takes as
+    long; then the steps with units that read what these leave.
+    """
 
     def __init__(
-        self, plan: Plan, folder: Path, device: str, stop: float, painted: bool, why: Mapping[str, str]
+        self, plan: Plan, folder: Path, device: str, stop: float, tried: _Tried, captions: int, why: Mapping[str, str]
     ) -> None:
+        self.plan, self.folder, self.device, self.stop, self.tried = plan, folder, device, stop, tried
+        self.captions = captions  # of a unit
         self.why = why  # of steps that cannot be tried
-        self.plan, self.folder, self.device, self.stop, self.painted = plan, folder, device, stop, painted
+        self.made = {name for name, events in tried.events.items() if any(each.get("kind") == "done" for each in events)}  # fmt: skip
         self.known: dict[str, tuple[str, StepEstimate]] = {}
         self.copied = 0  # captions that the trial's images were multiplied to
         self.own: pa.Table | None = None  # those images
 
     def estimate(self, step: Step, known: StepEstimate) -> StepEstimate:
-        """What a step will take, if it is a training that can be tried."""
-        if not isinstance(step.stage, Job) or known.seconds or known.unknown or step.name in self.why:
+        """What a step will take, if it can be tried now."""
+        if known.seconds or known.unknown or step.name in self.why:
             return known
-        trial = step.stage.trial(TRAINED)
-        if trial is None:
-            return known
-        known = _with(known, steps=trial.steps)
+        if not isinstance(step.stage, Job) or step.stage.preview(self.captions):
+            return self._units(step, known)
+        trial = trial_of(step.stage, self._images)
+        if isinstance(trial, str):
+            return _with(known, unknown=f"not tried: {trial}") if trial else known
+        known = _with(known, steps=_total(trial))
         facts = stages.settings(step.stage)
+        del facts["stage"]
+        if facts.get("start") in step.inputs:
+            del facts["start"]
         facts.pop("seed", None)
-        key = stages.fingerprint(facts)
+        key = stages.fingerprint({"stage": type(step.stage).__name__, **facts})
         if key in self.known:
             name, same = self.known[key]
             return _with(known, seconds=same.seconds, disk_bytes=same.disk_bytes, unknown=same.unknown,
                          tried=f"as {name}" if same.seconds else "")  # fmt: skip
-        if time.monotonic() > self.stop:
-            return _with(known, unknown="not tried: the trial had taken its time (--max-minutes)")
-        found = self._try(step, trial, known)
-        self.known[key] = step.name, found
+        if reason := self._obstacle(() if trial.alone else step.inputs):
+            return _with(known, unknown=reason)
+        found, again = self._try(step, trial, known)
+        self.known[key] = step.name, again
         return found
 
-    def _try(self, step: Step, trial: Trial, known: StepEstimate) -> StepEstimate:
-        if trial.captions and not self.painted:
-            return _with(known, unknown="not tried: there were no images to try it on")
+    def _obstacle(self, inputs: Iterable[str]) -> str:
+        """Why what reads these steps is not tried."""
+        if time.monotonic() > self.stop:
+            return "not tried: the trial had taken its time (--max-minutes)"
+        late = next((name for name in inputs if name not in self.made), "")
+        return f"not tried: it reads {late}, which was not tried" if late else ""
+
+    def _images(self, where: str) -> int:
+        """About how many pairs of the run fit a filter, by what those of the trial did."""
+        path = self.folder / "pairs.lance"
+        if not self.tried.captions or not tables.exists(path):
+            raise InputError("there were no images to try it on")
+        some = tables.count(path, f"({where}) and unit < {UNITS}")
+        return round(some * self.plan.num_captions / self.tried.captions)
+
+    def _units(self, step: Step, known: StepEstimate) -> StepEstimate:
+        """A step up to the selection that had to wait for what a training leaves."""
+        if self.tried.stopped or not self.tried.captions:
+            return known
+        if reason := self._obstacle(step.inputs):
+            return _with(known, unknown=reason)
+        few = step.stage.preview(self.captions) if isinstance(step.stage, Job) else None
+        here = dataclasses.replace(step, stage=few or step.stage)
+        small = dataclasses.replace(self.plan, unit_size=self.captions)
+        try:
+            with Events(self.folder) as events:
+                StepRunner(small, here, self.folder, self.device, events).do(range(UNITS))
+        except ReverieError as error:
+            return _with(known, unknown=f"not tried: {error}")
+        self.made.add(step.name)
+        self.tried.read(self.folder)
+        return _unit_step(self.plan, step, self.folder, self.tried)
+
+    def _try(self, step: Step, trial: Trial, known: StepEstimate) -> tuple[StepEstimate, StepEstimate]:
+        """Do it. Returns: what the step takes, and what one that differs in its seed alone takes after it."""
         told: list[dict[str, Any]] = []
 
         def report(kind: str, **facts: Any) -> None:
@@ -307,17 +412,21 @@ class _Trainings:
             trial.job.run(context)
             took = time.monotonic() - began
         except ReverieError as error:
-            return _with(known, unknown=f"not tried: {error}")
-        if not told:
-            return _with(known, unknown="not tried: too few steps to time")
-        each = Span(
-            *(sum(float(facts[name]) for facts in told) / len(told) for name in ("low", "seconds_each", "high"))
-        )
-        opening = max(0.0, took - min(TRAINED, trial.steps) * each.middle)
-        left = [self.folder / "weights" / step.name, self.folder / "checkpoints" / step.name]
-        size = sum(file.stat().st_size for place in left for file in place.rglob("*") if file.is_file())
-        number = sum(int(facts["steps"]) for facts in told)
-        return _with(known, seconds=each.times(trial.steps, opening), disk_bytes=size, tried=f"{number} steps")
+            known = _with(known, unknown=f"not tried: {error}")
+            return known, known
+        self.made.add(step.name)
+        number = sum(int(facts["steps"]) for facts in told if facts["what"] == "steps")
+        if not number:
+            if trial.part:
+                known = _with(known, seconds=Span(*3 * (took / trial.part,)), tried=f"{trial.part:.0%} of it")
+            else:
+                known = _with(known, unknown="not tried: too few steps to time" if known.steps else GROWS.format(took))
+            return known, known
+        left = [file for place in ("weights", "checkpoints") for file in _files(self.folder / place, step.name)]
+        size = trial.alike * sum(file.stat().st_size for file in left)
+        known = _with(known, disk_bytes=size, tried=f"{number} steps")
+        first, again = _times(trial, told, took)
+        return _with(known, seconds=first), _with(known, seconds=again)
 
     def _multiply(self, captions: int) -> None:
         """Copies of the trial's images, under other names, until there are enough of them for a batch."""
@@ -357,7 +466,7 @@ def _explained(step: Step, known: StepEstimate, why: Mapping[str, str], is_trial
         return _with(known, unknown="not tried (--trial 0)")
     if step.name in why:
         return _with(known, unknown=f"not tried: {why[step.name]}")
-    if step.kind != "job":
+    if step.kind != "job" or cast(Job, step.stage).preview(1):
         reason = tried.stopped or "it reads what the run itself trains"
         return _with(known, unknown=f"not tried: {reason}")
     what = {"measure": "it measures what was trained", "page": "it writes the page at the end"}

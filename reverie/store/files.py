@@ -6,6 +6,10 @@ import errno
 import os
 import re
 import shutil
+import signal
+import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,3 +118,20 @@ def _full_is_told(path: Path) -> Iterator[None]:
         if is_full(error):
             raise StoreFull(f"no space left to write {path}; free some and run the same command again") from error
         raise
+
+
+@contextmanager
+def passing_folder(prefix: str) -> Iterator[Path]:
+    """A folder among those for temporary files that is gone after the block, also when the process is told to end (SIGTERM)."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()  # others may not listen to signals
+    before = signal.signal(signal.SIGTERM, leave) if main else None
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix) as place:
+            yield Path(place)
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

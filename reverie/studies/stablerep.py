@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LOW_PX = 16  # side of photos that are photographed again from afar
 DOWNSCALED = "stablerep-downscaled"  # id of the arm that sees some images small
-VIEW_PX = 32  # as the tables of docs/recipes/stablerep.md have it
+VIEW_PX, LR = 32, 1e-3  # as the tables of docs/recipes/stablerep.md have it
 STRONG = 8.0  # guidance of the second run
 IMAGES = (2, 4, 6)  # images of one caption in a batch, m, of claim 3
 
@@ -59,7 +59,7 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
     usual = recipe.SCALES["tiny"]
     shared = {
         "per_class": config.per_class, "keep_best": 1.0, "seeds": seeds_of(config.num_seeds), "train_steps": config.train_steps,
-        "view_px": VIEW_PX, "eval_data": config.eval_data, "seed": config.seed, "one_image": (),
+        "view_px": VIEW_PX, "lr": LR, "eval_data": config.eval_data, "seed": config.seed, "one_image": (),
     }  # fmt: skip
     few, copies = usual.paint.per_caption, max(usual.paint.per_caption, *IMAGES)
     main = resolve(

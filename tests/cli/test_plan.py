@@ -76,6 +76,41 @@ def test_slips_are_one_line(say: Say, scratch: Path) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["none.txt"]
 
 
+@pytest.mark.parametrize("command", [["plan", FAKE], ["run", FAKE, "--preview", "2"]])
+def test_flags_that_a_run_refuses_are_refused(command: list[str], say: Say, scratch: Path) -> None:
+    for flags, told in (
+        (["--until", "nowhere"], "unknown step 'nowhere'"),
+        (["--part", "9/3"], "--part 9/3"),
+        (["--actors", "2"], "belong to --on ray"),
+        (["--on", "ray", "--actors", "0"], "--actors 0: give 1 or more"),
+        (["--jobs", "0"], "--jobs 0: give 1 or more"),
+        (["--files", "here"], "--files is for tables in an object store"),
+    ):
+        assert told in refused(say(*command, *flags))
+    assert "--preview -1: give 0 or more" in refused(say(*command[:2], "--preview", "-1"))
+    assert not list(scratch.glob("reverie-*"))
+
+
+def test_a_price_is_a_number(say: Say) -> None:
+    for price in ("inf", "nan", "-1"):
+        assert "--price-per-hour" in refused(say("plan", FAKE, "--trial", "0", "--price-per-hour", price))
+
+
+def test_a_plan_says_what_its_numbers_are_of(say: Say) -> None:
+    assert say("run", FAKE, "--count", "4", "--device", "cpu", "--out", "run")[0] == 0
+    out = say("plan", FAKE, "--count", "4", "--device", "cpu", "--out", "run", "--trial", "0", "--part", "1/2")[1]
+    assert "run holds a run: these are the numbers of a whole one; what is left: reverie status run" in out
+    assert "--part, --jobs and --on ray are not looked at" in out
+
+
+def test_a_preview_goes_no_further_than_the_run(say: Say) -> None:
+    flags = ["--count", "4", "--preview", "2", "--device", "cpu", "--until", "captions"]
+    code, out, err = say("run", FAKE, *flags)
+    assert code == 0, err
+    assert "paint:" not in err
+    assert Path(out.strip()).exists()
+
+
 def test_a_server_is_not_asked(say: Say) -> None:
     Path("classes.txt").write_text("red circle\nblue star\n")
     words = [

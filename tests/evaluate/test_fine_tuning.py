@@ -390,3 +390,24 @@ def test_an_arm_that_was_finished_before_there_were_shapes_is_measured_anew(cont
     monkeypatch.setattr(fine_tuning, "fit", None)  # would fail
     job.run(context)
     assert context.results.read_text() == before
+
+
+def test_cut_short_it_trains_one_arm_on_real_photos_and_counts_all(job, context):
+    arms = (*untrained([0, 1]), arm(step="learn-0", frozen_batchnorm=True))
+    found = dataclasses.replace(job, arms=arms, fit=dataclasses.replace(QUICK, steps=100), looks=10).trial(
+        3, lambda where: 0
+    )
+    assert (found.steps, found.alike, found.captions, found.alone) == (100, 3, 0, True)
+    told = []
+    found.job.run(
+        dataclasses.replace(context, report=lambda kind, **facts: told.append(facts) if kind == "speed" else None)
+    )
+    assert [facts["what"] for facts in told] == ["steps", "photos measured"]
+    assert (told[0]["done"], told[1]["done"]) == (3, by_metric(context)["top1"].num_test)
+
+
+def test_cut_short_on_painted_images_alone_it_asks_for_some(job):
+    painted = dataclasses.replace(job, arms=(arm(real=0, painted=3),), classes=("blue", "green", "red"))
+    assert painted.trial(3, lambda where: 0).captions == 1
+    assert painted.trial(3, lambda where: 0).job.arms[0].factors == {"real": 0, "painted": None}
+    assert dataclasses.replace(job, fit=dataclasses.replace(QUICK, minutes=1.0)).trial(3, lambda where: 0) is None

@@ -76,6 +76,12 @@ def job(folder: Path, **changes: Any) -> TuneDescriber:
     return TuneDescriber(**settings | changes)
 
 
+def test_cut_short_it_looks_once(tmp_path: Path) -> None:
+    trial = TuneDescriber(steps=300, every=25).trial(8, lambda where: 0)
+    assert trial is not None
+    assert (trial.steps, trial.job) == (300, TuneDescriber(steps=8, every=8))
+
+
 def test_the_best_of_what_was_looked_at_is_kept_and_numbers_tell_before_from_after(tmp_path: Path) -> None:
     told: list[tuple[str, dict[str, Any]]] = []
     context = StepContext(tmp_path / "run", "describer", report=lambda kind, **facts: told.append((kind, facts)))

@@ -150,3 +150,10 @@ def test_slips(how, said):
 
     with pytest.raises(InputError, match=said):
         make()
+
+
+def test_cut_short_its_passes_are_those_of_the_run():
+    job = TrainCaptioner("support", "refine", detector="builtin:detector", epochs=5, batch=64)
+    assert job.trial(8, lambda where: 1000).steps == 5 * 15  # 15 batches of 64 are in 1000
+    assert job.trial(8, lambda where: 10).steps == 5
+    assert dataclasses.replace(job, steps=3).trial(8, lambda where: 1 // 0).job.steps == 3

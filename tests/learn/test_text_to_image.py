@@ -126,6 +126,25 @@ def test_a_pipeline_is_trained_on_and_captions_beyond_the_limit_are_counted(tmp_
     assert told == []
 
 
+def test_cut_short_both_trainings_are_and_few_pairs_of_a_store_are_encoded(tmp_path: Path) -> None:
+    photos(tmp_path / "store", 70)
+    trial = small(store=tmp_path / "store", templates=("a {class}",)).trial(3, lambda where: 1 // 0)
+    assert trial is not None
+    assert (trial.steps, trial.images, trial.captions) == ((100, 250), 70, 0)
+    told: list[dict[str, Any]] = []
+
+    def report(kind: str, **facts: Any) -> None:
+        if kind == "speed":
+            told.append(facts)
+
+    trial.job.run(StepContext(tmp_path / "run", "painter", report=report))
+    assert [(facts["what"], facts["done"]) for facts in told] == [("steps", 3), ("images encoded", 64), ("steps", 3)]
+    own = small(start="builtin:painter").trial(3, lambda where: 12)
+    assert own is not None
+    assert (own.steps, own.images, own.captions) == ((250,), 12, 1)
+    assert small(fit=Fit(minutes=1.0)).trial(3, lambda where: 12) is None
+
+
 def test_sizes_and_starts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="size_px 17 does not fit; give a multiple of 2"):
         small(size_px=17).check()

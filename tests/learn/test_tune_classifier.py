@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,3 +197,34 @@ def test_several_processes_are_refused_before_any_work(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="without accelerate launch"):
         TuneClassifier(CLASSES).check()
+
+
+def test_cut_short_its_batches_are_as_large_and_its_passes_are_those_of_the_run(context: StepContext) -> None:
+    stage = TuneClassifier(CLASSES, where="status = 'ok'", epochs=4, batch=64)
+    trial = stage.trial(3, lambda where: 1000)
+    assert trial is not None
+    assert (trial.steps, trial.images, trial.captions) == ((4 * 16,), 1000, 1)  # 16 batches of 64 hold 1000
+    told: list[dict[str, Any]] = []
+    report = context.report
+
+    def listen(kind: str, **facts: Any) -> None:
+        report(kind, **facts)
+        if kind == "speed":
+            told.append(facts)
+
+    trial.job.run(dataclasses.replace(context, report=listen))
+    assert [(facts["what"], facts["done"]) for facts in told] == [("images encoded", 30), ("steps", 3)]
+    nothing = dataclasses.replace(stage, on="nothing").trial(3, lambda where: 1 // 0)
+    assert nothing is not None
+    assert (nothing.steps, nothing.images) == ((), 0)
+
+
+def test_cut_short_on_shots_its_passes_are_over_them() -> None:
+    shots = TuneClassifier(CLASSES, on="shots", shots="shots", num_shots=16, real_batch=8, epochs=5)
+    trial = shots.trial(3, lambda where: 1 // 0)
+    assert trial is not None
+    assert trial.steps == (5 * 6,)
+    assert dataclasses.replace(shots, num_shots=None).trial(3, lambda where: 0) is None
+    twice = dataclasses.replace(shots, on="painted, then shots", steps=7).trial(3, lambda where: 10)
+    assert twice is not None
+    assert twice.steps == (7, 7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -29,7 +30,7 @@ class Learn(Job):
     pause_s: float = 0.01
     seed: int = 0
 
-    def trial(self, steps: int) -> Trial | None:
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
         return Trial(replace(self, steps=min(steps, self.steps)), self.steps, self.captions)
 
     def run(self, context: StepContext) -> None:
@@ -90,7 +91,7 @@ def test_units_rows_time_and_disk_of_steps_with_units(scratch: Path) -> None:
     assert paint.disk_bytes is not None
     assert 120 * 100 < paint.disk_bytes < 120 * 3000  # pictures of some hundred bytes
     assert keep.seconds is None
-    assert "how it grows with them is not known" in keep.unknown
+    assert "how it grows is not known" in keep.unknown
     assert not list(scratch.glob("reverie-*"))
 
 
@@ -132,6 +133,103 @@ def test_a_server_is_not_asked_and_what_reads_it_is_not_tried() -> None:
     assert (found.seconds, found.cost, found.disk_bytes) == (None, None, None)
 
 
+@dataclass(frozen=True)
+class Learns(Job):
+    """Two trainings, on pictures that are encoded before, for each of some arms."""
+
+    alone: bool = False
+    arms: int = 3
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        count = images("kept") if self.alone else 1000
+        return Trial(self, (100, 10), images=count, alike=self.arms, alone=self.alone)
+
+    def run(self, context: StepContext) -> None:
+        def told(what: str, each: float) -> None:
+            context.report("speed", what=what, steps=1, done=0, low=each, seconds_each=each, high=each)
+
+        told("images encoded", 0.25)
+        context.report("speed", what="photos", steps=2, done=2, low=5.0, seconds_each=5.0, high=5.0)
+        told("steps", 1.0)
+        told("steps", 10.0)
+        context.weights().mkdir(parents=True)
+
+
+@dataclass(frozen=True)
+class Draw(Job):
+    """Something that others read, done in part."""
+
+    part: float = 0.5
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        return Trial(self, part=self.part)
+
+    def run(self, context: StepContext) -> None:
+        time.sleep(0.05)
+
+
+def test_each_training_of_a_step_has_its_own_rate_and_each_arm_takes_as_long() -> None:
+    steps = (Step("net", Learns()), Step("again", Learns(arms=1), inputs=("net",)))
+    first, second = estimate(Plan("mine", steps)).steps
+    assert first.seconds is not None
+    assert first.seconds.middle == pytest.approx(3 * (100 * 1.0 + 10 * 10.0 + 2 * 5.0) + 250, abs=1)
+    assert second.seconds is not None
+    assert second.seconds.middle == pytest.approx(100 + 100 + 10 + 250, abs=1)
+    assert (first.steps, second.steps) == (330, 110)
+
+
+def test_images_that_pass_are_foreseen_from_those_of_the_trial() -> None:
+    found = estimate(
+        Plan("mine", (*painted(), Step("count", CountPairs()), Step("net", Learns(alone=True), inputs=("count",)))),
+        captions=2,
+    )
+    assert found.steps[4].seconds is not None
+    assert 630 + 0.25 * 60 < found.steps[4].seconds.middle < 630 + 0.25 * 120  # as some are not kept
+
+
+def test_work_done_in_part_counts_for_the_whole_and_what_reads_untried_work_is_not_tried() -> None:
+    steps = (
+        Step("photos", Draw()),
+        Step("other", Draw(0.0)),
+        Step("strange", CountPairs()),
+        Step("net", Learn(), inputs=("photos", "other")),
+        Step("late", Learn(pause_s=0.02), inputs=("strange",)),
+    )
+    photos, other, _, net, late = estimate(Plan("mine", steps)).steps
+    assert photos.seconds is not None
+    assert 0.1 <= photos.seconds.middle < 2
+    assert photos.tried == "50% of it"
+    assert "how it grows is not known" in other.unknown
+    assert net.seconds is not None
+    assert late.unknown == "not tried: it reads strange, which was not tried"
+
+
+def test_steps_that_read_what_the_run_trains_are_tried_after_it(scratch: Path) -> None:
+    @dataclass(frozen=True)
+    class PaintsLearnt(PaintNoise):
+        model: str = "step:net"
+
+    captions, paint, keep = painted()
+    steps = (
+        captions,
+        Step("net", Learn(), inputs=("captions",)),
+        replace(paint, stage=PaintsLearnt(3, speed=Speed(0.02)), inputs=("captions", "net")),
+        keep,
+        Step("last", Learn(captions=9), inputs=("keep",)),
+    )
+    found = estimate(Plan("mine", steps, unit_size=8), captions=2)
+    assert found.steps[2].tried == "3 units of 2 captions"
+    assert (found.steps[2].rows, found.images) == (120, 120)
+    assert "how it grows is not known" in found.steps[3].unknown
+    assert found.steps[4].seconds is not None
+    assert not list(scratch.glob("reverie-*"))
+
+
+def test_few_captions_are_several_units_and_a_single_one_has_no_spread() -> None:
+    assert estimate(Plan("mine", painted(4)), captions=3).steps[1].tried == "3 units of 1 caption"
+    assert estimate(Plan("mine", painted(1)), captions=3).steps[1].tried == "1 unit of 1 caption, no spread"
+
+
 def test_a_trial_that_stops_says_so() -> None:
     steps = (
         *painted()[:2],
@@ -141,6 +239,7 @@ def test_a_trial_that_stops_says_so() -> None:
     found = estimate(Plan("mine", steps), captions=1)
     assert found.steps[1].seconds is not None
     assert found.steps[3].unknown.startswith("not tried:")
+    assert "nothing" in found.steps[2].unknown  # why it stopped, and not that its kind is never cut short
 
 
 def test_no_trial_and_steps_after_the_last_one() -> None:
@@ -148,6 +247,8 @@ def test_no_trial_and_steps_after_the_last_one() -> None:
     assert [step.name for step in found.steps] == ["captions", "paint"]
     assert {step.unknown for step in found.steps} == {"not tried (--trial 0)"}
     assert (found.captions, found.images) == (40, 120)
+    (net,) = estimate(Plan("mine", (Step("net", Learn()),)), captions=0).steps
+    assert (net.steps, net.seconds) == (100, None)
 
 
 def test_cost_and_json() -> None:
@@ -179,4 +280,16 @@ def test_a_recipe_as_it_is(scratch: Path) -> None:
     assert all(steps[name].seconds for name in ("captions", "paint", "clip_score", "stablerep-0", "simclr-1"))
     assert (steps["stablerep-1"].tried, steps["stablerep-0"].steps) == ("as stablerep-0", 800)
     assert steps["probe"].unknown == "not tried: it measures what was trained"
+    assert not list(scratch.glob("reverie-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["synth2", "syntic", "synthetic_pretraining", "zero_shot"])
+def test_trainings_of_a_recipe_are_timed(recipe: str, scratch: Path) -> None:
+    plan = call_recipe(recipe, {})
+    found = estimate(plan, captions=1)
+    trained = [each for each in found.steps if each.steps]
+    assert trained
+    assert [each.name for each in trained if each.seconds is None] == []
+    assert "paint" not in {each.name for each in found.steps if each.unknown}
     assert not list(scratch.glob("reverie-*"))

@@ -1,5 +1,9 @@
 import errno
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +93,25 @@ def test_stopped_at_either_rename_the_old_folder_stays(tmp_path, monkeypatch, nu
         (folder / "a").write_text("new")
     assert (path / "a").read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+HOLD = """
+import sys, time
+from reverie.store.files import passing_folder
+with passing_folder("reverie-held-") as folder:
+    (folder / "some").mkdir()
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_passing_folder_is_gone_when_the_process_is_told_to_end(tmp_path: Path) -> None:
+    told = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=told) as held:
+        assert held.stdout is not None
+        folder = Path(held.stdout.readline().strip())
+        assert folder.parent == tmp_path
+        assert folder.is_dir()
+        held.terminate()
+        assert held.wait(20) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
