@@ -1,4 +1,4 @@
-"""What several commands share: tables on the terminal, counts that grow, the device."""
+"""What several commands share: tables on the terminal, and counts that grow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import tyro
 from rich.console import Console
 
 from reverie.cli.flags import read
-from reverie.errors import InputError
 from reverie.store.sources import harmless
 
 Folder = Annotated[Path, tyro.conf.Positional]

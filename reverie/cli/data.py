@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reverie.cli.common import Folder, counting, open_console, say
-from reverie.models.devices import find_device
 from reverie.errors import FolderInUse, InputError, ReverieError
+from reverie.models.devices import find_device
 
 
 def import_(

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from reverie.cli.common import open_console, say
-from reverie.models.devices import find_device
 from reverie.cli.flags import read
 from reverie.errors import InputError
+from reverie.models.devices import find_device
 from reverie.ranges import check_min, check_numbers, check_ranges
 
 if typing.TYPE_CHECKING:

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Column, Table
 
 from reverie.cli.common import Folder, counting, open_console, say
-from reverie.models.devices import find_device
 from reverie.errors import InputError
+from reverie.models.devices import find_device
 from reverie.report.plain import plain
 
 if TYPE_CHECKING:

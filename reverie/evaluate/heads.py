@@ -295,5 +295,11 @@ def _best(scores: Tensor) -> int:
 def _probed(guesses: Tensor, labels: Tensor, chosen: float, scores: Tensor, folds: int = 1) -> Probed:
     predicted, truth = guesses.cpu().numpy(), labels.cpu().numpy()
     return Probed(
-        top1(predicted, truth), mean_per_class(predicted, truth), chosen, tuple(scores.tolist()), predicted, truth, folds
+        top1(predicted, truth),
+        mean_per_class(predicted, truth),
+        chosen,
+        tuple(scores.tolist()),
+        predicted,
+        truth,
+        folds,
     )

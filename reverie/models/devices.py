@@ -6,7 +6,7 @@ from reverie.errors import InputError
 
 
 def find_device(wanted: str) -> str:
-    """This device, or the GPU if there is one and none is named. Raises InputError for one that is not there."""
+    """The one that is named; of none the GPU, if there is one. Raises InputError for one that is not there."""
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -27,9 +27,9 @@ def test_all_looks_together_are_wrong_in_five_of_a_hundred(seeds):
 
 
 @pytest.mark.parametrize("seeds", [(3,), (3, 5, 8, 12)])
-def test_with_other_photos_fewer_are_wrong(seeds, studies=20_000):
+def test_with_other_photos_fewer_are_wrong(seeds):
     """What photos leave to chance is the same at every look, and joins as the root of the summed squares."""
-    rng = np.random.default_rng(6)
+    rng, studies = np.random.default_rng(6), 20_000
     for error in (0.3, 1.0, 3.0):  # over photos, in spreads over seeds
         rows, luck = rng.standard_normal((studies, seeds[-1])), error * rng.standard_normal(studies)
         wrong = np.zeros(studies, bool)
