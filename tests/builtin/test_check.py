@@ -211,9 +211,13 @@ def test_grid(tmp_path):
 
 
 def test_a_painters_grid_is_asked_for_beside_its_gates(tmp_path, monkeypatch):
+    seen = []
     monkeypatch.setattr(check, "paint", draw_what_is_said)
+    monkeypatch.setattr(check, "save_grid", lambda *given: seen.append(given))
     check.main(painter="perfect", num=2, grid=tmp_path / "grid.png")
-    assert Image.open(tmp_path / "grid.png").size[0] > 200
+    ((path, images, captions),) = seen
+    assert (path, len(images)) == (tmp_path / "grid.png", 36)
+    assert all(check.judge(image, caption).right for image, caption in zip(images[:4], captions[:4], strict=True))
 
 
 def test_slips_are_named(tmp_path):
