@@ -12,7 +12,7 @@ from reverie.builtin import check
 from reverie.errors import InputError
 from reverie.models.detector import Found
 from reverie.smallworld.describe import describe, grammatical
-from reverie.smallworld.judge import facts, read
+from reverie.smallworld.judge import _bank, facts, read
 from reverie.smallworld.render import render
 from reverie.smallworld.scene import Scene, Thing, sample
 
@@ -52,6 +52,14 @@ def test_pictures_of_the_scenes_are_as_various_and_a_single_picture_is_not():
     images = [render(scene, "studio", number).image for scene, number in zip(scenes, numbers, strict=True)]
     assert [row.measured for row in check._spread(images, scenes)] == pytest.approx([1, 1], abs=0.1)
     assert [row.measured for row in check._spread(images[:1] * 30, scenes)] == pytest.approx([0, 0], abs=1e-9)
+    assert check._spread(images[:1], scenes) == []  # not known is not 0
+
+
+def test_few_pictures_are_read_as_fast_as_many():
+    """What is drawn once is not counted, or a check of one picture misses the gate of speed."""
+    _bank.cache_clear()
+    first, second = (value(check.check_judge(seed, 1), "judge, pictures").measured for seed in (0, 1))
+    assert second / 4 < first
 
 
 def draw_what_is_said(name, captions, seed=0, device="cpu", progress=None):
