@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -54,6 +55,7 @@ from reverie.learn.text_to_image import TextToImage
 from reverie.learn.text_to_tokens import TextToTokens
 from reverie.learn.train_painter import Curriculum, LatentBatches
 from reverie.learn.vq import Quantiser
+from reverie.models.devices import find_device
 from reverie.models.names import BUILTIN, builtin_folder, locate
 from reverie.models.pretrained import load_model, load_pipeline, load_tensors
 from reverie.models.tokenizer import open_tokenizer
@@ -252,15 +254,18 @@ def main(
         share_of_one: of the captions that a taught painter paints to learn from; the others are of two things. 0.6 for a painter
             whose single things are not right yet.
     """
-    if minutes is not None and minutes <= 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes {minutes} must be above 0")
     if batch < 0 or further < 0 or num_scenes < pool.CHUNK:
         raise InputError(f"batch {batch} and further {further} cannot be below 0, nor num_scenes below {pool.CHUNK}")
     if not 0 <= share_of_one <= 1:
         raise InputError(f"share of one {share_of_one} must be between 0 and 1")
+    device = find_device(device)
     chosen = only or (IN_MINUTES if minutes else PARTS)
     # In this order, whatever the order they are named in: later parts learn from earlier ones.
     parts: tuple[Part, ...] = tuple(part for part in get_args(Part) if part in chosen)
+    if "taught" in parts and "reader" not in parts and not (work / "reader" / "weights").exists():
+        raise InputError(f"taught wants a reader to teach it, and {work} has none: --only reader bound taught")
     seconds = None if minutes is None else 60 * minutes * (1 - MARGIN) - MARGIN_S
     run = Work(
         work,
