@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import tyro
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
 from reverie import seeds
+from reverie.builtin import command
 from reverie.captions.prompts import OWN
-from reverie.errors import InputError, ReverieError
+from reverie.errors import InputError
 from reverie.models.devices import find_device
 from reverie.models.names import TRAINABLE, builtin_names
 from reverie.pairs import CLASS_SLOT
@@ -514,7 +514,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ReverieError as error:
-        raise SystemExit(f"error: {error}") from error
+    command(main)

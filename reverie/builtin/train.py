@@ -32,19 +32,18 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-import tyro
 from accelerate import PartialState
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import nn
 
 from reverie import seeds, stage
-from reverie.builtin import pieces, pool
+from reverie.builtin import command, pieces, pool
 from reverie.builtin.bind import LearnToBind, ToBind
 from reverie.builtin.describer import LearnToDescribe, ToDescribe, write_words
 from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
 from reverie.builtin.teach import PaintAsRead, ToTeach
-from reverie.errors import InputError, ReverieError
+from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, Decoder, encode
 from reverie.learn.clip import CLIP
 from reverie.learn.detection import Detection
@@ -809,7 +808,4 @@ MAKERS: dict[Part, Callable[[Work], None]] = {
 }
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ReverieError as error:
-        raise SystemExit(f"error: {error}") from error
+    command(main)

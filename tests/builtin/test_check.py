@@ -1,6 +1,7 @@
 """The checks themselves, on models that are known to be perfect or useless."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from reverie.builtin import check
+from reverie.builtin import check, command
 from reverie.errors import InputError
 from reverie.models.detector import Found
 from reverie.smallworld.describe import describe, grammatical
@@ -269,3 +270,15 @@ def test_the_gates_are_taken_at_the_steps_that_recipes_paint_with():
     from reverie.recipes.options import Painting
 
     assert Painting().sampler_steps == SAMPLER_STEPS
+
+
+def test_a_slip_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slip() -> None:
+        raise InputError("no such thing; give another")
+
+    monkeypatch.setattr(sys, "argv", ["check"])
+    with pytest.raises(SystemExit) as ended:
+        command(slip)
+    assert (ended.value.code, capsys.readouterr().err) == (2, "error: no such thing; give another\n")
