@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import tyro
 
+from reverie.builtin import command
 from reverie.errors import InputError
 from reverie.store.files import atomic_file
 from reverie.store.sources import DAMAGED
@@ -82,4 +83,4 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(unpack, config=(tyro.conf.PositionalRequiredArgs,))
+    command(unpack, tyro.conf.PositionalRequiredArgs)

@@ -45,7 +45,7 @@ def make(
     workers: int = 1,
     until: float | None = None,
 ) -> None:
-    """Render ``num`` scenes with a few captions each, drawn evenly from the styles, into a folder of chunks.
+    """Render ``num`` scenes with a few captions each, drawn evenly from the styles, into a folder of whole chunks, one at least.
 
     Args:
         things: in each scene; one to four when left out.
@@ -110,7 +110,7 @@ def _make(
     until: float | None = None,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    chunks = range(num // CHUNK)
+    chunks = range(max(1, num // CHUNK))
     todo = [chunk for chunk in chunks if not (folder / f"{chunk:05d}.json").exists()]
     done = len(chunks) - len(todo)
     write = functools.partial(_write_chunk, folder, draw, until)
@@ -126,7 +126,7 @@ def _make(
             if not made:
                 continue
             done += 1
-            report("progress", done=done * CHUNK, total=num)
+            report("progress", done=done * CHUNK, total=len(chunks) * CHUNK)
 
 
 def _write_chunk(folder: Path, draw: Callable[[int], tuple[Picture, Any]], until: float | None, chunk: int) -> bool:

@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -31,19 +32,18 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-import tyro
 from accelerate import PartialState
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import nn
 
 from reverie import seeds, stage
-from reverie.builtin import pieces, pool
+from reverie.builtin import command, pieces, pool
 from reverie.builtin.bind import LearnToBind, ToBind
 from reverie.builtin.describer import LearnToDescribe, ToDescribe, write_words
 from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
 from reverie.builtin.teach import PaintAsRead, ToTeach
-from reverie.errors import InputError, ReverieError
+from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, Decoder, encode
 from reverie.learn.clip import CLIP
 from reverie.learn.detection import Detection
@@ -54,6 +54,7 @@ from reverie.learn.text_to_image import TextToImage
 from reverie.learn.text_to_tokens import TextToTokens
 from reverie.learn.train_painter import Curriculum, LatentBatches
 from reverie.learn.vq import Quantiser
+from reverie.models.devices import find_device
 from reverie.models.names import BUILTIN, builtin_folder, locate
 from reverie.models.pretrained import load_model, load_pipeline, load_tensors
 from reverie.models.tokenizer import open_tokenizer
@@ -252,15 +253,18 @@ def main(
         share_of_one: of the captions that a taught painter paints to learn from; the others are of two things. 0.6 for a painter
             whose single things are not right yet.
     """
-    if minutes is not None and minutes <= 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes {minutes} must be above 0")
     if batch < 0 or further < 0 or num_scenes < pool.CHUNK:
         raise InputError(f"batch {batch} and further {further} cannot be below 0, nor num_scenes below {pool.CHUNK}")
     if not 0 <= share_of_one <= 1:
         raise InputError(f"share of one {share_of_one} must be between 0 and 1")
+    device = find_device(device)
     chosen = only or (IN_MINUTES if minutes else PARTS)
     # In this order, whatever the order they are named in: later parts learn from earlier ones.
     parts: tuple[Part, ...] = tuple(part for part in get_args(Part) if part in chosen)
+    if "taught" in parts and "reader" not in parts and not (work / "reader" / "weights").exists():
+        raise InputError(f"taught wants a reader to teach it, and {work} has none: --only reader bound taught")
     seconds = None if minutes is None else 60 * minutes * (1 - MARGIN) - MARGIN_S
     run = Work(
         work,
@@ -804,7 +808,4 @@ MAKERS: dict[Part, Callable[[Work], None]] = {
 }
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ReverieError as error:
-        raise SystemExit(f"error: {error}") from error
+    command(main)

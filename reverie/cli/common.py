@@ -1,4 +1,4 @@
-"""What several commands share: tables on the terminal, counts that grow, the device."""
+"""What several commands share: tables on the terminal, and counts that grow."""
 
 from __future__ import annotations
 
@@ -12,21 +12,9 @@ import tyro
 from rich.console import Console
 
 from reverie.cli.flags import read
-from reverie.errors import InputError
 from reverie.store.sources import harmless
 
 Folder = Annotated[Path, tyro.conf.Positional]
-
-
-def find_device(wanted: str) -> str:
-    """The device to work on. Raises InputError for one that is not there."""
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = ["cpu", *(["cuda"] if found else []), *(f"cuda:{number}" for number in range(found))]
-    if wanted and wanted not in there:
-        raise InputError(f"there is no device {wanted!r} here; use one of: {', '.join(there)}")
-    return wanted or ("cuda" if found else "cpu")
 
 
 def say(text: object = "", to: TextIO | None = None) -> None:

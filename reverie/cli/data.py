@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reverie.cli.common import Folder, counting, find_device, open_console, say
+from reverie.cli.common import Folder, counting, open_console, say
 from reverie.errors import FolderInUse, InputError, ReverieError
+from reverie.models.devices import find_device
 
 
 def import_(

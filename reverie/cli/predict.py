@@ -22,7 +22,8 @@ if typing.TYPE_CHECKING:
 
     from reverie.evaluate.generation import Instruments
 
-from reverie.cli.common import Folder, command_of, find_device, open_console, say
+from reverie.cli.common import Folder, command_of, open_console, say
+from reverie.models.devices import find_device
 
 
 def predict(

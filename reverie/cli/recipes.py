@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from reverie.cli.common import find_device, open_console, say
+from reverie.cli.common import open_console, say
 from reverie.cli.flags import read
 from reverie.errors import InputError
+from reverie.models.devices import find_device
 from reverie.ranges import check_min, check_numbers, check_ranges
 
 if typing.TYPE_CHECKING:
@@ -108,8 +109,7 @@ def claims(words: list[str]) -> int:
     found, flags = _settings(find, work, f"reverie claims {name}", words[1:], usual, f"claims/{name}/")
     if not flags["decide"] and (flags["max_hours"] != HOURS or flags["max_seeds"] != planned):
         raise InputError("--max-hours and --max-seeds say how far --decide may go; give it as well, or leave them out")
-    if flags["max_hours"] < 0:
-        raise InputError(f"--max-hours {flags['max_hours']:g}: give a number of hours")
+    check_min(0, max_hours=flags["max_hours"])
     if flags["decide"] and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("--decide works in one process, because several would not stop at the same time")
     out, device, first = flags["out"], find_device(flags["device"]), found.config.num_seeds

@@ -12,8 +12,9 @@ import tyro
 from rich.live import Live
 from rich.table import Column, Table
 
-from reverie.cli.common import Folder, counting, find_device, open_console, say
+from reverie.cli.common import Folder, counting, open_console, say
 from reverie.errors import InputError
+from reverie.models.devices import find_device
 from reverie.report.plain import plain
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from reverie.cli.common import Folder, counting, find_device, say
+from reverie.cli.common import Folder, counting, say
+from reverie.models.devices import find_device
 
 
 def show(

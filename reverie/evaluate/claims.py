@@ -7,7 +7,8 @@ it lies below, and is inconclusive otherwise, or when fewer than three seeds wer
 
 The interval allows for both other seeds and other test photos: half of it is the root of the summed squares of the half
 t-interval over seeds and the half normal interval over photos. Over seeds alone it would be the noise of the batches,
-where arms share their images and differ in little else.
+where arms share their images and differ in little else. Of a rank correlation along few points it is no narrower than what chance orders of
+these reach (``significance.rank_luck``).
 
 A study that adds seeds until its claims are decided looks more than once; ``looks.py`` says what each look is worth then, and
 ``power.py`` what a study could see at all.
@@ -29,7 +30,7 @@ from scipy import stats
 from reverie.errors import StoreError
 from reverie.evaluate.looks import Looks, levels
 from reverie.evaluate.power import LEVEL, detectable, seeds_needed
-from reverie.evaluate.significance import MIN_SEEDS, Verdict, is_packed, paired, unpack
+from reverie.evaluate.significance import MIN_SEEDS, Verdict, is_packed, paired, rank_luck, unpack
 from reverie.store import results
 from reverie.store.files import atomic_file
 from reverie.store.json_files import misfit, read_json
@@ -56,6 +57,7 @@ class Claim:
     above: float = 0.0  # the difference must be greater, in the unit of the metric
     within: float | None = None  # instead: the difference must be no farther from 0 than this
     control: bool = False  # of the study itself: where it does not hold, the other claims say little
+    points: int = 0  # of a rank correlation: that it goes along, where they are few; 0 = it is none
     fixed: tuple[str, ...] = ()  # arms in which nothing is drawn by chance: one number serves for all seeds
 
 
@@ -93,14 +95,20 @@ class ClaimResult:
         """
         if self.spread is None or self.by_seed is None or len(self.by_seed) < MIN_SEEDS:
             return None
-        return detectable(self.spread, seeds or len(self.by_seed), (self.over_photos or 0.0) / Z, self.level)
+        seeds = seeds or len(self.by_seed)
+        found = detectable(self.spread, seeds, (self.over_photos or 0.0) / Z, self.level)
+        return found if found is None else max(found, rank_luck(self.claim.points, seeds, self.level))
 
     def needs(self) -> int | None:
         """How many seeds would decide it in four studies of five, were the true difference the measured one; None for none."""
         if self.spread is None or self.distance is None:
             return None
         found = seeds_needed(self.distance, self.spread, (self.over_photos or 0.0) / Z, self.level)
-        return None if found is None else max(found, MIN_SEEDS)
+        if found is None or not self.claim.points:
+            return None if found is None else max(found, MIN_SEEDS)
+        # Over chance orders the mean of rank correlations has this spread.
+        by_chance = float(stats.norm.isf(self.level / 2)) / max(self.distance, 1e-3) / math.sqrt(self.claim.points - 1)
+        return max(found, MIN_SEEDS, math.ceil(by_chance**2))
 
 
 def beats(better: str, worse: str) -> tuple[tuple[str, float], ...]:
@@ -167,6 +175,8 @@ def _judge(claim: Claim, measured: Measured, answers: Answers, level: float) -> 
         return judged
     z = Z if level == LEVEL else float(stats.norm.isf(level / 2))
     half = math.hypot((found.high - found.low) / 2, (photos or 0.0) * z / Z)
+    if claim.points:
+        half = max(half, rank_luck(claim.points, len(seeds), level))
     judged = replace(judged, low=found.mean - half, high=found.mean + half)
     if len(seeds) < MIN_SEEDS:
         return judged

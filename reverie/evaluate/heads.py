@@ -67,6 +67,7 @@ class Probed:
     held_out: tuple[float, ...]  # top-1 on the held-out part of train, or its mean over folds, one a candidate
     predicted: np.ndarray[Any, np.dtype[np.int64]]
     labels: np.ndarray[Any, np.dtype[np.int64]]
+    folds: int = 1  # of train that were held out in turns to choose; 1 = a share of it, once
 
 
 def probe(
@@ -107,7 +108,7 @@ def probe(
     best = _best(scores)
     final = fit(x, labels, num_classes, candidates[best : best + 1])
     test_x, test_labels = open_test()
-    return _probed(final.predict(test_x)[0], test_labels, candidates[best], scores)
+    return _probed(final.predict(test_x)[0], test_labels, candidates[best], scores, len(parts))
 
 
 class SgdProbe:
@@ -291,8 +292,14 @@ def _best(scores: Tensor) -> int:
     return int(equal[len(equal) // 2])
 
 
-def _probed(guesses: Tensor, labels: Tensor, chosen: float, scores: Tensor) -> Probed:
+def _probed(guesses: Tensor, labels: Tensor, chosen: float, scores: Tensor, folds: int = 1) -> Probed:
     predicted, truth = guesses.cpu().numpy(), labels.cpu().numpy()
     return Probed(
-        top1(predicted, truth), mean_per_class(predicted, truth), chosen, tuple(scores.tolist()), predicted, truth
+        top1(predicted, truth),
+        mean_per_class(predicted, truth),
+        chosen,
+        tuple(scores.tolist()),
+        predicted,
+        truth,
+        folds,
     )

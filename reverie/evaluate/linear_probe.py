@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,11 +84,15 @@ class LinearProbe(Job):
             raise InputError(f"the linear probe wants 1 epoch or more, not {self.epochs}")
 
     def check(self) -> None:
-        """Raises InputError if photos are not there, or broken."""
-        from reverie.datasets.labelled import check_photos
+        """Raises InputError if photos are not there, or broken, or too few of each class to choose on."""
+        from reverie.datasets.labelled import check_photos, photo_labels
 
         for split in ("train", "test"):
             check_photos(self.photos, split)
+        if max(Counter(photo_labels(self.photos, "train")).values(), default=0) < 2:
+            raise InputError(
+                f"the train photos of {self.photos} have no class twice, and the linear probe holds one out; give more train photos"
+            )
 
     def run(self, context: StepContext) -> None:
         """Probe every arm and write its numbers. An arm that was probed with the same settings, weights and photos stays.
@@ -233,10 +238,10 @@ class LinearProbe(Job):
         if self.neighbours:
             near = knn(x, asked.labels, asked.open_test()[0], asked.num_classes, k=self.neighbours)
             values[f"knn_top1{ending}"] = top1(near.cpu().numpy(), found.labels)
-        about = {
-            "num_classes": asked.num_classes,
-            "details": {"chosen": found.chosen, "held_out_top1": max(found.held_out)},
-        }
+        # Which of the candidates was chosen, how well it did there, and on what: a share of train, or all of it in so many folds.
+        chosen_on = {"folds": found.folds} if found.folds > 1 else {"held_out": self.held_out}
+        chosen = {"chosen": found.chosen, "held_out_top1": max(found.held_out), **chosen_on}
+        about = {"num_classes": asked.num_classes, "details": chosen}
         numbers: list[dict[str, Any]] = [
             {"metric": metric, "value": value, **about} for metric, value in values.items()
         ]

@@ -6,6 +6,8 @@ inconclusive otherwise, or when too few seeds were run to say.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,6 +56,25 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
         return Difference(mean, low, high, num, "inconclusive", f"{num} seeds are too few to say; run at least three")
     verdict, words = _judge(low, high)
     return Difference(mean, low, high, num, verdict, f"{words}, paired over {num} seeds")
+
+
+@functools.cache
+def rank_luck(points: int, seeds: int, level: float = 0.05) -> float:
+    """The highest mean of so many rank correlations that chance orders still reach, either way, more often than the level.
+
+    Of three points a correlation has four values, so three seeds may well agree, and their t-interval has no width. This is exact: all orders of
+    the points are counted, and seeds are added by convolution. 0 for more than 7 points, where a t-interval serves.
+    """
+    if not 2 < points <= 7:
+        return 0.0
+    places = np.arange(points)
+    # Squared differences of ranks add up to an even number; half of it is counted.
+    sums = [int(((np.array(order) - places) ** 2).sum()) // 2 for order in itertools.permutations(range(points))]
+    one = np.bincount(sums) / len(sums)
+    all_ = functools.reduce(np.convolve, [one] * seeds)
+    means = 1 - 12 * np.arange(len(all_)) / (seeds * points * (points**2 - 1))
+    reached = np.array([all_[abs(means) > abs(mean) - 1e-9].sum() for mean in means])
+    return float(abs(means[reached > level]).max())
 
 
 def bootstrap(

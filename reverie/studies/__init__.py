@@ -68,6 +68,14 @@ class Study:
         )
 
 
+def check_of_small_world(eval_data: str) -> None:
+    """Raises InputError for photos of which a study that judges by the shape would learn nothing, hours later."""
+    if not eval_data.startswith("smallworld:"):
+        raise InputError(
+            f"--eval-data {eval_data}: this study judges by the shape in photos of the small world; give smallworld:CAMERA:TRAIN:TEST"
+        )
+
+
 def named(study: str, config: Any, runs: Mapping[str, Plan]) -> dict[str, Plan]:
     """The runs as recipes that can be called again, with the settings of the study."""
     return {name: replace(plan, recipe=f"claims/{study}/{name}", arguments=flat(config)) for name, plan in runs.items()}

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reverie.errors import InputError
 from reverie.evaluate.claims import ClaimResult, judge_all, read_looks, weigh
-from reverie.evaluate.looks import MAX_SEEDS, Looks
+from reverie.evaluate.looks import MAX_SEEDS, Looks, levels
 from reverie.evaluate.significance import MIN_SEEDS
 from reverie.run.engine import run
 from reverie.run.events import read_events
@@ -60,7 +60,8 @@ def conduct(
         jobs: trainings at a time.
         decide: add seeds; the looks are paid for. What was begun so goes on so.
         say: one sentence for the person who waits.
-        foresee: told, before most of the work, the claims as the last results or the pilot have them, and the number of seeds.
+        foresee: told, before most of the work, the claims as the last results or the pilot have them, at the level of the next look, and
+            the number of seeds then.
         after: told the folder of each run that is done.
     Raises: InputError for more seeds than the looks are planned for, or where seeds cannot be added.
     """
@@ -68,7 +69,8 @@ def conduct(
     there = seeds_there(folder, make)
     if there > seeds:
         say(f"{folder} has {there} seeds already; all of them count")
-    seeds = max(seeds, there, MIN_SEEDS if decide else 1)
+    # Where a run's folder was taken away since the last look, its seeds are done again: a look at fewer is no further look.
+    seeds = max(seeds, there, *before.seeds[-1:], MIN_SEEDS if decide else 1)
     looks = _begin(before, decide, seeds, folder)
     if decide and not can_grow(make, seeds):
         raise InputError(
@@ -85,7 +87,8 @@ def conduct(
 
     pilot = _pilot(make, do, folder, there, seeds, say)
     if pilot:
-        foresee(pilot, seeds)
+        level, once = levels(looks.add(seeds))[-1], make(seeds).once
+        foresee([item if item.claim.name in once else replace(item, level=level) for item in pilot], seeds)
     while True:
         started, done = time.monotonic(), there
         study = do(seeds)

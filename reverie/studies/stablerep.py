@@ -1,7 +1,7 @@
 """Claims of StableRep (arXiv:2306.00984) about images of one caption, their number, guidance, text and resolution.
 
-Judged by how often a linear classifier tells the shape in street photos: shape is what augmentation leaves, and raw pixels
-lack. Numbers are those of docs/recipes/stablerep.md. The paper's fifth and sixth claims need a generator that was trained on far more
+Judged by how often a linear classifier tells the shape in street photos: shape is what augmentation leaves, and what a linear
+classifier does not find in raw pixels. Numbers are those of docs/recipes/stablerep.md. The paper's fifth and sixth claims need a generator that was trained on far more
 than it is asked for, and are not here.
 """
 
@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from reverie.arms import Arm, Factor, by_id, seeds_together
+from reverie.errors import InputError
 from reverie.evaluate.claims import Claim, beats
 from reverie.recipes import stablerep as recipe
 from reverie.run.plan import Plan, Step
 from reverie.settings import resolve
-from reverie.studies import Study, StudyConfig, named, seeds_of
+from reverie.studies import Study, StudyConfig, check_of_small_world, named, seeds_of
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
@@ -34,7 +35,7 @@ class StableRepStudy(StudyConfig):
 
     per_class: int = 3  # captions for each class, where they are written from class names
     train_steps: int = 150  # optimiser steps of training; the same in every arm
-    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST
+    # photos to measure on: smallworld:CAMERA:TRAIN:TEST
     eval_data: str = "smallworld:street:1280:6400"
     # methods that StableRep is held against besides SimCLR; each is one more arm for every seed, and one more claim
     against: tuple[Literal["clip"], ...] = ()
@@ -54,6 +55,7 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
 
     Example: reverie claims stablerep --scale tiny --num-seeds 3
     """
+    check_of_small_world(config.eval_data)
     usual = recipe.SCALES["tiny"]
     shared = {
         "per_class": config.per_class, "keep_best": 1.0, "seeds": seeds_of(config.num_seeds), "train_steps": config.train_steps,
@@ -70,11 +72,16 @@ def stablerep(config: StableRepStudy = TINY) -> Study:
             "arms": ("stablerep", "simclr", *config.against),
         },
     )
+    if (least := few * main.captions_per_batch) > (there := main.text.stage().count):
+        raise InputError(
+            f"--per-class {config.per_class}: claim 2 learns from one caption in {few}, of which a batch wants {main.captions_per_batch}, so the "
+            f"study needs {least} captions and has {there}; give {-(-least // (there // config.per_class))} or more"
+        )
     strong = resolve(usual, shared | {"guidance": STRONG})
     runs = {"guidance-2": _all_arms(main, few), "guidance-8": recipe.stablerep(strong)}
     about = (
-        f"Captions of the 64 classes of the small world, {few} images of each, painted by the builtin painter "
-        f"({copies} for m = {max(IMAGES)}); a small ResNet, {config.train_steps} steps of {main.views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
+        f"Captions of the 64 classes of the small world, {few} images of each{f' ({copies} for m = {max(IMAGES)})' * (copies > few)}, "
+        f"painted by the builtin painter; a small ResNet, {config.train_steps} steps of {main.views} views in every arm. Differences are in how often a linear classifier tells the shape in street photos."
     )
     words = {"guidance-2": "all arms but those of claim 4", "guidance-8": "the same captions, painted with guidance 8"}
     return Study(about, named("stablerep", config, runs), _claims(main.per_batch, config.against), words)

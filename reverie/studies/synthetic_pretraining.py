@@ -15,7 +15,7 @@ from reverie.recipes import synthetic_pretraining as recipe
 from reverie.run.plan import Plan, Step
 from reverie.settings import resolve
 from reverie.smallworld.scene import COLOURS, class_names
-from reverie.studies import Study, StudyConfig, named, seeds_of
+from reverie.studies import Study, StudyConfig, check_of_small_world, named, seeds_of
 
 if TYPE_CHECKING:
     from reverie.learn.train import Train
@@ -32,8 +32,7 @@ class PretrainingStudy(StudyConfig):
     pretrain_shots: int = 10  # photos of each class to pre-train on
     train_steps: int = 200  # optimiser steps of training; the same in every arm
     transfer_steps: int = 100  # optimiser steps of fine-tuning, the same in every arm
-    # photos to measure on; a folder with train and test, or smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train
-    # photos
+    # photos to measure on: smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train photos
     eval_data: str = "smallworld:street:640:6400"
 
 
@@ -59,6 +58,7 @@ def synthetic_pretraining(config: PretrainingStudy = TINY) -> Study:
     from reverie.datasets.few_shot import TakeShots
     from reverie.report.page import WritePage
 
+    check_of_small_world(config.eval_data)
     shared = {
         "num_images": config.num_images, "train_steps": config.train_steps, "transfer_steps": config.transfer_steps,
         "eval_data": config.eval_data, "seeds": seeds_of(config.num_seeds), "seed": config.seed,

@@ -1,6 +1,7 @@
 """The checks themselves, on models that are known to be perfect or useless."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from reverie.builtin import check
+from reverie.builtin import check, command
+from reverie.errors import InputError
 from reverie.models.detector import Found
 from reverie.smallworld.describe import describe, grammatical
-from reverie.smallworld.judge import facts, read
+from reverie.smallworld.judge import _bank, facts, read
 from reverie.smallworld.render import render
 from reverie.smallworld.scene import Scene, Thing, sample
 
@@ -51,6 +53,14 @@ def test_pictures_of_the_scenes_are_as_various_and_a_single_picture_is_not():
     images = [render(scene, "studio", number).image for scene, number in zip(scenes, numbers, strict=True)]
     assert [row.measured for row in check._spread(images, scenes)] == pytest.approx([1, 1], abs=0.1)
     assert [row.measured for row in check._spread(images[:1] * 30, scenes)] == pytest.approx([0, 0], abs=1e-9)
+    assert check._spread(images[:1], scenes) == []  # not known is not 0
+
+
+def test_few_pictures_are_read_as_fast_as_many():
+    """What is drawn once is not counted, or a check of one picture misses the gate of speed."""
+    _bank.cache_clear()
+    first, second = (value(check.check_judge(seed, 1), "judge, pictures").measured for seed in (0, 1))
+    assert second / 4 < first
 
 
 def draw_what_is_said(name, captions, seed=0, device="cpu", progress=None):
@@ -209,6 +219,25 @@ def test_grid(tmp_path):
     assert Image.open(tmp_path / "grid.png").size[0] > 200
 
 
+def test_a_painters_grid_is_asked_for_beside_its_gates(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(check, "paint", draw_what_is_said)
+    monkeypatch.setattr(check, "save_grid", lambda *given: seen.append(given))
+    check.main(painter="perfect", num=2, grid=tmp_path / "grid.png")
+    ((path, images, captions),) = seen
+    assert (path, len(images)) == (tmp_path / "grid.png", 36)
+    assert all(check.judge(image, caption).right for image, caption in zip(images[:4], captions[:4], strict=True))
+
+
+def test_slips_are_named(tmp_path):
+    with pytest.raises(InputError, match="give a model"):
+        check.main()
+    with pytest.raises(InputError, match="--painter or --token-painter"):
+        check.main(tokenizer="builtin:tokenizer", grid=tmp_path / "grid.png")
+    with pytest.raises(InputError, match="no device 'gpu' here"):
+        check.main(painter="builtin:painter", device="gpu")
+
+
 class WithoutLoss:
     """A tokenizer whose ids are the numbers of whole pictures, or of one and the same."""
 
@@ -241,3 +270,15 @@ def test_the_gates_are_taken_at_the_steps_that_recipes_paint_with():
     from reverie.recipes.options import Painting
 
     assert Painting().sampler_steps == SAMPLER_STEPS
+
+
+def test_a_slip_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slip() -> None:
+        raise InputError("no such thing; give another")
+
+    monkeypatch.setattr(sys, "argv", ["check"])
+    with pytest.raises(SystemExit) as ended:
+        command(slip)
+    assert (ended.value.code, capsys.readouterr().err) == (2, "error: no such thing; give another\n")

@@ -99,6 +99,12 @@ def test_a_number_of_things_and_an_end_in_time(small_chunks, tmp_path):
     assert len(read(image).things) == 2
 
 
+def test_few_scenes_are_a_chunk_all_the_same(small_chunks, tmp_path):
+    """Of a number of scenes some pools take a share, which may be less than a chunk."""
+    pool.make(tmp_path, 9, "studio", ("long",), 5, quiet)
+    assert len(pool.Pool.open([tmp_path], 4, seed=1).captions) == 12
+
+
 def test_other_captions_are_of_the_same_scenes(small_chunks, tmp_path):
     for things in (None, 2):
         folder = tmp_path / str(things)

@@ -167,6 +167,14 @@ def test_two_processes_train_one_painter(tmp_path):
 def test_slips_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="minutes 0 must be above 0"):
         train.main(tmp_path, minutes=0)
+    for other in (float("nan"), float("inf")):  # which no clock reaches
+        with pytest.raises(InputError, match="must be above 0"):
+            train.main(tmp_path, minutes=other)
+    with pytest.raises(InputError, match="no device 'gpu' here"):  # before minutes of rendering
+        train.main(tmp_path, device="gpu")
+    with pytest.raises(InputError, match="taught wants a reader to teach it"):
+        train.main(tmp_path, ("taught",))
+    assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="num_scenes below 12"):
         train.main(tmp_path, num_scenes=3)
     monkeypatch.setenv("WORLD_SIZE", "2")

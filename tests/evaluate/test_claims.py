@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from reverie.errors import StoreError
 from reverie.evaluate.claims import Claim, beats, gains_more, judge, judge_all, read_looks
 from reverie.evaluate.looks import Looks, levels
 from reverie.evaluate.power import detectable
+from reverie.evaluate.significance import rank_luck
 from reverie.store.results import append
 
 from ..records import result
@@ -162,6 +164,28 @@ def test_a_look_that_is_paid_for_is_wider_and_what_it_decided_stays():
     assert kept.low < 0
     assert f"decided at look {first} of 3" in kept.words
     assert "last look alone would decide nothing" in kept.words
+
+
+@pytest.mark.parametrize(("points", "seeds", "unwidened"), [(3, 3, 0.12), (3, 5, 0.055), (4, 3, 0.07)])
+def test_rank_correlations_of_few_points_are_not_decided_by_chance(points, seeds, unwidened):
+    """All orders are as likely, drawn one by one; the t-interval alone is wrong in more than 5 %."""
+    orders = [stats.spearmanr(range(points), order).statistic for order in itertools.permutations(range(points))]
+    drawn = np.random.default_rng(0).choice(orders, size=(20_000, seeds))
+    means = abs(drawn.mean(axis=1))
+    halves = stats.t.isf(0.025, seeds - 1) * drawn.std(axis=1, ddof=1) / seeds**0.5
+    assert (means > halves).mean() > unwidened
+    assert (means > np.maximum(halves, rank_luck(points, seeds) + 1e-9)).mean() < 0.05
+    assert rank_luck(points, 12) < rank_luck(points, seeds, 0.05) <= rank_luck(points, seeds, 0.01)
+
+
+def test_a_claim_about_few_points_has_an_interval_that_chance_would_not_leave():
+    rises = Claim("T", "", "", (("trend", 1.0),), "spearman", points=3)
+    found = judge(rises, {"trend": dict.fromkeys(range(3), 0.5)})
+    assert found.verdict == "inconclusive"
+    assert (found.low, found.high) == pytest.approx((0.5 - 5 / 6, 0.5 + 5 / 6))
+    assert found.could_see() == pytest.approx(5 / 6)
+    assert found.needs() == 8
+    assert judge(rises, {"trend": dict.fromkeys(range(3), 1.0)}).verdict == "holds"  # one study in 108
 
 
 def test_looks_that_contradict_each_other_decide_nothing():

@@ -73,6 +73,9 @@ def test_folds_hold_every_row_out_once_and_their_mean_chooses():
         scores.append(np.mean(right))
     assert found.held_out == pytest.approx(scores, abs=0.02)  # what only chooses is solved less exactly
     assert found.chosen == candidates[int(np.argmax(scores))]
+    assert found.folds == 5
+    few = probe(x[[0, 1, 50, 51]], torch.tensor([0, 0, 1, 1]), lambda: (x, labels), 4, candidates=candidates, folds=5)
+    assert few.folds == 2
     assert len(_folds(torch.tensor([0, 0, 1, 1]), 5, 0)) == 2  # no more than a class has rows
     with pytest.raises(InputError, match="at least two"):
         _folds(torch.arange(5), 5, 0)

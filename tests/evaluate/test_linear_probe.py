@@ -116,6 +116,12 @@ def test_shape_and_colour_are_what_a_direct_computation_gives():
             for place in alike.argsort(descending=True)[:5]:
                 votes[row, of_class[labels[place]]] += torch.exp(alike[place] / 0.07)
         assert near["value"] == pytest.approx((votes.argmax(1) == of_class[test_labels]).float().mean().item())
+    # What the strengths were chosen on is in the record.
+    assert {metric: found[metric]["details"].get("folds") for metric in ("top1", "top1_shape")} == {
+        "top1": None,
+        "top1_shape": 5,
+    }
+    assert found["top1"]["details"]["held_out"] == 0.2
 
 
 def test_photos_with_attributes_are_probed_for_each_and_an_older_run_is_probed_anew(context):
@@ -289,6 +295,13 @@ def test_batch_norm_and_crops_belong_to_sgd(photo_folder):
             LinearProbe((pixels(),), str(photo_folder), size_px=16, **option)
     with pytest.raises(InputError, match="1 epoch or more"):
         LinearProbe((pixels(),), str(photo_folder), size_px=16, epochs=0)
+
+
+def test_too_few_photos_to_choose_on_are_told_before_any_work():
+    """Of 64 photos of the small world there is one of each class."""
+    with pytest.raises(InputError, match="have no class twice"):
+        LinearProbe((pixels(),), "smallworld:street:64:64").check()
+    LinearProbe((pixels(),), "smallworld:street:65:64").check()
 
 
 def test_arms_need_weights_or_a_known_name(context, photo_folder):

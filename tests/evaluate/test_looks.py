@@ -26,6 +26,20 @@ def test_all_looks_together_are_wrong_in_five_of_a_hundred(seeds):
     assert ever_outside(seeds, [0.05] * len(seeds)) > 0.07 + 0.01 * len(seeds)
 
 
+@pytest.mark.parametrize("seeds", [(3,), (3, 5, 8, 12)])
+def test_with_other_photos_fewer_are_wrong(seeds):
+    """What photos leave to chance is the same at every look, and joins as the root of the summed squares."""
+    rng, studies = np.random.default_rng(6), 20_000
+    for error in (0.3, 1.0, 3.0):  # over photos, in spreads over seeds
+        rows, luck = rng.standard_normal((studies, seeds[-1])), error * rng.standard_normal(studies)
+        wrong = np.zeros(studies, bool)
+        for number, level in zip(seeds, levels(Looks(seeds, seeds[-1])), strict=True):
+            over_seeds = stats.t.isf(level / 2, number - 1) * rows[:, :number].std(axis=1, ddof=1) / number**0.5
+            half = np.hypot(over_seeds, stats.norm.isf(level / 2) * error)
+            wrong |= abs(rows[:, :number].mean(axis=1) + luck) > half
+        assert 0.01 < wrong.mean() < 0.045
+
+
 def test_what_stops_early_has_spent_less():
     seeds = (3, 5)
     assert ever_outside(seeds, levels(Looks(seeds, 12))) == pytest.approx(spent(5 / 12), abs=0.003)

@@ -14,6 +14,7 @@ import pytest
 
 from reverie.errors import InputError
 from reverie.filters.keep import Keep
+from reverie.learn.train import Train
 from reverie.run.estimate import TRAINED, Span, estimate, models_of
 from reverie.run.plan import Plan, Step, call_recipe
 from reverie.stage import Job, Role, StepContext, Trial
@@ -273,12 +274,15 @@ def test_models_of_a_step() -> None:
 @pytest.mark.slow
 def test_a_recipe_as_it_is(scratch: Path) -> None:
     flags = {"per_class": 1, "sampler_steps": 1, "per_caption": 3, "seeds": (0, 1)}
-    found = estimate(call_recipe("stablerep", flags), captions=1)
+    plan = call_recipe("stablerep", flags)
+    found = estimate(plan, captions=1)
     steps = {step.name: step for step in found.steps}
     assert found.tokens is not None
     assert min(found.tokens.values()) > found.captions
     assert all(steps[name].seconds for name in ("captions", "paint", "clip_score", "stablerep-0", "simclr-1"))
-    assert (steps["stablerep-1"].tried, steps["stablerep-0"].steps) == ("as stablerep-0", 800)
+    trained = plan.step("stablerep-0").stage
+    assert isinstance(trained, Train)
+    assert (steps["stablerep-1"].tried, steps["stablerep-0"].steps) == ("as stablerep-0", trained.fit.steps)
     assert steps["probe"].unknown == "not tried: it measures what was trained"
     assert not list(scratch.glob("reverie-*"))
 

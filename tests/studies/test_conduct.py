@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from reverie.arms import Arm
 from reverie.cli.main import main
 from reverie.errors import InputError, SettingsChanged
 from reverie.evaluate.claims import Claim, beats, judge
-from reverie.evaluate.looks import Looks
+from reverie.evaluate.looks import Looks, levels
 from reverie.report.claims import summary
 from reverie.run.events import read_events
 from reverie.run.plan import Plan, Step
@@ -200,6 +201,24 @@ def test_the_first_three_seeds_are_the_pilot(tmp_path):
     assert "--decide pays for its looks" in "\n".join(said)
 
 
+def test_what_is_foreseen_is_at_the_level_of_the_look_that_comes(tmp_path):
+    seen = []
+    foresee = lambda items, seeds: seen.append((items, seeds))  # noqa: E731
+    conduct(study, tmp_path, 6, decide=Decide(max_hours=0.0), say=lambda text: None, foresee=foresee)
+    ((pilot, seeds),) = seen
+    assert {item.level for item in pilot} == set(levels(Looks((6,), 12)))
+    (usual,) = (replace(item, level=0.05).could_see(seeds) for item in pilot[:1])
+    assert pilot[0].could_see(seeds) > 1.05 * usual  # a look that is paid for sees less
+
+
+def test_seeds_that_were_looked_at_are_done_again_where_they_are_gone(tmp_path):
+    first = conduct(study, tmp_path, 5, decide=Decide(max_hours=0.0), say=lambda text: None)
+    shutil.rmtree(tmp_path / "one")
+    again = conduct(study, tmp_path, 3, say=lambda text: None)
+    assert again.looks == first.looks == Looks((5,), 12)
+    assert [item.low for item in again.judged] == [item.low for item in first.judged]
+
+
 def test_nothing_to_estimate_from_is_said(tmp_path):
     said, seen = [], []
     conduct(study, tmp_path, 3, say=said.append, foresee=lambda *told: seen.append(told))
@@ -311,7 +330,10 @@ def test_a_folder_keeps_its_number_of_seeds_unless_another_is_asked_for(tmp_path
 
 def test_flags_that_say_nothing_alone(tmp_path, capsys):
     words = ["claims", "syntic", "--simulated", "--out", str(tmp_path / "study")]
-    for flags in (["--max-hours", "1"], ["--max-seeds", "5"], ["--decide", "--max-hours", "-1"]):
+    for flags in (
+        *(["--max-hours", "1"], ["--max-seeds", "5"]),
+        *(["--decide", "--max-hours", "-1"], ["--decide", "--max-hours", "nan"]),
+    ):
         with pytest.raises(SystemExit) as end:
             main([*words, *flags])
         assert end.value.code == 2

@@ -119,6 +119,18 @@ def test_photos_of_the_zero_shot_study_are_the_small_worlds():
             zero_shot(replace(SCALES["tiny"], eval_data=other))
 
 
+@pytest.mark.parametrize("name", ["stablerep", "synthetic_pretraining"])
+def test_a_study_judged_by_the_shape_wants_photos_that_say_it(name):
+    with pytest.raises(InputError, match="judges by the shape in photos of the small world"):
+        study_of(name, eval_data="photos/")
+
+
+def test_captions_are_enough_for_the_fewest_that_an_arm_learns_from():
+    with pytest.raises(InputError, match=r"--per-class 1: .*needs 128 captions and has 64; give 2 or more"):
+        study_of("stablerep", per_class=1)
+    assert study_of("stablerep", per_class=2).claims
+
+
 @pytest.mark.slow
 def test_zero_shot_claims_from_the_command_line(tmp_path, capsys):
     words = ["claims", "zero_shot", "--num-seeds", "1", "--per-class", "2", "--out", str(tmp_path / "study")]
