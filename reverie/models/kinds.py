@@ -13,7 +13,7 @@ from reverie.models.names import Located, locate, read_index
 from reverie.models.pretrained import check_weight_names, load_config
 from reverie.store.json_files import read_json
 
-Kind = Literal["encoder", "detector", "text-to-text", "language", "vision", "painter", "network", "server"]
+Kind = Literal["encoder", "detector", "text-to-text", "language", "vision", "describer", "painter", "network", "server"]
 
 CALLED: dict[Kind, str] = {
     "encoder": "an encoder of images and texts",
@@ -21,6 +21,7 @@ CALLED: dict[Kind, str] = {
     "text-to-text": "a text-to-text model",
     "language": "a language model",
     "vision": "a vision model",
+    "describer": "an image-text-to-text model",
     "painter": "a pipeline that paints",
     "network": "a network of diffusers",
     "server": "a language model on a server",
@@ -30,6 +31,7 @@ FAMILIES: tuple[tuple[Kind, str], ...] = (  # of transformers, the narrower firs
     ("text-to-text", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING"),
     ("language", "MODEL_FOR_CAUSAL_LM_MAPPING"),
     ("vision", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING"),
+    ("describer", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING"),
 )
 
 

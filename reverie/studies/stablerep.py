@@ -35,7 +35,7 @@ class StableRepStudy(StudyConfig):
 
     per_class: int = 3  # captions for each class, where they are written from class names
     train_steps: int = 150  # optimiser steps of training; the same in every arm
-    # photos to measure on: smallworld:CAMERA:TRAIN:TEST
+    # photos to measure on; smallworld:CAMERA:TRAIN:TEST
     eval_data: str = "smallworld:street:1280:6400"
     # methods that StableRep is held against besides SimCLR; each is one more arm for every seed, and one more claim
     against: tuple[Literal["clip"], ...] = ()

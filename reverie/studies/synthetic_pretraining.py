@@ -32,7 +32,7 @@ class PretrainingStudy(StudyConfig):
     pretrain_shots: int = 10  # photos of each class to pre-train on
     train_steps: int = 200  # optimiser steps of training; the same in every arm
     transfer_steps: int = 100  # optimiser steps of fine-tuning, the same in every arm
-    # photos to measure on: smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train photos
+    # photos to measure on; smallworld:CAMERA:TRAIN:TEST; fine-tuned on its train photos
     eval_data: str = "smallworld:street:640:6400"
 
 

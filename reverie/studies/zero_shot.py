@@ -43,7 +43,7 @@ class ZeroShotStudy(StudyConfig):
     """Settings of a study of classifiers from class names alone."""
 
     per_class: int = 8  # captions for each class, where they are written from class names
-    # photos to measure on: smallworld:street:1:NUMBER
+    # photos to measure on; smallworld:street:1:NUMBER
     eval_data: str = "smallworld:street:1:6400"
 
 

@@ -170,10 +170,14 @@ def test_it_begins_from_the_weights_of_another_step(context):
         Train(Brightness(), start="train")
 
 
+def no_pairs(_: str) -> int:
+    return 0
+
+
 def test_a_trial_takes_few_steps_and_says_how_many_there_are_and_what_a_batch_needs():
     train = Train(Brightness(), replace(SETTINGS, steps=50), captions_per_batch=4)
-    trial = train.trial(3)
+    trial = train.trial(3, no_pairs)
     assert (trial.job, trial.steps, trial.captions) == (replace(train, fit=replace(SETTINGS, steps=3)), 50, 4)
-    assert replace(train, store=Path("photos")).trial(3).captions == 0
-    assert train.trial(70).job.fit.steps == 50
-    assert Train(Brightness(), Fit(steps=50, minutes=1.0)).trial(3) is None
+    assert replace(train, store=Path("photos")).trial(3, no_pairs).captions == 0
+    assert train.trial(70, no_pairs).job.fit.steps == 50
+    assert Train(Brightness(), Fit(steps=50, minutes=1.0)).trial(3, no_pairs) is None

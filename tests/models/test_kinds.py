@@ -30,6 +30,7 @@ KINDS = {
     "words": "a text-to-text model (t5)",
     "vit": "a vision model (vit)",
     "detector": "an object detector (rt_detr)",
+    "describer": "an image-text-to-text model (paligemma)",
     "painter": "a pipeline that paints (StableDiffusionPipeline)",
     "amused": "a pipeline that paints (AmusedPipeline)",
     "tokenizer": "a network of diffusers (VQModel)",
@@ -69,7 +70,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         save(root / name)
         found[name] = str(root / name)
     found["tokenizer"] = str(shutil.copytree(root / "amused" / "vqvae", root / "tokenizer"))
-    return found | {"painter": "builtin:painter"}
+    return found | {"painter": "builtin:painter", "describer": "builtin:describer"}
 
 
 def test_every_kind_is_known_by_its_small_files(models: dict[str, str]) -> None:
