@@ -135,27 +135,27 @@ def test_a_model_that_lacks_a_weight_is_told_before_any_work(
 
 
 ARGUMENTS = {  # words of a command with a model in them -> builtin models that are of the right kind
-    "make --classes c.txt --painter MODEL": {"painter", "token-painter"},
+    "make --classes c.txt --painter MODEL": {"painter", "painter-alt", "token-painter"},
     "make --classes c.txt --clip MODEL": {"clip"},
     "make --classes c.txt --writer MODEL": {"writer", "words"},
     "make --classes c.txt --words MODEL": {"writer", "words"},
     "make --as tokens --classes c.txt --painter MODEL": {"token-painter"},
     "run stablerep --clip MODEL": {"clip"},
-    "run stablerep --painter MODEL": {"painter", "token-painter"},
+    "run stablerep --painter MODEL": {"painter", "painter-alt", "token-painter"},
     "run zero_shot --clip MODEL": {"clip"},
-    "run zero_shot --painter MODEL": {"painter", "token-painter"},
+    "run zero_shot --painter MODEL": {"painter", "painter-alt", "token-painter"},
     "run zero_shot --words MODEL": {"writer", "words"},
     "run few_shot --clip MODEL": {"clip"},
-    "run synthetic_pretraining --painter MODEL": {"painter", "token-painter"},
+    "run synthetic_pretraining --painter MODEL": {"painter", "painter-alt", "token-painter"},
     "run syntic --clip MODEL": {"clip"},
     "run syntic --detector MODEL": {"detector"},
-    "run syntic --painter MODEL": {"painter", "token-painter"},
+    "run syntic --painter MODEL": {"painter", "painter-alt", "token-painter"},
     "evaluate transfer MODEL smallworld:street:4:4": {"clip", "detector"},
     "evaluate diversity c.txt --encoder MODEL": {"clip"},
     "tokenize c --tokenizer MODEL": {"tokenizer", "token-painter"},
     "predict MODEL x.png": set(),
     "caption MODEL x.png": set(),
-    "recaption c --captioner MODEL": set(),
+    "recaption c --captioner MODEL": {"describer"},
 }
 
 
