@@ -772,7 +772,8 @@ def _ship(run: Work, weights: Path, save: Callable[[Path, Path], object], name: 
         if (weights / "training.json").exists():  # places on this machine are nobody's business
             told = (weights / "training.json").read_text(encoding="utf-8").replace(f"{run.folder}{os.sep}", "")
             (temporary / "training.json").write_text(told, encoding="utf-8")
-        for file in temporary.rglob("config.json"):  # where a part was loaded from is a place on this machine
+        # Where a model or a part of it was loaded from is a place on this machine too.
+        for file in (*temporary.rglob("config.json"), *temporary.rglob("model_index.json")):
             config = json.loads(file.read_text(encoding="utf-8"))
             if config.pop("_name_or_path", None) is not None:
                 file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

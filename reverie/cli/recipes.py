@@ -59,7 +59,7 @@ def demo(words: list[str]) -> int:
     if not given & {"--painter-dtype", "--precision", "-h", "--help"}:
         from reverie.nets.autocast import quick_in_bf16
 
-        if quick_in_bf16(_said_early(words, "device") or "cpu"):
+        if quick_in_bf16(find_device(_said_early(words, "device") or "")):
             words = ["--painter-dtype", "bf16", "--precision", "bf16", *words]
     if not given & {"--captions", "--classes", "--writer", "--words", "--templates", "--images-from"}:
         words = ["--templates", "a {class}", *words]

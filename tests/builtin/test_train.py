@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -42,6 +43,8 @@ def test_decoder_painter_and_alt_come_out_as_pieces_that_paint(tmp_path):
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["painter-alt.zip.0", "painter.zip.0"]
     pieces.unpack(tmp_path / "out", tmp_path / "models")
     for name in ("painter", "painter-alt"):
+        told = [file.read_text() for file in (tmp_path / "shipped" / name).rglob("*.json")]
+        assert not any(str(tmp_path) in text for text in told)
         painter = open_painter(str(tmp_path / "models" / name))
         assert painter.pipe.unet.config.block_out_channels == [8, 16, 16]
         assert painter.pipe.unet.config.addition_embed_type == "text"
@@ -199,3 +202,10 @@ def test_bf16_is_for_what_is_quick_in_it(tmp_path, monkeypatch):
     assert gpu.fit(train.PAINTER_FIT, 7).precision == "bf16"
     assert gpu.fit(train.PAINTER_FIT, 7).steps == 7
     assert np.isclose(gpu.fit(train.PAINTER_FIT).lr, 2 * train.PAINTER_FIT.lr)
+
+
+def test_no_model_that_ships_names_a_place_on_a_machine():
+    for file in BUILTIN.rglob("*.json"):
+        if file.name != "tokenizer.json":  # words, of which "/" may be one
+            told = re.findall(r'"(?:/|[A-Za-z]:\\)[^"]*"', file.read_text(encoding="utf-8"))
+            assert not told, (file, told)

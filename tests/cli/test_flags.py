@@ -204,6 +204,7 @@ def test_the_demo_says_the_class_alone_unless_captions_are_named(monkeypatch: py
 def test_the_demo_computes_in_bf16_where_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(recipes, "_recipe", lambda command, name, words, **how: asked.append(words[2:]) or 0)
+    monkeypatch.setattr(recipes, "find_device", lambda said: said or "cpu")
     half = ["--painter-dtype", "bf16", "--precision", "bf16"]
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     for words in ([], ["--precision", "fp32"], ["--painter-dtype=fp32"]):
