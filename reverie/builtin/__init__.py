@@ -9,10 +9,12 @@ from typing import Any
 import tyro
 
 from reverie.errors import ReverieError
+from reverie.memory import keep_freed
 
 
 def command(work: Callable[..., Any], *config: Any) -> None:
     """Run a program of this package from the command line; a slip is one line and exit code 2, as with ``reverie``."""
+    keep_freed()
     try:
         tyro.cli(work, config=config)
     except ReverieError as error:
