@@ -111,8 +111,9 @@ class AskAboutClasses(AskWriter):
         return int(self._starts[-1])
 
     def check(self) -> None:
-        """Raises what ``count`` does."""
+        """Raises what ``count`` does, and for a model that is not there as ``AskWriter`` does."""
         _ = self.count
+        super().check()
 
     def _prompts(self, chats: bool) -> tuple[Prompt, ...]:
         return tuple(

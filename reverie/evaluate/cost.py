@@ -184,6 +184,7 @@ def measure_cost(
                 if kind == "generation" and path == "tokens":
                     made.append(seen.cpu().numpy().astype(np.int32))
                     files += [as_png(_picture(one)) for one in painter.tokenizer.pictures(made[-1])]
+    progress(total, total)
     every = np.concatenate(made[settings.warm_up :])
     back = np.concatenate(
         [painter.tokenizer.ids(painter.tokenizer.pictures(some)) for some in made[settings.warm_up :]]

@@ -160,6 +160,7 @@ def compare(
     for seed in range(num_seeds):
         progress(seed, num_seeds)
         rounds.append(_round([list(sets[name]) for name in names], embed, clusters, seed, draws, size))
+    progress(num_seeds, num_seeds)
     found = []
     for place, name in enumerate(names):
         own = [each[place] for each in rounds]

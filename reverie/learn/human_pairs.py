@@ -21,7 +21,8 @@ from reverie import pairs, seeds
 from reverie.datasets.captioned import check_captioned, held_classes, load_captioned
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
-from reverie.learn.manifest import refuse_test_photos
+from reverie.learn.manifest import control_of, manifest_of, read_manifest, refuse_test_photos, require_control
+from reverie.models.names import locate
 from reverie.models.tokenizer import Tokenizer, check_tokenizer, open_tokenizer, square, tokens_row
 from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext, Trial, of_step
@@ -109,6 +110,7 @@ class TokenizePairs(Job):
     test_images: Path | None = None  # folder of them, where they are a file of captions
     test_split: str = "test"  # of such a file that has several
     mix: Mix | None = None  # captions that are read of each pair, in columns beside its own text, which are then kept
+    painter: str = ""  # folder of a painter that must have learned from these very pairs; any may when empty
     speed: Speed = field(default_factory=Speed)
 
     def __post_init__(self) -> None:
@@ -116,9 +118,13 @@ class TokenizePairs(Job):
             raise InputError(f"{self.limit} pairs are too few to learn from; take 2 or more, or 0 for all")
 
     def check(self) -> None:
-        """Raises InputError for a store that is not there or has pairs without caption, and for photos that are not there; ModelError, UnknownName."""
+        """Raises InputError for a store that is not there or has pairs without caption, for photos that are not there, and for a side that the
+        tokenizer's ids do not fill; ModelError, UnknownName.
+        """
         if not of_step(self.tokenizer):
             check_tokenizer(self.tokenizer)
+            if self.size_px and locate(self.tokenizer).kind != "hub":
+                open_tokenizer(self.tokenizer).grid(self.size_px)
         if self.test_photos:
             check_captioned(self.test_photos, self.test_images, self.test_split)
         self.check_pairs()
@@ -132,7 +138,8 @@ class TokenizePairs(Job):
     def run(self, context: StepContext) -> None:
         """Do what is left, unit by unit.
 
-        Raises: InputError for pairs without caption, picture and tokens, of other codes or another grid, or that show a test photo.
+        Raises: InputError for pairs without caption, picture and tokens, of other codes or another grid, that show a test photo, or that are others
+            than those of the painter.
         """
         source, own = shots_store(context, self.store), context.shots() / "pairs.lance"
         tokenizer = open_tokenizer(context.model(self.tokenizer), context.device)
@@ -152,6 +159,10 @@ class TokenizePairs(Job):
         if self.test_photos:
             photos = load_captioned(self.test_photos, self.test_images, self.test_split)
             refuse_test_photos(found, photos, tokenizer, side, source)
+        if self.painter:  # before anything is painted
+            require_control(
+                control_of(Path(self.painter).name, read_manifest(self.painter), manifest_of(found.ids, found.texts))
+            )
         context.report("told", text=f"{len(found):,} human pairs as image tokens of {tokenizer.revision}")
 
     def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BATCH = 64  # pictures at once
 NEAR = 3.0  # levels, of 255, by which a stored picture may differ from itself on average
+NAMED = 10  # of the pairs that show test photos
 FILE = "manifest.json"  # in the folder of a model
 
 
@@ -87,8 +88,8 @@ def control_of(
     if painter_learned != captioner_learned:
         return Control(
             "uncontrolled",
-            f"the painter learned from {painter_learned.pairs:,} pairs ({painter_learned.name}), the captioner from "
-            f"{captioner_learned.pairs:,} others ({captioner_learned.name})",
+            f"the painter learned from {painter_learned.pairs:,} pairs ({painter_learned.name}), the captioner from another set, of "
+            f"{captioner_learned.pairs:,} ({captioner_learned.name})",
         )
     if painted_alone:
         return Control(
@@ -138,8 +139,10 @@ def refuse_test_photos(
                 break
     if taken:
         pair, photo = taken[0]
+        some = ", ".join(f"'{own}'" for own, _ in taken[:NAMED]) + ", ..." * (len(taken) > NAMED)
         raise InputError(
-            f"{len(taken):,} of {len(pairs):,} pairs of {pairs.path} show test photos, first {pair} the photo {photo}; take them out"
+            f"{len(taken):,} of {len(pairs):,} pairs of {pictures or pairs.path} show test photos, first {pair} the photo {photo}; leave them out: "
+            f"pair_id not in ({some})"
         )
 
 

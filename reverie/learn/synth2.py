@@ -53,7 +53,7 @@ class Synth2:
             raise InputError(f"the tokenizer of {self.language_model} has no end token, so a sentence could never end")
         images = self._images("cpu")
         begin, grid = begin_ids(words, self.prompt), images.grid(self.size_px)
-        check_room(language, len(begin), self.shape)
+        check_room(language.config, len(begin), self.shape)
         net = TokenCaptionNet(language, begin, int(words.eos_token_id), images.codebook, grid, self.shape)
         if self.start:
             try:
@@ -136,9 +136,9 @@ def begin_ids(words: Any, prompt: str) -> list[int]:
     return [int(first), *asked]
 
 
-def check_room(language: Any, num_begin: int, shape: LookShape) -> None:
-    """Raises InputError where a sentence would not fit into the language model's context."""
-    limit = getattr(language.config.get_text_config(), "max_position_embeddings", None)
+def check_room(config: Any, num_begin: int, shape: LookShape) -> None:
+    """Raises InputError where a sentence would not fit into the context of a language model of this config."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     before = num_begin + (shape.latents if shape.mode == "prefix" else 0)
     if limit is not None and before + shape.max_tokens > limit:
         raise InputError(

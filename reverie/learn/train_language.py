@@ -19,6 +19,7 @@ from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit, refuse_several
 from reverie.learn.language import LanguageModel
 from reverie.nets.words import split_words, write_tokenizer
+from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext, Trial
 from reverie.store import tables
 from reverie.store.files import atomic_folder
@@ -51,6 +52,7 @@ class TrainLanguageModel(Job):
     context: int = 64  # tokens of a text; longer ones are cut
     fit: Fit = field(default_factory=Fit)
     batch: int = 64
+    mix: Mix | None = None  # captions of human pairs that are read; their own text when None
 
     def check(self) -> None:
         """Raises InputError for a store that is not there, or several processes."""
@@ -61,9 +63,7 @@ class TrainLanguageModel(Job):
         """Train, or go on training, then put the folder in place last. Raises InputError for too few captions."""
         if context.weights().exists():
             return
-        stores = [shots_store(context, self.store)] if self.store else []
-        stores += [context.captions] if tables.exists(context.captions) else []
-        texts = sorted({text for path in stores for text in _texts(path)})
+        texts = sorted(self._said(context))
         if len(texts) < 2:
             raise InputError("a language model needs two different captions or more to learn from")
         work = context.checkpoints()
@@ -83,7 +83,13 @@ class TrainLanguageModel(Job):
         short = dataclasses.replace(self.fit, steps=min(steps, self.fit.steps))
         return Trial(dataclasses.replace(self, fit=short), self.fit.steps)
 
+    def _said(self, context: StepContext) -> set[str]:
+        found = set(_texts(shots_store(context, self.store), self.mix)) if self.store else set()
+        return found.union(_texts(context.captions)) if tables.exists(context.captions) else found
 
-def _texts(path: Path) -> Iterator[str]:
-    for part in tables.scan(path, ["text"], f"status = '{pairs.OK}'"):
-        yield from (text.strip() for text in part["text"].to_pylist() if (text or "").strip())
+
+def _texts(path: Path, mix: Mix | None = None) -> Iterator[str]:
+    for part in tables.scan(path, list(mix.columns if mix else ("text",)), f"status = '{pairs.OK}'"):
+        rows = part.to_pylist()
+        texts = (text for row in rows for text in (mix.all(row) if mix else (row["text"] or "",)))
+        yield from (text.strip() for text in texts if text.strip())

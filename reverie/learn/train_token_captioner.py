@@ -28,9 +28,10 @@ from reverie.learn.manifest import (
     require_control,
     write_manifest,
 )
-from reverie.learn.synth2 import Synth2, begin_ids, check_language
+from reverie.learn.synth2 import Synth2, begin_ids, check_language, check_room
 from reverie.models.captioner import ABOUT
-from reverie.models.pretrained import load_tokenizer_of
+from reverie.models.names import locate
+from reverie.models.pretrained import load_config, load_tokenizer_of
 from reverie.models.token_captioner import KIND
 from reverie.models.tokenizer import Tokenizer, check_tokenizer, open_tokenizer, square
 from reverie.nets.token_captioner import LookShape
@@ -112,6 +113,7 @@ class TrainTokenCaptioner(Job):
         refuse_several("a captioner is trained")
         if not of_step(self.language_model):
             check_language(self.language_model)
+            check_room(load_config(locate(self.language_model)), 1, self.shape)
         if not of_step(self.tokenizer):
             check_tokenizer(self.tokenizer)
         for folder in (self.real, self.painted):

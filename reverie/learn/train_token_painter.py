@@ -8,10 +8,10 @@ pictures become tokens by ``images/tokens.py`` or ``reverie tokenize`` first; no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from reverie.models.pretrained import load_tokenizer_of
 from reverie.models.tokenizer import Tokenizer, check_same_codes, open_tokenizer
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.pairs import TOKEN_COLUMNS
+from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_folder
 
@@ -57,6 +58,7 @@ class TrainTokenPainter(Job):
     fit: Fit = field(default_factory=Fit)
     batch: int = 64
     longest: int = 40  # tokens of a caption, with start and end
+    mix: Mix | None = None  # which caption a pair has at a visit; its own text when None
 
     def check(self) -> None:
         """Raises InputError for a store that is not there, or several processes."""
@@ -70,12 +72,13 @@ class TrainTokenPainter(Job):
         tokenizer = context.model(self.tokenizer)
         known = open_tokenizer(tokenizer)
         pairs = shots_store(context, self.store) if self.store else context.pairs
-        ids, captions, names = read_tokens(pairs, self.where, known)
+        ids, captions, names, rows = read_tokens(pairs, self.where, known, self.mix)
+        every = [text for row in rows for text in self.mix.all(row)] if self.mix else captions
         work = context.checkpoints()
         words = self.text_encoder or str(work / "tokenizer")
         if not self.text_encoder:
-            write_tokenizer(work / "tokenizer", split_words(captions), self.longest)
-        self._tell_cut(captions, words, context)
+            write_tokenizer(work / "tokenizer", split_words(every), self.longest)
+        self._tell_cut(every, words, context)
         learner = TextToTokens(
             tokenizer,
             words,
@@ -93,6 +96,8 @@ class TrainTokenPainter(Job):
         )
         seed = seeds.derive("token painter", context.seed)
         batches = LatentBatches(ids, [[text] for text in captions], self.batch, seed)
+        if self.mix:
+            batches = MixedLatents(ids, [], self.batch, seed, rows=rows, mix=self.mix)
         net, losses = fit(learner, batches, self.fit, work, seed=seed, device=context.device, report=context.report)
         with atomic_folder(context.weights()) as temporary:
             learner.save(net, temporary)
@@ -115,8 +120,33 @@ class TrainTokenPainter(Job):
             context.report("warning", text=text)
 
 
-def read_tokens(path: Path, where: str, known: Tokenizer) -> tuple[Tensor, list[str], list[str]]:
-    """The image tokens of pairs, (N, rows, columns) as small as they can be kept, their captions and ids, in stored order.
+@dataclass(frozen=True)
+class MixedLatents(LatentBatches):
+    """Batches of ids, each with a caption that a mix draws at the visit."""
+
+    rows: Sequence[Mapping[str, Any]] = ()  # what each is drawn from, N of them
+    mix: Mix | None = None
+
+    def draw(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
+        """A batch of ``count``."""
+        assert self.mix
+        places = rng.integers(len(self.rows), size=count)
+        visits = rng.integers(1 << 62, size=count).tolist()
+        text = [self.mix.draw(self.rows[place], visit) for place, visit in zip(places.tolist(), visits, strict=True)]
+        return {"latents": self.latents[torch.from_numpy(places)].float(), "text": text}
+
+
+class Read(NamedTuple):
+    """Pairs that have image tokens, in stored order."""
+
+    ids: Tensor  # (N, rows, columns) as small as they can be kept
+    captions: list[str]  # of each, or, where one of several is drawn, the first that it has
+    names: list[str]
+    rows: list[dict[str, Any]]  # what a mix draws from; nothing without one
+
+
+def read_tokens(path: Path, where: str, known: Tokenizer, mix: Mix | None = None) -> Read:
+    """The image tokens of pairs, their captions and ids.
 
     Reads no image. Raises: InputError for no pair, a pair without a caption, ids that ``known`` does not have or another
     codebook's, and grids that differ or are not square.
@@ -126,11 +156,15 @@ def read_tokens(path: Path, where: str, known: Tokenizer) -> tuple[Tensor, list[
     parts: list[Any] = []
     captions: list[str] = []
     names: list[str] = []
+    told: list[dict[str, Any]] = []
     shape: tuple[int, ...] | None = None
-    for rows in tables.scan(path, ["pair_id", "text", *TOKEN_COLUMNS], where):
+    texts = mix.columns if mix else ("text",)
+    where = mix.usable(path, where) if mix else where
+    for rows in tables.scan(path, ["pair_id", *texts, *TOKEN_COLUMNS], where):
         for row in rows.to_pylist():
             name = f"pair {row['pair_id']} of {path}"
-            if not (row["text"] or "").strip():
+            caption = mix.draw(row, 0) if mix else row["text"] or ""
+            if not caption.strip():
                 raise InputError(f"{name} has no caption; add \"text != ''\" to the filter")
             if row["tokens"] is None:
                 raise InputError(f"{name} has no image tokens; make them with: reverie tokenize {path.parent}")
@@ -146,12 +180,14 @@ def read_tokens(path: Path, where: str, known: Tokenizer) -> tuple[Tensor, list[
                 wanted = f"{shape[0]} x {shape[1]}" if shape else "a square"
                 raise InputError(f"{name} has {len(row['tokens'])} tokens in a grid of {list(grid)}, not in {wanted}")
             shape = grid
-            captions.append(row["text"])
+            captions.append(caption)
             names.append(row["pair_id"])
+            if mix:
+                told.append({column: row[column] for column in texts})
             parts.append(np.array(row["tokens"], np.int32))
     if shape is None:
         raise InputError(f"no pair of {path} fits {where!r}, so there are no image tokens to learn from")
     ids = np.stack(parts).reshape(-1, *shape)
     known.check(ids)
     small = np.int16 if known.num_codes <= np.iinfo(np.int16).max else np.int32
-    return torch.from_numpy(ids.astype(small)), captions, names
+    return Read(torch.from_numpy(ids.astype(small)), captions, names, told)

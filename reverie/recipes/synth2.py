@@ -20,7 +20,7 @@ from reverie.arms import Arm, Factor, under_seeds
 from reverie.errors import InputError
 from reverie.ranges import check_min
 from reverie.recaption.mix import Mix
-from reverie.recipes.options import BUILTIN, CaptionedPhotos, Precision, Scale, refuse_twins
+from reverie.recipes.options import BUILTIN, CaptionedPhotos, Precision, Scale, refuse_idle, refuse_twins
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 from reverie.stage import OF_STEP
@@ -286,17 +286,29 @@ class Synth2Config:
         return tuple(name.removeprefix(OF_STEP) for name in named if name.startswith(OF_STEP))
 
     def check(self) -> None:
-        """Raises InputError for settings that do not go together, or say nothing."""
+        """Raises InputError for settings that do not go together, or say nothing; ModelError for a painter with a damaged manifest."""
+        from reverie.learn.manifest import read_manifest
+
         refuse_twins("--seeds", self.seeds)
-        refuse_twins("--rho", self.rho)
+        refuse_twins("--rho", [f"{share:g}" for share in self.rho])  # as arms are named
         _ = self.human.captions
         for share in self.rho:
             if not 0 <= share <= 1:
                 raise InputError(f"--rho {share:g} is the share of painted pairs in a batch, from 0 to 1")
         if self.shares == (0.0,):
             raise InputError("--rho 0 alone paints nothing; give a share of painted pairs as well, such as 0.5")
+        examples = self.looking.train_steps * self.looking.batch_size
+        if unseen := next((share for share in self.rho if 0 < share * examples < 1), None):
+            raise InputError(
+                f"--rho {unseen:g} of the {examples:,} examples of a training (--train-steps, --batch-size) is no painted pair; give a larger share"
+            )
         if not 0 < self.human_first < 1:
             raise InputError(f"--human-first {self.human_first:g} is a share of the steps, above 0 and below 1")
+        if self.mode == "finetune" and first_steps(self) >= self.looking.train_steps:
+            raise InputError(
+                f"--train-steps {self.looking.train_steps} leaves no step after the {first_steps(self)} on human pairs alone (--human-first "
+                f"{self.human_first:g}); give more steps, or a smaller share"
+            )
         if not 1 <= self.paint.sampler_steps <= 1000:
             raise InputError(f"--sampler-steps {self.paint.sampler_steps}: steps must be from 1 to 1000")
         check_min(0, cost_steps=self.cost_steps)
@@ -327,6 +339,19 @@ class Synth2Config:
                 f"{self.paint.token_painter} paints tokens of its own codebook, and a tokenizer that is trained here has another; leave out "
                 "--tokenizer, or --token-painter"
             )
+        refuse_idle(
+            self,
+            SCALES[self.scale],
+            (("codes", "tokenizer_channels", "tokenizer_steps", "tokenizer_batch"), "tokenizer" in self.models, "--tokenizer train"),
+            (("painter_width", "painter_layers", "painter_steps", "caption_drop"), "painter" in self.models, "--token-painter train"),
+            (("language_width", "language_layers", "language_steps"), "language" in self.models, "--language-model train"),
+            (("human_first",), self.mode == "finetune", "--mode finetune"),
+            (
+                ("min_words", "ask_templates", "glosses", "synonyms", "second_class", "scene", "balance"),
+                self.ask.ask_about == "classes",
+                "--ask-about classes",
+            ),
+        )  # fmt: skip
         each = 2 ** (len(self.images.tokenizer_channels) - 1)
         if self.tokenizer.startswith(OF_STEP) and self.images.token_px % each:
             raise InputError(
@@ -338,7 +363,11 @@ class Synth2Config:
             raise InputError(f"--painter-width {self.paint.painter_width} must divide by 12, for its heads")
         if self.words.language_width % 4:
             raise InputError(f"--language-width {self.words.language_width} must divide by 4, for its heads")
-        if self.require_control and self.paint.token_painter != TRAIN and not Path(self.paint.token_painter).is_dir():
+        if (
+            self.require_control
+            and self.paint.token_painter != TRAIN
+            and read_manifest(self.paint.token_painter) is None
+        ):
             raise InputError(
                 f"{self.paint.token_painter} does not say which pairs it learned from, so no run with it is controlled; leave out --token-painter, "
                 "or --require-control"
@@ -438,6 +467,7 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
 
     config.check()
     human, images = config.human, config.images
+    shown = "status = 'ok' and image is not null" + (f" and ({human.pairs_where})" if human.pairs_where else "")
     steps: list[Step] = []
     if human.is_smallworld:
         camera, count, which = smallworld_source(human.pairs)
@@ -459,7 +489,7 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
             images.tokenizer_batch,
             1,
             images.token_px,
-            "status = 'ok' and image is not null",
+            shown,
             human.store,
             group="random",
         )
@@ -475,12 +505,13 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
         config.photos.eval_images,
         config.photos.eval_split,
         human.captions,
+        config.paint.token_painter if config.require_control and config.paint.token_painter != TRAIN else "",
     )
     tokens.check_pairs()  # what is wrong with pairs is said before any work
     if "tokenizer" in config.models and isinstance(human.store, Path):
         from reverie.store import tables
 
-        if not tables.count(human.store / "pairs.lance", "status = 'ok' and image is not null"):
+        if not tables.count(human.store / "pairs.lance", shown):
             raise InputError(
                 f"{human.store} has no pictures to train a tokenizer on; name the one that its tokens are of: --tokenizer NAME"
             )
@@ -534,6 +565,7 @@ def painter(config: Synth2Config) -> TrainTokenPainter:
             precision=config.precision,
         ),
         batch=own.painter_batch,
+        mix=config.human.captions,
     )
 
 
@@ -567,7 +599,8 @@ def words(config: Synth2Config) -> tuple[Step, ...]:
     room = looking.max_tokens + looking.latents + 8  # with soft words before the sentence
     warmup, precision = min(50, own.language_steps // 10), config.precision
     fit = Fit(own.language_steps, 2e-3, warmup, weight_decay=0.01, clip=1.0, precision=precision)
-    stage = TrainLanguageModel("human", own.language_width, own.language_layers, 4, max(64, room), fit)
+    size = (own.language_width, own.language_layers, 4, max(64, room))
+    stage = TrainLanguageModel("human", *size, fit, mix=config.human.captions)
     return (Step("language", stage, inputs=("human", "clean")),)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from transformers import AutoTokenizer
 
 import reverie
 from reverie import pairs
 from reverie.cli.main import main
 from reverie.datasets.captioned import load_captioned
 from reverie.errors import InputError
+from reverie.learn.manifest import Manifest, write_manifest
 from reverie.models.tokenizer import open_tokenizer
 from reverie.recipes.synth2 import SCALES
 from reverie.run.engine import run
@@ -53,10 +56,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory, classes: Path) -> Path:
     return folder
 
 
+def small(**flags: Any) -> dict[str, Any]:
+    """Settings of this size, without those of what is not trained."""
+    idle = set()
+    if flags.get("token_painter") or flags.get("tokenizer"):
+        idle |= {"codes", "tokenizer_channels", "tokenizer_steps", "tokenizer_batch"}
+    if flags.get("token_painter"):
+        idle |= {"painter_width", "painter_layers", "painter_steps"}
+    if flags.get("language_model"):
+        idle |= {"language_width", "language_layers", "language_steps"}
+    if flags.get("ask_about"):
+        idle |= {"min_words"}
+    return {name: value for name, value in SMALL.items() if name not in idle - set(flags)} | flags
+
+
 def words(out: Path, **flags: Any) -> list[str]:
     """The command line of a run of this size."""
     told: list[str] = []
-    for name, value in (SMALL | flags).items():
+    for name, value in small(**flags).items():
         told += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return ["run", "synth2", *told, "--device", "cpu", "--out", str(out)]
 
@@ -166,9 +183,7 @@ def test_fine_tuning_begins_at_one_captioner_of_human_pairs(classes: Path) -> No
 
 
 def test_a_named_painter_brings_its_tokenizer_and_is_not_controlled(classes: Path) -> None:
-    plan = call_recipe(
-        "synth2", SMALL | {"classes": classes, "token_painter": "owner/amused", "language_model": "owner/gpt"}
-    )
+    plan = call_recipe("synth2", small(classes=classes, token_painter="owner/amused", language_model="owner/gpt"))
     human: Any = plan.step("human").stage
     captioner: Any = plan.step("captioner").stage
     assert human.tokenizer == captioner.tokenizer == captioner.painter == "owner/amused"
@@ -183,7 +198,7 @@ def test_the_captioner_that_is_asked_saw_painted_pairs(rho: tuple[float, ...], m
 
 
 def test_captions_may_be_asked_without_a_class(classes: Path) -> None:
-    plan = call_recipe("synth2", SMALL | {"classes": classes, "ask_about": "nothing", "writer": "owner/model"})
+    plan = call_recipe("synth2", small(classes=classes, ask_about="nothing", writer="owner/model"))
     stage: Any = plan.step("captions").stage
     assert (stage.count, stage.classes) == (16, ())
 
@@ -202,7 +217,7 @@ def fill(folder: Path, models: Path, count: int, **changes: Any) -> Path:
             "codebook": tokenizer.codebook_name, "origin": "real", "status": "ok",
         }  # fmt: skip
         rows.append(known | changes)
-    tables.append_unit(folder / "pairs.lance", 0, pairs.table(rows, pairs.PAIRS))
+    tables.append_unit(folder / "pairs.lance", changes.get("unit", 0), pairs.table(rows, pairs.PAIRS))
     return folder
 
 
@@ -213,6 +228,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "amused": tiny.save_amused(folder / "amused"),  # 4 x 4 ids of 16 px
         "vq": tiny.save_vq(folder / "vq", seed=5),
         "vit": tiny.save_vit(folder / "vit"),
+        "gpt": tiny.save_writer(folder / "gpt"),
     }
 
 
@@ -228,7 +244,7 @@ def test_human_pairs_may_be_recaptioned_ones(models: dict[str, Path], classes: P
     tables.append_unit(folder / "more.lance", 0, pa.table({"pair_id": ids, "unit": [0] * 6, **more}))
     tables.add_columns(folder / "pairs.lance", folder / "more.lance")
     flags = SMALL | {"pairs": str(folder), "classes": classes, "eval_data": None, "rho": (0.5,), "exposures": False}
-    plan = call_recipe("synth2", flags | {"mix": ("short=0.5", "long=0.5")})
+    plan = call_recipe("synth2", flags | {"mix": ("short=0.5", "long=0.5"), "require_control": True})
     assert run(plan, tmp_path / "run")
     shot = tables.read_unit(tmp_path / "run" / "shots" / "human" / "pairs.lance", 0)
     assert {"caption_short", "caption_long"} <= set(shot.column_names)
@@ -236,6 +252,55 @@ def test_human_pairs_may_be_recaptioned_ones(models: dict[str, Path], classes: P
     assert trained(tmp_path / "run", "captioner")["trained"]["real_pairs"] == 6
     with pytest.raises(InputError, match=r"6 of 6 pairs of .* have no caption"):
         call_recipe("synth2", flags)
+
+
+@pytest.mark.slow
+def test_painter_language_model_and_captioner_read_one_mix(
+    models: dict[str, Path], classes: Path, tmp_path: Path
+) -> None:
+    """Pairs have a text of their own, which the mix leaves out; the run is controlled all the same."""
+    folder = fill(tmp_path / "pairs", models["amused"], 6, text="alttext of the web")
+    short = {"pair_id": [f"real{number:03d}" for number in range(6)], "caption_short": [f"zebra {i}" for i in range(6)]}
+    tables.append_unit(folder / "more.lance", 0, pa.table({"unit": [0] * 6, **short}))
+    tables.add_columns(folder / "pairs.lance", folder / "more.lance")
+    flags = {"pairs": str(folder), "mix": ("short",), "eval_data": None, "rho": (0.5,), "require_control": True}
+    assert run(call_recipe("synth2", SMALL | flags | {"classes": classes}), tmp_path / "run")
+    for step in ("painter/tokenizer", "language"):
+        known = AutoTokenizer.from_pretrained(tmp_path / "run" / "weights" / step).get_vocab().keys()
+        assert "zebra" in known
+        assert "alttext" not in known
+    assert trained(tmp_path / "run", "captioner")["trained"]["real_pairs"] == 6
+
+
+def test_a_painter_of_other_pairs_is_refused_before_it_paints(
+    models: dict[str, Path], classes: Path, tmp_path: Path
+) -> None:
+    painter = shutil.copytree(models["amused"], tmp_path / "painter")
+    write_manifest(Manifest(5, "f" * 16), painter)
+    pairs_ = str(fill(tmp_path / "pairs", models["amused"], 3))
+    flags = small(classes=classes, pairs=pairs_, token_painter=str(painter), eval_data=None, require_control=True)
+    with pytest.raises(
+        InputError,
+        match=r"no controlled comparison: the painter learned from 5 pairs \(f+\), the captioner from another set, of 3",
+    ):
+        run(call_recipe("synth2", flags), tmp_path / "run")
+    assert not (tmp_path / "run" / "captions.lance").exists()
+
+
+def test_a_tokenizer_is_trained_on_pairs_that_are_taken_alone(
+    models: dict[str, Path], classes: Path, tmp_path: Path
+) -> None:
+    folder = fill(tmp_path / "pairs", models["amused"], 4)
+    flags = SMALL | {"classes": classes, "pairs": str(folder), "eval_data": None, "pairs_where": "pair_id <> 'real001'"}
+    stage: Any = call_recipe("synth2", flags).step("tokenizer").stage
+    assert tables.count(folder / "pairs.lance", stage.where) == 3
+    with pytest.raises(InputError, match="has no pictures to train a tokenizer on"):
+        fill(tmp_path / "more", models["amused"], 2)
+        fill(tmp_path / "more", models["amused"], 2, unit=1, image=None)
+        call_recipe("synth2", flags | {"pairs": str(tmp_path / "more"), "pairs_where": "unit = 1"})
+
+
+def test_a_mix_needs_a_store(classes: Path) -> None:
     with pytest.raises(InputError, match="--mix reads captions that stand beside the text of --pairs"):
         call_recipe("synth2", SMALL | {"classes": classes, "mix": ("short",)})
 
@@ -252,13 +317,25 @@ SLIPS: list[tuple[str, dict[str, Any], str]] = [
     ("a tokenizer of its own beside a painter", {"token_painter": "amused", "tokenizer": "train"}, "leave out --tokenizer, or --token-painter"),
     ("another grid", {"token_painter": "amused", "token_px": 32}, "paints pictures of 16 px, which is another grid than that of 32 px"),
     ("ids out of range", {"pairs": "wild", "token_painter": "amused"}, "pair real000 has the id 99, and codes are 0 to"),
-    ("test photos", {"pairs": "tested", "token_painter": "amused"}, "2 of 2 pairs of .* show test photos, first real000 the photo all-00000"),
+    ("test photos", {"pairs": "tested", "token_painter": "amused"}, r"2 of 2 pairs of .*tested.pairs\.lance show test photos, first real000 the photo all-00000; leave them out: pair_id not in \('real000', 'real001'\)"),
     ("tokens without their tokenizer", {"pairs": "wild"}, "has no pictures to train a tokenizer on"),
     ("ids that do not fill a picture", {"token_px": 18}, "does not divide into ids of 4 px"),
     ("a file of captions as pairs", {"pairs": "one.txt"}, r"one\.txt holds no pairs\.lance; make it with: reverie import PHOTOS --out FOLDER"),
     ("no vectors of an image", {"latents": 0}, "--latents 0: give 1 or more"),
     ("heads that do not divide", {"look_heads": 3}, "a resampler of width 16 cannot have 3 heads"),
     ("not controlled", {"token_painter": "owner/amused", "require_control": True}, "so no run with it is controlled"),
+    ("a painter that says nothing", {"token_painter": "amused", "require_control": True}, "does not say which pairs it learned from"),
+    ("a writer that is none", {"writer": "vit"}, "vit is a vision model .*; what is needed here is a language model"),
+    ("no step is left", {"mode": "finetune", "train_steps": 1}, "--train-steps 1 leaves no step after the 1 on human pairs alone"),
+    ("shares with one name", {"rho": (0.5, 0.50000001)}, "--rho 0.5 0.5 names one twice"),
+    ("not one painted pair", {"rho": (0.01,)}, r"--rho 0\.01 of the 16 examples of a training .* is no painted pair"),
+    ("a tokenizer that is not trained", {"tokenizer": "vq", "codes": 16}, "--codes says nothing here: it belongs to --tokenizer train"),
+    ("a painter that is not trained", {"token_painter": "amused", "painter_steps": 3}, "--painter-steps says nothing here"),
+    ("words that are not trained", {"language_model": "vit", "language_steps": 3}, "--language-steps says nothing here"),
+    ("no fine-tuning", {"human_first": 0.3}, "--human-first says nothing here: it belongs to --mode finetune"),
+    ("asked about nothing", {"ask_about": "nothing", "writer": "owner/model", "second_class": 0.5}, "--second-class says nothing here"),
+    ("ids of a tokenizer that do not fill a picture", {"tokenizer": "vq", "token_px": 18}, "each id is 4 px wide; use a multiple of that"),
+    ("no room for a sentence", {"language_model": "gpt", "max_tokens": 70}, "sentences of 70 tokens after 1 others do not fit into the 64"),
 ]  # fmt: skip
 
 
