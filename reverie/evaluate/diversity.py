@@ -77,7 +77,11 @@ def read_captions(source: str, max_texts: int = MAX_SIZE * 10) -> list[str]:
     if path.is_dir():
         raise InputError(f"{path} is no run and no file of captions")
     corpus = ReadCorpus(path, text_column=column, max_chars=NO_LIMIT, max_words=NO_LIMIT, distinct=False)
-    return corpus.texts(max_texts)
+    try:
+        return corpus.texts(max_texts)
+    except InputError as error:  # which names a flag of imports
+        said = str(error).replace("give as --text-column", "name as FILE:COLUMN")
+        raise InputError(said.replace("say with --text-column", "say as FILE:COLUMN")) from error
 
 
 def split_source(source: str) -> tuple[Path, str | None]:

@@ -155,6 +155,12 @@ class TokenizePairs(Job):
                 rows = rows.filter(pc.is_in(rows["pair_id"], chosen))
                 tables.append_unit(own, unit, self._tokenized(rows, tokenizer, side))
             context.report("progress", done=number, total=len(units), what="units")
+        if broken := tables.count(own, f"status = '{pairs.FAILED}'"):
+            has = "pair has" if broken == 1 else "pairs have"
+            context.report(
+                "warning",
+                text=f"{broken:,} human {has} neither a picture that can be read nor image tokens, and no part in the training",
+            )
         found = read_token_pairs(own, tokenizer.codebook_name, tokenizer.num_codes, grid, captions=self.mix)
         if self.test_photos:
             photos = load_captioned(self.test_photos, self.test_images, self.test_split)

@@ -161,8 +161,8 @@ class ImageTokens:
 class TokenPainting:
     """How captions become tokens."""
 
-    # painter of image tokens: an aMUSEd pipeline by builtin:NAME, folder or Hub id; train: one is trained on the human pairs, which alone
-    # makes a run controlled
+    # painter of image tokens: an aMUSEd pipeline by builtin:NAME, folder or Hub id; train: one is trained on the human pairs, which makes a
+    # run controlled, as no other painter does but one of the same pairs
     token_painter: str = TRAIN
     painter_width: int = 96  # width of a token painter that is trained; that of its convolutions is half as much
     painter_layers: int = 3  # layers of a token painter that is trained
@@ -218,7 +218,8 @@ class Looking:
 class Synth2Config:
     """Settings of a captioner from few human pairs and painted tokens."""
 
-    scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
+    # preset of settings that are not given; tiny runs on a CPU in minutes, paper takes public models, as the paper's sizes and steps are not known
+    scale: Scale = "tiny"
     human: HumanPairs = HumanPairs()
     ask: Asking = Asking()
     images: ImageTokens = ImageTokens()

@@ -10,6 +10,8 @@ from reverie.report.facts import aspects, called, columns, gather, headline, num
 from reverie.report.plain import plain
 from reverie.report.synth2 import controls
 
+KINDS = {"captions": "captioner", "generation": "painter"}  # what is measured by a protocol; else features
+
 
 def table(folder: Path) -> Table:
     """One row an arm and a metric: mean over seeds, 95 % interval or what the seeds span, and the comparison.
@@ -20,8 +22,9 @@ def table(folder: Path) -> Table:
     """
     facts = gather(folder)
     rows = Table(title=plain(headline(facts)), title_justify="left", title_style="", box=None, header_style="bold")
+    kinds = {KINDS.get(found.protocol, "features") for found in facts.measured}
     for name, justify in (
-        ("features", "left"),
+        (kinds.pop() if len(kinds) == 1 else "", "left"),
         ("measured", "left"),
         ("mean", "right"),
         ("seeds", "right"),

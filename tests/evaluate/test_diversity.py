@@ -104,6 +104,8 @@ def test_files_runs_and_columns(tmp_path):
         read_captions(f"{tmp_path / 'run'}:other")
     with pytest.raises(InputError):
         read_captions(str(tmp_path / "nothing.txt"))
+    with pytest.raises(InputError, match="has no column 'third'; name as FILE:COLUMN one of"):
+        read_captions(f"{table}:third")
 
 
 def test_command(tmp_path, capsys):

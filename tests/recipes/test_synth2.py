@@ -23,11 +23,14 @@ from reverie import pairs
 from reverie.cli.main import main
 from reverie.datasets.captioned import load_captioned
 from reverie.errors import InputError
+from reverie.learn.human_pairs import TokenizePairs
 from reverie.learn.manifest import Manifest, write_manifest
 from reverie.models.tokenizer import open_tokenizer
 from reverie.recipes.synth2 import SCALES
 from reverie.run.engine import run
 from reverie.run.plan import call_recipe
+from reverie.report.terminal import table
+from reverie.stage import StepContext
 from reverie.store import results, tables
 from reverie.store.pictures import as_png
 from tests.models import tiny
@@ -116,8 +119,8 @@ def test_a_rival_sees_as_many_human_pairs_and_another_makes_as_many_steps(finish
 
 
 def test_no_pixel_is_stored_and_the_page_decodes_tokens_and_tells_both_comparisons(finished: Path) -> None:
-    for table in (finished / "pairs.lance", finished / "shots" / "human" / "pairs.lance"):
-        assert tables.count(table, "status = 'ok' and tokens is not null and image is null") == tables.count(table) > 0
+    for path in (finished / "pairs.lance", finished / "shots" / "human" / "pairs.lance"):
+        assert tables.count(path, "status = 'ok' and tokens is not null and image is null") == tables.count(path) > 0
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "not complete" not in page
     first = page[page.index("<h1>") : page.index("</h1>")]
@@ -129,6 +132,7 @@ def test_no_pixel_is_stored_and_the_page_decodes_tokens_and_tells_both_compariso
     ):
         assert text in first
     assert "tags that were seen" not in page  # no captioner of this run sees tags
+    assert table(finished).columns[0].header == "captioner"
     part = page[page.index("Painted pairs beside human ones") : page.index("Photos and what is said of them")]
     for text in (
         "<b>CONTROLLED</b>: painter and captioner learned from the same 24 pairs", "at equal steps", "at equal sights of human pairs",
@@ -285,6 +289,17 @@ def test_a_painter_of_other_pairs_is_refused_before_it_paints(
     ):
         run(call_recipe("synth2", flags), tmp_path / "run")
     assert not (tmp_path / "run" / "captions.lance").exists()
+
+
+def test_pairs_whose_pictures_cannot_be_read_are_told(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pairs", models["amused"], 3)
+    fill(folder, models["amused"], 1, unit=1, pair_id="broken", image=b"junk", tokens=None)
+    told: list[str] = []
+    context = StepContext(tmp_path, "human", report=lambda kind, **facts: told.append(f"{kind}: {facts.get('text')}"))
+    TokenizePairs(folder, str(models["amused"])).run(context)
+    assert [line for line in told if line.startswith("warning")] == [
+        "warning: 1 human pair has neither a picture that can be read nor image tokens, and no part in the training"
+    ]
 
 
 def test_a_tokenizer_is_trained_on_pairs_that_are_taken_alone(
