@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "images": "smallworld:studio:10", "tune_steps": 4, "tune_captions": 6, "held_out": 2, "base_steps": 2, "train_steps": 2, "batch_size": 4,
     "sampler_steps": 2, "prompts": "smallworld:human:4", "real": "smallworld:studio:6", "features": ("pixels",),
 }  # fmt: skip
+WITHOUT_BASE = {name: value for name, value in SMALL.items() if name != "base_steps"}
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +97,20 @@ def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(descri
         "".join(json.dumps({"pair_id": f"p{number}", "text": "a red circle"}) + "\n" for number in range(9))
     )
     flags = {"images": str(folder), "human_": human}
-    with pytest.raises(
-        InputError, match=r"no image of .* has a text, .* leave alt out of --arms and give --base-steps 0"
+    for asked, told in (
+        ({"base_steps": 2}, r"from alt-text; give --base-steps 0"),
+        ({"arms": ("alt", "mix"), "base_steps": 2}, r"leave alt out of --arms and give --base-steps 0"),
+        (
+            {"arms": ("alt", "mix"), "mix": ("alt=0.5", "long=0.5")},
+            r"leave alt out of --arms and --mix$",
+        ),
     ):
-        plan(describer, **flags)
+        with pytest.raises(InputError, match=rf"no image of .* has a text, .*{told}"):
+            call_recipe("recap", WITHOUT_BASE | {"captioner": str(describer)} | flags | asked)
+    made = call_recipe("recap", WITHOUT_BASE | {"captioner": str(describer)} | flags)
+    assert [step.name for step in made.steps] == [
+        "captioner", "recaption", "short-0", "long-0", "mix-0", "generation", "page",
+    ]  # fmt: skip
     made = plan(describer, arms=("base", "short", "mix"), base_steps=0, **flags)
     assert [step.name for step in made.steps] == ["captioner", "recaption", "short-0", "mix-0", "generation", "page"]
     asis = plan(describer, arms=("base", "short"), base_steps=0, images=str(folder))
@@ -136,6 +147,31 @@ def test_captions_that_another_captioner_wrote_are_told_before_any_work(describe
         InputError, match=r"in caption_short that were written before with another captioner.*; learn from these"
     ):
         plan(Path("builtin:describer"), **flags)
+
+
+def test_captions_whose_tokens_were_counted_by_another_are_taken(describer: Path, tmp_path: Path) -> None:
+    from reverie.recaption.describe import Describe
+    from reverie.run.columns import add_columns
+
+    flags = {"arms": ("base", "short"), "base_steps": 0, "images": str(bare(tmp_path / "store")), "prompts": None}
+    for style in ("short", "long"):  # as reverie recaption does where nothing more is said
+        add_columns(
+            tmp_path / "store", Describe(str(describer), f"caption_{style}", style=style), f"recaption-caption_{style}"
+        )
+    own = next(step.stage for step in plan(describer, **flags).steps if step.name == "recaption")
+    assert isinstance(own, RecaptionPairs)
+    assert own.count_tokens_by == "builtin:painter"
+    told: list[str] = []
+    own.run(
+        StepContext(tmp_path / "run", "recaption", report=lambda kind, **facts: told.append(facts.get("text", kind)))
+    )
+    assert [text.rpartition(", ")[2] for text in told if "images have" in text] == ["0 of them now"] * 2
+    about = json.loads((tmp_path / "store" / "columns" / "recaption-caption_short.json").read_text())
+    assert about["settings"]["count_tokens_by"] == ""
+    shorter = Describe(str(describer), "caption_short", max_tokens=6)
+    add_columns(bare(tmp_path / "other"), shorter, "recaption-caption_short")
+    with pytest.raises(InputError, match=r"were written before with another max_tokens; learn from these"):
+        plan(describer, **flags | {"images": str(tmp_path / "other")})
 
 
 @pytest.mark.parametrize(

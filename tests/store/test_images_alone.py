@@ -148,13 +148,13 @@ def test_folders_in_folders_are_classes_unless_it_is_said_that_they_are_pictures
     ]
     assert (found.counts["captions"], found.counts.get("images without text")) == (3, None)
     with pytest.raises(
-        InputError, match="for classes, so none is without text; to take them alone, .* --kind pictures"
+        InputError, match=r"for classes, so none is without text; to take them alone, .* --kind pictures"
     ):
         imports.import_into(photos, tmp_path / "x", without_text="keep")
     with pytest.raises(InputError, match="so --without-text drop would leave nothing"):
         imports.import_into(photos, tmp_path / "x", "pictures", without_text="drop")
     with pytest.raises(
-        InputError, match="no class folders; expected .* or --kind pictures for pictures of which nothing"
+        InputError, match=r"no class folders; expected .* or --kind pictures for pictures of which nothing"
     ):
         imports.import_into(photos / "2020", tmp_path / "x", "folder")
 
