@@ -18,6 +18,7 @@ from reverie.learn.fit import Fit, fit
 from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_folder
+from reverie.store.sources import counted_clause
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,27 @@ class Train(Job):
         return Trial(job, self.fit.steps, 0 if self.store else self.captions_per_batch)
 
     def _usable(self, context: StepContext, pairs: Path) -> str:
-        """Which pairs have a text to draw, and a word about those that have none."""
+        """Which pairs have a text to read, and a word about those that have none. Raises InputError where none has."""
         if self.mix is None:
-            return self.where
+            return self._with_text(context, pairs) if getattr(self.learner, "reads_text", False) else self.where
         where = self.mix.usable(pairs, self.where)
         if bare := self.mix.bare(pairs, self.where, where):
             context.report("warning", text=bare)
+        return where
+
+    def _with_text(self, context: StepContext, pairs: Path) -> str:
+        from reverie.store import tables
+
+        where = f"{tables.whole_filter(self.where)} and regexp_like(text, '\\S')"
+        count = tables.count(pairs, self.where)
+        if not (bare := count - tables.count(pairs, where)):
+            return self.where
+        if bare == count:
+            raise InputError(
+                f"no pair of {pairs.parent} that fits {self.where!r} has a text, and {type(self.learner).__name__} reads texts; write some with "
+                "reverie recaption, and learn from them with --mix, or leave this learner out"
+            )
+        context.report("warning", text=counted_clause(bare, "pairs have no text and are left out"))
         return where
 
     def _images(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from reverie.errors import InputError, StoreError
-from reverie.store import imports, tables
+from reverie.hub import write_card
+from reverie.store import exports, imports, tables
 from tests.store.conftest import picture
 from tests.store.test_odd_sources import account, tar_of
 
@@ -199,3 +202,39 @@ def test_sources_without_any_caption_need_the_word(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a fox\n\n")
     with pytest.raises(InputError, match="--without-text says nothing of a source of kind text"):
         imports.import_into(tmp_path / "a.txt", tmp_path / "out0", without_text="keep")
+
+
+def test_what_goes_out_says_that_there_is_no_text(tmp_path: Path) -> None:
+    path, _ = source("parquet", tmp_path)
+    imports.import_into(path, tmp_path / "store", without_text="keep")
+    store = tmp_path / "store" / "pairs.lance"
+    told = {"pairs": 5, "pairs without text": 3}
+    assert exports.to_webdataset(store, tmp_path / "tars") == told | {"shards": 1}
+    with tarfile.open(tmp_path / "tars" / "00000.tar") as tar:
+        endings = Counter(name.partition(".")[2] for name in tar.getnames())
+    assert endings == {"png": 5, "json": 5, "txt": 2}  # who reads captions passes over what has none
+    assert exports.to_parquet(store, tmp_path / "table") == told | {"files": 1}
+    assert exports.to_coco(store, tmp_path / "coco") == told
+    coco = json.loads((tmp_path / "coco" / "captions.json").read_text())
+    assert len(coco["images"]) == 5
+    assert sorted(note["caption"] for note in coco["annotations"]) == ["a fox", "an owl"]
+    names = {image["id"]: image["pair_id"] for image in coco["images"]}
+    texts = {
+        row["pair_id"]: row["text"] for part in tables.scan(store, ["pair_id", "text"]) for row in part.to_pylist()
+    }
+    assert all(texts[names[note["image_id"]]] == note["caption"] for note in coco["annotations"])
+    for kind, folder, options in (
+        ("webdataset", "tars", {}),
+        ("parquet", "table", {}),
+        ("coco", "coco/captions.json", {"images": tmp_path / "coco" / "images"}),
+    ):  # and back again
+        found = imports.import_into(tmp_path / folder, tmp_path / f"again {kind}", kind, without_text="keep", **options)
+        assert (found.counts["captions"], found.counts["images without text"]) == (2, 3), kind
+    write_card(tmp_path / "tars", tmp_path / "store", data=5)
+    assert "3 pictures have no text: nobody said what they show." in (tmp_path / "tars" / "README.md").read_text()
+    own = pictures(tmp_path / "flat", 2)
+    imports.import_into(own, tmp_path / "alone")
+    assert exports.to_coco(tmp_path / "alone" / "pairs.lance", tmp_path / "coco2") == {
+        "pairs": 2, "pairs without text": 2,
+    }  # fmt: skip
+    assert json.loads((tmp_path / "coco2" / "captions.json").read_text())["annotations"] == []
