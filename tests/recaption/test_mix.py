@@ -229,6 +229,8 @@ def test_who_reads_texts_is_handed_no_pair_without_one(tmp_path: Path) -> None:
         InputError, match=r"no pair of .*none that fits .* has a text, and Reader reads texts; write some with"
     ):
         learn(Reader(images_per_caption=1), silent)
+    with pytest.raises(InputError, match=r"has a text, and Reader reads texts"):  # of another store, before any work
+        Train(Reader(), store=silent).check()
     learn(Brightness(images_per_caption=1), silent)  # which looks at pictures alone
     assert CLIP.reads_text
     assert [StableRep(text_tower=tower).reads_text for tower in (False, True)] == [False, True]
