@@ -9,8 +9,8 @@
 No code was published with the paper, and its training settings are known from secondary sources at best; docs/recipes/recap.md says what is its, and
 what is ours.
 
-In the small world a painter is first trained on alt-text (``base``), so that it has something to unlearn, and every arm goes on from it with as
-many steps, the same images and the same noise.
+In the small world the painter is one that learned from alt-text alone, so that it has something to unlearn; another one can be trained on such text first
+(``base``). Every arm goes on from it with as many steps, the same images and the same noise.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ LABELS: Mapping[Kind, str] = {
 }  # fmt: skip
 SMALLWORLD = "smallworld:"
 WITH_TEXT = "status = 'ok' and regexp_like(text, '\\S')"
+ALT_PAINTER = "builtin:painter-alt"
 PUBLIC_CAPTIONER = "Qwen/Qwen2-VL-2B-Instruct"
 
 
@@ -115,7 +116,7 @@ class RecapConfig:
 
     scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     recaption: Recaptioning = Recaptioning()
-    paint: Painting = Painting(per_caption=1)
+    paint: Painting = Painting(ALT_PAINTER, per_caption=1)
     # what is trained beside each other; on alt (the stored text), short or long captions, a mix of them (as --mix says), or base, no further
     # training; all, or all but alt where no image has a text, when absent
     arms: tuple[Kind, ...] = ("base", "alt", "short", "long", "mix")
@@ -123,7 +124,7 @@ class RecapConfig:
     # as short=0.5 long=0.5; at each visit of a pair one is drawn
     mix: tuple[str, ...] = ("short=0.5", "long=0.5")
     # optimiser steps that the painter is first trained on alt-text for, before all arms; 0 = the painter is taken as it is
-    base_steps: int = 200
+    base_steps: int = 0
     # what of a pipeline learns: its U-Net (or transformer), its text encoders, or both
     train_parts: Literal["unet", "text", "both"] = "both"
     # rank of LoRA, which learns beside the weights of --start and is added to them; 0 = the weights learn
@@ -152,12 +153,11 @@ class RecapConfig:
     seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: RecapConfig) -> dict[str, Any]:
-        """A public painter is not spoilt first, learns slowly, and is not asked about the small world; of images without text none learns alt-text."""
+        """A public painter learns slowly and is not asked about the small world; of images without text none learns alt-text."""
         own, has_texts = self.paint.is_builtin, self.recaption.has_texts
         further = LORA_LR if self.lora else FURTHER_LR
         return {
             "arms": usual.arms if has_texts else tuple(kind for kind in usual.arms if kind != "alt"),
-            "base_steps": usual.base_steps if own and has_texts else 0,
             "lr": usual.lr if own else further,
             "prompts": usual.prompts if own else None,
             "real": usual.real if own else None,
@@ -237,7 +237,6 @@ SCALES = {
         TINY,
         scale="small",
         recaption=Recaptioning("smallworld:studio:5000", tune_captions=100, tune_steps=300),
-        base_steps=4000,
         train_steps=4000,
         batch_size=32,
         ema=0.999,
@@ -250,7 +249,6 @@ SCALES = {
         scale="paper",
         recaption=Recaptioning("", captioner=PUBLIC_CAPTIONER, tune_steps=300, tune_lora=16),
         paint=Painting(PUBLIC_PAINTER, per_caption=1, guidance=7.5, sampler_steps=50, painter_dtype="fp16"),
-        base_steps=0,
         train_steps=250_000,
         batch_size=512,
         lr=FURTHER_LR,

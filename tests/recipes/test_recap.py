@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from reverie.builtin.describer import LearnToDescribe, write_words
 from reverie.errors import InputError, ModelError, SettingsChanged
@@ -24,8 +25,10 @@ from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.run.preview import preview_of
 from reverie.smallworld.describe import vocabulary
+from reverie.smallworld.photos import captioned
 from reverie.stage import StepContext
 from reverie.store import results, tables
+from reverie.store.imports import import_into
 from tests.models import tiny
 from tests.recaption.test_mix import fill
 
@@ -33,7 +36,6 @@ SMALL: dict[str, Any] = {
     "images": "smallworld:studio:10", "tune_steps": 4, "tune_captions": 6, "held_out": 2, "base_steps": 2, "train_steps": 2, "batch_size": 4,
     "sampler_steps": 2, "prompts": "smallworld:human:4", "real": "smallworld:studio:6", "features": ("pixels",),
 }  # fmt: skip
-WITHOUT_BASE = {name: value for name, value in SMALL.items() if name != "base_steps"}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,14 @@ def test_arms_have_the_same_steps_and_differ_in_their_captions_alone(describer: 
     assert painters["base"].mix == Mix.read(["alt"])
 
 
+def test_the_default_painter_is_one_that_knows_alt_text_alone() -> None:
+    for scale in ("tiny", "small"):
+        made = call_recipe("recap", {"scale": scale})
+        painters = [step.stage for step in made.steps if isinstance(step.stage, TrainPainter)]
+        assert {stage.start for stage in painters} == {"builtin:painter-alt"}
+        assert "base" not in [step.name for step in made.steps]
+
+
 def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(describer: Path, tmp_path: Path) -> None:
     folder = bare(tmp_path, text=dict.fromkeys(range(12)))
     human = tmp_path / "captions.jsonl"
@@ -106,8 +116,8 @@ def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(descri
         ),
     ):
         with pytest.raises(InputError, match=rf"no image of .* has a text, .*{told}"):
-            call_recipe("recap", WITHOUT_BASE | {"captioner": str(describer)} | flags | asked)
-    made = call_recipe("recap", WITHOUT_BASE | {"captioner": str(describer)} | flags)
+            plan(describer, **{"base_steps": 0} | flags | asked)
+    made = plan(describer, base_steps=0, **flags)
     assert [step.name for step in made.steps] == [
         "captioner", "recaption", "short-0", "long-0", "mix-0", "generation", "page",
     ]  # fmt: skip
@@ -115,6 +125,41 @@ def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(descri
     assert [step.name for step in made.steps] == ["captioner", "recaption", "short-0", "mix-0", "generation", "page"]
     asis = plan(describer, arms=("base", "short"), base_steps=0, images=str(folder))
     assert [step.name for step in asis.steps] == ["recaption", "short-0", "generation", "page"]
+
+
+def imported(folder: Path, texts: list[str | None]) -> Path:
+    """Pictures of the small world, with these texts, as a person has them."""
+    pictures, _ = captioned(len(texts), "studio", 7)
+    (folder / "photos").mkdir(parents=True)
+    rows = []
+    for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        Image.fromarray(picture).save(folder / "photos" / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "text": text})
+    if any(texts):
+        (folder / "photos" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_into(folder / "photos", folder / "store", **{"without_text": "keep"} if any(texts) else {})
+    return folder / "store"
+
+
+def warnings(folder: Path) -> set[str]:
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return {line["text"] for line in lines if line["kind"] == "warning"}
+
+
+@pytest.mark.slow
+def test_images_of_which_nobody_said_anything_teach_a_painter(describer: Path, tmp_path: Path) -> None:
+    alone = imported(tmp_path / "alone", [None] * 8)
+    flags = {"base_steps": 0, "prompts": None, "over_limit": "cut"}  # an untrained captioner never stops
+    assert run(plan(describer, images=str(alone), **flags), tmp_path / "a")
+    assert sorted(path.name for path in (tmp_path / "a" / "weights").iterdir()) == ["long-0", "mix-0", "short-0"]
+    rows = tables.read_unit(alone / "pairs.lance", 0).to_pylist()
+    assert all(row["text"] is None and row["caption_short"] and row["caption_long"] for row in rows)
+    assert not [text for text in warnings(tmp_path / "a") if "left out" in text]
+    some = imported(tmp_path / "some", ["IMG_1.JPG", None] * 5)
+    assert run(plan(describer, images=str(some), arms=("alt", "mix"), **flags), tmp_path / "b")
+    left_out = {text for text in warnings(tmp_path / "b") if "left out" in text}
+    assert left_out == {"5 pairs have no caption of the mix (alt=1) and are left out"}
+    assert "5 pairs have no caption of the mix" in (tmp_path / "b" / "report.html").read_text()
 
 
 def test_a_preview_describes_some_images_and_leaves_the_store_as_it_is(describer: Path, tmp_path: Path) -> None:
@@ -160,7 +205,7 @@ def test_captions_whose_tokens_were_counted_by_another_are_taken(describer: Path
         )
     own = next(step.stage for step in plan(describer, **flags).steps if step.name == "recaption")
     assert isinstance(own, RecaptionPairs)
-    assert own.count_tokens_by == "builtin:painter"
+    assert own.count_tokens_by == "builtin:painter-alt"
     told: list[str] = []
     own.run(
         StepContext(tmp_path / "run", "recaption", report=lambda kind, **facts: told.append(facts.get("text", kind)))
