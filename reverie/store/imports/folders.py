@@ -134,8 +134,8 @@ def _with_metadata(path: Path, metadata: list[Path], reading: Reading) -> Iterat
         yield NotTaken("not named in the metadata", len(left))
         return
     for picture in left:
-        place = printable(str(picture.relative_to(path)))
-        yield Sample(f"not named: {place}", None, image=picture, file=place, alone=True)
+        inside = printable(str(picture.relative_to(path)))
+        yield Sample(f"not named: {inside}", None, image=picture, file=inside, alone=True)
 
 
 def _classes_below(path: Path) -> list[Path]:
