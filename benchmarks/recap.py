@@ -35,7 +35,7 @@ from reverie.evaluate.metrics.frechet import Moments, frechet_distance, kernel_d
 from reverie.smallworld.photos import captioned
 from reverie.stage import StepContext
 from reverie.store import tables
-from reverie.store.pictures import Speed, as_png
+from reverie.store.pictures import as_png
 
 BATCH, UNIT = 256, 100
 
@@ -125,7 +125,7 @@ def distances(num: int, width: int, turns: int) -> dict[str, Any]:
 
 def describing(captioner: str, num: int, turns: int, batch: int = 16) -> dict[str, Any]:
     """Images a second of the stage in a run folder, and of the captioner alone."""
-    from reverie.recaption.describe import Describe
+    from reverie.recaption.describe import Describe, DescribeSpeed
     from reverie.run.columns import add_columns
 
     pictures, said = captioned(num, "street", 0, references=1)
@@ -139,7 +139,7 @@ def describing(captioner: str, num: int, turns: int, batch: int = 16) -> dict[st
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             fill(folder, pictures, [texts[0] for texts in said])
-            stage = Describe(captioner, speed=Speed(batch))
+            stage = Describe(captioner, speed=DescribeSpeed(batch))
             # The engine opens the captioner too, which a long run does once: that is not counted.
             work = stage.open(StepContext(folder, "recaption"))
             object.__setattr__(stage, "open", lambda context, work=work: work)

@@ -21,6 +21,7 @@ from reverie.cli.recipes import claims, demo, make, plan, run_recipe
 from reverie.cli.runs import compact, repaint, report, retry, status, verify
 from reverie.cli.show import show
 from reverie.errors import InputError, ReverieError, UnknownName
+from reverie.memory import keep_freed
 
 USAGE = """reverie: synthetic image-text data, the models trained on it, and the numbers that say what it was worth.
 
@@ -71,6 +72,7 @@ def main(words: list[str] | None = None) -> None:
     # Both must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    keep_freed()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of is about parts that are not used here
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -22,6 +22,7 @@ import torch
 
 from reverie import seeds
 from reverie.errors import InputError
+from reverie.memory import keep_freed
 from reverie.store import tables
 from reverie.store.latents import Captions
 from reverie.store.pictures import read_square
@@ -86,7 +87,7 @@ class CaptionBatches:
         self.captions, self.images, self.seed, self.size_px = captions, images, seed, size_px
         self.rank, self.world, self.threads, self.columns = rank, world, threads, tuple(columns)
         self._texts, self._read_of = texts, tuple(dict.fromkeys([*columns, *(texts.columns if texts else ())]))
-        self._table = tables.open_table(path)
+        self._table = tables.open_rows(path)
         with tables.asked(path, where, self._read_of):
             self._table.scanner(columns=list(self._read_of), limit=1).to_table()
             keys = self._table.scanner(
@@ -138,6 +139,7 @@ class CaptionBatches:
         return self._iterate(start)
 
     def _iterate(self, start: int) -> Iterator[Batch]:
+        keep_freed()
         with ThreadPoolExecutor(2, "read") as readers, ThreadPoolExecutor(self.threads, "decode") as decoders:
             waiting: deque[Future[Batch]] = deque()
             try:

@@ -133,7 +133,7 @@ class StoredLatents:
         if batch % world:
             raise InputError(f"a batch of {batch} cannot be shared equally by {world} processes")
         self.captions, self.batch, self.seed, self.rank, self.world = captions, batch, seed, rank, world
-        self._pairs, self._latents = tables.open_table(pairs), tables.open_table(latents)
+        self._pairs, self._latents = tables.open_rows(pairs), tables.open_rows(latents)
         with tables.asked(pairs, where, captions.columns):
             self._pairs.scanner(columns=list(captions.columns), limit=1).to_table()
             wanted = _names(self._pairs, tables.whole_filter(where))

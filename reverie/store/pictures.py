@@ -35,6 +35,8 @@ PICTURE_SUFFIXES = {
 # Only these are tried: among the others that Pillow knows are some that run a program (PostScript runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
 
+START_OF_SCAN, APP1 = b"\xda", b"\xe1"  # markers of JPEG: pixels follow; EXIF among others
+
 # What Pillow's plugins raise at damage, each in its own way; UnidentifiedImageError is an OSError.
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, RuntimeError, ArithmeticError, LookupError, TypeError, AttributeError),
@@ -170,7 +172,7 @@ def _plain_jpeg(data: bytes, out: Pixels) -> Pixels | None:
     The same bits as Pillow's, whose readers cost as much again as the decoding of a small picture. None for what Pillow must
     look at: other formats, EXIF, colours in print, damage.
     """
-    if data[:2] != b"\xff\xd8" or data.find(b"Exif\0\0", 0, 1 << 16) >= 0:
+    if data[:2] != b"\xff\xd8" or _may_have_exif(data):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -183,6 +185,19 @@ def _plain_jpeg(data: bytes, out: Pixels) -> Pixels | None:
     except ValueError:
         return None
     return out if fits else pixels
+
+
+def _may_have_exif(data: bytes) -> bool:
+    """Whether a JPEG has EXIF before its pixels, or is so odd that this cannot be told."""
+    place = 2
+    while data[place : place + 1] == b"\xff":
+        kind = data[place + 1 : place + 2]
+        if kind == START_OF_SCAN:
+            return False
+        if kind == APP1 and data[place + 4 : place + 10] == b"Exif\0\0":
+            return True
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return True
 
 
 def upright_rgb(picture: Image.Image, name: str = "picture") -> Image.Image:

@@ -273,7 +273,7 @@ def test_models_of_a_step() -> None:
 
 @pytest.mark.slow
 def test_a_recipe_as_it_is(scratch: Path) -> None:
-    flags = {"per_class": 1, "sampler_steps": 1, "per_caption": 3, "seeds": (0, 1)}
+    flags = {"per_class": 1, "sampler_steps": 1, "per_caption": 3, "per_batch": 3, "seeds": (0, 1)}
     plan = call_recipe("stablerep", flags)
     found = estimate(plan, captions=1)
     steps = {step.name: step for step in found.steps}

@@ -194,3 +194,16 @@ def test_of_large_pictures_few_are_decoded_at_once(monkeypatch):
     assert [numbers for numbers, _ in decoded(rows, 4)] == [[0, 1, 2], [4]]
     monkeypatch.setattr(pictures, "AT_ONCE", 100)
     assert [numbers for numbers, _ in decoded(rows, 4)] == [[0, 1], [2], [4]]
+
+
+def test_exif_is_found_wherever_it_stands_before_the_pixels():
+    """Other segments before it may hold any bytes, also those that begin the pixels."""
+    picture = Image.fromarray(np.arange(32 * 24 * 3, dtype=np.uint8).reshape(24, 32, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    plain, turned = jpeg(picture), jpeg(picture, exif=exif)
+    note = b"\xff\xda\x00\x08 Exif\0\0 and other words"
+    note = b"\xff\xed" + (2 + len(note)).to_bytes(2, "big") + note  # of the kind that image editors write
+    assert (square(turned[:2] + note + turned[2:], 32) == square(turned, 32)).all()
+    assert (square(plain[:2] + note + plain[2:], 32) == square(plain, 32)).all()
+    assert not (square(plain, 32) == square(turned, 32)).all()

@@ -549,3 +549,24 @@ def test_units_of_one_commit_are_all_there_or_none(tmp_path):
 def three_captions(unit):
     rows = [{"caption_id": f"{unit * 10 + n:016x}", "unit": unit, "text": "x", "status": "ok"} for n in range(3)]
     return pairs.table(rows, pairs.CAPTIONS)
+
+
+@pytest.mark.parametrize("name", ["plain", "a b#c%20d?é"])
+def test_single_rows_are_the_same_by_every_way_of_reading(tmp_path, name, monkeypatch):
+    path = tmp_path / name / "pairs.lance"
+    path.parent.mkdir()
+    tables.append_unit(path, 0, pairs_of(captions_of(0, 5), 3))
+    expected = tables.open_table(path).take([2, 9, 11])
+    assert tables.open_rows(path).take([2, 9, 11]) == expected
+    monkeypatch.chdir(path.parent)
+    assert tables.open_rows(path.name).take([2, 9, 11]) == expected
+    monkeypatch.setattr(tables, "has_ring", lambda: False)
+    assert tables.open_rows(path).take([2, 9, 11]) == expected
+
+
+def test_rows_are_read_through_a_ring_where_there_is_one(tmp_path):
+    if not tables.has_ring():
+        pytest.skip("this kernel does not let the process use io_uring")
+    path = tmp_path / "pairs.lance"
+    tables.append_unit(path, 0, pairs_of(captions_of(0, 2), 1))
+    assert tables.open_rows(path).uri.startswith("file+uring://")

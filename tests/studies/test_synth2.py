@@ -52,13 +52,11 @@ def test_settings_that_no_claim_can_be_judged_by_are_refused(changes: dict[str, 
 def test_shared_work_is_done_once_and_every_captioner_waits_for_its_stores() -> None:
     (plan,) = synth2(replace(TINY, num_seeds=2)).runs.values()
     names = [step.name for step in plan.steps]
-    for shared in ("tokenizer", "language", "captions", "human", "human-some", "human-many", "cost"):
+    for shared in ("language", "captions", "human", "human-some", "human-many", "cost"):
         assert names.count(shared) == 1
     many: Any = plan.step("painter-many").stage
     assert many == replace(plan.step("painter").stage, store="human-many")  # type: ignore[type-var]
-    assert {"human-many", "paint-many", "painter-many", "tokenizer", "language"} <= set(
-        plan.step("painted-many-1").inputs
-    )
+    assert {"human-many", "paint-many", "painter-many", "language"} <= set(plan.step("painted-many-1").inputs)
     assert "paint-human" in plan.step("syn-image-0").inputs
     fewer: Any = plan.step("human").stage
     assert [plan.step(f"human-{name}").stage.limit for name in ("some", "many")] == list(TINY.human[1:])  # type: ignore[union-attr]
@@ -123,8 +121,8 @@ def test_equal_scores_are_no_trend() -> None:
 @pytest.mark.slow
 def test_claims_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
-        "claims", "synth2", "--num-seeds", "1", "--human", "8", "16", "24", "--per-class", "3", "--tokenizer-channels", "8", "8", "8", "8",
-        "--tokenizer-steps", "3", "--painter-steps", "3", "--language-steps", "3", "--train-steps", "2", "--photos", "6", "--cost-steps", "1",
+        "claims", "synth2", "--num-seeds", "1", "--human", "8", "16", "24", "--per-class", "3",
+        "--painter-steps", "3", "--language-steps", "3", "--train-steps", "2", "--photos", "6", "--cost-steps", "1",
         "--device", "cpu", "--out", str(tmp_path / "study"),
     ]  # fmt: skip
     with pytest.raises(SystemExit) as end:
