@@ -19,7 +19,6 @@ from tests.store.conftest import picture
 from tests.store.test_odd_sources import account, tar_of
 
 TEXTS = ["a fox", None, "", "an owl", "  "]  # of five pictures
-ALONE = [False, True, True, False, True]
 
 
 def pictures(folder: Path, count: int = 5) -> Path:
@@ -50,6 +49,11 @@ def source(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
         table = pa.table({"image": [picture(number) for number in range(5)], "caption": TEXTS})
         pq.write_table(table, folder / "a.parquet")
         return folder / "a.parquet", {}
+    if kind == "huggingface":
+        datasets = pytest.importorskip("datasets")
+        rows = {"image": [picture(number) for number in range(5)], "caption": TEXTS}
+        datasets.Dataset.from_dict(rows).save_to_disk(folder / "saved")
+        return folder / "saved", {}
     if kind == "lists":
         table = pa.table(
             {
@@ -86,7 +90,7 @@ def source(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     return tar_of(folder / "a.tar", *members), {}
 
 
-KINDS = ["jsonl", "csv", "folder", "parquet", "lists", "coco", "karpathy", "webdataset"]
+KINDS = ["jsonl", "csv", "folder", "parquet", "lists", "coco", "karpathy", "webdataset", "huggingface"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,6 +158,8 @@ def test_folders_in_folders_are_classes_unless_it_is_said_that_they_are_pictures
         InputError, match=r"for classes, so none is without text; to take them alone, .* --kind pictures"
     ):
         imports.import_into(photos, tmp_path / "x", without_text="keep")
+    with pytest.raises(InputError, match="is not a folder"):
+        imports.import_into(photos / "loose.png", tmp_path / "x", "pictures")
     with pytest.raises(InputError, match="so --without-text drop would leave nothing"):
         imports.import_into(photos, tmp_path / "x", "pictures", without_text="drop")
     with pytest.raises(

@@ -43,6 +43,8 @@ def read_folder(path: Path, reading: Reading) -> Iterator[Entry]:
 
 def read_pictures(path: Path, reading: Reading) -> Iterator[Entry]:
     """Every picture below the folder, at any depth, in order of name: nobody says what it shows, and names of folders are no classes."""
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder")
     if reading.get("without_text") == "drop":
         raise InputError(f"{path} is read as pictures alone, so --without-text drop would leave nothing of it")
     files, others = _pictures(path)
