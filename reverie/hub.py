@@ -259,6 +259,8 @@ def _limits(run: Path, models: list[str], where: str | None, step: str | None) -
         yield "Pictures and captions are other people's, and their licence is not known here: ask where they come from before you pass this on."
     pairs = run / "pairs.lance"
     names = tables.column_names(pairs) if tables.exists(pairs) else []
+    if names and step is None and (silent := tables.count(pairs, f"status = '{OK}' and (text is null or text = '')")):
+        yield f"{silent:,} pictures have no text: nobody said what they show."
     if names and (painted := tables.count(pairs, f"status = '{OK}' and origin = 'painted'")):
         yield (
             f"{painted:,} pictures are painted by a model: what they show may be another thing than their caption says, and they have "

@@ -14,6 +14,9 @@ from reverie.memory import keep_freed
 
 def command(work: Callable[..., Any], *config: Any) -> None:
     """Run a program of this package from the command line; a slip is one line and exit code 2, as with ``reverie``."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # what it warns of is about parts that are not used here
     keep_freed()
     try:
         tyro.cli(work, config=config)

@@ -15,7 +15,7 @@ from reverie.models.devices import find_device
 def import_(
     source: Folder,
     out: Path,
-    kind: Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
+    kind: Literal["folder", "pictures", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
     | None = None,
     name: str | None = None,
     text_column: str | None = None,
@@ -25,16 +25,21 @@ def import_(
     split: str | None = None,
     template: str = "a photo of a {class}.",
     captions_per_image: int | None = None,
+    without_text: Literal["drop", "keep"] | None = None,
 ) -> None:
     """Captions and real images of others -> captions.lance and pairs.lance. Run it again to go on.
 
     Example: reverie import photos/ --out real
+    Example: reverie import photos/ --kind pictures --out real
 
     It ends with a count of all that was there: taken, dropped, failed, and not taken, with the reasons.
 
+    An image alone is a pair without text, for reverie recaption to write captions of: all pictures of a folder that holds neither folders nor metadata, or
+    that is of --kind pictures, and with --without-text keep those of any source whose text is missing or empty.
+
     Args:
-        source: an image folder with class folders or a metadata file, COCO captions (also .gz), CSV, TSV, JSONL, text, parquet, WebDataset
-            tars, or a Hugging Face dataset folder.
+        source: an image folder with class folders or a metadata file, or of pictures alone, COCO captions (also .gz), CSV, TSV, JSONL, text,
+            parquet, WebDataset tars, or a Hugging Face dataset folder.
         out: folder for the tables; new, empty, or of earlier imports: a source that was stopped goes on, and one with
             another name comes after those there.
         kind: what the source is; guessed from its name and content when left out.
@@ -46,6 +51,7 @@ def import_(
         split: part of a source that has several: a folder train or test, a split of a Karpathy file or a Hugging Face folder.
         template: caption made from a class name, {class} for the name, where there is no caption.
         captions_per_image: number of captions of an image that are taken, the first ones; all when left out.
+        without_text: what becomes of an image whose text is missing or empty: drop, as is usual, or keep it without text.
     """
     from reverie.run.folder import claim_tables
     from reverie.store.imports import import_into
@@ -56,7 +62,12 @@ def import_(
         "label_column": label_column,
         "images": images,
     }
-    given |= {"split": split, "captions_per_image": captions_per_image, "template": template}
+    given |= {
+        "split": split,
+        "captions_per_image": captions_per_image,
+        "template": template,
+        "without_text": without_text,
+    }
     reading = {key: value for key, value in given.items() if value is not None}
     is_new = not out.exists()
     claim_tables(out)
@@ -71,11 +82,14 @@ def import_(
             out.rmdir()
         raise
     counts = account.counts
-    captions, ok = counts["captions"], counts.get("images ok")
-    said = f"{out}: {captions:,} caption{'s' * (captions != 1)}"
-    said += f" ({counts['dropped captions']:,} dropped)" * (counts["dropped captions"] > 0)
+    captions, ok, alone = counts["captions"], counts.get("images ok"), counts.get("images without text", 0)
+    said = f"{out}: "
+    if captions or ok is None:
+        said += f"{captions:,} caption{'s' * (captions != 1)}"
+        said += f" ({counts['dropped captions']:,} dropped)" * (counts["dropped captions"] > 0)
     if ok is not None:
-        said += f", {ok:,} image{'s' * (ok != 1)} ok"
+        said += ", " * bool(captions) + f"{ok:,} image{'s' * (ok != 1)} ok"
+        said += f" ({alone:,} without text)" * (alone > 0)
         said += "".join(
             f", {counts[f'images {why}']:,} {why}" for why in ("dropped", "failed") if counts[f"images {why}"]
         )

@@ -44,13 +44,16 @@ class Painted:
             yield numbers, self.read(numbers)
 
 
-def painted(folder: Path, where: str | None = None, max_images: int = 0, table: Path | None = None) -> Painted:
+def painted(
+    folder: Path, where: str | None = None, max_images: int = 0, table: Path | None = None, with_text: bool = True
+) -> Painted:
     """The pictures of a run or an import. Those that were dropped or failed are among them: who cannot paint a caption does not show it.
 
     Args:
         where: which rows, in SQL over the columns of its pairs; all when absent.
         max_images: the first so many by the order of captions; all when 0.
         table: the pairs, where they are not ``folder``'s own.
+        with_text: leave out those of which nothing is said.
     Raises: InputError for what is no such folder, or holds no picture with a caption.
     """
     path = table or folder / "pairs.lance"
@@ -67,11 +70,12 @@ def painted(folder: Path, where: str | None = None, max_images: int = 0, table: 
         for row in part.to_pylist():
             rows.append((row["caption_id"], row["copy"], number, row["pair_id"], (row["text"] or "").strip()))
             number += 1
-    rows = sorted(row for row in rows if row[4])
+    rows = sorted(row for row in rows if row[4] or not with_text)
     if max_images:
         rows = rows[:max_images]
     if not rows:
-        raise InputError(f"no picture of {folder} has a caption" + (f" and fits {where!r}" if where else ""))
+        has = "has a caption" if with_text else "is there"
+        raise InputError(f"no picture of {folder} {has}" + (f" and fits {where!r}" if where else ""))
     columns = [*names, "image", "status", *(name for name in TOKEN_COLUMNS if name in tables.column_names(path))]
     places = _row_numbers(path, [row[3] for row in rows]) if numbered else [row[2] for row in rows]
     decode = _decoder(folder)
@@ -187,7 +191,7 @@ def check_reference(source: str) -> None:
 
 
 def _of_store(folder: Path) -> Reference:
-    own = painted(folder, "status = 'ok' and image is not null")
+    own = painted(folder, "status = 'ok' and image is not null", with_text=False)
 
     def read(numbers: Sequence[int]) -> list[Image.Image]:
         pictures = own.read(numbers)

@@ -118,7 +118,8 @@ class PaintFeatures(UnitStage):
         size = next(iter(vectors.values())).shape[0] if vectors else encoder.texts(["a"]).shape[1]
         names = [rows["text"][number].as_py() for number in range(len(rows))]
         scores = [
-            float(found[number] @ vectors[names[number]]) if number in found else None for number in range(len(rows))
+            float(found[number] @ vectors[names[number]]) if number in found and names[number] else None
+            for number in range(len(rows))
         ]
         kind = pa.list_(pa.float32(), size)
         return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class CLIP:
     With a ``backbone`` the vision tower is that one, so that CLIP can be compared with other learners on it: what is saved is
     the backbone, and ``dual_encoder/`` in it, as of StableRep+. Without one it is CLIP's own, of the sizes given here.
     """
+
+    reads_text: ClassVar[bool] = True
 
     image_size: int = 224  # side of a view, pixels
     patch_size: int = 16

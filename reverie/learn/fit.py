@@ -53,9 +53,9 @@ class Batches(Protocol):
 
 
 class Learner(Protocol):
-    """What is learned: a frozen dataclass. May also have ``after_step(net)``, called after every optimiser step, and two tables
-    from beginnings of parameters' names: ``rates`` to their learning rate, as a multiple of the usual one, and ``apart`` to an
-    ``Apart`` of their own.
+    """What is learned: a frozen dataclass. May also have ``after_step(net)``, called after every optimiser step, ``reads_text``, true of
+    one that learns from captions, which is handed no pair without one, and two tables from beginnings of parameters' names: ``rates``
+    to their learning rate, as a multiple of the usual one, and ``apart`` to an ``Apart`` of their own.
     """
 
     def build(self) -> nn.Module:

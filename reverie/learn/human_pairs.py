@@ -188,7 +188,7 @@ class TokenizePairs(Job):
             bare += [name for name, text in texts if not (self.mix or (text or "").strip())]
         if bare:
             raise InputError(
-                f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}; caption them, or leave them out"
+                f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}; caption them, or leave them out with a filter: text <> ''"
             )
         if len(names) < 2:
             raise InputError(f"{source} has {len(names)} pairs to learn from; import 2 or more")

@@ -21,7 +21,7 @@ from reverie.errors import InputError, SettingsChanged
 from reverie.ranges import check_min
 from reverie.recaption.describe import NAME, Describe, DescribeSpeed
 from reverie.recaption.mix import CHANNELS
-from reverie.run.columns import add_columns, check_columns
+from reverie.run.columns import add_columns, begun_with, check_columns
 from reverie.stage import Job, Role, StepContext, Trial, of_step
 from reverie.store import tables
 from reverie.store.files import atomic_file
@@ -37,7 +37,8 @@ CAPTIONS = "captions.jsonl"  # in the folder of a step that makes human captions
 class RecaptionPairs(Job):
     """Every ok image of a store -> ``caption_short`` and ``caption_long`` beside its text, as ``reverie recaption`` writes them there.
 
-    The store may be a person's own: its text is never changed. Work that was killed goes on; a column that somebody else made is refused.
+    The store may be a person's own: its text is never changed. Work that was killed goes on; a column that somebody else made is refused. Captions
+    that are there and differ in who counts their tokens alone are taken: they say the same, and who learns from them counts anew.
     """
 
     role: ClassVar[Role] = "score"
@@ -57,6 +58,14 @@ class RecaptionPairs(Job):
             for style in self.styles
         }
 
+    def stages_in(self, folder: Path, captioner: str) -> Mapping[Style, Describe]:
+        """The same, with tokens counted as in what the folder has of them."""
+        found: dict[Style, Describe] = {}
+        for style, stage in self.stages(captioner).items():
+            counted = begun_with(folder, _work(stage)).get("count_tokens_by", stage.count_tokens_by)
+            found[style] = dataclasses.replace(stage, count_tokens_by=str(counted))
+        return found
+
     def check(self) -> None:
         """Raises InputError for a store that is not there, or has others' captions; ModelError for a captioner that cannot see; UnknownName."""
         check_store(self.store)
@@ -68,9 +77,9 @@ class RecaptionPairs(Job):
 
     def _check_columns(self, folder: Path, captioner: str) -> None:
         """That this captioner wrote the captions that are there. Raises InputError."""
-        for style, stage in self.stages(captioner).items():
+        for style, stage in self.stages_in(folder, captioner).items():
             try:
-                check_columns(folder, stage, f"recaption-{stage.column}")
+                check_columns(folder, stage, _work(stage))
             except SettingsChanged as error:
                 what = (
                     ", ".join(sorted({key.rpartition(".")[2] for key in error.difference} - {"content"})) or "weights"
@@ -88,11 +97,16 @@ class RecaptionPairs(Job):
         """Describe what is not described yet. Raises what ``add_columns`` does."""
         folder = shots_store(context, self.store).parent
         self._check_columns(folder, context.model(self.captioner))
-        for style, stage in self.stages(context.model(self.captioner)).items():
-            added = add_columns(folder, stage, f"recaption-{stage.column}", context.device, context.report)
+        for style, stage in self.stages_in(folder, context.model(self.captioner)).items():
+            added = add_columns(folder, stage, _work(stage), context.device, context.report)
             context.report(
                 "told", text=f"{added.rows:,} images have a {style} caption or a reason, {added.made:,} of them now"
             )
+
+
+def _work(stage: Describe) -> str:
+    """What ``reverie recaption`` calls the work too."""
+    return f"recaption-{stage.column}"
 
 
 @dataclass(frozen=True)

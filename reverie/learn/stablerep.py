@@ -64,6 +64,11 @@ class StableRep:
     text_tower: bool = False
     text: TextTower = field(default_factory=TextTower)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether captions are learned from, as those of the text tower are."""
+        return self.text_tower
+
     def build(self) -> nn.Module:
         """Untrained backbone, head and, if wanted, text tower."""
         return _Net(self)

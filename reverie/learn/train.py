@@ -18,6 +18,7 @@ from reverie.learn.fit import Fit, fit
 from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_folder
+from reverie.store.sources import counted_clause
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,13 @@ class Train(Job):
             raise InputError(f"{type(self.learner).__name__} cannot begin from the weights of another step")
 
     def check(self) -> None:
-        """Raises InputError, ModelError for a network that cannot be built, or another store that is not there.
+        """Raises InputError, ModelError for a network that cannot be built, or another store that is not there or lacks what is read.
 
         A learner may have ``check_batch(images)``, which raises InputError for a joined batch of a size that it cannot use.
         """
         check_store(self.store)
+        if self._reads_own_texts and isinstance(self.store, Path):
+            self._with_text(self.store / "pairs.lance")
         if look := getattr(self.learner, "check_batch", None):
             look(self.captions_per_batch * self._images())
         with torch.device("meta"):  # shapes only
@@ -127,13 +130,35 @@ class Train(Job):
         return Trial(job, self.fit.steps, 0 if self.store else self.captions_per_batch)
 
     def _usable(self, context: StepContext, pairs: Path) -> str:
-        """Which pairs have a text to draw, and a word about those that have none."""
+        """Which pairs have a text to read, and a word about those that have none. Raises InputError where none has."""
+        if self._reads_own_texts:
+            where, num_bare = self._with_text(pairs)
+            if num_bare:
+                context.report("warning", text=counted_clause(num_bare, "pairs have no text and are left out"))
+            return where
         if self.mix is None:
             return self.where
         where = self.mix.usable(pairs, self.where)
         if bare := self.mix.bare(pairs, self.where, where):
             context.report("warning", text=bare)
         return where
+
+    @property
+    def _reads_own_texts(self) -> bool:
+        return self.mix is None and bool(getattr(self.learner, "reads_text", False))
+
+    def _with_text(self, pairs: Path) -> tuple[str, int]:
+        """Which pairs have a text of their own, and how many have none. Raises InputError where none has."""
+        from reverie.store import tables
+
+        where = f"{tables.whole_filter(self.where)} and regexp_like(text, '\\S')"
+        count, told = tables.count(pairs, self.where), tables.count(pairs, where)
+        if count and not told:
+            raise InputError(
+                f"no pair of {pairs.parent} that fits {self.where!r} has a text, and {type(self.learner).__name__} reads texts; write some with "
+                "reverie recaption, and learn from them with --mix, or leave this learner out"
+            )
+        return (where if told < count else self.where), count - told
 
     def _images(self) -> int:
         return self.images_per_caption or int(getattr(self.learner, "images_per_caption", 1))

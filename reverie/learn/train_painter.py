@@ -148,7 +148,12 @@ class PairCaptions:
         (column,) = self.columns
         if lacking := tables.count(store, f"({where}) and {column} is null"):
             what = "templates need a class for every pair" if self.templates else "every pair needs a caption"
-            raise InputError(f"{what}, and {store} has {lacking:,} without a {column}")
+            hint = ""
+            if not self.templates:
+                some = tables.count(store, f"({where}) and {column} is not null")
+                hint = "; learn from captions that reverie recaption writes (--mix short=0.5 long=0.5)"
+                hint += ", or leave these out (--mix alt)" * bool(some)
+            raise InputError(f"{what}, and {store} has {lacking:,} without a {column}{hint}")
         return where
 
 

@@ -9,8 +9,8 @@
 No code was published with the paper, and its training settings are known from secondary sources at best; docs/recipes/recap.md says what is its, and
 what is ours.
 
-In the small world a painter is first trained on alt-text (``base``), so that it has something to unlearn, and every arm goes on from it with as
-many steps, the same images and the same noise.
+In the small world the painter is one that learned from alt-text alone, so that it has something to unlearn; another one can be trained on such text first
+(``base``). Every arm goes on from it with as many steps, the same images and the same noise.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ LABELS: Mapping[Kind, str] = {
     "base": "no further training", "alt": "alt-text", "short": "short captions", "long": "long captions", "mix": "mix of captions",
 }  # fmt: skip
 SMALLWORLD = "smallworld:"
+WITH_TEXT = "status = 'ok' and regexp_like(text, '\\S')"
+ALT_PAINTER = "builtin:painter-alt"
 PUBLIC_CAPTIONER = "Qwen/Qwen2-VL-2B-Instruct"
 
 
@@ -77,6 +79,16 @@ class Recaptioning:
         return "photos" if self.is_smallworld else Path(self.images)
 
     @property
+    def has_texts(self) -> bool:
+        """Whether some image has a text of its own; true of images that are not there, which is told elsewhere."""
+        from reverie.store import tables
+
+        pairs = Path(self.images) / "pairs.lance"
+        if self.is_smallworld or not tables.exists(pairs):
+            return True
+        return next(iter(tables.scan(pairs, ["pair_id"], WITH_TEXT)), None) is not None
+
+    @property
     def is_tuned(self) -> bool:
         """Whether the captioner learns from people first. One that is not tuned here is taken as it is where nobody gave captions."""
         return self.human_ is not None or (self.is_smallworld and self._can_be_tuned)
@@ -104,15 +116,15 @@ class RecapConfig:
 
     scale: Scale = "tiny"  # preset of settings that are not given; tiny runs on a CPU in minutes, paper is as published
     recaption: Recaptioning = Recaptioning()
-    paint: Painting = Painting(per_caption=1)
+    paint: Painting = Painting(ALT_PAINTER, per_caption=1)
     # what is trained beside each other; on alt (the stored text), short or long captions, a mix of them (as --mix says), or base, no further
-    # training
+    # training; all, or all but alt where no image has a text, when absent
     arms: tuple[Kind, ...] = ("base", "alt", "short", "long", "mix")
     # captions that are read, with their shares: alt (the stored text), short and long (as reverie recaption writes them), or columns, such
     # as short=0.5 long=0.5; at each visit of a pair one is drawn
     mix: tuple[str, ...] = ("short=0.5", "long=0.5")
     # optimiser steps that the painter is first trained on alt-text for, before all arms; 0 = the painter is taken as it is
-    base_steps: int = 200
+    base_steps: int = 0
     # what of a pipeline learns: its U-Net (or transformer), its text encoders, or both
     train_parts: Literal["unet", "text", "both"] = "both"
     # rank of LoRA, which learns beside the weights of --start and is added to them; 0 = the weights learn
@@ -141,11 +153,11 @@ class RecapConfig:
     seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: RecapConfig) -> dict[str, Any]:
-        """A public painter is not spoilt first, learns slowly, and is not asked about the small world."""
-        own = self.paint.is_builtin
+        """A public painter learns slowly and is not asked about the small world; of images without text none learns alt-text."""
+        own, has_texts = self.paint.is_builtin, self.recaption.has_texts
         further = LORA_LR if self.lora else FURTHER_LR
         return {
-            "base_steps": usual.base_steps if own else 0,
+            "arms": usual.arms if has_texts else tuple(kind for kind in usual.arms if kind != "alt"),
             "lr": usual.lr if own else further,
             "prompts": usual.prompts if own else None,
             "real": usual.real if own else None,
@@ -202,16 +214,15 @@ class RecapConfig:
     def _check_texts(self, store: Path) -> None:
         """That what arms read is there, as far as it is known before the run."""
         from reverie.datasets.few_shot import check_store
-        from reverie.store import tables
 
         check_store(store)
-        read = {name for kind in self.arms if kind != "base" for name, _ in self.mix_of(kind).weights}
-        if ("alt" in read or self.base_steps) and not tables.count(
-            store / "pairs.lance", "status = 'ok' and btrim(text) <> ''"
-        ):
+        learn = [kind for kind in self.arms if kind != "base" and "alt" in dict(self.mix_of(kind).weights)]
+        if (learn or self.base_steps) and not self.recaption.has_texts:
+            flags = ["--arms"] * ("alt" in learn) + ["--mix"] * ("mix" in learn)
+            leave = [f"leave alt out of {' and '.join(flags)}"] * bool(flags)
+            leave += ["give --base-steps 0"] * bool(self.base_steps)
             raise InputError(
-                f"no image of {store} has a text, so nothing can be learned from alt-text; leave alt out of --arms"
-                + " and give --base-steps 0" * (self.base_steps > 0)
+                f"no image of {store} has a text, so nothing can be learned from alt-text; {' and '.join(leave)}"
             )
 
     def mix_of(self, kind: Kind) -> Mix:
@@ -226,7 +237,6 @@ SCALES = {
         TINY,
         scale="small",
         recaption=Recaptioning("smallworld:studio:5000", tune_captions=100, tune_steps=300),
-        base_steps=4000,
         train_steps=4000,
         batch_size=32,
         ema=0.999,
@@ -239,7 +249,6 @@ SCALES = {
         scale="paper",
         recaption=Recaptioning("", captioner=PUBLIC_CAPTIONER, tune_steps=300, tune_lora=16),
         paint=Painting(PUBLIC_PAINTER, per_caption=1, guidance=7.5, sampler_steps=50, painter_dtype="fp16"),
-        base_steps=0,
         train_steps=250_000,
         batch_size=512,
         lr=FURTHER_LR,

@@ -106,7 +106,7 @@ def check_columns(folder: Path, stage: UnitStage, name: str) -> dict[str, Any] |
     if not path.exists():
         _refuse_taken(context, stage)
         return None
-    about: dict[str, Any] = read_json(path, ABOUT, StoreError, "delete it and the table beside it to begin anew")
+    about = _about(path)
     old = about["settings"]
     if old.get("content") and old["content"] == settings.get("content"):
         old = old | {"captioner": settings["captioner"]}  # the same weights, wherever they lie
@@ -114,6 +114,18 @@ def check_columns(folder: Path, stage: UnitStage, name: str) -> dict[str, Any] |
     if changed := difference(before, now):
         raise SettingsChanged(f"{name} of {folder}", changed, "another name for the new column")
     return about
+
+
+def begun_with(folder: Path, name: str) -> dict[str, Any]:
+    """The settings that columns of this name were begun with; none before that. Raises StoreError."""
+    path = _path(StepContext(folder, name))
+    found: dict[str, Any] = _about(path)["settings"] if path.exists() else {}
+    return found
+
+
+def _about(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(path, ABOUT, StoreError, "delete it and the table beside it to begin anew")
+    return found
 
 
 def _begin(context: StepContext, stage: UnitStage) -> dict[str, Any]:

@@ -51,15 +51,18 @@ def to_webdataset(
 ) -> dict[str, int]:
     """Tar shards 00000.tar, ... with ID.jpg (or png, webp), ID.txt and ID.json a pair, for `webdataset` and open_clip.
 
+    A pair without text has no ID.txt, so that open_clip passes it over.
+
     Args:
         where: Lance SQL filter. Pairs without an image are left out in any case.
         columns: what goes into the .json; all but the image when None.
         decode: makes pictures of image tokens; pairs that are tokens alone are left out without it.
         ids: image tokens as they are, in ID.npy, int32 (rows, columns), in place of pictures.
-    Returns: number of pairs and shards. ``sizes.json`` tells open_clip the pairs a shard.
+    Returns: number of pairs and shards, and where there are some, pairs without text. ``sizes.json`` tells open_clip the pairs a shard.
     Raises: InputError if nothing fits or the filter is wrong; FolderInUse if the folder holds something; StoreFull.
     """
     sizes: dict[str, int] = {}
+    silent = 0
     with _whole(folder) as part:
         rows = enumerate(_pairs(path, where, columns, progress, decode, ids))
         for number, group in itertools.groupby(rows, lambda item: item[0] // per_shard):
@@ -68,11 +71,18 @@ def to_webdataset(
                 for _, row in group:
                     image, key = row.pop("image"), file_name(row["pair_id"])
                     _add(shard, f"{key}.{'npy' if ids else _ending(image, row)}", image)
-                    _add(shard, f"{key}.txt", (row.get("text") or "").encode())
+                    if text := row.get("text"):
+                        _add(shard, f"{key}.txt", text.encode())
+                    silent += not text
                     _add(shard, f"{key}.json", json.dumps(row, ensure_ascii=False, default=_plain).encode())
                     sizes[name] = sizes.get(name, 0) + 1
         (part / "sizes.json").write_text(json.dumps(sizes))
-    return {"pairs": sum(sizes.values()), "shards": len(sizes)}
+    return {"pairs": sum(sizes.values()), "shards": len(sizes)} | _told(silent)
+
+
+def _told(silent: int) -> dict[str, int]:
+    """The count of pairs without text, where there are some."""
+    return {"pairs without text": silent} if silent else {}
 
 
 def _add(shard: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -99,16 +109,17 @@ def to_parquet(
         columns: what to write beside pair_id, text and image; all when None.
         decode: makes the image of pairs that are tokens only.
         ids: no images; the ids are in the columns ``tokens`` and ``grid`` anyway.
-    Returns: number of pairs and files. Raises: as ``to_webdataset``.
+    Returns: number of pairs and files, and where there are some, pairs without text. Raises: as ``to_webdataset``.
     """
     total = _count(path, where)
     num_files = -(-total // per_file)
     files = iter([f"train-{number:05d}-of-{num_files:05d}.parquet" for number in range(num_files)])
-    done, writer = 0, None
+    done, silent, writer = 0, 0, None
     with _whole(folder) as part:
         (part / "data").mkdir()
         for rows in unit_tables(path, where, columns, decode):
             rows = _without_images(rows) if ids else rows
+            silent += sum(not text for text in rows["text"].to_pylist())
             start = 0
             while start < rows.num_rows:
                 piece = for_datasets(rows.slice(start, per_file - done % per_file))
@@ -121,7 +132,7 @@ def to_parquet(
                     writer.close()
             if progress:
                 progress(done, total)
-    return {"pairs": done, "files": num_files}
+    return {"pairs": done, "files": num_files} | _told(silent)
 
 
 def for_datasets(rows: pa.Table) -> pa.Table:
@@ -161,11 +172,11 @@ def to_coco(
 ) -> dict[str, int]:
     """``captions.json`` in the form of COCO captions, and the images in ``images/``.
 
-    Each pair is an image with one caption; copies of one caption are several images. Ids are numbers from 1, as tools expect;
-    ``pair_id`` stands beside them.
-    Returns: number of pairs. Raises: as ``to_webdataset``.
+    Each pair is an image with one caption, or with none where it has no text; copies of one caption are several images. Ids are numbers
+    from 1, as tools expect; ``pair_id`` stands beside them.
+    Returns: number of pairs, and where there are some, pairs without text. Raises: as ``to_webdataset``.
     """
-    done = 0
+    done = silent = 0
     with _whole(folder) as part:
         (part / "images").mkdir()
         # Two lists grow at once and neither should be held in memory: the second waits in a file of its own.
@@ -178,13 +189,16 @@ def to_coco(
                 facts = {"id": done, "file_name": name, "width": row["width"], "height": row["height"]}
                 comma = ",\n" if done > 1 else "\n"
                 file.write(comma + json.dumps(facts | {"pair_id": row["pair_id"]}))
-                notes.write(comma + json.dumps({"id": done, "image_id": done, "caption": row["text"] or ""}))
+                if text := row["text"]:
+                    comma = ",\n" if done - silent > 1 else "\n"
+                    notes.write(comma + json.dumps({"id": done, "image_id": done, "caption": text}))
+                silent += not text
             file.write('\n], "annotations": [')
             notes.seek(0)
             shutil.copyfileobj(notes, file)
             file.write("\n]}\n")
         (part / "annotations").unlink()
-    return {"pairs": done}
+    return {"pairs": done} | _told(silent)
 
 
 def to_folder(

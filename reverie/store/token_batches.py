@@ -115,7 +115,7 @@ def read_token_pairs(
     order = np.argsort(np.array(names), kind="stable")
     if missing := [names[at] for at in order.tolist() if not texts[at]]:
         raise InputError(
-            f"{len(missing):,} of {number:,} pairs of {path} have no caption, first {missing[0]}; caption them, or leave them out"
+            f"{len(missing):,} of {number:,} pairs of {path} have no caption, first {missing[0]}; caption them, or leave them out with a filter: text <> ''"
         )
     rows = np.concatenate([part["_rowoffset"].to_numpy() for part in found]).astype(np.int64)
     tokens = None

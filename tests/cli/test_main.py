@@ -302,6 +302,20 @@ def test_import_says_what_it_counts(say: Say) -> None:
     ]
 
 
+def test_import_says_how_many_images_have_no_text(say: Say) -> None:
+    from PIL import Image
+
+    Path("photos").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(f"photos/{name}.png")
+    assert say("import", "photos", "--out", "x")[1] == "x: 2 images ok (2 without text)\n2 found = 2 taken\n"
+    Path("table.csv").write_text("image,caption\na.png,a fox\nb.png,\n")
+    said = say("import", "table.csv", "--out", "y", "--images", "photos")[1]
+    assert said == "y: 2 captions (1 dropped), 1 image ok, 1 dropped\n2 found = 1 taken + 1 dropped (no text)\n"
+    said = say("import", "table.csv", "--out", "z", "--images", "photos", "--without-text", "keep")[1]
+    assert said == "z: 1 caption, 2 images ok (1 without text)\n2 found = 2 taken\n"
+
+
 @pytest.mark.parametrize("text", [None, "", "id,what\n1,a fox\n", "id,text\n"])
 def test_a_source_that_cannot_be_read_leaves_no_folder(say: Say, text: str | None) -> None:
     if text is not None:

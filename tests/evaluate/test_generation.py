@@ -127,10 +127,15 @@ def test_pictures_of_a_store(tmp_path):
     chosen = painted(folder, "text = 'a blue star'")
     assert (chosen.texts, is_black(chosen.read([0])[0])) == (["a blue star"], True)
     assert painted(folder, max_images=2).texts == ["a red circle", "a blue star"]
+    assert len(reference(str(folder))) == 2  # to be near to, a picture needs no caption
+    single = store(tmp_path / "single", [("a red circle", picture(RED), "ok")])
+    silent = store(tmp_path / "silent", [("", picture(RED), "ok"), (None, picture(RED), "ok")])
+    assert len(reference(str(silent))) == 2
     for call, said in (
         (lambda: painted(tmp_path / "none"), "holds no pictures with captions"),
         (lambda: painted(folder, "text = 'x'"), "no picture of .* has a caption and fits"),
-        (lambda: reference(str(folder)), "has 1 picture; a distance"),
+        (lambda: reference(str(single)), "has 1 picture; a distance"),
+        (lambda: painted(silent), "no picture of .*silent has a caption$"),
         (lambda: reference(str(tmp_path / "none")), "there is no"),
         (lambda: check_reference(str(tmp_path / "none")), "there is no"),
         (lambda: check_reference("smallworld:studio:0"), "ask for at least 1"),

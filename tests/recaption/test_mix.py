@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from PIL import Image
 
 from reverie import pairs, seeds
 from reverie.errors import InputError, SettingsChanged
+from reverie.learn.clip import CLIP
 from reverie.learn.fit import Fit
+from reverie.learn.stablerep import StableRep
 from reverie.learn.train import Train
 from reverie.learn.train_painter import TrainPainter
 from reverie.recaption.mix import Mix
@@ -199,6 +202,38 @@ def test_a_learner_is_handed_the_mix(tmp_path: Path) -> None:
     context = StepContext(folder, "train", report=lambda kind, **facts: events.append((kind, facts.get("text"))))
     Train(Brightness(images_per_caption=1), Fit(2, 0.01), captions_per_batch=4, mix=HALVES).run(context)
     assert ("warning", "1 pair has no caption of the mix (long=0.5 short=0.5) and is left out") in events
+
+
+@dataclass(frozen=True)
+class Reader(Brightness):
+    """Cannot go on without texts."""
+
+    reads_text: bool = True
+
+    def losses(self, net: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        assert all(batch["text"])
+        return super().losses(net, batch)
+
+
+def test_who_reads_texts_is_handed_no_pair_without_one(tmp_path: Path) -> None:
+    events: list[tuple[str, Any]] = []
+
+    def learn(learner: Any, folder: Path) -> None:
+        context = StepContext(folder, "train", report=lambda kind, **facts: events.append((kind, facts.get("text"))))
+        Train(learner, Fit(4, 0.01), captions_per_batch=4).run(context)
+
+    learn(Reader(images_per_caption=1), fill(tmp_path / "some", text={3: None, 5: " "}))
+    assert ("warning", "2 pairs have no text and are left out") in events
+    silent = fill(tmp_path / "none", text=dict.fromkeys(range(12)))
+    with pytest.raises(
+        InputError, match=r"no pair of .*none that fits .* has a text, and Reader reads texts; write some with"
+    ):
+        learn(Reader(images_per_caption=1), silent)
+    with pytest.raises(InputError, match=r"has a text, and Reader reads texts"):  # of another store, before any work
+        Train(Reader(), store=silent).check()
+    learn(Brightness(images_per_caption=1), silent)  # which looks at pictures alone
+    assert CLIP.reads_text
+    assert [StableRep(text_tower=tower).reads_text for tower in (False, True)] == [False, True]
 
 
 # Painters

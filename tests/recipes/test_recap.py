@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from reverie.builtin.describer import LearnToDescribe, write_words
 from reverie.errors import InputError, ModelError, SettingsChanged
@@ -24,8 +25,10 @@ from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.run.preview import preview_of
 from reverie.smallworld.describe import vocabulary
+from reverie.smallworld.photos import captioned
 from reverie.stage import StepContext
 from reverie.store import results, tables
+from reverie.store.imports import import_into
 from tests.models import tiny
 from tests.recaption.test_mix import fill
 
@@ -89,6 +92,14 @@ def test_arms_have_the_same_steps_and_differ_in_their_captions_alone(describer: 
     assert painters["base"].mix == Mix.read(["alt"])
 
 
+def test_the_default_painter_is_one_that_knows_alt_text_alone() -> None:
+    for scale in ("tiny", "small"):
+        made = call_recipe("recap", {"scale": scale})
+        painters = [step.stage for step in made.steps if isinstance(step.stage, TrainPainter)]
+        assert {stage.start for stage in painters} == {"builtin:painter-alt"}
+        assert "base" not in [step.name for step in made.steps]
+
+
 def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(describer: Path, tmp_path: Path) -> None:
     folder = bare(tmp_path, text=dict.fromkeys(range(12)))
     human = tmp_path / "captions.jsonl"
@@ -96,14 +107,59 @@ def test_images_of_ones_own_need_no_text_where_nothing_is_learned_from_it(descri
         "".join(json.dumps({"pair_id": f"p{number}", "text": "a red circle"}) + "\n" for number in range(9))
     )
     flags = {"images": str(folder), "human_": human}
-    with pytest.raises(
-        InputError, match=r"no image of .* has a text, .* leave alt out of --arms and give --base-steps 0"
+    for asked, told in (
+        ({"base_steps": 2}, r"from alt-text; give --base-steps 0"),
+        ({"arms": ("alt", "mix"), "base_steps": 2}, r"leave alt out of --arms and give --base-steps 0"),
+        (
+            {"arms": ("alt", "mix"), "mix": ("alt=0.5", "long=0.5")},
+            r"leave alt out of --arms and --mix$",
+        ),
     ):
-        plan(describer, **flags)
+        with pytest.raises(InputError, match=rf"no image of .* has a text, .*{told}"):
+            plan(describer, **{"base_steps": 0} | flags | asked)
+    made = plan(describer, base_steps=0, **flags)
+    assert [step.name for step in made.steps] == [
+        "captioner", "recaption", "short-0", "long-0", "mix-0", "generation", "page",
+    ]  # fmt: skip
     made = plan(describer, arms=("base", "short", "mix"), base_steps=0, **flags)
     assert [step.name for step in made.steps] == ["captioner", "recaption", "short-0", "mix-0", "generation", "page"]
     asis = plan(describer, arms=("base", "short"), base_steps=0, images=str(folder))
     assert [step.name for step in asis.steps] == ["recaption", "short-0", "generation", "page"]
+
+
+def imported(folder: Path, texts: list[str | None]) -> Path:
+    """Pictures of the small world, with these texts, as a person has them."""
+    pictures, _ = captioned(len(texts), "studio", 7)
+    (folder / "photos").mkdir(parents=True)
+    rows = []
+    for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        Image.fromarray(picture).save(folder / "photos" / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "text": text})
+    if any(texts):
+        (folder / "photos" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_into(folder / "photos", folder / "store", **{"without_text": "keep"} if any(texts) else {})
+    return folder / "store"
+
+
+def warnings(folder: Path) -> set[str]:
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return {line["text"] for line in lines if line["kind"] == "warning"}
+
+
+@pytest.mark.slow
+def test_images_of_which_nobody_said_anything_teach_a_painter(describer: Path, tmp_path: Path) -> None:
+    alone = imported(tmp_path / "alone", [None] * 8)
+    flags = {"base_steps": 0, "prompts": None, "over_limit": "cut"}  # an untrained captioner never stops
+    assert run(plan(describer, images=str(alone), **flags), tmp_path / "a")
+    assert sorted(path.name for path in (tmp_path / "a" / "weights").iterdir()) == ["long-0", "mix-0", "short-0"]
+    rows = tables.read_unit(alone / "pairs.lance", 0).to_pylist()
+    assert all(row["text"] is None and row["caption_short"] and row["caption_long"] for row in rows)
+    assert not [text for text in warnings(tmp_path / "a") if "left out" in text]
+    some = imported(tmp_path / "some", ["IMG_1.JPG", None] * 5)
+    assert run(plan(describer, images=str(some), arms=("alt", "mix"), **flags), tmp_path / "b")
+    left_out = {text for text in warnings(tmp_path / "b") if "left out" in text}
+    assert left_out == {"5 pairs have no caption of the mix (alt=1) and are left out"}
+    assert "5 pairs have no caption of the mix" in (tmp_path / "b" / "report.html").read_text()
 
 
 def test_a_preview_describes_some_images_and_leaves_the_store_as_it_is(describer: Path, tmp_path: Path) -> None:
@@ -136,6 +192,31 @@ def test_captions_that_another_captioner_wrote_are_told_before_any_work(describe
         InputError, match=r"in caption_short that were written before with another captioner.*; learn from these"
     ):
         plan(Path("builtin:describer"), **flags)
+
+
+def test_captions_whose_tokens_were_counted_by_another_are_taken(describer: Path, tmp_path: Path) -> None:
+    from reverie.recaption.describe import Describe
+    from reverie.run.columns import add_columns
+
+    flags = {"arms": ("base", "short"), "base_steps": 0, "images": str(bare(tmp_path / "store")), "prompts": None}
+    for style in ("short", "long"):  # as reverie recaption does where nothing more is said
+        add_columns(
+            tmp_path / "store", Describe(str(describer), f"caption_{style}", style=style), f"recaption-caption_{style}"
+        )
+    own = next(step.stage for step in plan(describer, **flags).steps if step.name == "recaption")
+    assert isinstance(own, RecaptionPairs)
+    assert own.count_tokens_by == "builtin:painter-alt"
+    told: list[str] = []
+    own.run(
+        StepContext(tmp_path / "run", "recaption", report=lambda kind, **facts: told.append(facts.get("text", kind)))
+    )
+    assert [text.rpartition(", ")[2] for text in told if "images have" in text] == ["0 of them now"] * 2
+    about = json.loads((tmp_path / "store" / "columns" / "recaption-caption_short.json").read_text())
+    assert about["settings"]["count_tokens_by"] == ""
+    shorter = Describe(str(describer), "caption_short", max_tokens=6)
+    add_columns(bare(tmp_path / "other"), shorter, "recaption-caption_short")
+    with pytest.raises(InputError, match=r"were written before with another max_tokens; learn from these"):
+        plan(describer, **flags | {"images": str(tmp_path / "other")})
 
 
 @pytest.mark.parametrize(

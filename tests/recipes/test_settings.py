@@ -50,7 +50,6 @@ FOLLOWS = {  # setting -> defaults that follow from it
         "view_min_area",
         "view_hue",
         "view_gray",
-        "base_steps",
         "lr",
         "prompts",
         "real",

@@ -143,6 +143,21 @@ def test_pages_follow_each_other(tmp_path: Path, browse: Open) -> None:
     assert "imported, not made here" in page
 
 
+def test_pictures_of_which_nothing_is_said(tmp_path: Path, browse: Open) -> None:
+    from reverie.store import imports
+
+    (tmp_path / "flat").mkdir()
+    for number in range(3):
+        (tmp_path / "flat" / f"{number}.png").write_bytes(picture(number))
+    imports.import_into(tmp_path / "flat", tmp_path / "store")
+    pages = browse(tmp_path / "store")
+    assert get(pages).count("<bdi>without a caption</bdi>") == len(keys(tmp_path / "store")) == 3
+    assert shown(get(pages, words="none")) == []
+    page = pages.get(f"/pair/{keys(tmp_path / 'store')[0]}")
+    assert page.status_code == 200
+    assert "no text, an image alone" in page.text
+
+
 def row(number: int, unit: int, **more: object) -> dict[str, object]:
     name = pairs.caption_id(0, "many", number)
     return {

@@ -1,4 +1,4 @@
-"""Reader of image folders: one folder a class, or pictures beside a metadata file as Hugging Face's imagefolder has it."""
+"""Readers of image folders: one folder a class, or pictures beside a metadata file as Hugging Face's imagefolder has it; or pictures alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from pathlib import Path
 from reverie.errors import InputError
 from reverie.store.imports.lines import read_csv, read_jsonl
 from reverie.store.imports.parquet import read_parquet
-from reverie.store.imports.samples import Entry, NotTaken, Reading, Sample, from_template, label_of
+from reverie.store.imports.samples import (
+    Entry,
+    NotAsked,
+    NotTaken,
+    Reading,
+    Sample,
+    from_template,
+    keeps_alone,
+    label_of,
+)
 from reverie.store.pictures import PICTURE_SUFFIXES, looks_like_picture
 from reverie.store.sources import printable
 
@@ -32,6 +41,20 @@ def read_folder(path: Path, reading: Reading) -> Iterator[Entry]:
         yield from _classes(root, reading)
 
 
+def read_pictures(path: Path, reading: Reading) -> Iterator[Entry]:
+    """Every picture below the folder, at any depth, in order of name: nobody says what it shows, and names of folders are no classes."""
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder")
+    if reading.get("without_text") == "drop":
+        raise InputError(f"{path} is read as pictures alone, so --without-text drop would leave nothing of it")
+    files, others = _pictures(path)
+    for position, file in enumerate(files):
+        yield Sample(position, None, image=file, file=printable(str(file.relative_to(path))), alone=True)
+    yield from others
+    metadata = (file for file in _all_files(path) if file.name in METADATA and not _hidden(file.relative_to(path)))
+    yield from _not_taken(metadata, "metadata, as pictures alone are read")
+
+
 def metadata_files(path: Path) -> list[Path]:
     """The metadata files of an imagefolder. Raises InputError for a folder with two."""
     found = sorted(file for name in METADATA for file in path.rglob(name) if not _hidden(file.relative_to(path)))
@@ -46,7 +69,15 @@ def _classes(path: Path, reading: Reading) -> Iterator[Entry]:
     inside = sorted(path.iterdir())
     classes = [item for item in inside if item.is_dir() and not _hidden(Path(item.name))]
     if not classes:
-        raise InputError(f"{path} holds no class folders; expected {path.name}/CLASS/IMAGE.jpg{_instead(inside)}")
+        alone = ", or --kind pictures for pictures of which nothing is said" * any(map(_is_picture, inside))
+        raise InputError(
+            f"{path} holds no class folders; expected {path.name}/CLASS/IMAGE.jpg{alone}{_instead(inside)}"
+        )
+    if keeps_alone(reading):
+        raise InputError(
+            f"the pictures of {path} have the names of their folders for classes, so none is without text; to take them alone, whatever "
+            "their folders are called, give --kind pictures"
+        )
     names = [_class_name(item.name) for item in classes]
     if twice := [name for name, number in Counter(name.casefold() for name in names).items() if number > 1]:
         same = ", ".join(item.name for item, name in zip(classes, names, strict=True) if name.casefold() == twice[0])
@@ -78,6 +109,10 @@ def _classes(path: Path, reading: Reading) -> Iterator[Entry]:
             yield from _not_taken(_all_files(item), "hidden")
         else:
             yield NotTaken("hidden" if _hidden(Path(item.name)) else "beside the class folders")
+    if any(map(_is_picture, loose)):
+        yield NotAsked(
+            "names of folders are taken for classes: if these are none, take all pictures, at any depth, with --kind pictures"
+        )
 
 
 def _with_metadata(path: Path, metadata: list[Path], reading: Reading) -> Iterator[Entry]:
@@ -96,8 +131,13 @@ def _with_metadata(path: Path, metadata: list[Path], reading: Reading) -> Iterat
             yield entry
     pictures, others = _pictures(path)
     yield from others
-    if left := len(set(pictures) - named):
-        yield NotTaken("not named in the metadata", left)
+    left = [picture for picture in pictures if picture not in named]
+    if left and not keeps_alone(reading):
+        yield NotTaken("not named in the metadata", len(left))
+        return
+    for picture in left:
+        inside = printable(str(picture.relative_to(path)))
+        yield Sample(f"not named: {inside}", None, image=picture, file=inside, alone=True)
 
 
 def _classes_below(path: Path) -> list[Path]:

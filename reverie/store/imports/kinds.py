@@ -10,7 +10,7 @@ from typing import Unpack, get_args
 
 from reverie.errors import InputError, UnknownName
 from reverie.store.imports.coco import read_coco
-from reverie.store.imports.folders import METADATA, read_folder
+from reverie.store.imports.folders import METADATA, metadata_files, read_folder, read_pictures
 from reverie.store.imports.huggingface import read_huggingface
 from reverie.store.imports.lines import read_csv, read_jsonl, read_text_lines
 from reverie.store.imports.parquet import parquet_files, read_parquet
@@ -21,6 +21,7 @@ from reverie.store.sources import check_file, printable
 
 READERS: dict[str, Callable[[Path, Reading], Iterator[Entry]]] = {
     "folder": read_folder,
+    "pictures": read_pictures,
     "coco": read_coco,
     "csv": read_csv,
     "tsv": functools.partial(read_csv, is_tsv=True),
@@ -33,16 +34,18 @@ READERS: dict[str, Callable[[Path, Reading], Iterator[Entry]]] = {
 COLUMNS = ("text_column", "label_column", "image_column")
 # What a kind can make use of. Anything else that is given would be passed over in silence, so it is refused.
 USES: dict[str, tuple[str, ...]] = {
-    "folder": (*COLUMNS, "split", "captions_per_image"),
-    "coco": ("images", "split", "captions_per_image"),
-    "csv": (*COLUMNS, "images"),
-    "tsv": (*COLUMNS, "images"),
-    "jsonl": (*COLUMNS, "images", "captions_per_image"),
+    "folder": (*COLUMNS, "split", "captions_per_image", "without_text"),
+    "pictures": ("without_text",),
+    "coco": ("images", "split", "captions_per_image", "without_text"),
+    "csv": (*COLUMNS, "images", "without_text"),
+    "tsv": (*COLUMNS, "images", "without_text"),
+    "jsonl": (*COLUMNS, "images", "captions_per_image", "without_text"),
     "text": (),
-    "parquet": (*COLUMNS, "images", "split", "captions_per_image"),
-    "webdataset": (*COLUMNS, "captions_per_image"),
-    "huggingface": (*COLUMNS, "images", "split", "captions_per_image"),
+    "parquet": (*COLUMNS, "images", "split", "captions_per_image", "without_text"),
+    "webdataset": (*COLUMNS, "captions_per_image", "without_text"),
+    "huggingface": (*COLUMNS, "images", "split", "captions_per_image", "without_text"),
 }
+FOLDERS = ("folder", "pictures", "parquet", "webdataset", "huggingface")  # kinds whose source may be a folder
 KINDS_BY_SUFFIX: dict[str, Kind] = {
     ".json": "coco",
     ".csv": "csv",
@@ -75,7 +78,7 @@ def entries(source: str | Path, kind: Kind, **reading: Unpack[Reading]) -> Itera
         check_file(path)
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"{source} is empty")
-    elif there and kind not in ("folder", "parquet", "webdataset", "huggingface"):
+    elif there and kind not in FOLDERS:
         raise InputError(f"{source} is a folder; give a file of {kind}")
     for name, value in reading.items():
         if value is not None and name != "template" and name not in USES[kind]:
@@ -121,7 +124,14 @@ def _kind_of_folder(path: Path) -> Kind:
         raise InputError(
             f"{path} could be several kinds of source: {', '.join(found)}; say with --kind which one it is"
         )
-    return found[0] if found else "folder"
+    return found[0] if found else "pictures" if _is_flat(path) else "folder"
+
+
+def _is_flat(path: Path) -> bool:
+    """Whether a folder holds pictures and neither folders, which could be classes, nor metadata."""
+    inside = [item for item in path.iterdir() if not item.name.startswith((".", "__"))]
+    has_pictures = any(item.suffix.lower() in PICTURE_SUFFIXES for item in inside)
+    return has_pictures and not any(item.is_dir() for item in inside) and not metadata_files(path)
 
 
 def _has_pictures(path: Path) -> bool:

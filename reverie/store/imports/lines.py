@@ -18,6 +18,7 @@ from reverie.store.imports.samples import (
     Sample,
     columns_of,
     from_row,
+    keeps_alone,
     refused,
     text_of,
 )
@@ -72,8 +73,13 @@ def _rows(path: Path, lines: Any) -> Iterator[list[str]]:
 
 
 def read_jsonl(path: Path, reading: Reading) -> Iterator[Entry]:
-    """One JSON object a line, or one string a line. The first tells whether it is that; later ones that are not are dropped."""
+    """One JSON object a line, or one string a line. The first tells whether it is that; later ones that are not are dropped.
+
+    Where images without text are wanted, those often lack the key of the text, so that all lines tell which keys there are.
+    """
     columns: Columns | None = None
+    if keeps_alone(reading) and (names := _all_keys(path)):
+        columns = columns_of(path, names, reading, guess_image=False)
     with opened_text(path) as file:
         for position, line in enumerate(file):
             if not line.strip():
@@ -87,6 +93,13 @@ def read_jsonl(path: Path, reading: Reading) -> Iterator[Entry]:
                 raise InputError(f"{path}: line {position + 1} is {row}")
             else:
                 yield refused(position, row, columns)
+
+
+def _all_keys(path: Path) -> list[str]:
+    """Of all lines that hold an object."""
+    with opened_text(path) as file:
+        rows = (_object(line) for line in file if line.strip())
+        return list({key: None for row in rows if isinstance(row, dict) for key in row})
 
 
 def _object(line: str) -> dict[str, Any] | str:

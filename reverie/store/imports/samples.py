@@ -16,7 +16,7 @@ from reverie.errors import InputError
 from reverie.store.pictures import PICTURE_SUFFIXES
 from reverie.store.sources import because, is_text, printable, what_is
 
-Kind = Literal["folder", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
+Kind = Literal["folder", "pictures", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
 
 TEXT_NAMES = ("txt", "text", "caption", "captions", "sentence", "sentences", "alt_text", "prompt", "title")
 LABEL_NAMES = ("label_name", "class_name", "class", "category", "label", "fine_label", "cls")
@@ -48,6 +48,8 @@ class Reading(TypedDict, total=False):
         file, whose train also means its restval, as is usual.
     template: text made from a class name where there is no caption, with ``{class}`` for the name.
     captions_per_image: use only the first so many captions of an image.
+    without_text: what becomes of an image whose text is missing or empty: "drop", as is usual of a source with captions, or "keep", an
+        image alone. One whose text is damaged is dropped in any case, and pictures that are all a source holds are kept.
     """
 
     text_column: str | None
@@ -57,6 +59,7 @@ class Reading(TypedDict, total=False):
     split: str | None
     template: str
     captions_per_image: int | None
+    without_text: Literal["drop", "keep"] | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Sample:
     file: str | None = None  # its place in a folder of files, for its owner to find it again
     split: str | None = None  # of a caption file that holds several
     image_id: int | str | None = None  # what COCO's files call the image
+    alone: bool = False  # an image that is wanted though nobody said anything of it
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,13 @@ class Columns(NamedTuple):
     others: tuple[str, ...] = ()  # which may tell of pictures where none are read
 
 
+def keeps_alone(reading: Reading) -> bool:
+    """Whether images without text are wanted."""
+    return reading.get("without_text") == "keep"
+
+
 def columns_of(path: Path, names: Sequence[str], reading: Reading, guess_image: bool) -> Columns:
-    """Which column holds what: as given, else by the usual names. Raises InputError."""
+    """Which column holds what: as given, else by the usual names. Raises InputError, also for a table of images alone if they are not wanted."""
     shown = printable(", ".join(names)) or "none"
 
     def find(what: Literal["text_column", "label_column", "image_column"], usual: Sequence[str]) -> str | None:
@@ -117,10 +126,13 @@ def columns_of(path: Path, names: Sequence[str], reading: Reading, guess_image: 
     label = find("label_column", LABEL_NAMES)
     folder = reading.get("images")
     image = find("image_column", (*IMAGE_NAMES, *FILE_NAMES) if folder else IMAGE_NAMES if guess_image else ())
-    if text is None and label is None:
+    if text is None and label is None and not (image and keeps_alone(reading)):
         if not names:
             raise InputError(f"{path} has no columns; one of captions or classes is needed")
-        raise InputError(f"{path} has no column of captions or classes; say with --text-column which of {shown} it is")
+        alone = ", or take the images alone with --without-text keep" * bool(image)
+        raise InputError(
+            f"{path} has no column of captions or classes; say with --text-column which of {shown} it is{alone}"
+        )
     if image is None and folder:
         raise InputError(f"{path} has no column of images for --images; say with --image-column which of {shown} it is")
     if twice := [name for name in (text, label, image) if name is not None and Counter(names)[name] > 1]:
@@ -148,9 +160,12 @@ def from_row(
     label, wrong = label_of(value)
     image, problem = image_of(row.get(columns.image), reading, path) if columns.image else (None, None)
 
-    def sample(place: int | str, text: Any) -> Sample:
+    keeps = keeps_alone(reading)
+
+    def sample(place: int | str, text: Any, keeps: bool = keeps) -> Sample:
         said, refused = text_of(text)
-        return Sample(place, said, label, image, problem, refused or wrong)
+        alone = keeps and not (said or refused or wrong)
+        return Sample(place, said, label, image, problem, refused or wrong, alone=alone)
 
     if columns.text is None:
         yield sample(position, from_template(reading, label))
@@ -159,11 +174,14 @@ def from_row(
     if not isinstance(value, (list, tuple)):
         yield sample(position, value)
         return
-    if not value:
-        yield Sample(position, None, label, image, problem, "an empty list of captions")
     limit = reading.get("captions_per_image")
+    if not value and keeps:
+        yield sample(position, None)
+    elif not value:
+        yield Sample(position, None, label, image, problem, "an empty list of captions")
+    is_silent = keeps and not any(text_of(text)[0] for text in value[:limit])  # then the first stands for the image
     for number, text in enumerate(value[:limit]):
-        yield sample(f"{position}/{number}", text)
+        yield sample(f"{position}/{number}", text, is_silent and number == 0)
     if limit is not None and len(value) > limit:
         yield NotTaken("captions beyond --captions-per-image", len(value) - limit)
 

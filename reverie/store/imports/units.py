@@ -23,6 +23,7 @@ from reverie.store.sources import because, counted, in_words, printable, shared,
 
 MAX_BYTES = 256 << 20  # of one encoded image
 SHOWN = 6  # reasons in one line
+ALONE = "no text, an image alone"  # why there is no caption where the image is taken without one
 Fate = Literal["taken", "dropped", "failed", "not taken"]
 
 
@@ -38,7 +39,8 @@ class Unit(NamedTuple):
 class Account:
     """What became of everything that a source holds: each thing is counted once, under one word.
 
-    dropped: the caption cannot be used; failed: the caption can, its image cannot; not taken: it became no row.
+    dropped: the caption cannot be used; failed: the caption can, its image cannot; not taken: it became no row. An image that is wanted
+    without text is taken or failed, and no caption.
     """
 
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)  # status of caption and image; "" = there is none
@@ -47,14 +49,19 @@ class Account:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many "captions", how many of them "dropped captions"; with images also "images ok", "dropped" and "failed"."""
+        """How many "captions", how many of them "dropped captions"; with images also "images ok", "dropped" and "failed".
+
+        Where there are some, also how many ok "images without text".
+        """
         told = {
-            "captions": self.rows.total(),
+            "captions": self._sum(lambda caption, _: caption != ""),
             "dropped captions": self._sum(lambda caption, _: caption == pairs.DROPPED),
         }
         if self._sum(lambda _, image: image != ""):
             for word in (pairs.OK, pairs.DROPPED, pairs.FAILED):
                 told[f"images {word}"] = self._sum(lambda _, image, word=word: image == word)
+        if alone := self.rows["", pairs.OK]:
+            told["images without text"] = alone
         return told
 
     def _sum(self, fits: Callable[..., bool]) -> int:
@@ -66,8 +73,9 @@ class Account:
         by_caption = {row["caption_id"]: row for row in rows}
         for caption in captions.select(["caption_id", "status", "reason"]).to_pylist():
             image = by_caption.get(caption["caption_id"])
-            self.rows[caption["status"], image["status"] if image else ""] += 1
-            if caption["status"] == pairs.DROPPED:
+            is_alone = caption["reason"] == ALONE
+            self.rows["" if is_alone else caption["status"], image["status"] if image else ""] += 1
+            if caption["status"] == pairs.DROPPED and not is_alone:
                 self.found["dropped", shared(caption["reason"])] += 1
             elif image and image["status"] == pairs.FAILED:
                 self.found["failed", shared(image["reason"])] += 1
@@ -228,10 +236,12 @@ def _unit(
     looked = itertools.repeat(_NOT_LOOKED) if skip or not has_images else pool.map(_look, group)
     for sample, image in zip(group, looked, strict=False):
         caption = pairs.caption_id(seed, name, sample.position)
-        row = {"caption_id": caption, "unit": number, "text": sample.text, "label": sample.label}
-        reason = sample.refused or (None if sample.text else "no text")
+        is_alone = sample.alone and _has_image(sample)
+        row = {"caption_id": caption, "unit": number, "text": None if is_alone else sample.text, "label": sample.label}
+        reason = sample.refused or (None if sample.text else ALONE if is_alone else "no text")
         silent = {"status": pairs.DROPPED, "reason": reason} if reason else {"status": pairs.OK}
         captions.append(row | {"source": f"import: {sample.file or f'row {sample.position}'}"} | silent)
+        silent = {"status": pairs.OK} if is_alone else silent
         if has_images and not skip:
             is_missed = image.problem is not None and (_has_image(sample) or not reason)
             failed = {"status": pairs.FAILED, "reason": image.problem} if is_missed else silent
@@ -279,8 +289,21 @@ def _read_file(path: Path) -> bytes:
 def _refuse_others(path: Path, number: int, captions: pa.Table, name: str) -> None:
     """The unit that is there must be the one that would be imported."""
     names = ["caption_id", "text"]
-    if not tables.read_unit(path, number, names).equals(captions.select(names)):
+    there = tables.read_unit(path, number, [*names, "reason"])
+    is_same = there.select(names[:1]).equals(captions.select(names[:1]))
+    if is_same and _alone(there) != _alone(captions):
+        raise StoreError(
+            f"{path} holds {name!r} imported {'with' if _alone(there) else 'without'} --without-text keep; import it so again, or give "
+            "another --out"
+        )
+    if not there.select(names).equals(captions.select(names)):
         raise StoreError(
             f"unit {number} of {path} holds other captions: {name!r} is the name of another source, or this one has changed; "
             "give another --name or --out"
         )
+
+
+def _alone(captions: pa.Table) -> set[str]:
+    """Captions that stand for images alone, by their ids."""
+    rows = zip(captions["caption_id"].to_pylist(), captions["reason"].to_pylist(), strict=True)
+    return {name for name, reason in rows if reason == ALONE}

@@ -21,7 +21,18 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from reverie.errors import InputError
-from reverie.store.imports.samples import Columns, Entry, NotTaken, Reading, Sample, columns_of, from_row, refused
+from reverie.store.imports.samples import (
+    Columns,
+    Entry,
+    NotAsked,
+    NotTaken,
+    Reading,
+    Sample,
+    columns_of,
+    from_row,
+    keeps_alone,
+    refused,
+)
 from reverie.store.pictures import PICTURE_SUFFIXES
 from reverie.store.sources import DAMAGED, GZIP, because, check_file, check_swelling, nested, printable, unpacked_limit
 
@@ -107,7 +118,7 @@ def read_webdataset(path: Path, reading: Reading) -> Iterator[Entry]:
         raise InputError(f"{path} holds no .tar files")
     position = itertools.count()
     first: str | None = None
-    known = False
+    known = says = False
     waiting: list[Sample] = []  # unusable samples before the first usable one
     for shard in shards:
         for name, parts in _groups(shard):
@@ -120,6 +131,7 @@ def read_webdataset(path: Path, reading: Reading) -> Iterator[Entry]:
                 yield from waiting
                 yield from found_in
                 waiting, known = [], True
+                says = says or any(isinstance(entry, Sample) and bool(entry.text) for entry in found_in)
                 continue
             # One sample without a caption is dropped; none with one means that the columns are wrong.
             first = first or f"{shard}: sample {name}: {found_in.reason}"
@@ -130,7 +142,10 @@ def read_webdataset(path: Path, reading: Reading) -> Iterator[Entry]:
             else:
                 waiting.append(row)
     if first and not known:
-        raise InputError(first)
+        has_images = any(row.problem is not None for row in waiting)
+        raise InputError(first + "; take the images alone with --without-text keep" * has_images)
+    if keeps_alone(reading) and (column := reading.get("text_column")) and not says:
+        yield NotAsked(f"no sample has a text under {printable(column)}, which --text-column names")
 
 
 def _groups(shard: Path) -> Iterator[tuple[str, dict[str, bytes | str] | _Unusable | NotTaken]]:
@@ -274,6 +289,7 @@ def _from_parts(position: int, parts: dict[str, bytes | str], reading: Reading, 
     row: dict[str, Any] = {}
     wrong: str | None = None
     given = {reading.get("text_column"), reading.get("label_column")} - {None}
+    keeps = keeps_alone(reading)
     read: set[str] = set()
     for ending, content in parts.items():
         if ending not in TEXTS and ending not in given:
@@ -299,9 +315,13 @@ def _from_parts(position: int, parts: dict[str, bytes | str], reading: Reading, 
         image = parts.get(picture) if picture else None
         return [Sample(position, None, None, image if isinstance(image, bytes) else None, problem, wrong)]
     asked: Reading = {**reading, "image_column": None}
+    if keeps and (column := reading.get("text_column")):
+        row.setdefault(column, None)  # an image of which nothing is said lacks it
     try:
         columns = columns_of(shard, list(row), asked, guess_image=False)
     except InputError:
+        columns = Columns(None, None, None)
+    if columns.text is None and columns.label is None and not (keeps and (picture is not None or problem)):
         told = printable(", ".join(row))
         return _Unusable(
             f"no column of captions or classes{f' is among {told}; say with --text-column which it is' * bool(told)}"
