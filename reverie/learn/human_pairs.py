@@ -173,7 +173,7 @@ class TokenizePairs(Job):
 
     def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
         """Some of them, for others to read."""
-        return Trial(dataclasses.replace(self, limit=min(self.limit or TRIED, TRIED)))
+        return Trial(dataclasses.replace(self, limit=min(self.limit or TRIED, TRIED), painter=""))
 
     def _chosen(self, source: Path) -> list[str]:
         """Ids of the pairs that are taken. Raises InputError for fewer than two, or one without caption."""

@@ -200,7 +200,7 @@ class TrainTokenCaptioner(Job):
 
     def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
         """So few steps."""
-        return Trial(dataclasses.replace(self, steps=min(steps, self.steps)), self.steps)
+        return Trial(dataclasses.replace(self, steps=min(steps, self.steps), controlled=False), self.steps)
 
     def _human(self, context: StepContext, table: Path, book: Book, images: bool) -> TokenPairs:
         """Human pairs, with the captions of the mix where there is one."""
