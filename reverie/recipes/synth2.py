@@ -220,6 +220,7 @@ class Synth2Config:
 
     # preset of settings that are not given; tiny runs on a CPU in minutes, paper takes public models, as the paper's sizes and steps are not known
     scale: Scale = "tiny"
+
     human: HumanPairs = HumanPairs()
     ask: Asking = Asking()
     images: ImageTokens = ImageTokens()
