@@ -53,6 +53,7 @@ TRIES = 100  # how often a commit is tried against rivals before giving up
 BATCH_ROWS = 1024
 NARROW_ROWS = 65536  # of a column or two of numbers and words
 IO_URING_SETUP = 425  # the number of the system call, on every kind of processor that Lance is built for
+RING_DEPTH = 1 << 14
 BUFFER_BYTES = 64 << 20  # Lance's own default reads 2 GB ahead
 CONFLICT = "Retryable commit conflict"
 EXAMPLE = "write for example: status = 'ok' and clip_score >= 0.2"
@@ -95,13 +96,15 @@ def has_ring() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
-        ring = ctypes.CDLL(None).syscall(IO_URING_SETUP, 8, ctypes.byref(ctypes.create_string_buffer(120)))
+        syscall = ctypes.CDLL(None).syscall
     except (OSError, AttributeError):
         return False
-    if ring < 0:
-        return False
-    os.close(ring)
-    return True
+    # As many and as deep as Lance makes: old kernels count their memory against what a user may lock.
+    rings = [syscall(IO_URING_SETUP, RING_DEPTH, ctypes.byref(ctypes.create_string_buffer(120))) for _ in range(2)]
+    for ring in rings:
+        if ring >= 0:
+            os.close(ring)
+    return all(ring >= 0 for ring in rings)
 
 
 def exists(path: TablePath) -> bool:
@@ -110,9 +113,11 @@ def exists(path: TablePath) -> bool:
     Raises: StoreError for one that is damaged, as it is when data is there and nothing says to which version it belongs.
     """
     if "://" not in address(path) and not _has_files(Path(path) / "_versions"):
-        if _has_files(Path(path) / "data"):  # written only after the first version
+        # Data is written only after the first version, which may have come between the two looks.
+        if _has_files(Path(path) / "data") and not _has_files(Path(path) / "_versions"):
             raise StoreError(f"{path} is damaged: its versions are missing, so nothing says what belongs to it")
-        return False
+        if not _has_files(Path(path) / "_versions"):
+            return False
     try:
         open_table(path)
     except StoreError as error:
