@@ -204,11 +204,8 @@ def check_tokenizer(name: str, seed: int = 0, num: int = 500, device: str = "cpu
 
     tokenizer = open_tokenizer(name, device)
     rows, counts = [], np.zeros(tokenizer.num_codes)
-    kinds: list[tuple[int, float | None]] = [
-        (1, 0.97),
-        (2, None),
-    ]  # not of the street camera, whose renders the judge cannot read
-    for things, needed in kinds:
+    kinds: list[tuple[int, float | None]] = [(1, 0.97), (2, None)]
+    for things, needed in kinds:  # of the studio camera alone: the judge cannot read the street's renders
         right, asked = [], list(_asked(things, seed, num))
         for start in range(0, num, AMONG):
             some = asked[start : start + AMONG]

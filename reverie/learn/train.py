@@ -15,7 +15,7 @@ from reverie import seeds
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit
-from reverie.recaption.mix import Mix
+from reverie.recaption.mix import Mix, has_words
 from reverie.stage import Job, StepContext, Trial
 from reverie.store.files import atomic_folder
 from reverie.store.sources import counted_clause
@@ -151,7 +151,7 @@ class Train(Job):
         """Which pairs have a text of their own, and how many have none. Raises InputError where none has."""
         from reverie.store import tables
 
-        where = f"{tables.whole_filter(self.where)} and regexp_like(text, '\\S')"
+        where = f"{tables.whole_filter(self.where)} and {has_words('text')}"
         count, told = tables.count(pairs, self.where), tables.count(pairs, where)
         if count and not told:
             raise InputError(

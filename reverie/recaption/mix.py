@@ -33,6 +33,11 @@ FINE = 1 << 53  # numbers that a draw has
 NO_CAPTIONS = {*PAIRS.names, *CAPTIONS.names}  # columns that every table has; those of text say other things
 
 
+def has_words(text: str) -> str:
+    """The filter of rows in which an expression is a caption; one of blanks alone is none, as in ``Mix.all``."""
+    return f"regexp_like({text}, '\\S')"
+
+
 @dataclass(frozen=True)
 class Mix:
     """Which caption of a pair is read at a visit; ``Mix.read`` makes one of words as the command line has them."""
@@ -140,7 +145,7 @@ class Mix:
                     f"the column {column!r} of {pairs.parent}, for the mix ({self}), is not text but {there[column]}"
                 )
             text = f"array_to_string({column}, ' ')" if _is_list(there[column]) else column
-            holds = f"regexp_like({text}, '\\S')"  # a caption of blanks alone is none, as in ``all``
+            holds = has_words(text)
             if not tables.count(pairs, f"{tables.whole_filter(where)} and {holds}"):
                 raise InputError(
                     f"the column {column!r} of {pairs.parent} holds no text in any pair that fits {where!r}; leave {name} out of "

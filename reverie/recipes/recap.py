@@ -25,7 +25,7 @@ import tyro
 from reverie.arms import Arm
 from reverie.errors import InputError
 from reverie.ranges import check_min
-from reverie.recaption.mix import Mix
+from reverie.recaption.mix import Mix, has_words
 from reverie.recipes.options import PUBLIC_PAINTER, Painting, Precision, Scale, refuse_twins
 from reverie.recipes.text_to_image import FURTHER_LR, LORA_LR
 from reverie.run.plan import Plan, Step
@@ -44,7 +44,7 @@ LABELS: Mapping[Kind, str] = {
     "base": "no further training", "alt": "alt-text", "short": "short captions", "long": "long captions", "mix": "mix of captions",
 }  # fmt: skip
 SMALLWORLD = "smallworld:"
-WITH_TEXT = "status = 'ok' and regexp_like(text, '\\S')"
+WITH_TEXT = f"status = 'ok' and {has_words('text')}"
 ALT_PAINTER = "builtin:painter-alt"
 PUBLIC_CAPTIONER = "Qwen/Qwen2-VL-2B-Instruct"
 

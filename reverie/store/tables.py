@@ -112,11 +112,13 @@ def exists(path: TablePath) -> bool:
 
     Raises: StoreError for one that is damaged, as it is when data is there and nothing says to which version it belongs.
     """
-    if "://" not in address(path) and not _has_files(Path(path) / "_versions"):
-        # Data is written only after the first version, which may have come between the two looks.
-        if _has_files(Path(path) / "data") and not _has_files(Path(path) / "_versions"):
-            raise StoreError(f"{path} is damaged: its versions are missing, so nothing says what belongs to it")
-        if not _has_files(Path(path) / "_versions"):
+    versions = Path(path) / "_versions"
+    if "://" not in address(path) and not _has_files(versions):
+        has_data = _has_files(Path(path) / "data")
+        # Looked at once more, as data is written only after the first version, which may have come meanwhile.
+        if not _has_files(versions):
+            if has_data:
+                raise StoreError(f"{path} is damaged: its versions are missing, so nothing says what belongs to it")
             return False
     try:
         open_table(path)
