@@ -61,7 +61,7 @@ from reverie.models.tokenizer import open_tokenizer
 from reverie.nets.autocast import quick_in_bf16
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld.describe import Style, vocabulary
-from reverie.smallworld.scene import class_names
+from reverie.smallworld.scene import Scene, class_names
 from reverie.store.files import atomic_file, atomic_folder
 
 Part = Literal[
@@ -134,6 +134,9 @@ TOKENIZER_FIT = Fit(
 TOKEN_PAINTER = {"width": 192, "layers": 4, "heads": 6, "conv_width": 96, "conv_blocks": 3, "conv_heads": 3}
 TOKEN_PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
+)
+THINGS_WEIGH = (
+    5.0  # places of things beside those of the background, of which no caption says which of many like codes it has
 )
 DESCRIBER = {"width": 128, "eye_layers": 3, "layers": 3, "heads": 4}
 DESCRIBER_FIT = Fit(
@@ -600,11 +603,12 @@ def token_painter(run: Work) -> None:
         **TOKEN_PAINTER,
     )
     sets = []
-    for pooled in PAINTED:
+    for pooled, (_, things, seed) in PAINTED.items():
         texts = pool.Pool.open([run.folder / pooled], 1, 0).captions
-        sets.append(LatentBatches(_image_ids(run, pooled, codes), _token_ids(learner, texts), 0, 0))
-    shares = FURTHER_SHARES if run.further else TOKEN_SHARES
-    batches = Curriculum(sets, shares, run.batch_size(), SEED, run.rank, run.processes)
+        ids = _image_ids(run, pooled, codes)
+        scenes = [scene for _, scene in pool.scenes(run.folder / pooled, seed, things)]
+        sets.append(LatentBatches(ids, _token_ids(learner, texts), 0, 0, weights=_weights(scenes, ids.shape[-1])))
+    batches = Curriculum(sets, TOKEN_SHARES, run.batch_size(), SEED, run.rank, run.processes)
     settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=run.minutes(name, "token-painter"))
     if run.further:
         settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
@@ -618,6 +622,17 @@ def token_painter(run: Work) -> None:
     train(run, name, learner, settings, batches, before, ship)
     if run.further and run.out is None:
         shutil.rmtree(run.folder / name)  # so that the same command trains on from here
+
+
+def _weights(scenes: Sequence[Scene], side: int) -> torch.Tensor:
+    """How much each place of a grid counts, (scenes, side, side): those that a thing reaches into more than others."""
+    middle = (torch.arange(side) + 0.5) / side
+    weights = torch.ones(len(scenes), side, side)
+    for each, scene in zip(weights, scenes, strict=True):
+        for thing in scene.things:
+            away = ((middle[:, None] - thing.y) ** 2 + (middle[None] - thing.x) ** 2).sqrt()
+            each[away < thing.radius + 0.5 / side] = THINGS_WEIGH
+    return weights
 
 
 def _image_ids(run: Work, name: str, codes: Path) -> torch.Tensor:

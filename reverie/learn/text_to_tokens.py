@@ -58,7 +58,10 @@ class TokenPredictor(nn.Module):
 
 @dataclass(frozen=True)
 class TextToTokens:
-    """Batches hold ``text`` or ``token_ids`` (see ``tokens``), and ``latents``: the ids of n images, (n, h, w), as any number."""
+    """Batches hold ``text`` or ``token_ids`` (see ``tokens``), and ``latents``: the ids of n images, (n, h, w), as any number.
+
+    ``weights`` (n, h, w), where a batch has them, weigh the places in the loss; the paper's are all the same.
+    """
 
     image_tokenizer: str  # a trained VQModel, or a pipeline that has one, by name or folder
     tokenizer: str  # of the captions, by name or folder
@@ -151,8 +154,10 @@ class TextToTokens:
             )
         logits = net(ids.masked_fill(hidden, mask_id), words.to(ids.device))
         asked = logits.permute(0, 2, 3, 1)[hidden].float()
+        each = F.cross_entropy(asked, ids[hidden], reduction="none")
+        weights = batch["weights"].to(each.device)[hidden] if "weights" in batch else torch.ones_like(each)
         return {
-            "loss": F.cross_entropy(asked, ids[hidden]),
+            "loss": (weights * each).sum() / weights.sum(),
             "accuracy": (asked.detach().argmax(1) == ids[hidden]).float().mean(),
         }
 

@@ -52,9 +52,10 @@ class LatentBatches:
     batch: int
     seed: int
     rank: int = 0  # of this process
+    weights: Tensor | None = None  # of every place of the latents in the loss, (N, h, w)
 
     def iterate(self, start: int) -> Iterator[dict[str, Any]]:
-        """Batches without end, from position ``start``: ``latents`` (batch, c, h, w) and ``text`` or ``token_ids``."""
+        """Batches without end, from position ``start``: ``latents`` (batch, c, h, w) and ``text`` or ``token_ids``; ``weights`` where given."""
         while True:
             yield self.draw(np.random.default_rng(seeds.derive("latents", self.seed, start, self.rank)), self.batch)
             start += 1
@@ -62,15 +63,17 @@ class LatentBatches:
     def draw(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
         """A batch of ``count``."""
         rows = rng.integers(len(self.captions), size=count)
-        latents = self.latents[torch.from_numpy(rows)].float()
+        drawn: dict[str, Any] = {"latents": self.latents[torch.from_numpy(rows)].float()}
+        if self.weights is not None:
+            drawn["weights"] = self.weights[torch.from_numpy(rows)]
         if isinstance(self.captions, Tensor):
             which = rng.integers(self.captions.shape[1], size=count)
             return {
-                "latents": latents,
+                **drawn,
                 "token_ids": self.captions[torch.from_numpy(rows), torch.from_numpy(which)].long(),
             }
         text = [self.captions[row][int(rng.integers(len(self.captions[row])))] for row in rows.tolist()]
-        return {"latents": latents, "text": text}
+        return {**drawn, "text": text}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from reverie.models.painter import open_painter
 from reverie.models.pretrained import load_processor
 from reverie.models.token_painter import open_token_painter, painted_ids
 from reverie.models.tokenizer import open_tokenizer
+from reverie.smallworld.scene import Scene, Thing
 from tests.builtin.tiny_train import SETTINGS, make_tiny, stopped_after
 
 
@@ -209,3 +210,12 @@ def test_no_model_that_ships_names_a_place_on_a_machine():
         if file.name != "tokenizer.json":  # words, of which "/" may be one
             told = re.findall(r'"(?:/|[A-Za-z]:\\)[^"]*"', file.read_text(encoding="utf-8"))
             assert not told, (file, told)
+
+
+def test_places_of_things_weigh_more() -> None:
+    scene = Scene((Thing("circle", "red", "small", x=0.25, y=0.5, radius=0.1),), "white")
+    (found,) = train._weights([scene], 8)
+    heavy = {(row, column) for row, column in (found > 1).nonzero().tolist()}
+    # The middles of places are 1/16, 3/16, ... apart from the edge; the circle reaches 0.1 around row 4.0, column 2.0.
+    assert heavy == {(3, 1), (3, 2), (4, 1), (4, 2)}
+    assert set(found.unique().tolist()) == {1.0, train.THINGS_WEIGH}

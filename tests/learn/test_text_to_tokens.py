@@ -64,21 +64,26 @@ def test_as_many_places_are_masked_as_a_loop_says() -> None:
         assert found[row].nonzero().ravel().tolist() == sorted(first)
 
 
-def test_the_loss_is_that_of_a_loop_over_masked_places_and_some_captions_are_dropped(parts: Path) -> None:
+@pytest.mark.parametrize("weighed", [False, True])
+def test_the_loss_is_that_of_a_loop_over_masked_places_and_some_captions_are_dropped(
+    parts: Path, weighed: bool
+) -> None:
     learner = small(parts, caption_drop=0.5)
     torch.manual_seed(0)
     net = learner.build().eval()
     assert isinstance(net, TokenPredictor)
     ids = torch.randint(0, CODES, (6, 4, 4))
+    weights = torch.randint(1, 5, (6, 4, 4)).float() if weighed else torch.ones(6, 4, 4)
     torch.manual_seed(3)
-    told = learner.losses(net, {"latents": ids.float(), "text": ["a red thing"] * 6})
+    batch = {"latents": ids.float(), "text": ["a red thing"] * 6}
+    told = learner.losses(net, batch | {"weights": weights} if weighed else batch)
     torch.manual_seed(3)
     hidden = masked(6, 16).view(6, 4, 4)
     dropped = (torch.rand(6) < 0.5).tolist()
     assert True in dropped
     assert False in dropped
     words = AutoTokenizer.from_pretrained(parts / "words")
-    total, right, count = 0.0, 0, 0
+    total, right, count, weighs = 0.0, 0, 0, 0.0
     for image in range(6):
         shown = ids[image].clone()
         shown[hidden[image]] = CODES
@@ -98,10 +103,12 @@ def test_the_loss_is_that_of_a_loop_over_masked_places_and_some_captions_are_dro
                 if hidden[image, row, column]:
                     scores = logits[:, row, column].double()
                     true = int(ids[image, row, column])
-                    total += float(scores.exp().sum().log() - scores[true])
+                    weight = float(weights[image, row, column])
+                    total += weight * float(scores.exp().sum().log() - scores[true])
+                    weighs += weight
                     right += int(scores.argmax()) == true
                     count += 1
-    assert told["loss"].item() == pytest.approx(total / count, rel=1e-4)
+    assert told["loss"].item() == pytest.approx(total / weighs, rel=1e-4)
     assert told["accuracy"].item() == pytest.approx(right / count)
 
 
