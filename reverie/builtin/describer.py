@@ -24,7 +24,8 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Sig
 from reverie import seeds
 from reverie.builtin.pool import CHUNK, Pool
 from reverie.models.describer import ABOUT, STYLES, Style
-from reverie.models.pretrained import load_tokenizer_of
+from reverie.models.names import locate
+from reverie.models.pretrained import load_model, load_tokenizer_of
 from reverie.nets.saving import save_pretrained
 from reverie.nets.words import write_tokenizer
 
@@ -43,9 +44,17 @@ class LearnToDescribe:
     eye_layers: int = 3
     layers: int = 3
     heads: int = 4
+    start: str = ""  # by name or folder, to go on from; the sizes above then do not count
 
     def build(self) -> nn.Module:
-        """The untrained model."""
+        """The model, untrained or as it is at ``start``. Its attention is the plain one: on a CPU the fused one is slow in bf16."""
+        net: nn.Module = (
+            load_model(PaliGemmaForConditionalGeneration, locate(self.start)) if self.start else self._new()
+        )
+        net.set_attn_implementation("eager")  # type: ignore[operator]
+        return net
+
+    def _new(self) -> nn.Module:
         tokenizer = load_tokenizer_of(self.tokenizer)
         tower = {"hidden_size": self.width, "intermediate_size": 2 * self.width, "num_attention_heads": self.heads}
         ids = {

@@ -245,8 +245,8 @@ def main(
         only: the parts to make; parts they need must be finished or named too. All but decoder, reader, bound, taught and painter-alt
             when left out; with --minutes decoder and painter.
         num_scenes: studio renders to learn from.
-        further: steps to train the shipped painter on for, with the schedule begun again, or its decoder; 0 trains a painter
-            from nothing. A shipped painter that is smaller is widened.
+        further: steps to train the shipped painter on for, with the schedule begun again, or its decoder, the token painter or the
+            describer; 0 trains one from nothing. A shipped painter that is smaller is widened.
         device: cpu, cuda or cuda:N.
         minutes: for everything, renders and loading included; the rates are annealed by then whatever the speed.
         batch: images a step of the painter, of each process; 0 is 32 on a CPU and 512 on a GPU.
@@ -564,13 +564,24 @@ def describer(run: Work) -> None:
     words = run.folder / "describer-tokenizer"
     write_words(words, split_words(vocabulary()), 256)
     pools = [pool.Pool.open([run.folder / name], 1, 0) for name in DESCRIBED]
-    batches = ToDescribe(pools, DESCRIBED_SHARES, run.batch or DESCRIBER_BATCH, SEED)
-    settings = dataclasses.replace(run.fit(DESCRIBER_FIT), minutes=run.minutes("describer", "describer"))
+    name = "describer-further" if run.further else "describer"
+    # A describer that goes on sees from the beginning what the first one saw in the end, and other pictures than that one.
+    shares = {0: DESCRIBED_SHARES[max(DESCRIBED_SHARES)]} if run.further else DESCRIBED_SHARES
+    seed = seeds.derive("further", SEED) if run.further else SEED
+    batches = ToDescribe(pools, shares, run.batch or DESCRIBER_BATCH, seed)
+    settings = dataclasses.replace(run.fit(DESCRIBER_FIT, run.further), minutes=run.minutes(name, "describer"))
+    if run.further:
+        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+    learner = LearnToDescribe(str(words), **DESCRIBER, start="builtin:describer" if run.further else "")
+    log = BUILTIN / "describer" / "training.json"
+    before = [json.loads(log.read_text(encoding="utf-8"))] if run.further and log.exists() else []
 
     def ship(weights: Path) -> None:
         _ship(run, weights, _copy_half, "describer")
 
-    train(run, "describer", LearnToDescribe(str(words), **DESCRIBER), settings, batches, ship=ship)
+    train(run, name, learner, settings, batches, before, ship)
+    if run.further and run.out is None:
+        shutil.rmtree(run.folder / name)  # so that the same command trains on from here
 
 
 def tokenizer(run: Work) -> None:

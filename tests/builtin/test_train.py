@@ -20,7 +20,7 @@ from reverie.learn.describe import examples
 from reverie.models.describer import Decoding, asking_of, open_describer
 from reverie.models.names import BUILTIN, locate
 from reverie.models.painter import open_painter
-from reverie.models.pretrained import load_processor
+from reverie.models.pretrained import load_processor, load_tensors
 from reverie.models.token_painter import open_token_painter, painted_ids
 from reverie.models.tokenizer import open_tokenizer
 from reverie.smallworld.scene import Scene, Thing
@@ -129,6 +129,16 @@ def test_a_describer_comes_out_that_is_asked_as_it_was_taught(tmp_path):
         assert torch.equal(theirs[name], ours), name
     pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 127.5 - 1
     torch.testing.assert_close(theirs["pixel_values"], pixels, atol=1e-5, rtol=0)
+
+
+def test_a_describer_goes_on_from_the_package(tmp_path):
+    train.main(tmp_path, ("describer",), further=1, out=tmp_path / "out", **SETTINGS)
+    weights = tmp_path / "describer-further" / "weights"
+    log = json.loads((weights / "training.json").read_text())
+    assert (len(log["before"]), log["steps"], log["learner"]["start"]) == (1, 1, "builtin:describer")
+    shipped = load_tensors(BUILTIN / "describer" / "model.safetensors")
+    for name, value in load_tensors(weights / "model.safetensors").items():
+        torch.testing.assert_close(value, shipped[name].float(), atol=1e-4, rtol=0)  # one step, of a small rate
 
 
 @pytest.mark.slow
