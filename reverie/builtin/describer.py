@@ -50,7 +50,7 @@ class LearnToDescribe:
         """The model, untrained or as it is at ``start``. Its attention is the plain one: on a CPU the fused one is slow in bf16."""
         net: nn.Module = (
             load_model(PaliGemmaForConditionalGeneration, locate(self.start)) if self.start else self._new()
-        )
+        ).requires_grad_(True)
         net.set_attn_implementation("eager")  # type: ignore[operator]
         return net
 
