@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import unicodedata
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -20,7 +20,8 @@ import jinja2
 from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -32,6 +33,7 @@ from reverie.show import provenance
 from reverie.show import query as queries
 from reverie.show.gallery import SIDES_PX, Card, Gallery
 from reverie.show.query import STATES, Query
+from reverie.store.pictures import as_png
 
 HERE = Path(__file__).parent
 STYLES = (HERE.parent / "report" / "style.css", HERE / "show.css")
@@ -48,6 +50,7 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 MAX_BODY = 20_000  # bytes of what is sent here
+MAX_PICTURE = 64 * 2**20  # bytes of a picture that is sent
 LONGEST = 400  # characters of a caption in a grid
 HIDDEN = {"\u061c", "\u200e", "\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\ufeff"}
 
@@ -104,6 +107,8 @@ def make_app(galleries: Sequence[Gallery], port: int) -> Starlette:
         Route("/pair/{pair_id:path}", pages.pair),
         Route("/picture/{side}/{number}/{pair_id:path}", pages.picture),
         Route("/mark", pages.mark, methods=["POST"]),
+        Route("/given", pages.take, methods=["POST"]),
+        Route("/given/{name}", pages.given),
         Route("/style.css", _file(b"".join(path.read_bytes() for path in STYLES), "text/css")),
         Route("/show.js", _file(SCRIPT.read_bytes(), "text/javascript")),
         Route("/favicon.ico", lambda request: Response(status_code=204)),
@@ -175,11 +180,9 @@ class Pages:
 
     async def mark(self, request: Request) -> Response:
         """Mark a pair as bad, or take the mark away."""
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                return PlainTextResponse("that is too much\n", status_code=413)
+        body = await _body(request, MAX_BODY)
+        if body is None:
+            return PlainTextResponse("that is too much\n", status_code=413)
         given = dict(parse_qsl(body.decode("utf-8", errors="replace")))
         side = given.get("side", "0")
         if side not in map(str, range(len(self.galleries))) or given.get("bad") not in ("0", "1"):
@@ -193,6 +196,36 @@ class Pages:
         back = given.get("back", "/")
         is_ours = back.startswith("/") and not back.startswith(("//", "/\\")) and back.isprintable()
         return RedirectResponse(back if is_ours else "/", status_code=303)
+
+    async def take(self, request: Request) -> Response:
+        """Take a picture to find pairs like it, and show those."""
+        body = await _body(request, MAX_PICTURE)
+        if body is None:
+            return self._message(413, f"a picture of more than {MAX_PICTURE // 2**20} MiB is not looked at")
+
+        async def whole() -> AsyncGenerator[bytes, None]:
+            yield body
+
+        try:
+            form = await MultiPartParser(request.headers, whole(), max_files=1, max_fields=1).parse()
+            sent = form.get("picture")
+        except (MultiPartException, KeyError):
+            sent = None
+        if not isinstance(sent, UploadFile):
+            return self._message(400, "no picture was sent")
+        data = await sent.read()
+        await sent.close()
+        if not data:
+            return self._message(400, "no picture was sent; choose a file first")
+        name = await run_in_threadpool(self.galleries[0].near.take, data)
+        return RedirectResponse(f"/?given={name}", status_code=303)
+
+    def given(self, request: Request) -> Response:
+        """A picture that was sent."""
+        found = self.galleries[0].near.given(request.path_params["name"])
+        if found is None:
+            return PlainTextResponse("no picture\n", status_code=404)
+        return Response(as_png(found), media_type="image/png")
 
     def slip(self, request: Request, error: Exception) -> Response:
         """What is wrong, in one line."""
@@ -269,6 +302,16 @@ def picture_link(side: int, card: Card, version: int, px: int = 0) -> str:
 def _cut(text: str | None) -> str:
     text = text or ""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} characters)"
+
+
+async def _body(request: Request, most: int) -> bytes | None:
+    """What was sent, or None if it is more than so many bytes."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            return None
+    return bytes(body)
 
 
 def _number(text: str) -> int:

@@ -7,6 +7,7 @@ of all rows that fit are found once (4 bytes each) and kept for the pages after 
 from __future__ import annotations
 
 import io
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -102,6 +103,10 @@ class Gallery:
     """
 
     def __init__(self, folder: Path, encoder: str = "", device: str = "cpu", tokenizer: str = "") -> None:
+        if re.match(r"[a-z0-9]+:/", str(folder)):
+            raise InputError(
+                f"{folder} is an address of tables; give the folder that the run keeps its files in (runs/NAME, or what --files said), which leads there"
+            )
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
         if not tables.exists(folder / "pairs.lance"):
@@ -284,7 +289,7 @@ class Gallery:
 
     def _find(self, asked: Query) -> Mapping[str, float]:
         """The nearest pairs, where those are asked for. Nothing waits for it, as the encoder may have to be loaded."""
-        return self.near.find(asked.near, asked.like) if asked.is_near else {}
+        return self.near.find(asked.near, asked.like, asked.given) if asked.is_near else {}
 
     def _numbers(
         self, asked: Query, nearest: Mapping[str, float]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,16 @@ from reverie.pairs import OK, TOKEN_COLUMNS
 from reverie.stage import StepContext
 from reverie.store import tables, vectors
 from reverie.store.files import check_own
-from reverie.store.pictures import decoded
+from reverie.store.pictures import decoded, open_picture
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from reverie.models.encoder import Encoder
 
+NUM_GIVEN = 16  # pictures of a user's own that are remembered
 AT_ONCE = 64  # pictures that are decoded and encoded together
+SMALL_PX = 512  # longer side of a user's own picture as it is looked at
 NUM_NEAREST = 300  # pairs that are found
 SCORES_BY = ("ClipScore", "ClipConfidence")  # stages that score pictures by an encoder of images and texts
 
@@ -64,6 +69,7 @@ class Near:
         self.table = folder / "show" / f"{slug}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}.lance"
         self.done, self.total, self.error = 0, 0, ""
         self._encoder: Encoder | None = None
+        self._given: OrderedDict[str, tuple[Image, np.ndarray[Any, np.dtype[np.float32]]]] = OrderedDict()
         self._encoding, self._guard = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
@@ -123,14 +129,42 @@ class Near:
             vectors.index(self.table)
         return self.total
 
-    def find(self, text: str = "", like: str = "") -> dict[str, float]:
-        """The nearest pairs among those looked at, with their cosine, nearest first: to a text, or to the picture of a pair.
+    def take(self, data: bytes) -> str:
+        """Remember a picture of the user's own for as long as the server runs, unless many others follow. Returns: its name.
 
-        Raises: InputError for a pair that has no picture, or none that was looked at yet; ModelError.
+        Raises: BrokenImage for what is no picture; ModelError.
         """
+        picture = open_picture(data, "what was sent", min_px=SMALL_PX)
+        picture.thumbnail((SMALL_PX, SMALL_PX))
+        with self._encoding:
+            vector = self._open().images([picture]).numpy()[0]
+        name = hashlib.blake2b(data, digest_size=8).hexdigest()
+        with self._guard:
+            self._given[name] = (picture, vector)
+            while len(self._given) > NUM_GIVEN:
+                self._given.popitem(last=False)
+        return name
+
+    def given(self, name: str) -> Image | None:
+        """Such a picture, made small, if it is still known."""
+        with self._guard:
+            return self._given[name][0] if name in self._given else None
+
+    def find(self, text: str = "", like: str = "", given: str = "") -> dict[str, float]:
+        """The nearest pairs among those looked at, with their cosine, nearest first: to a text, to the picture of a pair, or to one that was taken.
+
+        Raises: InputError for a pair that has no picture, or none that was looked at yet, and for a picture that is not known any more; ModelError.
+        """
+        with self._guard:
+            taken = self._given.get(given)
+        if given and taken is None:
+            raise InputError("the picture that was sent is not known any more; send it again")
         if not tables.exists(self.table):
             return {}
-        if like:
+        vector: np.ndarray[Any, np.dtype[np.float32]] | None
+        if taken:
+            vector = taken[1]
+        elif like:
             vector = vectors.vector_of(self.table, like)
             if vector is None:
                 raise InputError(f"pair {like} has no picture that was looked at, so nothing can be like it")

@@ -27,6 +27,7 @@ class Query:
     up: str = ""  # "1": smallest first
     near: str = ""  # a text that pictures are to be like
     like: str = ""  # a pair whose picture they are to be like
+    given: str = ""  # the name of a picture that was sent here, which they are to be like
     page: str = ""
 
     @property
@@ -37,7 +38,7 @@ class Query:
     @property
     def is_near(self) -> bool:
         """Whether pairs are asked for by what their pictures show."""
-        return bool(self.near or self.like)
+        return bool(self.near or self.like or self.given)
 
     def link(self, path: str = "/", **changes: object) -> str:
         """An address that asks for the same but for these changes; another page than the first only if it says so."""
@@ -51,6 +52,8 @@ def read(given: Mapping[str, str]) -> Query:
     known = {item.name: given[item.name].strip()[: LONGEST + 1] for item in fields(Query) if item.name in given}
     if known.get("state", "") not in STATES:
         known["state"] = ""
+    if known.get("near"):  # what was typed last goes before what the page still knew
+        known["like"] = known["given"] = ""
     return Query(**known)
 
 

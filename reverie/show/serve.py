@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 
 def check_extra() -> None:
     """Raises MissingExtra where the packages of the server are not installed."""
-    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
+    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn", "python_multipart")):
         raise MissingExtra("reverie show", "show")
 
 

@@ -150,6 +150,23 @@ def test_a_pair_is_marked_by_a_key_and_by_a_click(served: tuple[str, Path], page
     assert tables.count(folder / "pairs.lance", "bad = false") == len(every)
 
 
+def test_a_picture_of_ones_own_is_sent_by_the_form(served: tuple[str, Path], page: Any, tmp_path: Path) -> None:
+    address, folder = served
+    Gallery(folder).near.build()
+    image = tables.read_unit(folder / "pairs.lance", 0, ["image"])["image"][0].as_py()
+    (tmp_path / "mine.png").write_bytes(image)
+    page.goto(address)
+    page.set_input_files("input[name=picture]", tmp_path / "mine.png")
+    page.click("text=Find")
+    page.wait_for_selector("img.given")
+    assert page.evaluate("document.querySelector('img.given').naturalWidth") > 0
+    assert float(page.locator(".facts span").first.inner_text()) == pytest.approx(1, abs=1e-3)
+    page.fill("#words", "red")  # other fields go with it
+    page.press("#words", "Enter")
+    page.wait_for_url("**words=red**")
+    assert page.locator("img.given").count() == 1
+
+
 def test_a_mark_that_fails_says_why(served: tuple[str, Path], page: Any) -> None:
     address, folder = served
     page.goto(address)

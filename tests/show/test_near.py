@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from reverie import pairs
+from reverie.errors import InputError
 from reverie.models.encoder import open_encoder
+from reverie.show import app
 from reverie.show.gallery import Gallery
-from reverie.show.near import encoder_of
+from reverie.show.near import NUM_GIVEN, encoder_of
 from reverie.store import tables
 from reverie.store.pictures import open_picture
 
@@ -85,6 +87,66 @@ def test_the_nearest_are_those_of_a_plain_loop(import_folder: Path, browse: Open
     assert gallery.near.build() == 0
     assert len(gallery.near.find(text="a red circle")) == 7
     assert broken["pair_id"] not in gallery.near.find(text="a red circle")
+
+
+def test_a_picture_of_ones_own_finds_those_like_it(import_folder: Path, browse: Open) -> None:
+    torch.set_num_threads(1)
+    Gallery(import_folder).near.build()
+    pages = browse(import_folder)
+    sent = picture(COLOURS["yellow"])
+    answer = pages.post("/given", files={"picture": ("mine.png", sent)})
+    assert answer.status_code == 303
+    link = answer.headers["location"]
+    page = pages.get(link).text
+    like = keys(import_folder, "label = 'yellow'")
+    encoder = open_encoder("builtin:clip")
+    (mine,) = encoder.images([open_picture(sent, "mine")]).numpy()
+    wanted = {}
+    for part in tables.scan(import_folder / "pairs.lance", ["pair_id", "image"], "status = 'ok'"):
+        for each in part.to_pylist():
+            if each["image"] != b"no picture":
+                wanted[each["pair_id"]] = float(encoder.images([open_picture(each["image"], "x")]).numpy()[0] @ mine)
+    assert set(shown(page)[:2]) == set(like)
+    cosines = [float(each) for each in re.findall(r"asked for\">([-\d.]+)<", page)]
+    assert cosines == pytest.approx(sorted(wanted.values(), reverse=True), abs=1e-3)
+    # It is shown, decoded and encoded again, and goes with a filter.
+    name = link.removeprefix("/?given=")
+    assert np.array_equal(open_picture(pages.get(f"/given/{name}").content, "a"), open_picture(sent, "b"))
+    assert shown(get(pages, given=name, where="label = 'blue'")) == keys(
+        import_folder, "status = 'ok' and label = 'blue'"
+    )
+    # What is typed afterwards goes before it.
+    assert shown(get(pages, given=name, near="a red circle")) == shown(get(pages, near="a red circle"))
+    # After others it is forgotten.
+    near = Gallery(import_folder).near
+    first = near.take(sent)
+    for shade in range(NUM_GIVEN):
+        near.take(picture((shade, 0, 0)))
+    assert near.given(first) is None
+    with pytest.raises(InputError, match="send it again"):
+        near.find(given=first)
+
+
+def test_what_is_sent_must_be_a_picture(import_folder: Path, browse: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = browse(import_folder)
+    for files, said in (
+        ({"picture": ("mine.png", b"<svg onload=alert(1)>")}, "not a JPEG, PNG"),
+        ({"picture": ("mine.png", b"")}, "choose a file"),
+        ({"other": ("mine.png", b"x")}, "no picture was sent"),
+        ({"picture": ("a.png", b"x"), "second": ("b.png", b"x")}, "no picture was sent"),
+    ):
+        answer = pages.post("/given", files=files)
+        assert answer.status_code == 400
+        assert re.search(said, answer.text), answer.text
+        assert "Traceback" not in answer.text
+    assert pages.post("/given", data={"picture": "text"}).status_code == 400
+    assert pages.post("/given", content=b"--x", headers={"content-type": "multipart/form-data"}).status_code == 400
+    assert pages.get("/given").status_code == 405
+    assert pages.get("/given/nothing").status_code == 404
+    assert pages.get("/", params={"given": "nothing"}).status_code == 400
+    monkeypatch.setattr(app, "MAX_PICTURE", 100)
+    answer = pages.post("/given", files={"picture": ("mine.png", b"x" * 200)})
+    assert answer.status_code == 413
 
 
 def wait_until_ready(pages: object) -> None:

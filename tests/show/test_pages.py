@@ -329,7 +329,13 @@ def test_nothing_but_our_own_is_loaded(folder: Path, browse: Open) -> None:
 )  # fmt: skip
 def test_other_sites_are_refused(folder: Path, browse: Open, headers: dict[str, str]) -> None:
     pages, name = browse(folder), keys(folder)[0]
-    for method, path in (("GET", "/"), ("GET", f"/picture/0/0/{name}"), ("POST", "/mark"), ("GET", "/show.js")):
+    for method, path in (
+        ("GET", "/"),
+        ("GET", f"/picture/0/0/{name}"),
+        ("POST", "/mark"),
+        ("POST", "/given"),
+        ("GET", "/show.js"),
+    ):
         answer = pages.request(
             method, path, headers=headers, data={"pair": name, "bad": "1"} if method == "POST" else None
         )
@@ -540,6 +546,8 @@ def test_words_and_phrases() -> None:
 def test_a_folder_without_pairs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         Gallery(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is an address of tables; give the folder"):
+        Gallery(Path("s3://bucket/run"))
     with pytest.raises(InputError, match="holds no images"):
         Gallery(tmp_path)
 
