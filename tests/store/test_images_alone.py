@@ -140,6 +140,38 @@ def test_a_folder_of_pictures_is_taken_as_it_is(tmp_path: Path) -> None:
     assert sources == ["import: 0.png", "import: 1.png", "import: 2.png", "import: broken.jpg"]
 
 
+def test_a_text_file_beside_a_picture_is_its_caption(tmp_path: Path) -> None:
+    flat = pictures(tmp_path / "flat", 7)
+    (flat / "0.txt").write_text("\ufeffa fox\n", encoding="utf-8")
+    (flat / "1.caption").write_text("a red fox")
+    (flat / "2.txt").write_text(" \n")
+    (flat / "3.txt").write_bytes(b"\xff\xfe a fox")
+    (flat / "4.txt").symlink_to(tmp_path / "nowhere")
+    (flat / "5.txt").write_text("word " * 20_000)
+    (flat / "9.txt").write_text("of no picture")
+    (flat / "a.json").write_text("{}")
+    said = account(flat, tmp_path / "out")
+    assert said == (
+        "9 found = 4 taken + 3 dropped (1 its text is not UTF-8; 1 a link to nothing in place of a text file; 1 its text file has more than 64,000 bytes) "
+        "+ 2 not taken (1 .json file; 1 .txt file)"
+    )
+    rows = tables.open_table(tmp_path / "out" / "pairs.lance").to_table().to_pylist()
+    assert [row["text"] for row in rows if row["status"] == "ok"] == ["a fox", "a red fox", None, None]
+    # Those without are dropped where that is asked for.
+    said = account(flat, tmp_path / "dropped", without_text="drop")
+    assert said.startswith("9 found = 2 taken + 5 dropped (no text")
+    # Class folders keep their classes, and it is said what else could be meant.
+    classes = tmp_path / "photos"
+    pictures(classes / "fox", 1)
+    (classes / "fox" / "0.txt").write_text("a fox in the snow")
+    found = imports.import_into(classes, tmp_path / "classes")
+    assert list(found.not_asked) == [
+        "text files of the same name lie beside pictures: if they are captions, take them in place of the names of folders with --kind pictures"
+    ]
+    imports.import_into(classes, tmp_path / "deep", "pictures")
+    assert tables.count(tmp_path / "deep" / "pairs.lance", "text = 'a fox in the snow' and label is null") == 1
+
+
 def test_folders_in_folders_are_classes_unless_it_is_said_that_they_are_pictures(tmp_path: Path) -> None:
     photos = pictures(tmp_path / "photos" / "2019" / "june", 2).parent.parent
     pictures(photos / "2020", 1)

@@ -1,4 +1,6 @@
-"""Readers of image folders: one folder a class, or pictures beside a metadata file as Hugging Face's imagefolder has it; or pictures alone."""
+"""Readers of image folders: one folder a class, or pictures beside a metadata file as Hugging Face's imagefolder has it; or pictures, alone or each
+beside a text file of its name, as trainers of LoRA adapters and img2dataset have them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import dataclasses
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from reverie.errors import InputError
@@ -21,12 +23,15 @@ from reverie.store.imports.samples import (
     from_template,
     keeps_alone,
     label_of,
+    text_of,
 )
 from reverie.store.pictures import PICTURE_SUFFIXES, looks_like_picture
-from reverie.store.sources import printable
+from reverie.store.sources import because, printable, what_is
 
 METADATA = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl, "metadata.parquet": read_parquet}
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
+TEXTS = (".txt", ".caption")  # endings of files with the caption of the picture beside them, the first that is there
+LONGEST_TEXT = 64_000  # bytes of one
 LITTER = ("__MACOSX",)  # what packers leave in a folder
 
 
@@ -42,17 +47,47 @@ def read_folder(path: Path, reading: Reading) -> Iterator[Entry]:
 
 
 def read_pictures(path: Path, reading: Reading) -> Iterator[Entry]:
-    """Every picture below the folder, at any depth, in order of name: nobody says what it shows, and names of folders are no classes."""
+    """Every picture below the folder, at any depth, in order of name: names of folders are no classes, and what it shows says a text file
+    of its name beside it, if there is one.
+    """
     if not path.is_dir():
         raise InputError(f"{path} is not a folder")
-    if reading.get("without_text") == "drop":
+    files, others = _pictures(path, TEXTS)
+    drops = reading.get("without_text") == "drop"
+    if drops and not any(_text_file(file) for file in files):
         raise InputError(f"{path} is read as pictures alone, so --without-text drop would leave nothing of it")
-    files, others = _pictures(path)
     for position, file in enumerate(files):
-        yield Sample(position, None, image=file, file=printable(str(file.relative_to(path))), alone=True)
+        text, wrong = _text_beside(file)
+        place = printable(str(file.relative_to(path)))
+        yield Sample(position, text, image=file, refused=wrong, file=place, alone=not (text or wrong or drops))
     yield from others
     metadata = (file for file in _all_files(path) if file.name in METADATA and not _hidden(file.relative_to(path)))
     yield from _not_taken(metadata, "metadata, as pictures alone are read")
+
+
+def _text_file(picture: Path) -> Path | None:
+    """The file beside a picture that holds its caption."""
+    return next((file for ending in TEXTS if os.path.lexists(file := picture.with_suffix(ending))), None)
+
+
+def _text_beside(picture: Path) -> tuple[str | None, str | None]:
+    """The caption of a picture, if a file beside it holds one, or why that is none."""
+    file = _text_file(picture)
+    if file is None:
+        return None, None
+    if found := what_is(file):
+        return None, because(f"{found} in place of a text file", printable(file.name))
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(LONGEST_TEXT + 1)
+    except OSError as error:
+        return None, because(f"cannot read its text ({error.strerror})", printable(file.name))
+    if len(data) > LONGEST_TEXT:
+        return None, because(f"its text file has more than {LONGEST_TEXT:,} bytes", printable(file.name))
+    try:
+        return text_of(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return None, because("its text is not UTF-8", printable(file.name))
 
 
 def metadata_files(path: Path) -> list[Path]:
@@ -113,6 +148,10 @@ def _classes(path: Path, reading: Reading) -> Iterator[Entry]:
         yield NotAsked(
             "names of folders are taken for classes: if these are none, take all pictures, at any depth, with --kind pictures"
         )
+    elif any(_text_file(file) for file in itertools.chain.from_iterable(files.values())):
+        yield NotAsked(
+            "text files of the same name lie beside pictures: if they are captions, take them in place of the names of folders with --kind pictures"
+        )
 
 
 def _with_metadata(path: Path, metadata: list[Path], reading: Reading) -> Iterator[Entry]:
@@ -156,8 +195,11 @@ def _is_picture(file: Path) -> bool:
     return not _hidden(Path(file.name)) and (ending in PICTURE_SUFFIXES or (not ending and looks_like_picture(file)))
 
 
-def _pictures(path: Path) -> tuple[list[Path], list[NotTaken]]:
-    """Pictures at any depth in order of name, and what else there is. One without an ending counts by its first bytes."""
+def _pictures(path: Path, beside: Sequence[str] = ()) -> tuple[list[Path], list[NotTaken]]:
+    """Pictures at any depth in order of name, and what else there is. One without an ending counts by its first bytes.
+
+    Args: beside: endings of files that go with a picture of their name.
+    """
     found: list[Path] = []
     passed: Counter[str] = Counter()
     for folder, folders, files in os.walk(path):
@@ -170,12 +212,15 @@ def _pictures(path: Path) -> tuple[list[Path], list[NotTaken]]:
                 found.append(here / name)  # as a row that failed, beside what it holds
             elif (here / name).is_symlink():
                 passed["a link to a folder, which is not followed"] += 1
+        here_found = [here / name for name in files if not _hidden(Path(name)) and _is_picture(here / name)]
+        found += here_found
+        taken = {*here_found, *(file.with_suffix(ending) for file in here_found for ending in beside)}
         for name in files:
             file, ending = here / name, Path(name).suffix.lower()
+            if file in taken:
+                continue
             if _hidden(Path(name)):
                 passed["hidden"] += 1
-            elif _is_picture(file):
-                found.append(file)
             elif name not in METADATA:
                 passed[printable(f"{ending} files" if ending else "files without an ending")] += 1
     return sorted(found), [NotTaken(reason, number) for reason, number in passed.items()]
