@@ -159,7 +159,7 @@ def test_a_text_file_beside_a_picture_is_its_caption(tmp_path: Path) -> None:
     assert [row["text"] for row in rows if row["status"] == "ok"] == ["a fox", "a red fox", None, None]
     # Those without are dropped where that is asked for.
     said = account(flat, tmp_path / "dropped", without_text="drop")
-    assert said.startswith("9 found = 2 taken + 5 dropped (no text")
+    assert said.startswith("9 found = 2 taken + 5 dropped (2 no text; 1 its text")
     # Class folders keep their classes, and it is said what else could be meant.
     classes = tmp_path / "photos"
     pictures(classes / "fox", 1)
