@@ -212,8 +212,9 @@ class Job(Stage):
 
 
 class Trial(NamedTuple):
-    """Work that is cut short. What takes time tells its ``speed`` as learn/fit.py does; of a job that tells none, and whose ``part`` is
-    not known, no time is told, but later steps may read what it leaves.
+    """Work that is cut short. What takes time tells its ``speed`` as learn/fit.py does, with ``whole`` where the job itself knows how many
+    of these things the whole run has (evaluate/pace.py); what has no speed in it is told as ``untimed``, with the reason as ``text``.
+    Of a job that tells none, and whose ``part`` is not known, no time is told, but later steps may read what it leaves.
     """
 
     job: Job

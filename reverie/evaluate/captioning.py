@@ -15,20 +15,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from reverie.arms import Arm
 from reverie.datasets.captioned import CaptionedImages, check_captioned, load_captioned
 from reverie.errors import InputError, ReverieError
-from reverie.stage import Job, Role, StepContext
+from reverie.stage import Job, Role, StepContext, Trial
 from reverie.store import results
 from reverie.store.files import atomic_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
     from reverie.evaluate.metrics.captions import Scores
-    from reverie.models.captioner import Captioner
+    from reverie.models.captioner import Captioner, DecoderInputs
 
 PAIRED = "cider_d"  # the COCO toolkit's CIDEr: its number of each photo is kept, to compare arms photo by photo
 Scored = tuple[str, float, tuple[float, ...] | None]  # metric, its number, and that of each photo
+ASKED = 32  # photos of a trial
+SAID = 8  # words of a sentence in it
+TOGETHER = 64  # photos that words are found for at once, see models/captioner.py
 TAKEN = 1.0 / 100  # share of photos with a reference that stands in the support set word for word, which is told
 
 
@@ -122,6 +125,10 @@ class MeasureCaptions(Job):
             self._write(context, arm, photos, answers, ours, captioner.control)
         context.report("progress", done=len(self.arms), total=len(self.arms))
 
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """A few words about a few photos, by one captioner of each kind."""
+        return Trial(_Tried(**{item.name: getattr(self, item.name) for item in dataclasses.fields(self)}))
+
     def _write(
         self,
         context: StepContext,
@@ -172,6 +179,120 @@ class MeasureCaptions(Job):
             context.report("warning", text=f"SPICE is left out: {error}")
             return None
         return found if math.isfinite(found.corpus) else None
+
+
+@dataclass(frozen=True)
+class _Tried(MeasureCaptions):
+    """A trial. How much a captioner will say when it is trained is not known: it is taken to say as much as the longest sentence that
+    people said, at least as much as they do on average, and at most as much as it can.
+    """
+
+    def run(self, context: StepContext) -> None:
+        import torch
+
+        from reverie.evaluate.pace import kinds, paced, tell, timed
+        from reverie.models.captioner import load_captioner
+
+        photos, num = self._some(context)
+        seen: dict[str, torch.Tensor] = {}
+        tags: dict[str, list[list[str]] | None] = {"": None}
+        for arm, times in kinds(self.arms):
+            assert arm.step is not None
+            place = context.weights(arm.step)
+            captioner, took = timed(lambda: load_captioner(place, context.device, self.speed.batch_size))  # noqa: B023
+            tell(context.report, "captioners opened", times, [took])
+
+            def pictures(part: slice) -> list[Any]:
+                return [photos.picture(number) for number in range(len(photos))[part]]
+
+            def rows_of(part: slice, captioner: Captioner = captioner) -> torch.Tensor:
+                return captioner.encoder.images(pictures(part))
+
+            def tags_of(part: slice, captioner: Captioner = captioner) -> list[list[str]]:
+                return captioner.find_tags(pictures(part)) or []
+
+            name = captioner.encoder.revision
+            if name not in seen:
+                seen[name] = torch.cat(paced(context.report, "photos", num, rows_of, len(photos)))
+            finder = f"{name} {captioner.detector.revision}" if captioner.detector else ""
+            if finder not in tags:
+                parts = paced(context.report, "photos searched", num, tags_of, len(photos))
+                tags[finder] = [names for part in parts for names in part]
+            batch = min(TOGETHER, num)
+            rows, known = seen[name], tags[finder]
+            few = min(len(rows), len(known or rows))
+            again = -(-batch // few)
+            look = captioner.prepare(
+                rows[:few].repeat(again, 1)[:batch], (known[:few] * again)[:batch] if known else None
+            )
+            lengths = [len(captioner.tokenizer(text)["input_ids"]) + 1 for said in photos.references for text in said]
+            longest, most = min(max(lengths), captioner.net.max_tokens), captioner.net.max_tokens
+            sure = (min(1.0, sum(lengths) / len(lengths) / longest), most / longest)
+            for beams in sorted({1, self.beams}):
+                each, words = _word(captioner, look, beams)
+                whole = times * math.ceil(num / TOGETHER) * longest
+                tell(
+                    context.report,
+                    "words" if beams == 1 else "words by beam search",
+                    whole,
+                    [each * words],
+                    words,
+                    sure,
+                )
+        texts = [said[0] for said in photos.references]
+        score_captions(texts[:2], photos.references[:2])  # opens what it needs
+        _, took = timed(lambda: [score_captions(texts, photos.references, self.meteor), _facts(texts, photos)])
+        sets = len(self.arms) * len({1, self.beams})
+        tell(context.report, "captions scored", num * sets, [took], len(photos))
+        if self._java():
+            context.report("untimed", text="SPICE, which runs outside of Python, has no time in it")
+
+    def _some(self, context: StepContext) -> tuple[CaptionedImages, int]:
+        """A few of the photos, and how many there are of all."""
+        from reverie.datasets.captioned import smallworld_source
+        from reverie.evaluate.pace import tell, timed
+
+        if not self.photos.startswith("smallworld:"):
+            found = load_captioned(self.photos, self.images, self.split)
+            own = slice(0, ASKED)
+            return CaptionedImages(found.names[own], found.images[own], found.references[own]), len(found)
+        camera, num, kind = smallworld_source(self.photos)
+        few = min(ASKED, num)
+        load_captioned(f"smallworld:{camera}:1:{kind}")
+        photos, took = timed(lambda: load_captioned(f"smallworld:{camera}:{few}:{kind}"))
+        tell(context.report, "photos drawn", num, [took], few)
+        return photos, num
+
+    def _java(self) -> bool:
+        from reverie.evaluate.metrics.java import spice_program
+
+        try:
+            return self.spice != "off" and bool(spice_program())
+        except ReverieError:
+            return False
+
+
+def _word(captioner: Captioner, look: DecoderInputs, beams: int) -> tuple[float, int]:
+    """Seconds of a word of all these photos at once, and how many were said."""
+    from reverie.evaluate.pace import timed
+
+    net, said = captioner.net, 0
+
+    def count(*_: object) -> None:
+        nonlocal said
+        said += 1
+
+    decoder = net.language if hasattr(net, "language") else net.decoder
+    most, net.max_tokens = net.max_tokens, 2
+    try:
+        captioner.generate(look, beams)  # sets things up
+        net.max_tokens = min(most, SAID)
+        counter = decoder.register_forward_hook(count)
+        _, took = timed(lambda: captioner.generate(look, beams))
+        counter.remove()
+    finally:
+        net.max_tokens = most
+    return took / said, said
 
 
 def captions_folder(run: Path, step: str) -> Path:

@@ -5,7 +5,8 @@ Imports torch only when it runs, so that a recipe can name it at no cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from reverie.arms import Arm
 from reverie.captions.classes import read_classes
 from reverie.errors import InputError
 from reverie.evaluate.linear_probe import ProbeSpeed
-from reverie.stage import Job, Role, StepContext
+from reverie.stage import Job, Role, StepContext, Trial
 from reverie.store import results
 
 
@@ -44,6 +45,10 @@ class MeasureClassifiers(Job):
 
         check_labels(self.photos, self.split, read_classes(self.classes))
         check_photos(self.photos, self.split)
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """A few photos through each encoder."""
+        return Trial(_Tried(**{item.name: getattr(self, item.name) for item in dataclasses.fields(self)}))
 
     def run(self, context: StepContext) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.
@@ -92,6 +97,33 @@ class MeasureClassifiers(Job):
                 record(metric="mean_per_class", value=mean_per_class(predicted, photos.labels)),
             )
         context.report("progress", done=len(self.arms), total=len(self.arms))
+
+
+@dataclass(frozen=True)
+class _Tried(MeasureClassifiers):
+    """A trial: a few photos through each encoder. What classifiers of one encoder read is kept, so that each encoder reads them once."""
+
+    def run(self, context: StepContext) -> None:
+        from reverie.datasets.labelled import photo_labels
+        from reverie.evaluate.pace import kinds, paced, some_photos, tell, timed
+        from reverie.models.classifier import OWN_ENCODER, Classifier, load_classifier
+
+        photos = some_photos(self.photos, self.split, context.report, (self.split,))
+        num, seen = len(photo_labels(self.photos, self.split)), set[str]()
+        for arm, times in kinds(self.arms):
+            assert arm.step is not None
+            place = context.weights(arm.step)
+            classifier, took = timed(lambda: load_classifier(place, context.device))  # noqa: B023
+            tell(context.report, "classifiers opened", times, [took])
+            own = times if (place / OWN_ENCODER).is_dir() else 1
+            if classifier.encoder.revision in seen:
+                continue
+            seen.add(classifier.encoder.revision)
+
+            def look(part: slice, classifier: Classifier = classifier) -> None:
+                classifier.encoder.images([photos.picture(number) for number in range(len(photos))[part]])
+
+            paced(context.report, "photos", own * num, look, len(photos), self.speed.batch_size)
 
 
 @dataclass(frozen=True)

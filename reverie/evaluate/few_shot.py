@@ -11,8 +11,10 @@ draws 5,000 with 6 questions a class. StableRep does not confirm that its episod
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,14 +25,17 @@ from reverie import seeds
 from reverie.arms import Arm
 from reverie.errors import InputError
 from reverie.evaluate.linear_probe import ProbeSpeed, check_arms, describe_arm
-from reverie.stage import Job, Role, StepContext
+from reverie.stage import Job, Role, StepContext, Trial
 from reverie.store import results
 
 if TYPE_CHECKING:
     from reverie.datasets.labelled import LabelledImages
+    from reverie.evaluate.features import FeatureExtractor
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
+
+EPISODES = 150  # of a trial
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,10 @@ class FewShotEpisodes(Job):
         check_photos(self.photos, "train")
         if has_photos(self.photos, "test"):
             check_photos(self.photos, "test")
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """A few photos and a few episodes."""
+        return Trial(_Tried(**{item.name: getattr(self, item.name) for item in dataclasses.fields(self)}))
 
     def run(self, context: StepContext) -> None:
         """Measure every arm and write its numbers; run again, it replaces them.
@@ -116,6 +125,44 @@ class FewShotEpisodes(Job):
         context.report("progress", done=len(self.arms), total=len(self.arms))
 
 
+@dataclass(frozen=True)
+class _Tried(FewShotEpisodes):
+    """A trial: a few photos through each kind of network, and a few episodes on features that all are the same."""
+
+    def run(self, context: StepContext) -> None:
+        from reverie.datasets.labelled import Split, has_photos, photo_labels
+        from reverie.evaluate.pace import kinds, paced, some_photos
+
+        splits: tuple[Split, ...] = ("train", "test") if has_photos(self.photos, "test") else ("train",)
+        photos = some_photos(self.photos, "train", context.report, splits)
+        labels = [np.array(photo_labels(self.photos, split)) for split in splits]
+        numbers = [np.unique(np.concatenate(labels), return_inverse=True)[1][: len(labels[0])].astype(np.int64)]
+        if len(labels) > 1:
+            numbers.append(np.unique(np.concatenate(labels), return_inverse=True)[1][len(labels[0]) :].astype(np.int64))
+        else:
+            first = _first_half(numbers[0])
+            numbers = [numbers[0][first], numbers[0][~first]]
+        num, batch = sum(map(len, labels)), self.speed.batch_size
+        width: dict[int, int] = {}
+        for arm, times in kinds(self.arms):
+            describe = describe_arm(arm, self.arms, context, self.pixels_px)
+
+            def rows_of(part: slice, describe: FeatureExtractor = describe) -> Floats:
+                return describe(photos.pixels(part, self.size_px, self.resize_px)).float().cpu().numpy()
+
+            rows = paced(context.report, "photos", times * num, rows_of, len(photos), batch)[0]
+            width[rows.shape[1]] = width.get(rows.shape[1], 0) + times
+        how = {"ways": self.ways, "shots": self.shots, "queries": self.queries, "seed": self.seed}
+        for size, times in width.items():
+            row = np.ones(size, dtype=np.float32)
+            few, asked = (np.broadcast_to(row, (len(own), size)) for own in numbers)
+
+            def some(part: slice, few: Floats = few, asked: Floats = asked) -> None:
+                accuracies(few, numbers[0], asked, numbers[1], episodes=part.stop - part.start, **how)
+
+            paced(context.report, "episodes", times * self.episodes, some, min(self.episodes, EPISODES))
+
+
 def _splits(source: str) -> tuple[LabelledImages, LabelledImages, str]:
     """Photos to learn from, photos to ask about, and what the latter are: of a source without test, half of each class."""
     from reverie.datasets.labelled import find_photos, load_photos
@@ -124,13 +171,20 @@ def _splits(source: str) -> tuple[LabelledImages, LabelledImages, str]:
     try:
         find_photos(source, "test")
     except InputError:
-        order = np.random.default_rng(seeds.derive("half of each class")).permutation(len(train))
-        rank = np.empty(len(train), dtype=np.int64)  # of each photo among those of its class, in this order
-        for number in range(len(train.classes)):
-            own = order[train.labels[order] == number]
-            rank[own] = np.arange(len(own))
-        return train.only(rank % 2 == 0), train.only(rank % 2 == 1), "half of train"
+        first = _first_half(train.labels)
+        return train.only(first), train.only(~first), "half of train"
     return train, load_photos(source, "test", train.classes), "test"
+
+
+def _first_half(labels: Ints) -> npt.NDArray[np.bool_]:
+    """Which photos are the half of each class that is learned from."""
+    order = np.random.default_rng(seeds.derive("half of each class")).permutation(len(labels))
+    rank = np.empty(len(labels), dtype=np.int64)  # of each photo among those of its class, in this order
+    for number in np.unique(labels):
+        own = order[labels[order] == number]
+        rank[own] = np.arange(len(own))
+    first: npt.NDArray[np.bool_] = rank % 2 == 0
+    return first
 
 
 def accuracies(

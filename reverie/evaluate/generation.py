@@ -30,10 +30,11 @@ from reverie.evaluate.observers import JUDGE, THRESHOLD, Answerer, Observer, Pla
 from reverie.evaluate.painted import Painted, Reference, check_reference, is_black, painted, reference
 from reverie.images.pixels import PaintPixels
 from reverie.ranges import check_min
-from reverie.stage import Job, Role, StepContext
+from reverie.stage import Job, Role, StepContext, Trial
 from reverie.store import results, tables
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from PIL.Image import Image
 
     from reverie.evaluate.asked import Asked
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 UNIT = 100  # captions of a commit
 MAX_ROWS = 20_000  # features kept for kernel distances and intervals; moments are of all
 PROTOCOL = "generation"
+PAINTED = 12  # captions of a trial
 
 
 @dataclass(frozen=True)
@@ -408,6 +410,10 @@ class MeasureGeneration(Job):
             results.append(context.results, *(as_result(record, one) for one in found))
         context.report("progress", done=len(wanted), total=len(wanted))
 
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """A few captions, painted by one painter of each kind, and their pictures measured."""
+        return Trial(_Tried(**{item.name: getattr(self, item.name) for item in dataclasses.fields(self)}))
+
     def paint_all(self, context: StepContext) -> None:
         """Paint all that is to be measured, without measuring. Raises what painters raise."""
         texts, wanted = prompts(self.captions), self._wanted()
@@ -442,15 +448,68 @@ class MeasureGeneration(Job):
         painter = str(context.weights(arm.step)) if arm.step else context.model(str(arm.factors["painter"]))
         work = self._painting(painter, scale).open(dataclasses.replace(context, folder=folder))
         for unit, some in enumerate(units):
-            if unit in done:
-                continue
-            rows = [
-                {"caption_id": pairs.caption_id(context.seed, "prompt", unit * UNIT + place), "unit": unit, "text": text,
-                 "source": "corpus", "status": pairs.OK}
-                for place, text in enumerate(some)
-            ]  # fmt: skip
-            tables.append_unit(own, unit, work(pairs.table(rows, pairs.CAPTIONS)))
+            if unit not in done:
+                tables.append_unit(own, unit, work(_rows(context.seed, unit, some)))
         return folder
+
+
+def _rows(seed: int, unit: int, texts: Sequence[str]) -> pa.Table:
+    """Captions of a unit, as painters take them."""
+    rows = [
+        {"caption_id": pairs.caption_id(seed, "prompt", unit * UNIT + place), "unit": unit, "text": text,
+         "source": "corpus", "status": pairs.OK}
+        for place, text in enumerate(texts)
+    ]  # fmt: skip
+    return pairs.table(rows, pairs.CAPTIONS)
+
+
+@dataclass(frozen=True)
+class _Tried(MeasureGeneration):
+    """A trial. Painters of one kind and guidance take as long; the numbers of a set of pictures take what those of a small set do."""
+
+    def run(self, context: StepContext) -> None:
+        from reverie.evaluate.pace import kinds, paced, tell, timed
+
+        texts = prompts(self.captions)
+        real = reference(self.real) if self.real else None
+        few, per_caption = texts[:PAINTED], self.paint.per_caption
+        folder = context.folder / "generation" / context.step
+        own, units = folder / "pairs.lance", 0
+        for arm, times in kinds(self.arms):
+            painter = str(context.weights(arm.step)) if arm.step else context.model(str(arm.factors["painter"]))
+            for scale in self.guidance or (self.paint.guidance,):
+                here, stage = dataclasses.replace(context, folder=folder), self._painting(painter, scale)
+                work, took = timed(lambda: stage.open(here))  # noqa: B023
+                tell(context.report, "painters opened", times, [took])
+
+                def paint(part: slice, work: Callable[[pa.Table], pa.Table] = work) -> None:
+                    nonlocal units
+                    tables.append_unit(own, units, work(_rows(context.seed, units, few[part])))
+                    units += 1
+
+                paced(context.report, "captions painted", times * len(texts), paint, len(few))
+        made, measuring = painted(folder), Measuring(self.instruments, context.device, self.speed.batch_size)
+        sets, num = len(self._wanted()), per_caption * len(texts)
+
+        def look(part: slice) -> None:
+            numbers = range(len(made))[part]
+            chosen = (list(each)[part] for each in (made.captions, made.texts, made.pair_ids))
+            some = Painted(made.name, *chosen, lambda places: made.read([numbers[place] for place in places]))
+            measuring.measure(some, None)
+
+        more = min(num, len(real)) if real else 0
+        pictures = 0.0
+
+        def told(kind: str, **facts: Any) -> None:
+            nonlocal pictures
+            pictures = float(facts["seconds_each"]) * len(made)
+            context.report(kind, **facts)
+
+        paced(told, "pictures looked at", sets * num + more, look, len(made), self.speed.batch_size)
+        if real:
+            measuring.measure(made, real)
+            _, took = timed(lambda: measuring.measure(made, real))
+            tell(context.report, "sets compared", sets, [max(0.0, took - pictures)])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from reverie.arms import PIXELS, UNTRAINED, Arm
 from reverie.errors import InputError
-from reverie.stage import EventSink, Job, Role, StepContext, fingerprint
+from reverie.stage import EventSink, Job, Role, StepContext, Trial, fingerprint
 from reverie.store import results
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from reverie.datasets.labelled import Attribute
     from reverie.evaluate.features import FeatureExtractor
     from reverie.evaluate.heads import OpenTest, Probed
+
+
+TRIED = 512  # rows of a trial
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,10 @@ class LinearProbe(Job):
             results.append(context.results, *found)
         context.report("progress", done=share * len(self.arms), total=share * len(self.arms))
 
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """A few photos through each kind of network, and a few classifiers on random features; see ``_Tried``."""
+        return Trial(_Tried(**{item.name: getattr(self, item.name) for item in dataclasses.fields(self)}))
+
     def measure(
         self,
         x: Tensor,
@@ -257,6 +264,84 @@ class LinearProbe(Job):
         return fingerprint(
             {"photos": [*map(_as_it_is, photos)], "weights": _as_it_is(_weights(arm, self.arms, context))}
         )
+
+
+@dataclass(frozen=True)
+class _Tried(LinearProbe):
+    """A trial. The features of a few photos say how features go together, and random ones that do the same take the place of those of all photos.
+
+    How many steps a logistic regression takes depends on what the features hold: half and twice as many is its spread.
+    """
+
+    def run(self, context: StepContext) -> None:
+        import torch
+
+        from reverie.datasets.labelled import attributes, photo_labels
+        from reverie.evaluate import features
+        from reverie.evaluate.pace import kinds, paced, some_photos
+
+        photos = some_photos(self.photos, "train", context.report, ("train", "test"))
+        num, num_test = (len(photo_labels(self.photos, split)) for split in ("train", "test"))
+        names = sorted(set(photo_labels(self.photos, "train")))
+        asked = [len(names), *(len(each.values) for each in attributes(self.photos, names).values())]
+        batch = self.speed.batch_size
+        tried: dict[int, tuple[Tensor, int]] = {}
+        for arm, times in kinds(self.arms):
+            describe = describe_arm(arm, self.arms, context, self.pixels_px)
+
+            def rows_of(part: slice, describe: FeatureExtractor = describe) -> Tensor:
+                return describe(photos.pixels(part, self.size_px, self.resize_px)).float()
+
+            def crops_of(part: slice, describe: FeatureExtractor = describe) -> Tensor:
+                some = dataclasses.replace(photos, images=photos.images[part], labels=photos.labels[part], files=())
+                return features.extract_crops(describe, some, self.size_px, (self.seed, 0), batch, self.speed.threads)
+
+            rows = torch.cat(paced(context.report, "photos", times * (num + num_test), rows_of, len(photos), batch))
+            if self.augment:
+                paced(context.report, "crops", times * num * self.epochs, crops_of, len(photos), batch)
+            few, before = tried.get(rows.shape[1], (rows, 0))
+            tried[rows.shape[1]] = few, before + times
+        for few, times in tried.values():  # the length of a row decides, and not who made it
+            try_heads = self._try_sgd if self.protocol == "sgd" else self._try_logistic
+            try_heads(context, few.to(context.device), num, asked, times)
+
+    def _try_logistic(self, context: StepContext, few: Tensor, num: int, asked: Sequence[int], times: int) -> None:
+        from reverie.evaluate import heads
+        from reverie.evaluate.pace import tell, timed
+
+        inside = max(2, round(num * (1 - self.held_out)))
+        for place, classes in enumerate(asked):
+            grid, folds = (heads.OF_ATTRIBUTES, heads.FOLDS_OF_ATTRIBUTES) if place else (heads.STRENGTHS, 1)
+            # Every sixth strength starts farther from its solution than all of them do, and takes about twice as long.
+            some, far = (grid, 1.0) if place else (grid[2::6], 0.5)
+            x, labels = _random_like(few, min(inside, TRIED), classes)
+            _, took = timed(functools.partial(heads.logistic_heads, x, labels, classes, some, tolerance=1e-4))
+            whole = times * (len(grid) * folds + 2) * inside / len(x)  # the last fit is finer, and takes about two
+            tell(context.report, "fits", far * whole, [took], len(some), sure=(0.5, 2.0))
+
+    def _try_sgd(self, context: StepContext, few: Tensor, num: int, asked: Sequence[int], times: int) -> None:
+        from reverie.evaluate import heads
+        from reverie.evaluate.pace import PASSES, tell, timed
+
+        inside = max(1, round(num * (1 - self.held_out)))
+        for classes in asked:
+            x, labels = _random_like(few, min(num, 4 * TRIED), classes)  # two batches
+            training = heads.SgdTraining(
+                labels, x.shape[1], classes, heads.RATES, batch_norm=self.batch_norm, epochs=PASSES + 1
+            )
+            took = [timed(functools.partial(training.epoch, x))[1] for _ in range(PASSES + 1)]
+            # On crops both trainings are at all rates, as which is best is known at the end.
+            rows = inside + num * (1 if self.augment else 1 / len(heads.RATES))
+            tell(context.report, "rows of SGD", times * self.epochs * rows, took[1:], len(x))
+
+
+def _random_like(few: Tensor, num: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Random rows (num, d) that vary as these do, and random classes."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    mixed = torch.randn(num, len(few), generator=draw).to(few) @ (few - few.mean(dim=0))
+    return mixed, torch.randint(num_classes, (num,), generator=draw).to(few.device)
 
 
 def check_arms(arms: Sequence[Arm]) -> None:

@@ -149,7 +149,8 @@ class TuneClassifier(Job):
                 return None
             whole = self.epochs * max(1, -(-self.num_shots * classes // self.real_batch))
         encoded = images(self.candidates or self.where) if painted else 0
-        return Trial(_Short(**{**own, "steps": min(steps, whole)}), (whole,) * len(phases), int(kept > 0), encoded)
+        short = _Short(**{**own, "steps": min(steps, whole)})
+        return Trial(short, (whole,) * len(phases), int(kept > 0), encoded, part=float(not phases))
 
     def teacher_and_rows(self, context: StepContext) -> tuple[Tensor, Tensor]:
         """The zero-shot head (classes, d), and the encoder's rows (n, d) of the painted images it is tuned on."""

@@ -80,6 +80,7 @@ class TokenCaptionNet(nn.Module):
         self.register_buffer("spread", spread[:, None, None], persistent=False)
         self.reader = CodeReader(codebook.shape[1], grid, shape.width)
         self.resampler = Resampler(shape.width, shape.latents, shape.layers, shape.heads)
+        self.max_tokens = shape.max_tokens  # of a sentence that is said
         self.language = language.requires_grad_(shape.train_language)
         if shape.mode == "gated":
             self.gates = GatedLayers(language, shape.width, shape.heads, shape.every)
@@ -123,7 +124,7 @@ class TokenCaptionNet(nn.Module):
         settings = {
             "num_beams": beams,
             "do_sample": False,
-            "max_new_tokens": self.shape.max_tokens,
+            "max_new_tokens": self.max_tokens,
             "early_stopping": beams > 1,
             "eos_token_id": self.end,
             "pad_token_id": self.end,

@@ -260,7 +260,9 @@ def _times(trial: Trial, told: Sequence[Mapping[str, Any]], took: float) -> tupl
     again += [span.times(trial.alike * steps) for span, steps in zip(fits, whole, strict=False)]
     encoded: list[Span] = []
     for facts in told:
-        if facts["what"] == ENCODED:
+        if "whole" in facts:
+            again.append(_span(facts).times(facts["whole"]))
+        elif facts["what"] == ENCODED:
             encoded.append(_span(facts).times(trial.images))
         elif facts["what"] != "steps":
             again.append(_span(facts).times(trial.alike * facts["done"]))
@@ -355,6 +357,7 @@ class _Later:
         key = stages.fingerprint({"stage": type(step.stage).__name__, **facts})
         if key in self.known:
             name, same = self.known[key]
+            self._stands_in(name, step.name)
             return _with(known, seconds=same.seconds, disk_bytes=same.disk_bytes, unknown=same.unknown,
                          tried=f"as {name}" if same.seconds else "")  # fmt: skip
         if reason := self._obstacle(() if trial.alone else step.inputs):
@@ -362,6 +365,14 @@ class _Later:
         found, again = self._try(step, trial, known)
         self.known[key] = step.name, again
         return found
+
+    def _stands_in(self, name: str, other: str) -> None:
+        """What reads a step that was not tried, as it differs in its seed alone, finds what the other one left."""
+        weights = StepContext(self.folder, other).weights()
+        if name in self.made and not weights.exists():
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            weights.symlink_to(weights.with_name(name))
+            self.made.add(other)
 
     def _obstacle(self, inputs: Iterable[str]) -> str:
         """Why what reads these steps is not tried."""
@@ -399,10 +410,13 @@ class _Later:
     def _try(self, step: Step, trial: Trial, known: StepEstimate) -> tuple[StepEstimate, StepEstimate]:
         """Do it. Returns: what the step takes, and what one that differs in its seed alone takes after it."""
         told: list[dict[str, Any]] = []
+        untimed: list[str] = []
 
         def report(kind: str, **facts: Any) -> None:
             if kind == "speed":
                 told.append(facts)
+            elif kind == "untimed":
+                untimed.append(facts["text"])
 
         context = StepContext(self.folder, step.name, step.inputs, self.plan.seed, self.device, report)
         try:
@@ -416,6 +430,14 @@ class _Later:
             return known, known
         self.made.add(step.name)
         number = sum(int(facts["steps"]) for facts in told if facts["what"] == "steps")
+        parts: dict[str, int] = {}
+        for facts in told:
+            if "whole" in facts:
+                parts[facts["what"]] = parts.get(facts["what"], 0) + int(facts["steps"])
+        if parts:
+            first, again = _times(trial, told, took)
+            known = _with(known, unknown="; ".join(untimed), tried=", ".join(f"{some} {what}" for what, some in parts.items()))  # fmt: skip
+            return _with(known, seconds=first), _with(known, seconds=again)
         if not number:
             if trial.part:
                 known = _with(known, seconds=Span(*3 * (took / trial.part,)), tried=f"{trial.part:.0%} of it")
