@@ -282,7 +282,7 @@ def _word(captioner: Captioner, look: DecoderInputs, beams: int) -> tuple[float,
         nonlocal said
         said += 1
 
-    decoder = net.language if hasattr(net, "language") else net.decoder
+    decoder: torch.nn.Module = getattr(net, "language", None) or net.decoder
     most, net.max_tokens = net.max_tokens, 2
     try:
         captioner.generate(look, beams)  # sets things up

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 UNIT = 100  # captions of a commit
 MAX_ROWS = 20_000  # features kept for kernel distances and intervals; moments are of all
 PROTOCOL = "generation"
-PAINTED = 12  # captions of a trial
+PAINTED = 6  # captions of a trial
 
 
 @dataclass(frozen=True)
@@ -477,24 +477,26 @@ class _Tried(MeasureGeneration):
         own, units = folder / "pairs.lance", 0
         for arm, times in kinds(self.arms):
             painter = str(context.weights(arm.step)) if arm.step else context.model(str(arm.factors["painter"]))
-            for scale in self.guidance or (self.paint.guidance,):
+            scales = self.guidance or (self.paint.guidance,)
+            for scale in {scale > 1: scale for scale in scales}.values():  # without guidance half as much is computed
+                alike = times * sum((scale > 1) == (other > 1) for other in scales)
                 here, stage = dataclasses.replace(context, folder=folder), self._painting(painter, scale)
                 work, took = timed(lambda: stage.open(here))  # noqa: B023
-                tell(context.report, "painters opened", times, [took])
+                tell(context.report, "painters opened", alike, [took])
 
                 def paint(part: slice, work: Callable[[pa.Table], pa.Table] = work) -> None:
                     nonlocal units
                     tables.append_unit(own, units, work(_rows(context.seed, units, few[part])))
                     units += 1
 
-                paced(context.report, "captions painted", times * len(texts), paint, len(few))
+                paced(context.report, "captions painted", alike * len(texts), paint, len(few))
         made, measuring = painted(folder), Measuring(self.instruments, context.device, self.speed.batch_size)
         sets, num = len(self._wanted()), per_caption * len(texts)
 
         def look(part: slice) -> None:
             numbers = range(len(made))[part]
-            chosen = (list(each)[part] for each in (made.captions, made.texts, made.pair_ids))
-            some = Painted(made.name, *chosen, lambda places: made.read([numbers[place] for place in places]))
+            names = made.captions[part], made.texts[part], made.pair_ids[part]
+            some = Painted(made.name, *names, read=lambda places: made.read([numbers[place] for place in places]))
             measuring.measure(some, None)
 
         more = min(num, len(real)) if real else 0

@@ -310,14 +310,16 @@ class _Tried(LinearProbe):
         from reverie.evaluate.pace import tell, timed
 
         inside = max(2, round(num * (1 - self.held_out)))
-        for place, classes in enumerate(asked):
-            grid, folds = (heads.OF_ATTRIBUTES, heads.FOLDS_OF_ATTRIBUTES) if place else (heads.STRENGTHS, 1)
-            # Every sixth strength starts farther from its solution than all of them do, and takes about twice as long.
-            some, far = (grid, 1.0) if place else (grid[2::6], 0.5)
+        # Every sixth strength starts farther from its solution than all of them do, and takes about twice as long.
+        kinds = [(asked[0], heads.STRENGTHS, heads.STRENGTHS[2::6], 0.5)]
+        of_all = heads.OF_ATTRIBUTES * heads.FOLDS_OF_ATTRIBUTES
+        for classes, attributes in Counter(asked[1:]).items():
+            kinds.append((classes, of_all * attributes, heads.OF_ATTRIBUTES, 1.0))
+        for classes, grid, some, far in kinds:
             x, labels = _random_like(few, min(inside, TRIED), classes)
             _, took = timed(functools.partial(heads.logistic_heads, x, labels, classes, some, tolerance=1e-4))
-            whole = times * (len(grid) * folds + 2) * inside / len(x)  # the last fit is finer, and takes about two
-            tell(context.report, "fits", far * whole, [took], len(some), sure=(0.5, 2.0))
+            whole = far * times * (len(grid) + 2) * inside / len(x)  # the last fit is finer, and takes about two
+            tell(context.report, "fits", whole, [took], len(some), sure=(0.5, 2.0))
 
     def _try_sgd(self, context: StepContext, few: Tensor, num: int, asked: Sequence[int], times: int) -> None:
         from reverie.evaluate import heads

@@ -64,7 +64,7 @@ def paced(
     quick network is timed on a handful of photos nor a slow one on hundreds.
     Returns: what the timed slices gave.
     """
-    few = min(4, count)
+    few = min(4, -(-count // PASSES))
     work(slice(0, few))
     _, took = timed(lambda: work(slice(0, few)))
     size = max(few, min(batch, -(-count // PASSES), int(LONG * few / max(took, 1e-9))))

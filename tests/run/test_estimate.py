@@ -179,6 +179,52 @@ def test_each_training_of_a_step_has_its_own_rate_and_each_arm_takes_as_long() -
     assert (first.steps, second.steps) == (330, 110)
 
 
+@dataclass(frozen=True)
+class Reads(Measure):
+    """What reads all that was trained, and knows how much of it there is."""
+
+    names: tuple[str, ...] = ()
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        return Trial(_Reads(self.names))
+
+
+@dataclass(frozen=True)
+class _Reads(Reads):
+    def run(self, context: StepContext) -> None:
+        assert all((context.weights(name) / "weights").is_file() for name in self.names)
+        for what, whole in (("photos", 50), ("photos", 20), ("fits", 3)):
+            context.report(
+                "speed",
+                what=what,
+                steps=4,
+                done=0,
+                whole=whole,
+                low=1.0,
+                seconds_each=2.0,
+                high=4.0 if whole == 3 else 2.0,
+            )
+        context.report("untimed", text="what Java does has no time in it")
+
+
+def test_a_measurement_says_how_much_of_what_it_tried_there_is(scratch: Path) -> None:
+    nets = tuple(Step(f"net-{seed}", Learn(captions=50, seed=seed), inputs=("keep",)) for seed in (0, 1))
+    names = tuple(step.name for step in nets)  # one of them was not tried, as it is like the other
+    found = estimate(Plan("mine", (*painted(), *nets, Step("probe", Reads(names=names), inputs=names))), captions=2)
+    probe = found.steps[-1]
+    assert probe.seconds is not None
+    assert probe.seconds.low == pytest.approx(73, abs=1)
+    assert probe.seconds.middle == pytest.approx(2 * 73, abs=1)
+    assert probe.seconds.high == pytest.approx(2 * 70 + 4 * 3, abs=1)
+    assert (probe.tried, probe.unknown) == ("8 photos, 4 fits", "what Java does has no time in it")
+    assert (probe.steps, probe.disk_bytes) == (None, None)
+    assert found.seconds is not None
+    assert found.seconds.middle > 146
+    late = estimate(Plan("mine", (*painted(), *nets, Step("probe", Reads(), inputs=names))), captions=1, max_minutes=0)
+    assert late.steps[-1].seconds is None
+    assert not list(scratch.glob("reverie-*"))
+
+
 def test_images_that_pass_are_foreseen_from_those_of_the_trial() -> None:
     found = estimate(
         Plan("mine", (*painted(), Step("count", CountPairs()), Step("net", Learns(alone=True), inputs=("count",)))),
@@ -283,7 +329,8 @@ def test_a_recipe_as_it_is(scratch: Path) -> None:
     trained = plan.step("stablerep-0").stage
     assert isinstance(trained, Train)
     assert (steps["stablerep-1"].tried, steps["stablerep-0"].steps) == ("as stablerep-0", trained.fit.steps)
-    assert steps["probe"].unknown == "not tried: it measures what was trained"
+    assert steps["probe"].seconds
+    assert "fits" in steps["probe"].tried
     assert not list(scratch.glob("reverie-*"))
 
 
