@@ -1,7 +1,7 @@
 """What a run will take, before it: the resolved steps, how much each makes, and time and disk from a timed trial on this device.
 
 The trial is a run of its own in a folder that is gone afterwards: a few units of a few captions through every step up to the selection
-(run/preview.py), then a few steps of each training that can be cut short (``Job.trial``). The first unit and the first step set things up
+(run/preview.py), then a few steps of each training, and a little of each measurement, that can be cut short (``Job.trial``). The first unit and the first step set things up
 and do not count for the rate; of the others the middle one does, and the quickest and the slowest are the spread. What cannot be tried
 has no time, and says why; it is never counted as nothing.
 """
