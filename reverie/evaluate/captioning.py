@@ -200,7 +200,7 @@ class _Tried(MeasureCaptions):
             assert arm.step is not None
             place = context.weights(arm.step)
             captioner, took = timed(lambda: load_captioner(place, context.device, self.speed.batch_size))  # noqa: B023
-            tell(context.report, "captioners opened", times, [took])
+            tell(context.report, "openings", times, [took])
 
             def pictures(part: slice) -> list[Any]:
                 return [photos.picture(number) for number in range(len(photos))[part]]

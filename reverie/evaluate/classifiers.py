@@ -114,7 +114,7 @@ class _Tried(MeasureClassifiers):
             assert arm.step is not None
             place = context.weights(arm.step)
             classifier, took = timed(lambda: load_classifier(place, context.device))  # noqa: B023
-            tell(context.report, "classifiers opened", times, [took])
+            tell(context.report, "openings", times, [took])
             own = times if (place / OWN_ENCODER).is_dir() else 1
             if classifier.encoder.revision in seen:
                 continue

@@ -482,7 +482,7 @@ class _Tried(MeasureGeneration):
                 alike = times * sum((scale > 1) == (other > 1) for other in scales)
                 here, stage = dataclasses.replace(context, folder=folder), self._painting(painter, scale)
                 work, took = timed(lambda: stage.open(here))  # noqa: B023
-                tell(context.report, "painters opened", alike, [took])
+                tell(context.report, "openings", alike, [took])
 
                 def paint(part: slice, work: Callable[[pa.Table], pa.Table] = work) -> None:
                     nonlocal units

@@ -440,7 +440,11 @@ class _Later:
             return _with(known, seconds=first), _with(known, seconds=again)
         if not number:
             if trial.part:
-                known = _with(known, seconds=Span(*3 * (took / trial.part,)), tried=f"{trial.part:.0%} of it")
+                known = _with(
+                    known,
+                    seconds=Span(*3 * (took / trial.part,)),
+                    tried="all of it" if trial.part == 1 else f"{trial.part:.0%} of it",
+                )
             else:
                 known = _with(known, unknown="not tried: too few steps to time" if known.steps else GROWS.format(took))
             return known, known

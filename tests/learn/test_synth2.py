@@ -162,6 +162,11 @@ def test_a_captioner_learns_colours_and_answers_by_every_door(tmp_path, models, 
     measure.run(context)
     records = [json.loads(line) for line in context.results.read_text().splitlines()]
     assert [record["value"] for record in records if record["metric"] == "bleu1"] == [pytest.approx(1.0)]
+    told = {}
+    report = lambda kind, **facts: told.update({facts.get("what", kind): facts.get("whole")})  # noqa: E731
+    measure.trial(8, len).job.run(dataclasses.replace(context, report=report))
+    words = 7 * (len(["a", "red", "circle"]) + 1)  # in each batch of 400 photos, with the end of the sentence
+    assert (told["photos"], told["words"] >= words, told["captions scored"]) == (400, True, 800)
     results = tmp_path / "captions" / "measure" / "coco"
     assert (
         say("evaluate", "captions", results / "ours-0-greedy.json", results / "references.json", "--metrics", "bleu")
