@@ -441,7 +441,7 @@ def synth2(config: Synth2Config = TINY, arms_: Mapping[Arm, TrainTokenCaptioner]
             Step("measure", config.photos.stage(asked), inputs=(*last, *(step.name for step in first.values())))
         )
         last = ("measure",)
-    steps.append(Step("diversity", MeasureDiversity("human"), inputs=("human", "clean")))
+    steps.append(Step("diversity", MeasureDiversity("human", mix=config.human.captions), inputs=("human", "clean")))
     last = (*last, "diversity")
     if config.cost_steps:
         steps.append(cost(config))

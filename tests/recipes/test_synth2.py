@@ -276,6 +276,18 @@ def test_painter_language_model_and_captioner_read_one_mix(
     assert trained(tmp_path / "run", "captioner")["trained"]["real_pairs"] == 6
 
 
+def test_one_mix_is_read_by_all_who_read_human_captions(models: dict[str, Path], classes: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pairs", models["amused"], 2, text="alttext of the web")
+    short = {"pair_id": ["real000", "real001"], "caption_short": ["a zebra", "two zebras"], "unit": [0, 0]}
+    tables.append_unit(folder / "more.lance", 0, pa.table(short))
+    tables.add_columns(folder / "pairs.lance", folder / "more.lance")
+    flags = {"classes": classes, "pairs": str(folder), "mix": ("short",), "eval_data": None}
+    plan = call_recipe("synth2", SMALL | flags)
+    for name in ("human", "painter", "language", "captioner", "diversity"):
+        stage: Any = plan.step(name).stage
+        assert str(stage.mix) == "short=1", name
+
+
 def test_a_painter_of_other_pairs_is_refused_before_it_paints(
     models: dict[str, Path], classes: Path, tmp_path: Path
 ) -> None:
