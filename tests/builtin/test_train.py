@@ -104,6 +104,7 @@ def test_a_tokenizer_and_a_painter_of_its_ids_come_out(tmp_path):
     assert tokenizer.ids(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2, 8, 8)
     log = json.loads((tmp_path / "models" / "tokenizer" / "training.json").read_text())
     assert (log["steps"], log["learner"]["codes"], log["learner"]["start"]) == (3, 32, "builtin:painter")
+    assert str(BUILTIN) not in (tmp_path / "image-tokenizer" / "latest" / "state.json").read_text()
     assert 0 < log["last"]["codebook_use"] <= 1
     painter = open_token_painter(str(tmp_path / "models" / "token-painter"))
     assert painter.tokenizer.codebook_name == tokenizer.codebook_name
@@ -112,14 +113,8 @@ def test_a_tokenizer_and_a_painter_of_its_ids_come_out(tmp_path):
     assert (log["steps"], log["learner"]["width"], log["batches"]["batch"]) == (3, 16, 4)
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        ("tokenizer",),
-        pytest.param(("painter", "token-painter"), marks=pytest.mark.slow),
-        pytest.param(("decoder",), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [("tokenizer",), ("decoder",), ("painter", "token-painter")])
 def test_a_training_goes_on_where_the_package_lies_elsewhere(parts, tmp_path, monkeypatch):
     """What it begins from is that of the package, and no path of it is a setting."""
     train.main(tmp_path / "work", parts, out=tmp_path / "out", **SETTINGS)
