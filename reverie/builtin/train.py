@@ -43,6 +43,7 @@ from reverie.builtin.bind import LearnToBind, ToBind
 from reverie.builtin.describer import LearnToDescribe, ToDescribe, write_words
 from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
 from reverie.builtin.teach import PaintAsRead, ToTeach
+from reverie.builtin.told import TellShapesApart, ToTell, forms_of
 from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, Decoder, encode
 from reverie.learn.clip import CLIP
@@ -635,7 +636,7 @@ def token_painter(run: Work) -> None:
         pipe = load_pipeline(locate(str(weights)), torch.float16)
         _ship(run, weights, lambda _, target: pipe.save_pretrained(target), "token-painter")
 
-    train(run, name, learner, settings, batches, before, ship)
+    train(run, name, TellShapesApart(learner), settings, ToTell(batches, forms_of(learner)), before, ship)
     if run.further and run.out is None:
         shutil.rmtree(run.folder / name)  # so that the same command trains on from here
 

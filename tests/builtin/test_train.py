@@ -110,7 +110,7 @@ def test_a_tokenizer_and_a_painter_of_its_ids_come_out(tmp_path):
     assert painter.tokenizer.codebook_name == tokenizer.codebook_name
     assert painted_ids(painter, ["a red circle"], [1], 3.0, 2).shape == (1, 8, 8)
     log = json.loads((tmp_path / "models" / "token-painter" / "training.json").read_text())
-    assert (log["steps"], log["learner"]["width"], log["batches"]["batch"]) == (3, 16, 4)
+    assert (log["steps"], log["learner"]["tokens"]["width"], log["batches"]["batch"]) == (3, 16, 4)
 
 
 @pytest.mark.slow
