@@ -1,6 +1,5 @@
 """Captions with other shapes, and how the right one is told from them."""
 
-
 import numpy as np
 import pytest
 import torch
