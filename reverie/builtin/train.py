@@ -327,7 +327,7 @@ def decoder(run: Work) -> None:
         ):  # else it ships with a painter of its own latents
             _ship(run, weights, _copy_half, "painter", "vae")
 
-    train(run, "decoder", Decoder(str(base), standing_out=STANDING_OUT), settings, batches, ship=ship)
+    train(run, "decoder", Decoder(_named(base), standing_out=STANDING_OUT), settings, batches, ship=ship)
 
 
 def painter(run: Work) -> None:
@@ -422,7 +422,7 @@ def _paint(
 def _network(run: Work, vae: Path, start: str) -> TextToImage:
     """What all painters are made of, on the latents of this autoencoder."""
     return TextToImage(
-        str(vae),
+        _named(vae),
         str(run.folder / "tokenizer"),
         channels=CHANNELS,
         attention=ATTENTION,
@@ -496,6 +496,11 @@ def _trained(run: Work, part: str, otherwise: Path) -> Path:
     """What was trained here, or else what ships."""
     weights = run.folder / part / "weights"
     return weights if weights.exists() else otherwise
+
+
+def _named(folder: Path) -> str:
+    """A model as settings name it: what ships by its name, so that a training goes on wherever the package lies by then."""
+    return f"builtin:{folder.relative_to(BUILTIN).parts[0]}" if folder.is_relative_to(BUILTIN) else str(folder)
 
 
 def _smaller(start: str) -> bool:
@@ -592,7 +597,7 @@ def tokenizer(run: Work) -> None:
     batches = pool.Pool.open(folders, max(4, run.batch_size() // 2), seeds.derive("tokenizer", SEED))
     settings = dataclasses.replace(run.fit(TOKENIZER_FIT), minutes=run.minutes(IMAGE_TOKENIZER, "tokenizer"))
 
-    start = str(_trained(run, "autoencoder", BUILTIN / "painter" / "vae"))
+    start = _named(_trained(run, "autoencoder", BUILTIN / "painter" / "vae"))
     # Where these blocks stay as they are, a step takes half the time.
     learner = dataclasses.replace(TOKENIZER, start=start, outer=run.device != "cpu")
 
@@ -608,7 +613,7 @@ def token_painter(run: Work) -> None:
     trained = run.folder / IMAGE_TOKENIZER / "weights"
     codes = trained if trained.exists() else builtin_folder("tokenizer")
     learner = TextToTokens(
-        str(codes),
+        _named(codes),
         str(run.folder / "tokenizer"),
         text_encoder=str(_trained(run, "clip", Path("builtin:clip"))),
         start="builtin:token-painter" if run.further else "",
