@@ -1,10 +1,12 @@
-"""Run every benchmark of this folder, print one table, and write docs/benchmarks.md with a plot of the ratios.
+"""Run benchmarks of this folder, print a table of each, and bring docs/benchmarks.md, .json and .svg up to date with what was measured.
 
-    make bench                                        all of them
-    python benchmarks/all.py --only engine --only loss
+    make bench                                                         all of them
+    python benchmarks/all.py --only engine                             one, or some
+    python benchmarks/all.py --only reading -- --num 6000 --rounds 3   one with options of its own
 
 Each benchmark is a program that prints JSON with --json: one object, or a list of objects that become rows. Every number
-whose name starts with "ratio" is plotted: ours against the other way of doing the same, above 1 is better.
+whose name starts with "ratio" is plotted: ours against the other way of doing the same, above 1 is better. In the page each has
+a section, of which only what stands between its two marks is written; what people wrote around it stays.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +32,11 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 
 
-def measure(program: Path) -> tuple[list[dict[str, Any]], str]:
+def measure(program: Path, options: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str]:
     """Run one benchmark; its rows with flat names, and the first line of what it says it measures."""
-    done = subprocess.run([sys.executable, str(program), "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(program), *options, "--json"], stdout=subprocess.PIPE, text=True, check=True
+    )
     found = json.loads(done.stdout)
     about = program.read_text(encoding="utf-8").partition('"""')[2].partition("\n")[0]
     return [flat(row) for row in (found if isinstance(found, list) else [found])], about
@@ -99,35 +105,64 @@ def plot(bars: dict[str, float], path: Path) -> None:
     figure.savefig(path)
 
 
+def section(name: str, found: dict[str, Any]) -> str:
+    """What stands between the marks of a benchmark."""
+    return f"`{found['command']}`, {found['date']}, {found['machine']}.\n\n{markdown(found['rows'])}"
+
+
+def put(page: str, name: str, about: str, body: str) -> str:
+    """The page with this between the marks of a benchmark; with a section more at the end where it had none."""
+    first, last = f"<!-- {name}: measured -->", f"<!-- {name}: end -->"
+    if first not in page:
+        return f"{page.rstrip()}\n\n## {name}\n\n{about}\n\n{first}\n\n{body}\n\n{last}\n"
+    before, _, rest = page.partition(first)
+    return f"{before}{first}\n\n{body}\n\n{last}{rest.partition(last)[2]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", help="names of benchmarks; nothing is written to docs then")
-    only = parser.parse_args().only
-    console, bars, failed = Console(), dict[str, float](), list[str]()
-    text = ["# Benchmarks\n", f"`make bench` on {machine()}.\n", "![Ratios](benchmarks.svg)\n"]
-    for program in sorted(HERE.glob("*.py")):
+    parser.add_argument("--only", nargs="+", default=[], help="names of benchmarks; all when left out")
+    parser.add_argument("options", nargs="*", help="after --: options of the one that is named")
+    given = parser.parse_args()
+    programs = [path for path in sorted(HERE.glob("*.py")) if path.stem != "all"]
+    names = [path.stem for path in programs]
+    if unknown := [name for name in given.only if name not in names]:
+        sys.exit(f"there is no benchmark {unknown[0]}; there are {', '.join(names)}")
+    if given.options and len(given.only) != 1:
+        sys.exit("options are those of one benchmark; name it with --only")
+    console, failed = Console(), list[str]()
+    for program in programs:
         name = program.stem
-        if name == "all" or (only and name not in only):
+        if given.only and name not in given.only:
             continue
         try:
-            rows, about = measure(program)
+            rows, about = measure(program, given.options)
         except (subprocess.CalledProcessError, ValueError) as error:
             failed.append(name)
             console.print(f"{name}: {error}", markup=False)
-            text.append(f"## {name}\n\nNot measured: it ended with an error.\n")
             continue
         table = Table(title=f"{name}: {about}", title_justify="left", box=None, show_header=False)
         for key in rows[0]:
             table.add_row(key, *(shown(row.get(key)) for row in rows))
         console.print(table, "")
-        bars |= ratios(name, rows)
-        text.append(f"## {name}\n\n{about}\n\n`python benchmarks/{name}.py`\n\n{markdown(rows)}\n")
-    if not only:
-        (DOCS / "benchmarks.md").write_text("\n".join(text), encoding="utf-8")
-        if bars:
-            plot(bars, DOCS / "benchmarks.svg")
+        command = " ".join(["python", f"benchmarks/{name}.py", *given.options])
+        own = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "rows": rows}
+        write(name, about, own)
     if failed:
         sys.exit(f"not measured: {', '.join(failed)}")
+
+
+def write(name: str, about: str, own: dict[str, Any]) -> None:
+    """Bring the page, the numbers behind it and the plot up to date."""
+    numbers = DOCS / "benchmarks.json"
+    found = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
+    found[name] = own
+    numbers.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n", encoding="utf-8")
+    page = DOCS / "benchmarks.md"
+    page.write_text(put(page.read_text(encoding="utf-8"), name, about, section(name, own)), encoding="utf-8")
+    bars = {label: value for each in sorted(found) for label, value in ratios(each, found[each]["rows"]).items()}
+    if bars:
+        plot(bars, DOCS / "benchmarks.svg")
 
 
 if __name__ == "__main__":

@@ -144,10 +144,16 @@ def models_used(run: Path, step: str | None = None) -> list[str]:
         if item["name"] in wanted:
             wanted.update(item["inputs"])
             found.update(_named(item["settings"]))
-    for name, column in MADE_WITH.items():
+    pairs = run / "pairs.lance"
+    columns = tables.column_names(pairs) if tables.exists(pairs) else []
+    captions = [
+        f"{name.removesuffix('_flags')}_by" for name in columns if name.endswith("_flags")
+    ]  # of recaption/describe.py
+    for name, column in (*MADE_WITH.items(), *(("pairs.lance", each) for each in captions)):
         if tables.exists(run / name) and column in tables.column_names(run / name):
             for part in tables.scan(run / name, [column], f"{column} is not null"):
-                for model in part[column].unique().to_pylist():
+                for told in part[column].unique().to_pylist():
+                    model = told.partition(", ")[0]  # what a captioner was asked for comes after it
                     found.discard(model.rpartition("@")[0])
                     found.add(model)
     return sorted(found)

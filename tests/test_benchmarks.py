@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,23 @@ def test_a_benchmark_runs(script: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert "not measured" not in str(found)
+
+
+def test_what_people_wrote_around_a_table_stays() -> None:
+    put = runpy.run_path(str(HERE / "all.py"))["put"]
+    page = "# Benchmarks\n\n## a\n\nAbout a.\n\n<!-- a: measured -->\n\nold\n\n<!-- a: end -->\n\nWhat it says.\n\n## b\n\nWords.\n"
+    found = put(page, "a", "About a.", "new")
+    assert found == page.replace("\nold\n", "\nnew\n")
+    assert put(found, "a", "About a.", "new") == found
+    more = put(page, "c", "About c.", "numbers")
+    assert more.startswith(page)
+    assert more.endswith("## c\n\nAbout c.\n\n<!-- c: measured -->\n\nnumbers\n\n<!-- c: end -->\n")
+
+
+def test_the_page_of_benchmarks_has_the_numbers_behind_it() -> None:
+    folder = HERE.parent / "docs"
+    page, numbers = (folder / "benchmarks.md").read_text(), json.loads((folder / "benchmarks.json").read_text())
+    markdown = runpy.run_path(str(HERE / "all.py"))["markdown"]
+    for name, found in numbers.items():
+        inside = page.partition(f"<!-- {name}: measured -->")[2].partition(f"<!-- {name}: end -->")[0]
+        assert markdown(found["rows"]) in inside, name

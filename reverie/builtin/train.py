@@ -43,6 +43,7 @@ from reverie.builtin.bind import LearnToBind, ToBind
 from reverie.builtin.describer import LearnToDescribe, ToDescribe, write_words
 from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
 from reverie.builtin.teach import PaintAsRead, ToTeach
+from reverie.builtin.told import TellShapesApart, ToTell, forms_of
 from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, Decoder, encode
 from reverie.learn.clip import CLIP
@@ -326,7 +327,7 @@ def decoder(run: Work) -> None:
         ):  # else it ships with a painter of its own latents
             _ship(run, weights, _copy_half, "painter", "vae")
 
-    train(run, "decoder", Decoder(str(base), standing_out=STANDING_OUT), settings, batches, ship=ship)
+    train(run, "decoder", Decoder(_named(base), standing_out=STANDING_OUT), settings, batches, ship=ship)
 
 
 def painter(run: Work) -> None:
@@ -421,7 +422,7 @@ def _paint(
 def _network(run: Work, vae: Path, start: str) -> TextToImage:
     """What all painters are made of, on the latents of this autoencoder."""
     return TextToImage(
-        str(vae),
+        _named(vae),
         str(run.folder / "tokenizer"),
         channels=CHANNELS,
         attention=ATTENTION,
@@ -495,6 +496,11 @@ def _trained(run: Work, part: str, otherwise: Path) -> Path:
     """What was trained here, or else what ships."""
     weights = run.folder / part / "weights"
     return weights if weights.exists() else otherwise
+
+
+def _named(folder: Path) -> str:
+    """A model as settings name it: what ships by its name, so that a training goes on wherever the package lies by then."""
+    return f"builtin:{folder.relative_to(BUILTIN).parts[0]}" if folder.is_relative_to(BUILTIN) else str(folder)
 
 
 def _smaller(start: str) -> bool:
@@ -591,7 +597,7 @@ def tokenizer(run: Work) -> None:
     batches = pool.Pool.open(folders, max(4, run.batch_size() // 2), seeds.derive("tokenizer", SEED))
     settings = dataclasses.replace(run.fit(TOKENIZER_FIT), minutes=run.minutes(IMAGE_TOKENIZER, "tokenizer"))
 
-    start = str(_trained(run, "autoencoder", BUILTIN / "painter" / "vae"))
+    start = _named(_trained(run, "autoencoder", BUILTIN / "painter" / "vae"))
     # Where these blocks stay as they are, a step takes half the time.
     learner = dataclasses.replace(TOKENIZER, start=start, outer=run.device != "cpu")
 
@@ -607,7 +613,7 @@ def token_painter(run: Work) -> None:
     trained = run.folder / IMAGE_TOKENIZER / "weights"
     codes = trained if trained.exists() else builtin_folder("tokenizer")
     learner = TextToTokens(
-        str(codes),
+        _named(codes),
         str(run.folder / "tokenizer"),
         text_encoder=str(_trained(run, "clip", Path("builtin:clip"))),
         start="builtin:token-painter" if run.further else "",
@@ -630,7 +636,7 @@ def token_painter(run: Work) -> None:
         pipe = load_pipeline(locate(str(weights)), torch.float16)
         _ship(run, weights, lambda _, target: pipe.save_pretrained(target), "token-painter")
 
-    train(run, name, learner, settings, batches, before, ship)
+    train(run, name, TellShapesApart(learner), settings, ToTell(batches, forms_of(learner)), before, ship)
     if run.further and run.out is None:
         shutil.rmtree(run.folder / name)  # so that the same command trains on from here
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -224,12 +225,13 @@ def read_glosses(source: Path | str, classes: Sequence[str]) -> dict[str, str]:
 
     Args: source: a JSON file, name -> gloss, which may know other names too; ``wordnet``, for those with several noun senses, of
         which the first is meant; or nothing.
-    Raises: InputError for a file that is none or knows no class, or where no WordNet is installed.
+    Raises: InputError for a file that is none or knows no class, or where no library has a WordNet.
     """
     if not str(source):
         return {}
     if str(source) == WORDNET:
-        return {name.casefold(): senses[0] for name in classes if len(senses := _senses(name)) > 1}
+        senses_of = _dictionary()
+        return {name.casefold(): senses[0] for name in classes if len(senses := senses_of(name)) > 1}
     given = read_json(Path(source), "glosses")
     if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
         raise InputError(f"{source} must hold a JSON object: class name -> what it means")
@@ -240,23 +242,41 @@ def read_glosses(source: Path | str, classes: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _senses(name: str) -> list[str]:
-    """What a noun may mean, the usual sense first."""
-    missing = InputError(
-        "no WordNet is installed: pip install wn, then python -m wn download oewn:2024; or give --glosses a file of them"
-    )
-    if importlib.util.find_spec("wn") is not None:
-        import wn
+def _dictionary() -> Callable[[str], list[str]]:
+    """What a noun may mean, the usual sense first, by the first library that has a WordNet: wn, or else NLTK.
 
-        try:
-            return [text for sense in wn.synsets(name, pos="n") if (text := sense.definition())]
-        except wn.Error as error:
-            raise missing from error
-    if importlib.util.find_spec("nltk") is not None:
-        from nltk.corpus import wordnet
+    Raises: InputError where neither has one.
+    """
+    there = {name for name in ("wn", "nltk") if importlib.util.find_spec(name) is not None}
+    for name, found in (("wn", _of_wn), ("nltk", _of_nltk)):
+        if name in there and (senses := found()):
+            return senses
+    told = "no WordNet is installed: pip install wn, then python -m wn download oewn:2024"
+    if "wn" in there:
+        told = "wn is installed without a WordNet: python -m wn download oewn:2024"
+    elif there:
+        told = "nltk is installed without its WordNet: python -m nltk.downloader wordnet"
+    raise InputError(f"{told}; or give --glosses a file of them")
 
-        try:
-            return [sense.definition() for sense in wordnet.synsets(name.replace(" ", "_"), pos="n")]
-        except LookupError as error:
-            raise missing from error
-    raise missing
+
+def _of_wn() -> Callable[[str], list[str]] | None:
+    """By the library wn; None where it has no lexicon, of which it says nothing but that no word has a sense."""
+    import wn
+
+    try:
+        if not wn.lexicons():
+            return None
+    except (wn.Error, OSError, sqlite3.Error):  # its database is of another version, or cannot be made
+        return None
+    return lambda name: [text for sense in wn.synsets(name, pos="n") if (text := sense.definition())]
+
+
+def _of_nltk() -> Callable[[str], list[str]] | None:
+    """By NLTK; None where its data are not there."""
+    from nltk.corpus import wordnet
+
+    try:
+        wordnet.synsets("thing", pos="n")
+    except (LookupError, OSError):  # found out with the first word only
+        return None
+    return lambda name: [sense.definition() for sense in wordnet.synsets(name.replace(" ", "_"), pos="n")]

@@ -33,6 +33,7 @@ from reverie.captions.corpus import ReadCorpus
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.evaluate.metrics.frechet import about
+from reverie.recaption.mix import Mix
 from reverie.stage import Job, Role, StepContext
 from reverie.store import results, tables
 
@@ -201,15 +202,20 @@ class MeasureDiversity(Job):
     store: Path | str  # folder of human pairs, or the step that took them
     clusters: int = 50  # fewer where captions are few
     num_seeds: int = 5
+    mix: Mix | None = None  # captions of human pairs that are read; their own text when None
 
     def check(self) -> None:
-        """Raises InputError for a store that is not there."""
+        """Raises InputError for a store that is not there, or lacks captions of the mix."""
         check_store(self.store)
+        if self.mix and isinstance(self.store, Path):
+            self.mix.usable(self.store / "pairs.lance")
 
     def run(self, context: StepContext) -> None:
         """Compare, and write down each number with its interval; a word where captions are too few."""
-        tables_of = {"written": context.captions, "people": shots_store(context, self.store)}
-        sets = {name: _usable(path) for name, path in tables_of.items()}
+        sets = {
+            "written": _usable(context.captions),
+            "people": _usable(shots_store(context, self.store), self.mix),
+        }
         least = min(map(len, sets.values()))
         clusters = min(self.clusters, least // 4)
         results.drop(context.results, context.step)
@@ -222,7 +228,9 @@ class MeasureDiversity(Job):
             num_seeds=self.num_seeds,
             progress=lambda done, total: context.report("progress", done=done, total=total),
         )
-        labels = {"written": "captions of the language model", "people": "captions of people"}
+        # Who wrote the captions of a mix is not known; captioners may have.
+        people = f"captions of the human pairs ({self.mix})" if self.mix else "captions of people"
+        labels = {"written": "captions of the language model", "people": people}
         records = []
         for one in found:
             arm = Arm(one.name, labels[one.name])
@@ -241,11 +249,18 @@ class MeasureDiversity(Job):
         results.append(context.results, *records)
 
 
-def _usable(table: Path) -> list[str]:
-    found = (
-        text for part in tables.scan(table, ["text"], f"status = '{pairs.OK}'") for text in part["text"].to_pylist()
-    )
-    return [text.strip() for text in found if (text or "").strip()]
+def _usable(table: Path, mix: Mix | None = None) -> list[str]:
+    """A caption of each row that has one: its text, or one of the mix, drawn as for a visit of the row."""
+    found = list[str]()
+    for part in tables.scan(table, ["pair_id", *mix.columns] if mix else ["text"], f"status = '{pairs.OK}'"):
+        for row in part.to_pylist():
+            if mix is None:
+                text = row["text"] or ""
+            else:
+                text = mix.draw(row, seeds.derive("diversity", row["pair_id"])) if mix.all(row) else ""
+            if text.strip():
+                found.append(text.strip())
+    return found
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,7 @@ class MeasureInformation(Job):
     store: Path | str
     num_pictures: int = 200  # the first that have captions of all kinds
     times: int = 8  # noise levels of a picture
+    where: str = OK  # pictures that count: those that the references did not learn from
 
     def __post_init__(self) -> None:
         check_min(2, num_pictures=self.num_pictures)
@@ -302,7 +303,7 @@ class MeasureInformation(Job):
         columns = list(dict.fromkeys(name for _, mix in self.kinds for name in mix.columns))
         pictures: list[Any] = []
         texts: list[list[str]] = [[] for _ in self.kinds]
-        for rows in tables.scan(store, ["pair_id", "image", *columns], OK):
+        for rows in tables.scan(store, ["pair_id", "image", *columns], self.where):
             told = rows.to_pylist()
             for numbers, some in decoded(rows, 32):
                 for number, picture in zip(numbers, some, strict=True):

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from reverie.models.names import locate
-from reverie.models.pretrained import load_model
+from reverie.models.pretrained import load_model, part_of
 from reverie.nets.autocast import exact_norms_on_cpu
 
 
@@ -110,7 +110,7 @@ class Decoder:
     It decodes the mean of the encoder, without the noise that the whole autoencoder was trained with.
     """
 
-    start: str  # folder of the AutoencoderKL
+    start: str  # an AutoencoderKL, or a pipeline that has one, by name or folder
     squared: float = 4.0  # weight of the squared error, as of ``Autoencoder``
     standing_out: float = (
         0.0  # weight of what stands out, all of it together and however small, beside 1 of the whole picture
@@ -118,7 +118,8 @@ class Decoder:
 
     def build(self) -> nn.Module:
         """The autoencoder to go on from."""
-        vae = load_model(AutoencoderKL, locate(self.start)).requires_grad_(True)
+        place = locate(self.start)
+        vae = load_model(AutoencoderKL, place, part=part_of(place, "AutoencoderKL")).requires_grad_(True)
         exact_norms_on_cpu(vae)
         return _Decoding(vae.to(memory_format=torch.channels_last))
 

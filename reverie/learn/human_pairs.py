@@ -7,7 +7,7 @@ them, and pictures are copied only where somebody will read them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,14 @@ from reverie import pairs, seeds
 from reverie.datasets.captioned import check_captioned, held_classes, load_captioned
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
-from reverie.learn.manifest import control_of, manifest_of, read_manifest, refuse_test_photos, require_control
+from reverie.learn.manifest import (
+    control_of,
+    manifest_of,
+    read_manifest,
+    refuse_test_photos,
+    refuse_test_pictures,
+    require_control,
+)
 from reverie.models.names import locate
 from reverie.models.tokenizer import Tokenizer, check_tokenizer, open_tokenizer, square, tokens_row
 from reverie.recaption.mix import Mix
@@ -175,28 +182,13 @@ class TokenizePairs(Job):
         """Some of them, for others to read."""
         return Trial(dataclasses.replace(self, limit=min(self.limit or TRIED, TRIED), painter=""))
 
+    def look(self) -> CheckUnseen:
+        """What looks before there is a tokenizer whether any of these pairs shows a test photo."""
+        which = (self.store, self.where, self.limit, self.mix)
+        return CheckUnseen(*which, self.test_photos, self.test_images, self.test_split, self.speed)
+
     def _chosen(self, source: Path) -> list[str]:
-        """Ids of the pairs that are taken. Raises InputError for fewer than two, or one without caption."""
-        where = f"status = '{pairs.OK}'" + (f" and ({self.where})" if self.where else "")
-        if self.mix is not None:
-            where = self.mix.usable(source, where)
-        names: list[str] = []
-        bare: list[str] = []
-        for part in tables.scan(source, ["pair_id", "text"], where):
-            names += part["pair_id"].to_pylist()
-            texts = zip(part["pair_id"].to_pylist(), part["text"].to_pylist(), strict=True)
-            bare += [name for name, text in texts if not (self.mix or (text or "").strip())]
-        if bare:
-            raise InputError(
-                f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}; caption them, or leave them out with a filter: text <> ''"
-            )
-        if len(names) < 2:
-            raise InputError(f"{source} has {len(names)} pairs to learn from; import 2 or more")
-        names.sort()
-        if self.limit and self.limit < len(names):  # the pairs of a lower limit are among them
-            order = np.random.default_rng(seeds.derive("limit")).permutation(len(names))[: self.limit]
-            names = [names[at] for at in np.sort(order).tolist()]
-        return names
+        return chosen_pairs(source, self.where, self.limit, self.mix)
 
     def _tokenized(self, rows: pa.Table, tokenizer: Tokenizer, side: int) -> pa.Table:
         made: list[dict[str, Any]] = rows.to_pylist()
@@ -216,3 +208,72 @@ class TokenizePairs(Job):
             rows.schema.field(name) for name in (self.mix.columns if self.mix else ()) if name not in pairs.PAIRS.names
         ]
         return pairs.table(made, pa.schema([*pairs.PAIRS, *more]))
+
+
+@dataclass(frozen=True)
+class CheckUnseen(Job):
+    """Refuses pairs whose pictures are test photos, before a tokenizer learns from them; leaves nothing behind.
+
+    ``TokenizePairs`` refuses them as well, but where the run trains its tokenizer that is after a long training.
+    """
+
+    store: Path | str  # as all fields of TokenizePairs
+    where: str = ""
+    limit: int = 0
+    mix: Mix | None = None
+    test_photos: str = ""
+    test_images: Path | None = None
+    test_split: str = "test"
+    speed: Speed = field(default_factory=Speed)
+
+    def check(self) -> None:
+        """Raises InputError for a store that is not there. The photos are checked by ``TokenizePairs``, once."""
+        check_store(self.store)
+
+    def run(self, context: StepContext) -> None:
+        """Look at all photos and pictures. Raises InputError for pairs that show a test photo."""
+        source = shots_store(context, self.store)
+        photos = load_captioned(self.test_photos, self.test_images, self.test_split)
+        chosen = chosen_pairs(source, self.where, self.limit, self.mix)
+
+        def tell(done: int) -> None:
+            context.report("progress", done=done, total=len(photos) + len(chosen), what="pictures")
+
+        refuse_test_pictures(self._pictures(source, chosen), photos, len(chosen), source, tell)
+
+    def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
+        """Some of the pairs, beside all photos."""
+        return Trial(dataclasses.replace(self, limit=min(self.limit or TRIED, TRIED)))
+
+    def _pictures(self, source: Path, chosen: list[str]) -> Iterator[tuple[str, Image.Image]]:
+        """Ids and pictures of pairs, as far as they have one that can be read."""
+        known = pa.array(chosen, pa.string())
+        for part in tables.scan(source, ["pair_id", "image"], "image is not null"):
+            rows = part.filter(pc.is_in(part["pair_id"], known))
+            names = rows["pair_id"].to_pylist()
+            for numbers, pictures in decoded(rows, self.speed.batch_size):
+                yield from zip((names[number] for number in numbers), pictures, strict=True)
+
+
+def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[str]:
+    """Ids of the pairs that are taken, see ``TokenizePairs``. Raises InputError for fewer than two, or one without caption."""
+    fits = f"status = '{pairs.OK}'" + (f" and ({where})" if where else "")
+    if mix is not None:
+        fits = mix.usable(source, fits)
+    names: list[str] = []
+    bare: list[str] = []
+    for part in tables.scan(source, ["pair_id", "text"], fits):
+        names += part["pair_id"].to_pylist()
+        texts = zip(part["pair_id"].to_pylist(), part["text"].to_pylist(), strict=True)
+        bare += [name for name, text in texts if not (mix or (text or "").strip())]
+    if bare:
+        raise InputError(
+            f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}; caption them, or leave them out with a filter: text <> ''"
+        )
+    if len(names) < 2:
+        raise InputError(f"{source} has {len(names)} pairs to learn from; import 2 or more")
+    names.sort()
+    if limit and limit < len(names):  # the pairs of a lower limit are among them
+        order = np.random.default_rng(seeds.derive("limit")).permutation(len(names))[:limit]
+        names = [names[at] for at in np.sort(order).tolist()]
+    return names

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from reverie.models.tokenizer import Tokenizer
 
 BATCH = 64  # pictures at once
-NEAR = 3.0  # levels, of 255, by which a stored picture may differ from itself on average
+# Levels, of 255, by which a stored picture may differ from itself: on average, and where it does most. Photos of one thing on a plain
+# ground are nearer to each other on average than a poor copy is to its photo, but not everywhere.
+NEAR, NEAR_AT_MOST = 3.0, 12.0
+SMALL = (8, 8, 3)  # parts of a picture that are looked at, and colours
 NAMED = 10  # of the pairs that show test photos
 FILE = "manifest.json"  # in the folder of a model
 
@@ -134,14 +137,53 @@ def refuse_test_photos(
     for own, numbers in alike.items():
         mine = own_pictures.get(own)
         for number in numbers:
-            if mine is None or np.abs(_small(mine) - _small(photos.picture(number))).mean() < NEAR:
+            if mine is None or _same(_small(mine)[None], _small(photos.picture(number)))[0]:
                 taken.append((own, photos.names[number]))
                 break
+    _refuse(taken, len(pairs), pictures or pairs.path)
+
+
+def refuse_test_pictures(
+    pictures: Iterable[tuple[str, Image.Image]],
+    photos: CaptionedImages,
+    total: int,
+    table: Path,
+    tell: Callable[[int], None] = lambda done: None,
+) -> None:
+    """The same by pictures alone, for when there is no tokenizer yet: it finds all whose pictures ``refuse_test_photos`` looks at.
+
+    Args:
+        pictures: ids of pairs, and their pictures.
+        total: pairs of ``table`` that they are of, with those that have no picture.
+        tell: called with the number of photos and pictures that were looked at so far.
+    """
+    known = np.empty((len(photos), *SMALL), np.float32)
+    done = 0
+    for batch in photos.batches(BATCH):
+        known[done : done + len(batch)] = [_small(picture) for picture in batch]
+        done += len(batch)
+        tell(done)
+    coarse, taken = _halved(_halved(known)), []
+    for own, picture in pictures:
+        mine = _small(picture)
+        # Means over parts differ by no more than the parts do, so this leaves out nothing and saves nearly all of the work.
+        near = np.flatnonzero(np.abs(coarse - _halved(_halved(mine[None]))).mean((1, 2, 3)) < NEAR)
+        near = near[_same(known[near], mine)]
+        if len(near):
+            taken.append((own, photos.names[int(near[0])]))
+        done += 1
+        if not done % BATCH:
+            tell(done)
+    _refuse(sorted(taken), total, table)
+
+
+def _refuse(taken: Sequence[tuple[str, str]], total: int, table: Path) -> None:
+    """Raises InputError for pairs, with the photos that they show, if there are any."""
     if taken:
         pair, photo = taken[0]
         some = ", ".join(f"'{own}'" for own, _ in taken[:NAMED]) + ", ..." * (len(taken) > NAMED)
         raise InputError(
-            f"{len(taken):,} of {len(pairs):,} pairs of {pictures or pairs.path} show test photos, first {pair} the photo {photo}; leave them out: "
+            f"{len(taken):,} of {total:,} pairs of {table} show test photos, first {pair} the photo {photo}; leave them out: "
             f"pair_id not in ({some})"
         )
 
@@ -160,8 +202,22 @@ def _small(picture: Image.Image) -> np.ndarray:
     """Levels of 8 x 8 parts of a picture: much the same however it was stored."""
     from reverie.models.tokenizer import square
 
-    levels: np.ndarray = square(picture, 64).reshape(8, 8, 8, 8, 3).mean((1, 3))
+    levels: np.ndarray = square(picture, 64).reshape(8, 8, 8, 8, 3).mean((1, 3)).astype(np.float32)
     return levels
+
+
+def _same(several: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """Which of n pictures, (n, 8, 8, 3), are the same as one, however it was stored."""
+    apart = np.abs(several - one)
+    same: np.ndarray = (apart.mean((1, 2, 3)) < NEAR) & (apart.max((1, 2, 3)) < NEAR_AT_MOST)
+    return same
+
+
+def _halved(levels: np.ndarray) -> np.ndarray:
+    """Means over 2 x 2 parts of n pictures."""
+    count, height, width, colours = levels.shape
+    halved: np.ndarray = levels.reshape(count, height // 2, 2, width // 2, 2, colours).mean((2, 4))
+    return halved
 
 
 def _pictures(pairs: TokenPairs) -> Iterator[list[Image.Image]]:

@@ -32,7 +32,7 @@ from reverie.learn.lora import add_lora, check_lora, merge_lora
 from reverie.learn.noising import Noising
 from reverie.learn.pipelines import Parts, PipelineDenoiser, choose, start_of, train_chosen
 from reverie.models.names import locate
-from reverie.models.pretrained import load_model, load_tokenizer_of
+from reverie.models.pretrained import load_model, load_tokenizer_of, part_of
 from reverie.nets.autocast import exact_on_cpu
 from reverie.nets.text import text_config
 from reverie.nets.widen import TEXT_HEADS, widen
@@ -98,7 +98,8 @@ class TextToImage:
     same however the images are dealt to processes; without them, from torch's generator.
     """
 
-    autoencoder: str = ""  # folder of a trained AutoencoderKL; that of ``start`` when left out
+    # a trained AutoencoderKL, or a pipeline that has one, by name or folder; that of ``start`` when left out
+    autoencoder: str = ""
     tokenizer: str = ""  # folder; that of ``start`` when left out
     latent_size: int = 8  # side of the latent grid, recorded as the default sample size
     channels: tuple[int, ...] = (64, 128)  # U-Net, finest first
@@ -288,7 +289,7 @@ class TextToImage:
         return start_of(self.start).noising if self.start else _from_scratch()
 
     def _vae(self) -> AutoencoderKL:
-        return _opened_vae(self.autoencoder, "") if self.autoencoder else _opened_vae(self.start, "vae")
+        return _opened_vae(self.autoencoder or self.start)
 
     def _tokenizer(self) -> Any:
         return _opened_tokenizer(self.tokenizer) if self.tokenizer else _opened_tokenizers(self.start)[0][0]
@@ -315,8 +316,9 @@ def _from_scratch() -> Noising:
 
 
 @functools.cache
-def _opened_vae(name: str, part: str) -> AutoencoderKL:
-    vae: AutoencoderKL = load_model(AutoencoderKL, locate(name), part=part)
+def _opened_vae(name: str) -> AutoencoderKL:
+    place = locate(name)
+    vae: AutoencoderKL = load_model(AutoencoderKL, place, part=part_of(place, "AutoencoderKL"))
     return vae.to(memory_format=torch.channels_last)
 
 

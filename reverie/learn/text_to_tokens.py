@@ -124,6 +124,11 @@ class TextToTokens:
         return TokenPredictor(net, words, self.size_px)
 
     @property
+    def mask_id(self) -> int:
+        """What stands for a masked place: one more than the last code."""
+        return int(self._vq().config.num_vq_embeddings)
+
+    @property
     def size_px(self) -> int:
         """Side of the pictures that the ids are of."""
         return int(self.grid * 2 ** (len(self._vq().config.block_out_channels) - 1))
@@ -143,7 +148,6 @@ class TextToTokens:
         """Cross-entropy at masked places, and how often the likeliest id is the right one there."""
         ids = batch["latents"].long()
         hidden = masked(len(ids), ids[0].numel(), ids.device).view(ids.shape)
-        mask_id = self._vq().config.num_vq_embeddings
         dropped = torch.rand(len(ids)) < self.caption_drop
         if "token_ids" in batch:
             words = batch["token_ids"].long()
@@ -152,7 +156,7 @@ class TextToTokens:
             words = self.tokens(
                 ["" if drop else text for text, drop in zip(batch["text"], dropped.tolist(), strict=True)]
             )
-        logits = net(ids.masked_fill(hidden, mask_id), words.to(ids.device))
+        logits = net(ids.masked_fill(hidden, self.mask_id), words.to(ids.device))
         asked = logits.permute(0, 2, 3, 1)[hidden].float()
         each = F.cross_entropy(asked, ids[hidden], reduction="none")
         weights = batch["weights"].to(each.device)[hidden] if "weights" in batch else torch.ones_like(each)

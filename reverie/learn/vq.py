@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from reverie.errors import InputError
 from reverie.models.names import locate
-from reverie.models.pretrained import load_model
+from reverie.models.pretrained import load_model, part_of
 from reverie.nets.autocast import exact_norms_on_cpu
 
 SMALLEST = 1e-5  # of a count, where one is divided by it
@@ -118,9 +118,8 @@ class Quantiser:
     restart_below: float = 0.01  # share of an even use below which a code begins anew; 0 = never
     restart_steps: int = 4000  # after which no code does: weights are averaged over the last steps, and so are codes
     image_size: int = 64  # recorded as the sample size
-    start: str = (
-        ""  # an AutoencoderKL by name or folder, with the same blocks but the innermost, which these begin from
-    )
+    # an AutoencoderKL, or a pipeline that has one, by name or folder, with the same blocks but the innermost, which these begin from
+    start: str = ""
     outer: bool = True  # those blocks learn too
 
     def __post_init__(self) -> None:
@@ -185,7 +184,8 @@ class Quantiser:
 
 def _begin_from(vq: VQModel, start: str, layers: int, learn: bool) -> None:
     """Give a tokenizer all blocks but the innermost of an autoencoder for [-1, 1], where the tokenizer has 0..1."""
-    vae = load_model(AutoencoderKL, locate(start))
+    place = locate(start)
+    vae = load_model(AutoencoderKL, place, part=part_of(place, "AutoencoderKL"))
     channels, known = tuple(vq.config.block_out_channels), tuple(vae.config.block_out_channels)
     if channels != (*known, known[-1]) or vae.config.layers_per_block != layers:
         raise InputError(

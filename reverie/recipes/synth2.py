@@ -441,7 +441,7 @@ def synth2(config: Synth2Config = TINY, arms_: Mapping[Arm, TrainTokenCaptioner]
             Step("measure", config.photos.stage(asked), inputs=(*last, *(step.name for step in first.values())))
         )
         last = ("measure",)
-    steps.append(Step("diversity", MeasureDiversity("human"), inputs=("human", "clean")))
+    steps.append(Step("diversity", MeasureDiversity("human", mix=config.human.captions), inputs=("human", "clean")))
     last = (*last, "diversity")
     if config.cost_steps:
         steps.append(cost(config))
@@ -474,7 +474,30 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
     if human.is_smallworld:
         camera, count, which = smallworld_source(human.pairs)
         steps.append(Step("photos", DrawPairs(count, camera, which)))  # type: ignore[arg-type]
+    tokens = TokenizePairs(
+        human.store,
+        config.tokenizer,
+        images.token_px,
+        human.pairs_where,
+        human.human_pairs,
+        config.path == "pixels",
+        config.photos.eval_data or "",
+        config.photos.eval_images,
+        config.photos.eval_split,
+        human.captions,
+        config.paint.token_painter if config.require_control and config.paint.token_painter != TRAIN else "",
+    )
+    tokens.check_pairs()  # what is wrong with pairs is said before any work
     if "tokenizer" in config.models:
+        if isinstance(human.store, Path):
+            from reverie.store import tables
+
+            if not tables.count(human.store / "pairs.lance", shown):
+                raise InputError(
+                    f"{human.store} has no pictures to train a tokenizer on; name the one that its tokens are of: --tokenizer NAME"
+                )
+            if tokens.test_photos:  # photos that are drawn for the run are none of them
+                steps.append(Step("unseen", tokens.look()))
         quantiser = Quantiser(channels=images.tokenizer_channels, codes=images.codes, image_size=images.token_px)
         fit = Fit(
             images.tokenizer_steps,
@@ -496,27 +519,6 @@ def human_pairs(config: Synth2Config) -> tuple[Step, ...]:
             group="random",
         )
         steps.append(Step("tokenizer", learn, inputs=tuple(step.name for step in steps)))
-    tokens = TokenizePairs(
-        human.store,
-        config.tokenizer,
-        images.token_px,
-        human.pairs_where,
-        human.human_pairs,
-        config.path == "pixels",
-        config.photos.eval_data or "",
-        config.photos.eval_images,
-        config.photos.eval_split,
-        human.captions,
-        config.paint.token_painter if config.require_control and config.paint.token_painter != TRAIN else "",
-    )
-    tokens.check_pairs()  # what is wrong with pairs is said before any work
-    if "tokenizer" in config.models and isinstance(human.store, Path):
-        from reverie.store import tables
-
-        if not tables.count(human.store / "pairs.lance", shown):
-            raise InputError(
-                f"{human.store} has no pictures to train a tokenizer on; name the one that its tokens are of: --tokenizer NAME"
-            )
     return (*steps, Step("human", tokens, inputs=tuple(step.name for step in steps)))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from reverie.builtin import pieces, train
 from reverie.builtin.describer import LearnToDescribe
 from reverie.errors import InputError
 from reverie.learn.describe import examples
+from reverie.models import names
 from reverie.models.describer import Decoding, asking_of, open_describer
 from reverie.models.names import BUILTIN, locate
 from reverie.models.painter import open_painter
@@ -101,13 +103,32 @@ def test_a_tokenizer_and_a_painter_of_its_ids_come_out(tmp_path):
     assert (tokenizer.size_px, tokenizer.factor, tokenizer.num_codes) == (64, 8, 32)
     assert tokenizer.ids(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2, 8, 8)
     log = json.loads((tmp_path / "models" / "tokenizer" / "training.json").read_text())
-    assert (log["steps"], log["learner"]["codes"]) == (3, 32)
+    assert (log["steps"], log["learner"]["codes"], log["learner"]["start"]) == (3, 32, "builtin:painter")
+    assert str(BUILTIN) not in (tmp_path / "image-tokenizer" / "latest" / "state.json").read_text()
     assert 0 < log["last"]["codebook_use"] <= 1
     painter = open_token_painter(str(tmp_path / "models" / "token-painter"))
     assert painter.tokenizer.codebook_name == tokenizer.codebook_name
     assert painted_ids(painter, ["a red circle"], [1], 3.0, 2).shape == (1, 8, 8)
     log = json.loads((tmp_path / "models" / "token-painter" / "training.json").read_text())
-    assert (log["steps"], log["learner"]["width"], log["batches"]["batch"]) == (3, 16, 4)
+    assert (log["steps"], log["learner"]["tokens"]["width"], log["batches"]["batch"]) == (3, 16, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [("tokenizer",), ("decoder",), ("painter", "token-painter")])
+def test_a_training_goes_on_where_the_package_lies_elsewhere(parts, tmp_path, monkeypatch):
+    """What it begins from is that of the package, and no path of it is a setting."""
+    train.main(tmp_path / "work", parts, out=tmp_path / "out", **SETTINGS)
+    monkeypatch.setattr(names, "BUILTIN", shutil.copytree(BUILTIN, tmp_path / "elsewhere"))
+    monkeypatch.setattr(train, "BUILTIN", tmp_path / "elsewhere")
+    trained = list((tmp_path / "work").glob("*/weights"))
+    assert len(trained) == len(parts)
+    for weights in trained:
+        assert str(BUILTIN) not in (weights.parent / "latest" / "state.json").read_text()
+        shutil.rmtree(weights)
+    train.main(
+        tmp_path / "work", parts, out=tmp_path / "out", **SETTINGS
+    )  # would refuse a checkpoint of other settings
+    assert all(weights.exists() for weights in trained)
 
 
 def test_a_describer_comes_out_that_is_asked_as_it_was_taught(tmp_path):

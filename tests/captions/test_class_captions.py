@@ -2,6 +2,7 @@ import itertools
 import json
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,29 +114,95 @@ def test_glosses(tmp_path, context, monkeypatch):
     file.write_text("[1]")
     with pytest.raises(InputError, match="must hold a JSON object"):
         read_glosses(file, NAMES)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="no WordNet is installed"):
-        read_glosses("wordnet", ["crane"])
 
 
-def test_wordnet_tells_what_ambiguous_names_mean(monkeypatch):
-    class Sense:
-        def __init__(self, text):
-            self.text = text
+SENSES = {
+    "crane": ["a bird", "a machine"],
+    "dog": ["an animal"],
+    "thing": ["what there is", "a deed"],
+    "polar bear": ["a white bear", "a fund"],
+}
 
-        def definition(self):
-            return self.text
+
+class Sense:
+    def __init__(self, text):
+        self.text = text
+
+    def definition(self):
+        return self.text
+
+
+def put_wn(monkeypatch, senses, error=None):
+    """What the library wn does: without a lexicon it knows no word, and says nothing of it."""
 
     class Wn:
         Error = ValueError
 
         @staticmethod
+        def lexicons():
+            if error:
+                raise error
+            return ["oewn"] if senses else []
+
+        @staticmethod
         def synsets(name, pos):
-            return {"crane": [Sense("a bird"), Sense("a machine")], "dog": [Sense("an animal")]}.get(name, [])
+            return [Sense(text) for text in senses.get(name, [])]
 
     monkeypatch.setitem(sys.modules, "wn", Wn)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "wn")
-    assert read_glosses("wordnet", ["crane", "dog", "nothing"]) == {"crane": "a bird"}
+
+
+def put_nltk(monkeypatch, senses):
+    """What NLTK does: without its data, each look-up is an error."""
+
+    def synsets(name, pos):
+        if not senses:
+            raise LookupError("Resource wordnet not found.")
+        return [Sense(text) for text in senses.get(name.replace("_", " ") if " " not in name else "", [])]
+
+    corpus = SimpleNamespace(wordnet=SimpleNamespace(synsets=synsets))
+    monkeypatch.setitem(sys.modules, "nltk", SimpleNamespace(corpus=corpus))
+    monkeypatch.setitem(sys.modules, "nltk.corpus", corpus)
+
+
+@pytest.fixture
+def there(monkeypatch):
+    """Says which of the two libraries are installed."""
+    return lambda *names: monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in names else None)
+
+
+@pytest.mark.parametrize("library", ["wn", "nltk"])
+def test_wordnet_tells_what_ambiguous_names_mean(library, there, monkeypatch):
+    {"wn": put_wn, "nltk": put_nltk}[library](monkeypatch, SENSES)
+    there(library)
+    known = read_glosses("wordnet", ["crane", "dog", "nothing", "polar bear"])
+    assert known == {"crane": "a bird", "polar bear": "a white bear"}
+
+
+@pytest.mark.parametrize("error", [None, ValueError("another version of the database"), PermissionError("no home")])
+def test_nltk_is_asked_where_wn_has_no_data(error, there, monkeypatch):
+    put_wn(monkeypatch, {}, error)
+    put_nltk(monkeypatch, SENSES)
+    there("wn", "nltk")
+    assert read_glosses("wordnet", ["crane", "dog"]) == {"crane": "a bird"}
+    put_wn(monkeypatch, {"crane": ["a tall bird", "a hoist"]})
+    assert read_glosses("wordnet", ["crane", "dog"]) == {"crane": "a tall bird"}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "no WordNet is installed: pip install wn, then python -m wn download oewn:2024; or give --glosses a file"),
+        (("wn",), "wn is installed without a WordNet: python -m wn download oewn:2024; or give --glosses a file"),
+        (("nltk",), "nltk is installed without its WordNet: python -m nltk.downloader wordnet; or give --glosses a"),
+        (("wn", "nltk"), "wn is installed without a WordNet: python -m wn download oewn:2024; or give --glosses a file"),
+    ],
+)  # fmt: skip
+def test_a_wordnet_that_is_not_there_is_said_in_one_line(names, said, there, monkeypatch):
+    put_wn(monkeypatch, {})
+    put_nltk(monkeypatch, {})
+    there(*names)
+    with pytest.raises(InputError, match=said):
+        _ = stage(glosses="wordnet").count
 
 
 def test_what_cannot_be_asked_is_said():

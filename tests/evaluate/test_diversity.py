@@ -6,13 +6,16 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from reverie import pairs
 from reverie.cli.main import main
 from reverie.errors import InputError
-from reverie.evaluate.diversity import SHARES, _measured, compare, in_top_clusters, read_captions
-from reverie.store import tables
+from reverie.evaluate.diversity import SHARES, MeasureDiversity, _measured, compare, in_top_clusters, read_captions
+from reverie.recaption.mix import Mix
+from reverie.stage import StepContext
+from reverie.store import results, tables
 
 THINGS = [f"thing{chr(97 + number)}" for number in range(20)]
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -106,6 +109,40 @@ def test_files_runs_and_columns(tmp_path):
         read_captions(str(tmp_path / "nothing.txt"))
     with pytest.raises(InputError, match="has no column 'third'; name as FILE:COLUMN one of"):
         read_captions(f"{table}:third")
+
+
+def test_a_run_with_a_mix_is_measured_by_the_captions_that_captioners_read(tmp_path):
+    """Half long and half short ones, and none of the text that came with the images."""
+    count = 64
+    written = [
+        {"caption_id": f"c{i}", "unit": 0, "text": f"a red cat number {i}", "status": "ok"} for i in range(count)
+    ]
+    tables.append_unit(tmp_path / "captions.lance", 0, pairs.table(written, pairs.CAPTIONS))
+    human = [
+        {"pair_id": f"p{i}", "caption_id": f"p{i}", "copy": 0, "unit": 0, "status": "ok", "text": f"{i} of the web"}
+        | {"caption_short": f"dog {i}", "caption_long": [f"one brown dog number {i} runs"]}
+        for i in range(count)
+    ]
+    human[0] |= {"caption_short": " ", "caption_long": None}
+    more = [pa.field("caption_short", pa.string()), pa.field("caption_long", pa.list_(pa.string()))]
+    tables.append_unit(tmp_path / "pairs" / "pairs.lance", 0, pairs.table(human, pa.schema([*pairs.PAIRS, *more])))
+    found = {}
+    for words in ((), ("short=0.5", "long=0.5"), ("short",)):
+        mix = Mix.read(words) if words else None
+        stage = MeasureDiversity(tmp_path / "pairs", num_seeds=1, mix=mix)
+        stage.check()
+        stage.run(StepContext(tmp_path, "diversity"))
+        rows = results.select(results.read(tmp_path / "results.jsonl"), arm="people")
+        found[" ".join(words)] = {(row.label, row.details["captions"]) for row in rows}, {
+            row.metric: row.value for row in rows
+        }  # fmt: skip
+    assert found[""][0] == {("captions of people", 64)}
+    assert found["short=0.5 long=0.5"][0] == {("captions of the human pairs (long=0.5 short=0.5)", 63)}
+    assert found["short"][0] == {("captions of the human pairs (short=1)", 63)}
+    assert (found[""][1]["length"], found["short"][1]["length"]) == (4, 2)
+    assert 3 < found["short=0.5 long=0.5"][1]["length"] < 5  # the mean of 2 and 6 is 4
+    with pytest.raises(InputError, match="has no column 'nothing'"):
+        MeasureDiversity(tmp_path / "pairs", mix=Mix.read(("nothing",))).check()
 
 
 def test_command(tmp_path, capsys):

@@ -12,6 +12,7 @@ from diffusers.models.autoencoders.vae import VectorQuantizer
 from reverie.errors import InputError
 from reverie.learn.fit import Fit, fit
 from reverie.learn.vq import Quantiser, Quantising, nearest
+from reverie.models.names import builtin_folder
 
 SMALL = Quantiser(channels=(8, 8), codes=6, width=3, restart_below=0.0, image_size=8)
 
@@ -205,6 +206,15 @@ def test_it_begins_from_the_outer_blocks_of_an_autoencoder(autoencoder: Autoenco
     assert all(
         value.requires_grad for value in built(Quantiser(**{**learner.__dict__, "outer": True})).vq.encoder.parameters()
     )
+
+
+def test_it_begins_from_the_autoencoder_of_a_pipeline_too() -> None:
+    both = [
+        built(Quantiser(channels=(16, 32, 64, 64), start=start))
+        for start in ("builtin:painter", str(builtin_folder("painter") / "vae"))
+    ]
+    first, second = (net.vq.encoder.down_blocks[0].state_dict() for net in both)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_an_autoencoder_of_other_blocks_is_refused(autoencoder: AutoencoderKL, tmp_path: Path) -> None:

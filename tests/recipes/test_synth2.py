@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +249,12 @@ def test_human_pairs_may_be_recaptioned_ones(models: dict[str, Path], classes: P
     }
     tables.append_unit(folder / "more.lance", 0, pa.table({"pair_id": ids, "unit": [0] * 6, **more}))
     tables.add_columns(folder / "pairs.lance", folder / "more.lance")
-    flags = SMALL | {"pairs": str(folder), "classes": classes, "eval_data": None, "rho": (0.5,), "exposures": False}
+    # Photos of other classes, so that no pair shows one.
+    flags = SMALL | {"pairs": str(folder), "classes": classes, "eval_data": "smallworld:street:6:held"}
+    flags |= {"rho": (0.5,), "exposures": False}
     plan = call_recipe("synth2", flags | {"mix": ("short=0.5", "long=0.5"), "require_control": True})
+    assert [step.name for step in plan.steps][:3] == ["unseen", "tokenizer", "human"]
+    assert "unseen" in plan.step("tokenizer").inputs  # and so never beside it
     assert run(plan, tmp_path / "run")
     shot = tables.read_unit(tmp_path / "run" / "shots" / "human" / "pairs.lance", 0)
     assert {"caption_short", "caption_long"} <= set(shot.column_names)
@@ -274,6 +280,18 @@ def test_painter_language_model_and_captioner_read_one_mix(
         assert "zebra" in known
         assert "alttext" not in known
     assert trained(tmp_path / "run", "captioner")["trained"]["real_pairs"] == 6
+
+
+def test_one_mix_is_read_by_all_who_read_human_captions(models: dict[str, Path], classes: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pairs", models["amused"], 2, text="alttext of the web")
+    short = {"pair_id": ["real000", "real001"], "caption_short": ["a zebra", "two zebras"], "unit": [0, 0]}
+    tables.append_unit(folder / "more.lance", 0, pa.table(short))
+    tables.add_columns(folder / "pairs.lance", folder / "more.lance")
+    flags = {"classes": classes, "pairs": str(folder), "mix": ("short",), "eval_data": None}
+    plan = call_recipe("synth2", SMALL | flags)
+    for name in ("human", "painter", "language", "captioner", "diversity"):
+        stage: Any = plan.step(name).stage
+        assert str(stage.mix) == "short=1", name
 
 
 def test_a_painter_of_other_pairs_is_refused_before_it_paints(
@@ -337,6 +355,7 @@ SLIPS: list[tuple[str, dict[str, Any], str]] = [
     ("another grid", {"token_painter": "amused", "token_px": 32}, "paints pictures of 16 px, which is another grid than that of 32 px"),
     ("ids out of range", {"pairs": "wild", "token_painter": "amused"}, "pair real000 has the id 99, and codes are 0 to"),
     ("test photos", {"pairs": "tested", "token_painter": "amused"}, r"2 of 2 pairs of .*tested.pairs\.lance show test photos, first real000 the photo all-00000; leave them out: pair_id not in \('real000', 'real001'\)"),
+    ("test photos, before a tokenizer is trained", {"pairs": "tested"}, r"2 of 2 pairs of .*tested.pairs\.lance show test photos, first real000 the photo all-00000; leave them out: pair_id not in \('real000', 'real001'\)"),
     ("tokens without their tokenizer", {"pairs": "wild"}, "has no pictures to train a tokenizer on"),
     ("ids that do not fill a picture", {"token_px": 18}, "does not divide into ids of 4 px"),
     ("a file of captions as pairs", {"pairs": "one.txt"}, r"one\.txt holds no pairs\.lance; make it with: reverie import PHOTOS --out FOLDER"),
@@ -415,6 +434,31 @@ def test_a_tokenizer_that_has_learned_nothing_does_not_take_photos_for_each_othe
         refuse_test_photos(found, known, Blind(), 16)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="first real000 the photo all-00000"):
         refuse_test_photos(found, load_captioned("smallworld:street:2"), Blind(), 16, folder / "pairs.lance")  # type: ignore[arg-type]
+
+
+def test_copies_of_test_photos_are_found_by_their_pictures_and_no_others_are(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Before there is a tokenizer: however they were stored, among the pairs that are taken, and not among the others."""
+    folder, photos = fill(tmp_path / "pairs", models["amused"], 3), load_captioned("smallworld:street:3")
+    for number, quality in enumerate((60, 90), 1):
+        stored = io.BytesIO()
+        photos.picture(number).resize((96, 96)).save(stored, "JPEG", quality=quality)
+        fill(folder, models["amused"], 1, unit=number, pair_id=f"copy{number}", image=stored.getvalue(), tokens=None)
+    fill(folder, models["amused"], 1, unit=3, pair_id="broken", image=b"junk")
+    where = "pair_id like 'copy%' or pair_id = 'broken'"
+    told: list[tuple[int, int]] = []
+    context = StepContext(tmp_path, "unseen", report=lambda kind, **facts: told.append((facts["done"], facts["total"])))
+    look = TokenizePairs(folder, "step:tokenizer", where=where, test_photos="smallworld:street:3").look()
+    with pytest.raises(
+        InputError,
+        match=r"2 of 3 pairs of .* show test photos, first copy1 the photo all-00001; leave .*'copy1', 'copy2'",
+    ):
+        look.run(context)
+    assert told == [(3, 6)]
+    replace(look, where="pair_id = 'real000' or pair_id = 'broken'", test_photos="smallworld:street:40:held").run(
+        context
+    )
 
 
 def test_cost_is_measured_with_the_models_of_the_run(classes: Path) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -270,6 +271,13 @@ def test_what_goes_out_says_that_there_is_no_text(tmp_path: Path) -> None:
         assert (found.counts["captions"], found.counts["images without text"]) == (2, 3), kind
     write_card(tmp_path / "tars", tmp_path / "store", data=5)
     assert "3 pictures have no text: nobody said what they show." in (tmp_path / "tars" / "README.md").read_text()
+    # Who captioned them anew is a model that had a part in them.
+    texts_of = {"caption_short": ["a fox"] * 5, "caption_short_by": ["owner/captioner@0123, short"] * 5}
+    flags = pa.array([[]] * 5, pa.list_(pa.string()))
+    said = pa.table({"pair_id": sorted(names.values()), **texts_of, "caption_short_flags": flags})
+    lance.dataset(str(store)).merge(said, "pair_id")
+    write_card(tmp_path / "tars", tmp_path / "store", data=5)
+    assert "| owner/captioner@0123 | not said" in (tmp_path / "tars" / "README.md").read_text()
     own = pictures(tmp_path / "flat", 2)
     imports.import_into(own, tmp_path / "alone")
     assert exports.to_coco(tmp_path / "alone" / "pairs.lance", tmp_path / "coco2") == {

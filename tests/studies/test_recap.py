@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lance
+import pyarrow as pa
 import pytest
 
 from reverie.arms import by_id
 from reverie.cli.main import main
 from reverie.errors import InputError
 from reverie.evaluate.generation import MeasureGeneration, PaintAhead
+from reverie.evaluate.recaptioning import MeasureInformation
 from reverie.evaluate.trends import MeasureTrend
 from reverie.learn.train_painter import TrainPainter
 from reverie.recaption.mix import Mix
@@ -39,7 +42,8 @@ def test_arms_differ_in_what_their_claims_say() -> None:
     }  # fmt: skip
     for name in trained:
         if not name.endswith(("-quarter", "-half", "-unet", "-text")):
-            assert replace(trained[name], mix=None) == replace(alt, mix=None), name
+            where = trained[name].where if name == "all" else alt.where
+            assert replace(trained[name], mix=None) == replace(alt, mix=None, where=where), name
     assert trained["mix-half"] == replace(mix, fit=replace(mix.fit, steps=24, warmup_steps=mix.fit.warmup_steps // 2))
     assert trained["alt-quarter"].fit.steps == 12
     assert trained["alt-unet"] == replace(alt, parts="unet")
@@ -90,6 +94,19 @@ def test_every_picture_is_painted_ahead_where_its_step_looks_for_it() -> None:
         assert step.name in made.step(step.stage.step).inputs  # type: ignore[union-attr]
     # What may be done side by side stands side by side.
     assert max(map(names.index, trained)) < min(names.index(step.name) for step in painted)
+
+
+def test_captions_are_weighed_on_pictures_that_the_painter_did_not_learn_from(tmp_path: Path) -> None:
+    made = plan()
+    (step,) = (step for step in made.steps if isinstance(step.stage, MeasureInformation))
+    painter = made.step(step.inputs[0]).stage
+    assert isinstance(painter, TrainPainter)
+    assert {made.step(name).stage.where for name in step.inputs} == {painter.where}  # type: ignore[attr-defined]
+    table = pa.table({"seed": list(range(100)), "status": ["ok"] * 90 + ["failed"] * 10})
+    lance.write_dataset(table, str(tmp_path / "a.lance"))
+    learnt, seen = (tables.count(tmp_path / "a.lance", where) for where in (painter.where, step.stage.where))
+    both = tables.count(tmp_path / "a.lance", f"({painter.where}) and ({step.stage.where})")
+    assert (learnt, seen, both) == (72, 18, 0)
 
 
 def test_trends_go_along_what_is_left_and_what_is_false() -> None:
