@@ -38,7 +38,7 @@ def import_(
     that is of --kind pictures, and with --without-text keep those of any source whose text is missing or empty.
 
     Args:
-        source: an image folder with class folders or a metadata file, or of pictures, alone or beside a .txt with the caption, COCO captions (also .gz), CSV, TSV, JSONL, text,
+        source: an image folder with class folders or a metadata file, or of pictures, alone or beside a .txt or .caption with the caption, COCO captions (also .gz), CSV, TSV, JSONL, text,
             parquet, WebDataset tars, or a Hugging Face dataset folder.
         out: folder for the tables; new, empty, or of earlier imports: a source that was stopped goes on, and one with
             another name comes after those there.
