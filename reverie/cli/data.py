@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reverie.cli.common import Folder, counting, open_console, say
+from reverie.cli.common import File, Folder, counting, open_console, say
 from reverie.errors import FolderInUse, InputError, ReverieError
 from reverie.models.devices import find_device
+from reverie.store.places import remote
 
 
 def import_(
-    source: Folder,
+    source: File,
     out: Path,
     kind: Literal["folder", "pictures", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
     | None = None,
@@ -129,6 +130,8 @@ def export(
         return
     if out is None:
         raise InputError("give --out, the folder or file to write to; see reverie export --help")
+    if at := remote(out):
+        raise InputError(f"{at} is an address, and files are exported to this machine; give a folder")
     if to == "onnx":
         if where != "status = 'ok'":
             raise InputError("--where chooses pairs; an ONNX file holds a classifier and no pairs")

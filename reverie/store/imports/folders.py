@@ -84,9 +84,9 @@ def captioned(path: Path) -> bool:
             return False
         if here == path:
             continue
-        names = [os.path.splitext(name) for name in files if not name.startswith(".")]
-        stems = {stem for stem, ending in names if ending.lower() in TEXTS}
-        own = [stem for stem, ending in names if ending.lower() in PICTURE_SUFFIXES]
+        names = [Path(name) for name in files if not name.startswith(".")]
+        stems = {file.stem for file in names if file.suffix.lower() in TEXTS}
+        own = [file.stem for file in names if file.suffix.lower() in PICTURE_SUFFIXES]
         pictures += len(own)
         with_text += sum(stem in stems for stem in own)
     return with_text > 0 and with_text >= NEARLY_ALL * pictures
@@ -104,8 +104,7 @@ def _texts_of(pictures: Iterable[Path]) -> Mapping[Path, Sequence[Path]]:
     for picture in pictures:
         if (folder := picture.parent) not in of:
             of[folder] = defaultdict(list)
-            for name in sorted(os.listdir(folder)):
-                file = folder / name
+            for file in sorted(folder.iterdir()):
                 if file.suffix.lower() in TEXTS:
                     of[folder][file.with_suffix("")].append(file)
         if files := of[folder].get(picture.with_suffix("")):

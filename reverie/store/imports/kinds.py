@@ -17,6 +17,7 @@ from reverie.store.imports.parquet import parquet_files, read_parquet
 from reverie.store.imports.samples import Entry, Kind, Reading, Sample
 from reverie.store.imports.webdataset import SHARDS, is_shard, read_webdataset
 from reverie.store.pictures import PICTURE_SUFFIXES
+from reverie.store.places import shown
 from reverie.store.sources import check_file, printable
 
 READERS: dict[str, Callable[[Path, Reading], Iterator[Entry]]] = {
@@ -73,7 +74,7 @@ def entries(source: str | Path, kind: Kind, **reading: Unpack[Reading]) -> Itera
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from error
     if not there and not (kind == "webdataset" and "*" in path.name):
-        raise InputError(f"{source} does not exist")
+        raise InputError(f"{shown(source)} does not exist")
     if there and not path.is_dir():
         check_file(path)
         if path.is_file() and path.stat().st_size == 0:
@@ -104,7 +105,7 @@ def guess_kind(source: str | Path) -> Kind:
         if name.endswith((ending, f"{ending}.gz")):
             return kind
     if not there:
-        raise InputError(f"{source} does not exist")
+        raise InputError(f"{shown(source)} does not exist")
     raise InputError(f"cannot tell what {source} is from its name; give a kind: {', '.join(get_args(Kind))}")
 
 
