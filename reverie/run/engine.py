@@ -87,12 +87,12 @@ def run(
         _follow(plan, folder, device, until)
         return True
     last = len(plan.steps) if until is None else plan.steps.index(plan.step(until)) + 1
-    for place, step in enumerate(plan.steps):
-        step.stage.check()
-        if place < last and not (folder / "done" / f"{step.name}.json").exists():
-            step.stage.check_device(device)
     with gone_if_it_fails(folder):
         claim(folder, ours=("plan.json", POINTER), flag="--files" if at else "--out")
+        for place, step in enumerate(plan.steps):  # which may load models
+            step.stage.check()
+            if place < last and not (folder / "done" / f"{step.name}.json").exists():
+                step.stage.check_device(device)
         if at := at or tables_of(folder):
             join_run(folder, at)
     with ExitStack() as held:
