@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from reverie.errors import InputError, SettingsChanged, UnitExists, UnknownName
+from reverie.errors import FolderInUse, InputError, SettingsChanged, UnitExists, UnknownName
 from reverie.images.features import PaintFeatures
 from reverie.images.pixels import PaintPixels
 from reverie.learn.fit import Fit
