@@ -132,19 +132,14 @@ class _Corpus:
 def _judged(stage: ReadCorpus, changed: object) -> _Corpus:
     """Read and judge a source once a process. ``changed`` is in the key so that an edited file is read again."""
     from reverie.store import texts as stored
-    from reverie.store.imports import guess_kind, samples
+    from reverie.store.imports import guess_kind_unasked, samples
 
     texts = stage._texts()
     if texts is not None:
         found = stored.samples(texts, stage.text_column or "text")
     else:
         columns = {"text_column": stage.text_column, "label_column": stage.label_column, "split": stage.split}
-        try:
-            kind = guess_kind(stage.path)
-        except InputError as error:  # there is no flag for it here
-            said = str(error).replace("say with --kind which one it is", "import it with reverie import --kind first")
-            raise InputError(said.replace("give a kind:", "import it with reverie import --kind first:")) from error
-        found = samples(stage.path, kind, **columns)  # type: ignore[arg-type]
+        found = samples(stage.path, guess_kind_unasked(stage.path), **columns)  # type: ignore[arg-type]
     parts: list[pa.Table] = []
     usable: list[int] = []
     reasons: dict[int, str] = {}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import tyro
 from rich.console import Console
 
 from reverie.cli.flags import read
+from reverie.store.places import check_folder
 from reverie.store.sources import harmless
 
-Folder = Annotated[Path, tyro.conf.Positional]
+File = Annotated[Path, tyro.conf.Positional]  # or what else is read
+Folder = Annotated[Path, tyro.conf.Positional, "run"]  # of a run or an import, on this machine
 
 
 def say(text: object = "", to: TextIO | None = None) -> None:
@@ -30,7 +35,18 @@ def counting(what: str) -> Iterator[Callable[..., None]]:
 
 
 def command_of(name: str, function: Callable[..., int | None]) -> Callable[[list[str]], int]:
-    return lambda words: read(function, f"reverie {name}", words) or 0
+    hints = typing.get_type_hints(function, include_extras=True)
+    folders = [each for each, hint in hints.items() if "run" in getattr(hint, "__metadata__", ())]
+
+    @functools.wraps(function)
+    def checked(*args: Any, **values: Any) -> int | None:
+        given = inspect.signature(function).bind(*args, **values).arguments
+        for each in folders:
+            if given.get(each) is not None:
+                check_folder(given[each])
+        return function(*args, **values)
+
+    return lambda words: read(checked, f"reverie {name}", words) or 0
 
 
 def open_console() -> Console:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reverie.cli.common import Folder, counting, open_console, say
+from reverie.cli.common import File, Folder, counting, open_console, say
 from reverie.errors import FolderInUse, InputError, ReverieError
 from reverie.models.devices import find_device
+from reverie.store.places import remote
 
 
 def import_(
-    source: Folder,
+    source: File,
     out: Path,
     kind: Literal["folder", "pictures", "coco", "csv", "tsv", "jsonl", "text", "parquet", "webdataset", "huggingface"]
     | None = None,
@@ -38,7 +39,7 @@ def import_(
     that is of --kind pictures, and with --without-text keep those of any source whose text is missing or empty.
 
     Args:
-        source: an image folder with class folders or a metadata file, or of pictures, alone or beside a .txt with the caption, COCO captions (also .gz), CSV, TSV, JSONL, text,
+        source: an image folder with class folders or a metadata file, or of pictures, alone or beside a .txt or .caption with the caption, COCO captions (also .gz), CSV, TSV, JSONL, text,
             parquet, WebDataset tars, or a Hugging Face dataset folder.
         out: folder for the tables; new, empty, or of earlier imports: a source that was stopped goes on, and one with
             another name comes after those there.
@@ -129,6 +130,8 @@ def export(
         return
     if out is None:
         raise InputError("give --out, the folder or file to write to; see reverie export --help")
+    if at := remote(out):
+        raise InputError(f"{at} is an address, and files are exported to this machine; give a folder")
     if to == "onnx":
         if where != "status = 'ok'":
             raise InputError("--where chooses pairs; an ONNX file holds a classifier and no pairs")

@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
 
     from reverie.evaluate.generation import Instruments
 
-from reverie.cli.common import Folder, command_of, open_console, say
+from reverie.cli.common import File, Folder, command_of, open_console, say
 from reverie.models.devices import find_device
 
 
@@ -179,8 +179,8 @@ def evaluate(words: list[str]) -> int:
 
 
 def evaluate_captions(
-    results: Folder,
-    references: Folder,
+    results: File,
+    references: File,
     metrics: tuple[Literal["bleu", "rouge_l", "cider_d", "cider", "meteor", "meteor_java", "spice"], ...] = (
         "bleu",
         "rouge_l",

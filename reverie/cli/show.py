@@ -15,7 +15,7 @@ from reverie.models.devices import find_device
 
 def show(
     folder: Folder,
-    other: Annotated[Path | None, tyro.conf.Positional] = None,
+    other: Annotated[Path | None, tyro.conf.Positional, "run"] = None,
     port: int = 8420,
     browser: bool = True,
     index: bool = False,

@@ -85,12 +85,12 @@ def read_raw(source: str) -> list[str]:
 
     Raises: InputError for what has none.
     """
-    from reverie.store.imports import guess_kind, samples
+    from reverie.store.imports import guess_kind_unasked, samples
 
     path, column = split_source(source)
     if path.is_dir() and any((path / name).is_dir() for name in ("captions.lance", "pairs.lance")):
         return read_captions(source)
-    found = [sample.text or "" for sample in samples(path, guess_kind(path), text_column=column)]
+    found = [sample.text or "" for sample in samples(path, guess_kind_unasked(path), text_column=column)]
     if not any(text.strip() for text in found):
         raise InputError(f"{source} has no captions")
     return found

@@ -27,7 +27,7 @@ from reverie.pairs import FAILED, OK
 from reverie.ranges import check_min
 from reverie.run.beside import do_beside, group
 from reverie.run.events import Events, read_events
-from reverie.run.folder import alone, claim, units_held
+from reverie.run.folder import alone, claim, gone_if_it_fails, units_held
 from reverie.run.page_so_far import PageSoFar
 from reverie.run.plan import Plan, Step, join_run
 from reverie.stage import Job, StepContext, TwoPartWorker, UnitStage, Worker
@@ -87,13 +87,14 @@ def run(
         _follow(plan, folder, device, until)
         return True
     last = len(plan.steps) if until is None else plan.steps.index(plan.step(until)) + 1
-    for place, step in enumerate(plan.steps):
-        step.stage.check()
-        if place < last and not (folder / "done" / f"{step.name}.json").exists():
-            step.stage.check_device(device)
-    claim(folder, ours=("plan.json", POINTER))
-    if at := at or tables_of(folder):
-        join_run(folder, at)
+    with gone_if_it_fails(folder):
+        claim(folder, ours=("plan.json", POINTER), flag="--files" if at else "--out")
+        for place, step in enumerate(plan.steps):  # which may load models
+            step.stage.check()
+            if place < last and not (folder / "done" / f"{step.name}.json").exists():
+                step.stage.check_device(device)
+        if at := at or tables_of(folder):
+            join_run(folder, at)
     with ExitStack() as held:
         held.enter_context(units_held(folder, part_of(plan.num_units, part)))
         events = held.enter_context(Events(folder))

@@ -8,8 +8,9 @@ the store still refuses a unit that is already there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reverie.errors import FolderInUse, InputError
@@ -17,9 +18,23 @@ from reverie.store.locks import bytes_held
 from reverie.store.places import remote
 
 
-def claim(folder: Path, ours: tuple[str, ...] = ("plan.json",)) -> None:
+@contextmanager
+def gone_if_it_fails(folder: Path) -> Iterator[None]:
+    """Take away the folder, and those above it, if they were made in the block, are empty, and the block fails."""
+    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
+        raise
+
+
+def claim(folder: Path, ours: tuple[str, ...] = ("plan.json",), flag: str = "--out") -> None:
     """Make the folder, or make sure that it is empty or holds one of the files that say it is ours.
 
+    Args: flag: the one that named the folder.
     Raises FolderInUse if it holds something else, InputError if it cannot be made.
     """
     if at := remote(folder):
@@ -28,12 +43,12 @@ def claim(folder: Path, ours: tuple[str, ...] = ("plan.json",)) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except (FileExistsError, NotADirectoryError) as error:
-        raise FolderInUse(f"{folder} is a file, not a folder; give another --out") from error
+        raise FolderInUse(f"{folder} is a file, not a folder; give another {flag}") from error
     except OSError as error:
-        raise InputError(f"cannot use {folder} for the run: {error.strerror}; give another --out") from error
+        raise InputError(f"cannot use {folder} for the run: {error.strerror}; give another {flag}") from error
     if strangers and not set(ours) & set(strangers):
         shown = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
-        raise FolderInUse(f"{folder} holds something that reverie did not write ({shown}); give a new or empty --out")
+        raise FolderInUse(f"{folder} holds something that reverie did not write ({shown}); give a new or empty {flag}")
 
 
 def claim_tables(folder: Path) -> None:

@@ -7,7 +7,6 @@ of all rows that fit are found once (4 bytes each) and kept for the pages after 
 from __future__ import annotations
 
 import io
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -30,6 +29,7 @@ from reverie.show.near import Near, encoder_of
 from reverie.show.query import Query
 from reverie.store import tables
 from reverie.store.pictures import as_png, open_picture
+from reverie.store.places import check_folder
 from reverie.store.snapshot import Numbers, Snapshot
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ class Gallery:
     """
 
     def __init__(self, folder: Path, encoder: str = "", device: str = "cpu", tokenizer: str = "") -> None:
-        if re.match(r"[a-z0-9]+:/", str(folder)):
-            raise InputError(
-                f"{folder} is an address of tables; give the folder that the run keeps its files in (runs/NAME, or what --files said), which leads there"
-            )
+        check_folder(folder)
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
         if not tables.exists(folder / "pairs.lance"):

@@ -19,6 +19,7 @@ POINTER = "tables.json"
 SCHEMES = ("s3", "gs", "az")
 REMOTE = re.compile(rf"({'|'.join(SCHEMES)}):/+(?=[^/])")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/|$)")  # what Lance takes for an address, also with one slash
+TYPED = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/+|$)")
 
 
 def remote(path: str | Path) -> str | None:
@@ -30,13 +31,10 @@ def remote(path: str | Path) -> str | None:
     text = str(path)
     if not (scheme := ADDRESS.match(text)):
         return None
-    if "@" in text or "?" in text:
-        raise InputError(
-            "an address of an object store holds no keys; they are taken from AWS_*, GOOGLE_* or AZURE_* variables"
-        )
+    _refuse_secrets(text)
     if not REMOTE.match(text):
         raise InputError(
-            f"{text} is no address that tables can lie at"
+            f"{shown(text)} is no address that tables can lie at"
             + (" (it names no bucket)" if scheme[1] in SCHEMES else "")
             + f"; give {', '.join(f'{name}://BUCKET/NAME' for name in SCHEMES)}, or a folder"
         )
@@ -46,11 +44,31 @@ def remote(path: str | Path) -> str | None:
     return found
 
 
+def _refuse_secrets(text: str) -> None:
+    """Raises InputError for an address with keys in it, or what could be some, which no message repeats."""
+    if "@" in text:
+        raise InputError(
+            "an address of an object store holds no keys; they are taken from AWS_*, GOOGLE_* or AZURE_* variables"
+        )
+    if "?" in text:
+        raise InputError(
+            '"?" is no part of an address here; give SCHEME://BUCKET/NAME, and what else the store is to know in AWS_*, GOOGLE_* or AZURE_* '
+            "variables"
+        )
+
+
+def shown(path: str | Path) -> str:
+    """A path in a message: an address has two slashes, of which ``Path`` took one."""
+    return TYPED.sub(r"\1://", str(path))
+
+
 def check_folder(folder: Path) -> None:
     """Raises InputError for an address where the folder of the small files is wanted."""
-    if at := remote(folder):
+    if ADDRESS.match(str(folder)):
+        _refuse_secrets(str(folder))
         raise InputError(
-            f"{at} is where tables lie; give the folder that has all else of the run (runs/{at.rpartition('/')[2]}, or its --files)"
+            f"{shown(folder)} is an address; give the folder that has all else of the run (runs/{folder.name if len(folder.parts) > 2 else 'NAME'}, "
+            "or its --files)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -99,6 +100,8 @@ def what_is(path: Path) -> str | None:
     except FileNotFoundError:
         return "a link to nothing" if path.is_symlink() else "nothing"
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if getattr(error, "errno", None) == errno.ELOOP:
+            return "a link that leads to itself"
         return f"unreadable ({getattr(error, 'strerror', None) or error})"
     if stat.S_ISREG(mode):
         return None

@@ -38,7 +38,7 @@ from reverie.errors import BrokenImage, FolderInUse, InputError, StoreError, Sto
 from reverie.pairs import CAPTIONS, DROPPED, FAILED, OK, PAIRS, TOKEN_COLUMNS
 from reverie.store.files import is_full
 from reverie.store.pictures import open_picture
-from reverie.store.places import address, tables_of
+from reverie.store.places import address, shown, tables_of
 from reverie.store.sources import counted_clause
 
 TablePath = str | Path
@@ -70,12 +70,12 @@ def open_table(path: TablePath) -> LanceDataset:
         if not _is_lances(error):
             raise
         if "was not found" not in str(error):
-            raise StoreError(f"{path} is not a readable table: {_short(error)}") from error
+            raise StoreError(f"{shown(path)} is not a readable table: {_short(error)}") from error
         if "://" not in address(path) and Path(path).exists():
             raise StoreError(
                 f"{path} exists but is not a table of reverie; give a folder that ends in .lance"
             ) from error
-        raise StoreError(f"there is no table at {path}; has the step that makes it run?") from error
+        raise StoreError(f"there is no table at {shown(path)}; has the step that makes it run?") from error
 
 
 def open_rows(path: TablePath) -> LanceDataset:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from reverie.errors import InputError, SettingsChanged, UnitExists, UnknownName
+from reverie.errors import FolderInUse, InputError, SettingsChanged, UnitExists, UnknownName
 from reverie.images.features import PaintFeatures
 from reverie.images.pixels import PaintPixels
 from reverie.learn.fit import Fit
@@ -187,8 +187,11 @@ def test_half_precision_is_refused_on_a_cpu_before_any_work(tmp_path: Path) -> N
     plan = fake_recipe()
     plan = dataclasses.replace(plan, steps=(*plan.steps, Step("half", Half(), inputs=("count",))))
     with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
-        run(plan, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        run(plan, tmp_path / "folder" / "run")
+    assert not (tmp_path / "folder").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FolderInUse, match="is a file"):  # known sooner than what needs models
+        run(plan, tmp_path / "file")
     with pytest.raises(InputError, match="--painter-dtype fp16 needs a GPU"):
         PaintFeatures(PaintPixels(dtype="fp16")).check_device("cpu")
     PaintFeatures(PaintPixels(dtype="bf16")).check_device("cpu")

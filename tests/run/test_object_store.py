@@ -155,7 +155,8 @@ def test_an_address_survives_being_a_path() -> None:
         ("s3://", "names no bucket"), ("s3:", "names no bucket"), ("S3://bucket/run", "give s3://BUCKET/NAME"),
         ("s3a://bucket/run", "give s3://BUCKET/NAME"), ("gcs://bucket/run", "or a folder"), ("https://host/run", "or a folder"),
         ("s3://bucket/a/../b", "holds .., which"), ("s3://bucket/..", "holds .., which"), ("s3://bucket/a#1", "holds #, which"),
-        ("s3://bucket/a%20b", "holds %, which"),
+        ("s3://bucket/a%20b", "holds %, which"), ("s3://", "reverie: s3:// is no address"), ("http://host/run", "reverie: http://host/run is"),
+        ("s3://bucket/run?key=x", '"?" is no part of an address here'),
     ],
 )  # fmt: skip
 def test_what_is_no_address_of_a_store_makes_no_folder(
@@ -197,8 +198,25 @@ def test_commands_that_need_a_folder_take_no_address(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("captions.txt").write_text("a fox\n")
-    for command in ("status", "retry"):
-        assert "give the folder that has all else of the run (runs/x" in refused([command, "s3://bucket/x"], capsys)
+    # No server is asked, nor is any other place looked into: for all that is known here nobody answers.
+    commands = ("status", "retry", "verify", "compact", "report", "show", "duplicates", "tokenize")
+    more = {
+        "export": ["--to", "parquet", "--out", "x"], "recaption": ["--captioner", "builtin:describer"], "repaint": ["0-000"],
+        "predict": ["a.jpg"], "caption": ["a.jpg"],
+    }  # fmt: skip
+    for command in (*commands, *more):
+        said = refused([command, "s3://bucket/x", *more.get(command, ())], capsys)
+        assert "reverie: s3://bucket/x is an address; give the folder that has all else of the run (runs/x, or" in said
+    for given in ("S3://bucket/x", "http://host/x"):
+        assert f"reverie: {given} is an address; give the folder" in refused(["status", given], capsys)
+    assert "(runs/NAME, or its --files)" in refused(["status", "s3://bucket"], capsys)
+    assert "s3://bucket/y is an address; give the folder" in refused(["show", ".", "s3://bucket/y"], capsys)
+    assert "s3://bucket/y does not exist" in refused(["import", "s3://bucket/y", "--out", "x"], capsys)
+    assert "s3://bucket/y is an address, and files" in refused(
+        ["export", ".", "--to", "coco", "--out", "s3://bucket/y"], capsys
+    )
+    for secret in (f"s3://{KEYS[0]}:{KEYS[1]}@bucket/x", f"s3://bucket/x?key={KEYS[1]}"):
+        assert not [key for key in KEYS if key in refused(["status", secret], capsys)]
     assert "s3://bucket/x is no folder" in refused(["import", "captions.txt", "--out", "s3://bucket/x"], capsys)
     with pytest.raises(InputError, match="is no folder"):
         run(call_recipe(FAKE, SIZE), Path("s3://bucket/x"))
@@ -346,7 +364,18 @@ def test_what_cannot_be_used_is_one_line(
         said = refused(words("s3://bucket/other", tmp_path / "other"), capsys)
         assert "the server answered 403" in said
         assert not [key for key in KEYS if key in said]
-    assert not (tmp_path / "other" / "plan.json").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_files_is_tried_before_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.txt").write_text("")
+    for files, said in (("file", "is a file, not a folder; give another"), ("full", "(a.txt); give a new or empty")):
+        assert f"{said} --files" in refused(words("s3://bucket/run", tmp_path / files), capsys)
+    assert "No such file or directory; give another --files" in refused(
+        words("s3://bucket/run", Path("/proc/x")), capsys
+    )
 
 
 def test_a_store_that_lets_nobody_write_any_more_is_one_line(

@@ -546,7 +546,7 @@ def test_words_and_phrases() -> None:
 def test_a_folder_without_pairs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         Gallery(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="is an address of tables; give the folder"):
+    with pytest.raises(InputError, match="s3://bucket/run is an address; give the folder"):
         Gallery(Path("s3://bucket/run"))
     with pytest.raises(InputError, match="holds no images"):
         Gallery(tmp_path)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from reverie.cli.main import main
 from reverie.errors import InputError, StoreError
 from reverie.hub import write_card
 from reverie.store import exports, imports, tables
@@ -163,14 +164,92 @@ def test_a_text_file_beside_a_picture_is_its_caption(tmp_path: Path) -> None:
     assert said.startswith("9 found = 2 taken + 5 dropped (2 no text; 1 its text")
     # Class folders keep their classes, and it is said what else could be meant.
     classes = tmp_path / "photos"
-    pictures(classes / "fox", 1)
-    (classes / "fox" / "0.txt").write_text("a fox in the snow")
+    pictures(classes / "fox", 2)
+    (classes / "fox" / "0.TXT").write_text("a fox in the snow")
     found = imports.import_into(classes, tmp_path / "classes")
     assert list(found.not_asked) == [
         "text files of the same name lie beside pictures: if they are captions, take them in place of the names of folders with --kind pictures"
     ]
     imports.import_into(classes, tmp_path / "deep", "pictures")
     assert tables.count(tmp_path / "deep" / "pairs.lance", "text = 'a fox in the snow' and label is null") == 1
+
+
+def test_where_nearly_all_pictures_in_folders_have_a_text_file_it_is_asked_what_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As img2dataset writes files: shards are folders, each with a table of all that was asked for beside it."""
+    shards = tmp_path / "shards"
+    for name, count in (("00000", 6), ("00001", 4)):
+        pictures(shards / name, count)
+        for number in range(count):
+            (shards / name / f"{number}.json").write_text("{}")
+            (shards / name / f"{number}.{'txt' if number % 2 else 'TXT'}").write_text(f"fox {number}")
+        pq.write_table(pa.table({"url": ["x"], "caption": ["a fox"]}), shards / f"{name}.parquet")
+        (shards / f"{name}_stats.json").write_text("{}")
+    (shards / "00001" / "3.txt").unlink()  # nine of ten are left
+    asked = (
+        f"text files of the same name lie beside the pictures of {shards}: give --kind pictures if they are captions, or --kind folder if "
+        "the names of folders are classes"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["import", str(shards), "--out", str(tmp_path / "out")])
+    assert (stop.value.code, capsys.readouterr().err) == (2, f"reverie: {asked}\n")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(
+        InputError, match="import it with reverie import first, with --kind pictures if they are captions"
+    ):
+        imports.guess_kind_unasked(shards)  # where there is no such flag
+    imports.import_into(shards, tmp_path / "captions", "pictures")
+    assert tables.count(tmp_path / "captions" / "pairs.lance", "text like 'fox %' and label is null") == 9
+    imports.import_into(shards, tmp_path / "classes", "folder")
+    assert tables.count(tmp_path / "classes" / "pairs.lance", "label = '00000'") == 6
+    for table in shards.glob("*.parquet"):
+        table.unlink()
+    with pytest.raises(InputError, match="give --kind pictures if they are captions"):
+        imports.import_into(shards, tmp_path / "out")
+    (shards / "00001" / "2.TXT").unlink()
+    assert imports.guess_kind(shards) == "folder"
+    (shards / "00001" / "2.TXT").write_text("fox 2")
+    lines(shards / "00001" / "metadata.jsonl", [{"file_name": "0.png", "text": "a fox"}])
+    assert imports.guess_kind(shards) == "folder"  # the metadata says what they show
+
+
+def test_text_files_with_other_endings_blank_ones_and_links(tmp_path: Path) -> None:
+    flat = pictures(tmp_path / "flat", 8)
+    (flat / "a.jpg").write_bytes(picture(9))
+    (flat / "a.jpg").rename(flat / "IMG.JPG")
+    (flat / "IMG.TXT").write_text("in capitals")
+    (flat / "0.Caption").write_text("in both")
+    (flat / "1.txt").write_text(" \n")
+    (flat / "1.caption").write_text("behind a blank one")
+    (flat / "2.txt").write_text("the first")
+    (flat / "2.caption").write_text("the second")
+    (tmp_path / "key").write_text("not for anybody")
+    (flat / "3.txt").symlink_to(tmp_path / "key")
+    (flat / "4.txt").symlink_to("../key")
+    (flat / "5.txt").symlink_to("IMG.TXT")
+    (flat / "6.txt").symlink_to("6.txt")
+    (flat / "7.txt").mkdir()  # stands for a file, and makes no class folders of all
+    (flat / "8.png").mkdir()
+    (tmp_path / "linked").symlink_to(flat)
+    for source in (flat, tmp_path / "linked"):
+        said = account(source, tmp_path / f"out {source.name}")
+        assert said == (
+            "10 found = 5 taken + 4 dropped (2 a link out of the folder in place of a text file; 1 a link that leads to itself in place of a text "
+            "file; 1 a folder in place of a text file) + 1 failed (a folder, not a file)"
+        )
+        rows = tables.open_table(tmp_path / f"out {source.name}" / "pairs.lance").to_table().to_pylist()
+        taken = [row["text"] for row in rows if row["status"] == "ok"]
+        assert taken == ["in both", "behind a blank one", "the first", "in capitals", "in capitals"]
+
+
+def test_a_folder_that_is_named_as_a_file_is_no_class(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos" / "fox", 2).parent
+    pictures(photos / "e.txt", 1)
+    pictures(photos / "f.JPG", 1)
+    said = imports.import_into(photos, tmp_path / "out")
+    assert str(said) == "4 found = 2 taken + 2 not taken (files in a folder that is named as a file)"
+    assert not said.not_asked
 
 
 def test_folders_in_folders_are_classes_unless_it_is_said_that_they_are_pictures(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ another place or after a kill, gives the same rows.
     units.py     samples -> units in the tables, and the account of all that was there
 """
 
-from reverie.store.imports.kinds import entries, guess_kind, samples
+from reverie.store.imports.kinds import entries, guess_kind, guess_kind_unasked, samples
 from reverie.store.imports.samples import Kind, NotTaken, Reading, Sample
 from reverie.store.imports.units import Account, Unit, import_into, read
 
@@ -23,6 +23,7 @@ __all__ = [
     "Unit",
     "entries",
     "guess_kind",
+    "guess_kind_unasked",
     "import_into",
     "read",
     "samples",

@@ -7,8 +7,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from reverie.errors import InputError
@@ -30,7 +30,13 @@ from reverie.store.sources import because, printable, what_is
 
 METADATA = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl, "metadata.parquet": read_parquet}
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
-TEXTS = (".txt", ".caption")  # endings of files with the caption of the picture beside them, the first that is there
+TEXTS = (
+    ".txt",
+    ".caption",
+)  # endings of files with the caption of the picture beside them, in any case; the first that holds one
+NEARLY_ALL = (
+    0.9  # share of pictures with a text file, from which nobody knows whether it or the folder says what they show
+)
 LONGEST_TEXT = 64_000  # bytes of one
 LITTER = ("__MACOSX",)  # what packers leave in a folder
 
@@ -53,11 +59,12 @@ def read_pictures(path: Path, reading: Reading) -> Iterator[Entry]:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder")
     files, others = _pictures(path, TEXTS)
-    drops = reading.get("without_text") == "drop"
-    if drops and not any(_text_file(file) for file in files):
+    drops, texts = reading.get("without_text") == "drop", _texts_of(files)
+    if drops and not texts:
         raise InputError(f"{path} is read as pictures alone, so --without-text drop would leave nothing of it")
+    root = path.resolve()
     for position, file in enumerate(files):
-        text, wrong = _text_beside(file)
+        text, wrong = _first_text(texts.get(file, ()), root)
         place = printable(str(file.relative_to(path)))
         yield Sample(position, text, image=file, refused=wrong, file=place, alone=not (text or wrong or drops))
     yield from others
@@ -65,18 +72,61 @@ def read_pictures(path: Path, reading: Reading) -> Iterator[Entry]:
     yield from _not_taken(metadata, "metadata, as pictures alone are read")
 
 
-def _text_file(picture: Path) -> Path | None:
-    """The file beside a picture that holds its caption."""
-    return next((file for ending in TEXTS if os.path.lexists(file := picture.with_suffix(ending))), None)
+def captioned(path: Path) -> bool:
+    """Whether nearly all pictures of what could be class folders have a text file of their name beside them, and metadata names none."""
+    pictures = with_text = 0
+    for folder, folders, files in os.walk(path):
+        here = Path(folder)
+        folders[:] = [
+            name for name in folders if not _hidden(Path(name)) and (here != path or may_be_class(here / name))
+        ]
+        if any(name in METADATA for name in files):
+            return False
+        if here == path:
+            continue
+        names = [Path(name) for name in files if not name.startswith(".")]
+        stems = {file.stem for file in names if file.suffix.lower() in TEXTS}
+        own = [file.stem for file in names if file.suffix.lower() in PICTURE_SUFFIXES]
+        pictures += len(own)
+        with_text += sum(stem in stems for stem in own)
+    return with_text > 0 and with_text >= NEARLY_ALL * pictures
 
 
-def _text_beside(picture: Path) -> tuple[str | None, str | None]:
-    """The caption of a picture, if a file beside it holds one, or why that is none."""
-    file = _text_file(picture)
-    if file is None:
-        return None, None
+def may_be_class(item: Path) -> bool:
+    """Whether this could be the folder of a class: one whose name has the ending of a picture or of its text stands for a file."""
+    return item.is_dir() and not _hidden(Path(item.name)) and item.suffix.lower() not in (*PICTURE_SUFFIXES, *TEXTS)
+
+
+def _texts_of(pictures: Iterable[Path]) -> Mapping[Path, Sequence[Path]]:
+    """The files that may hold the caption of a picture, in the order of TEXTS, of each picture that has some."""
+    of: dict[Path, dict[Path, list[Path]]] = {}  # by folder, and by path without the ending
+    found = dict[Path, Sequence[Path]]()
+    for picture in pictures:
+        if (folder := picture.parent) not in of:
+            of[folder] = defaultdict(list)
+            for file in sorted(folder.iterdir()):
+                if file.suffix.lower() in TEXTS:
+                    of[folder][file.with_suffix("")].append(file)
+        if files := of[folder].get(picture.with_suffix("")):
+            found[picture] = sorted(
+                files, key=lambda file: (TEXTS.index(file.suffix.lower()), file.suffix not in TEXTS)
+            )
+    return found
+
+
+def _first_text(files: Iterable[Path], root: Path) -> tuple[str | None, str | None]:
+    """The caption in the first of these files that is not blank, or why it is none."""
+    read = (_text_in(file, root) for file in files)
+    return next((found for found in read if any(found)), (None, None))
+
+
+def _text_in(file: Path, root: Path) -> tuple[str | None, str | None]:
+    """The caption that a file holds, or why it is none. A link out of the folder would make a caption of any file of this machine."""
     if found := what_is(file):
-        return None, because(f"{found} in place of a text file", printable(file.name))
+        cannot = found.replace("unreadable", "cannot read its text", 1)
+        return None, because(cannot if cannot != found else f"{found} in place of a text file", printable(file.name))
+    if file.is_symlink() and not file.resolve().is_relative_to(root):
+        return None, because("a link out of the folder in place of a text file", printable(file.name))
     try:
         with file.open("rb") as opened:
             data = opened.read(LONGEST_TEXT + 1)
@@ -102,7 +152,7 @@ def metadata_files(path: Path) -> list[Path]:
 def _classes(path: Path, reading: Reading) -> Iterator[Entry]:
     """One folder a class, images inside, at any depth. The position is the place in the order of class and file names."""
     inside = sorted(path.iterdir())
-    classes = [item for item in inside if item.is_dir() and not _hidden(Path(item.name))]
+    classes = [item for item in inside if may_be_class(item)]
     if not classes:
         alone = ", or --kind pictures for pictures of which nothing is said" * any(map(_is_picture, inside))
         raise InputError(
@@ -141,14 +191,17 @@ def _classes(path: Path, reading: Reading) -> Iterator[Entry]:
     loose = [item for item in inside if item not in classes]
     for item in loose:
         if item.is_dir():
-            yield from _not_taken(_all_files(item), "hidden")
+            is_hidden = _hidden(Path(item.name))
+            yield from _not_taken(
+                _all_files(item), "hidden" if is_hidden else "files in a folder that is named as a file"
+            )
         else:
             yield NotTaken("hidden" if _hidden(Path(item.name)) else "beside the class folders")
-    if any(map(_is_picture, loose)):
+    if any(not item.is_dir() and _is_picture(item) for item in loose):
         yield NotAsked(
             "names of folders are taken for classes: if these are none, take all pictures, at any depth, with --kind pictures"
         )
-    elif any(_text_file(file) for file in itertools.chain.from_iterable(files.values())):
+    elif _texts_of(itertools.chain.from_iterable(files.values())):
         yield NotAsked(
             "text files of the same name lie beside pictures: if they are captions, take them in place of the names of folders with --kind pictures"
         )
@@ -184,7 +237,7 @@ def _classes_below(path: Path) -> list[Path]:
     inside = sorted(path.iterdir()) if os.access(path, os.R_OK | os.X_OK) else []
     if any(not item.is_dir() and _is_picture(item) for item in inside):
         return []
-    inner = [item for item in inside if item.is_dir() and not _hidden(Path(item.name))]
+    inner = [item for item in inside if may_be_class(item)]
     if len(inner) == 1:
         return [] if inner[0].is_symlink() else _classes_below(inner[0])
     return inner if len([item for item in inner if any(map(_is_picture, _all_files(item)))]) > 1 else []
@@ -214,10 +267,10 @@ def _pictures(path: Path, beside: Sequence[str] = ()) -> tuple[list[Path], list[
                 passed["a link to a folder, which is not followed"] += 1
         here_found = [here / name for name in files if not _hidden(Path(name)) and _is_picture(here / name)]
         found += here_found
-        taken = {*here_found, *(file.with_suffix(ending) for file in here_found for ending in beside)}
+        taken, stems = set(here_found), {file.with_suffix("") for file in here_found}
         for name in files:
             file, ending = here / name, Path(name).suffix.lower()
-            if file in taken:
+            if file in taken or (ending in beside and file.with_suffix("") in stems):
                 continue
             if _hidden(Path(name)):
                 passed["hidden"] += 1

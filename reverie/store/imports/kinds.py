@@ -10,13 +10,14 @@ from typing import Unpack, get_args
 
 from reverie.errors import InputError, UnknownName
 from reverie.store.imports.coco import read_coco
-from reverie.store.imports.folders import METADATA, metadata_files, read_folder, read_pictures
+from reverie.store.imports.folders import METADATA, captioned, may_be_class, metadata_files, read_folder, read_pictures
 from reverie.store.imports.huggingface import read_huggingface
 from reverie.store.imports.lines import read_csv, read_jsonl, read_text_lines
 from reverie.store.imports.parquet import parquet_files, read_parquet
 from reverie.store.imports.samples import Entry, Kind, Reading, Sample
 from reverie.store.imports.webdataset import SHARDS, is_shard, read_webdataset
 from reverie.store.pictures import PICTURE_SUFFIXES
+from reverie.store.places import shown
 from reverie.store.sources import check_file, printable
 
 READERS: dict[str, Callable[[Path, Reading], Iterator[Entry]]] = {
@@ -73,7 +74,7 @@ def entries(source: str | Path, kind: Kind, **reading: Unpack[Reading]) -> Itera
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from error
     if not there and not (kind == "webdataset" and "*" in path.name):
-        raise InputError(f"{source} does not exist")
+        raise InputError(f"{shown(source)} does not exist")
     if there and not path.is_dir():
         check_file(path)
         if path.is_file() and path.stat().st_size == 0:
@@ -104,8 +105,18 @@ def guess_kind(source: str | Path) -> Kind:
         if name.endswith((ending, f"{ending}.gz")):
             return kind
     if not there:
-        raise InputError(f"{source} does not exist")
+        raise InputError(f"{shown(source)} does not exist")
     raise InputError(f"cannot tell what {source} is from its name; give a kind: {', '.join(get_args(Kind))}")
+
+
+def guess_kind_unasked(source: str | Path) -> Kind:
+    """``guess_kind`` for a command that has no flag for it: where it asks, the source is to be imported first."""
+    try:
+        return guess_kind(source)
+    except InputError as error:
+        said = str(error).replace("say with --kind which one it is", "import it with reverie import --kind first")
+        said = said.replace("give a kind:", "import it with reverie import --kind first:")
+        raise InputError(said.replace(": give --kind", ": import it with reverie import first, with --kind")) from error
 
 
 def _kind_of_folder(path: Path) -> Kind:
@@ -117,6 +128,11 @@ def _kind_of_folder(path: Path) -> Kind:
     tables = [file for file in parquet_files(path) if file.name not in METADATA]
     if shards and {file.stem for file in tables} <= {shard.name.partition(".")[0] for shard in shards}:
         tables = []  # img2dataset writes beside each shard a table of all that it asked for, also where nothing came
+    if not shards and {file.stem for file in tables} <= {item.name for item in path.iterdir()} and captioned(path):
+        raise InputError(
+            f"text files of the same name lie beside the pictures of {printable(str(path))}: give --kind pictures if they are captions, "
+            "or --kind folder if the names of folders are classes"
+        )
     found: list[Kind] = [*(["webdataset"] if shards else []), *(["parquet"] if tables else [])]  # type: ignore[list-item]
     if found and _has_pictures(path):
         found.append("folder")
@@ -130,8 +146,8 @@ def _kind_of_folder(path: Path) -> Kind:
 def _is_flat(path: Path) -> bool:
     """Whether a folder holds pictures and neither folders, which could be classes, nor metadata."""
     inside = [item for item in path.iterdir() if not item.name.startswith((".", "__"))]
-    has_pictures = any(item.suffix.lower() in PICTURE_SUFFIXES for item in inside)
-    return has_pictures and not any(item.is_dir() for item in inside) and not metadata_files(path)
+    has_pictures = any(item.suffix.lower() in PICTURE_SUFFIXES and not item.is_dir() for item in inside)
+    return has_pictures and not any(map(may_be_class, inside)) and not metadata_files(path)
 
 
 def _has_pictures(path: Path) -> bool:
