@@ -71,9 +71,7 @@ def cluster(actors: int = 1, gpus_per_actor: float = 0.0, address: str = "") -> 
                 # Ray forks to become another program at once, which asks nothing of Lance.
                 warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
                 if ":" in address and not address.startswith("ray://"):
-                    ray._raylet.GcsClient(
-                        address=address
-                    )  # misses a token at once, and init after half a minute without a word of it
+                    ray._raylet.GcsClient(address=address)  # says at once that a token is missing; init says less, late
                 ray.init(address or "local", **how)
         except ray.exceptions.AuthenticationError as error:
             raise InputError(
