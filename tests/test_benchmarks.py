@@ -34,6 +34,12 @@ def test_what_people_wrote_around_a_table_stays() -> None:
     found = put(page, "a", "About a.", "new")
     assert found == page.replace("\nold\n", "\nnew\n")
     assert put(found, "a", "About a.", "new") == found
+    assert put(page, "b", "", "numbers") == page + "\n<!-- b: measured -->\n\nnumbers\n\n<!-- b: end -->\n"
+    first = put(page.replace("## a", "## c").replace("a: ", "c: ") + "\n## d\n\nx\n", "b", "", "numbers")
+    assert first.endswith("Words.\n\n<!-- b: measured -->\n\nnumbers\n\n<!-- b: end -->\n\n## d\n\nx\n")
+    for broken in (page.replace("<!-- a: end -->", ""), page + "<!-- a: measured -->"):
+        with pytest.raises(SystemExit, match="two marks of a once each"):
+            put(broken, "a", "", "new")
     more = put(page, "c", "About c.", "numbers")
     assert more.startswith(page)
     assert more.endswith("## c\n\nAbout c.\n\n<!-- c: measured -->\n\nnumbers\n\n<!-- c: end -->\n")

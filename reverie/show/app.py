@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import unicodedata
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -100,6 +101,9 @@ def make_app(galleries: Sequence[Gallery], port: int) -> Starlette:
     Args: port: that the server listens on, which a request must name.
     """
     pages = Pages(galleries)
+    logging.getLogger("python_multipart").addHandler(
+        logging.NullHandler()
+    )  # a malformed request is answered, not told to the terminal
     for name in environment().list_templates(extensions=["html"]):  # compiled now, so that the first page need not wait
         environment().get_template(name)
     routes = [
@@ -108,6 +112,9 @@ def make_app(galleries: Sequence[Gallery], port: int) -> Starlette:
         Route("/picture/{side}/{number}/{pair_id:path}", pages.picture),
         Route("/mark", pages.mark, methods=["POST"]),
         Route("/given", pages.take, methods=["POST"]),
+        Route(
+            "/given", lambda request: RedirectResponse("/")
+        ),  # the address of a picture that was refused, opened again
         Route("/given/{name}", pages.given),
         Route("/style.css", _file(b"".join(path.read_bytes() for path in STYLES), "text/css")),
         Route("/show.js", _file(SCRIPT.read_bytes(), "text/javascript")),
@@ -194,8 +201,7 @@ class Pages:
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse({"pair": name, "bad": is_bad, "num_bad": len(gallery.marks.bad)})
         back = given.get("back", "/")
-        is_ours = back.startswith("/") and not back.startswith(("//", "/\\")) and back.isprintable()
-        return RedirectResponse(back if is_ours else "/", status_code=303)
+        return RedirectResponse(back if _is_ours(back) else "/", status_code=303)
 
     async def take(self, request: Request) -> Response:
         """Take a picture to find pairs like it, and show those."""
@@ -207,18 +213,25 @@ class Pages:
             yield body
 
         try:
-            form = await MultiPartParser(request.headers, whole(), max_files=1, max_fields=1).parse()
-            sent = form.get("picture")
+            parser = MultiPartParser(request.headers, whole(), max_files=1, max_fields=1)
+            parser.spool_max_size = MAX_PICTURE  # never on the disk
+            form = await parser.parse()
+            sent, back = form.get("picture"), form.get("back")
         except (MultiPartException, KeyError):
-            sent = None
+            sent = back = None
+        back = back if isinstance(back, str) and _is_ours(back) else "/"
         if not isinstance(sent, UploadFile):
-            return self._message(400, "no picture was sent")
+            return self._message(400, "no picture was sent", back)
         data = await sent.read()
         await sent.close()
         if not data:
-            return self._message(400, "no picture was sent; choose a file first")
-        name = await run_in_threadpool(self.galleries[0].near.take, data)
-        return RedirectResponse(f"/?given={name}", status_code=303)
+            return self._message(400, "no picture was sent; choose a file first", back)
+        try:
+            name = await run_in_threadpool(self.galleries[0].near.take, data)
+        except ReverieError as error:
+            return self._message(400 if isinstance(error, InputError) else 500, str(error), back)
+        asked = queries.read(dict(parse_qsl(back.partition("?")[2])))
+        return RedirectResponse(asked.link(near="", like="", given=name), status_code=303)
 
     def given(self, request: Request) -> Response:
         """A picture that was sent."""
@@ -244,8 +257,8 @@ class Pages:
             return None
         return {"known": known, "total": total, "error": near.error, "encoder": near.name}
 
-    def _message(self, status: int, text: str) -> Response:
-        return self._html("message.html", status, text=text)
+    def _message(self, status: int, text: str, back: str = "/") -> Response:
+        return self._html("message.html", status, text=text, back=back)
 
     def _html(self, template: str, status: int = 200, **facts: Any) -> Response:
         names = [gallery.folder.resolve().name or str(gallery.folder) for gallery in self.galleries]
@@ -302,6 +315,11 @@ def picture_link(side: int, card: Card, version: int, px: int = 0) -> str:
 def _cut(text: str | None) -> str:
     text = text or ""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} characters)"
+
+
+def _is_ours(address: str) -> bool:
+    """Whether an address is one of these pages, and not another site's."""
+    return address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
 
 
 async def _body(request: Request, most: int) -> bytes | None:

@@ -134,9 +134,9 @@ class Near:
 
         Raises: BrokenImage for what is no picture; ModelError.
         """
-        picture = open_picture(data, "what was sent", min_px=SMALL_PX)
-        picture.thumbnail((SMALL_PX, SMALL_PX))
-        with self._encoding:
+        with self._encoding:  # one at a time, as a picture may be large
+            picture = open_picture(data, "what was sent", min_px=SMALL_PX)
+            picture.thumbnail((SMALL_PX, SMALL_PX))
             vector = self._open().images([picture]).numpy()[0]
         name = hashlib.blake2b(data, digest_size=8).hexdigest()
         with self._guard:

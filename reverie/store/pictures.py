@@ -142,7 +142,7 @@ def look(data: bytes | None, name: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise _broken(name, "too large to open safely", _short(error)) from error
+        raise _broken(name, "too many pixels to open safely", f"limit {MAX_PIXELS:,}") from error
     except UNREADABLE as error:
         raise _broken(name, "not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image", f"{len(data)} bytes") from error
     _check_size(*picture.size, name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reverie import pairs
 from reverie.errors import InputError
@@ -17,7 +19,7 @@ from reverie.show import app
 from reverie.show.gallery import Gallery
 from reverie.show.near import NUM_GIVEN, encoder_of
 from reverie.store import tables
-from reverie.store.pictures import open_picture
+from reverie.store.pictures import as_png, open_picture
 
 from ..report.conftest import picture
 from .conftest import Open
@@ -115,6 +117,15 @@ def test_a_picture_of_ones_own_finds_those_like_it(import_folder: Path, browse: 
     assert shown(get(pages, given=name, where="label = 'blue'")) == keys(
         import_folder, "status = 'ok' and label = 'blue'"
     )
+    # It goes with all else that was asked for, and where it is refused, that is not lost either.
+    asked = "/?words=a&state=kept&like=x"
+    link = pages.post("/given", files={"picture": ("a.png", sent)}, data={"back": asked}).headers["location"]
+    assert link == f"/?words=a&state=kept&given={name}"
+    refused = pages.post("/given", files={"picture": ("a.png", b"x")}, data={"back": asked})
+    assert (refused.status_code, f'href="{asked.replace("&", "&amp;")}"' in refused.text) == (400, True)
+    for away in ("//evil.example/?words=a", "https://evil.example"):
+        answer = pages.post("/given", files={"picture": ("a.png", sent)}, data={"back": away})
+        assert answer.headers["location"] == f"/?given={name}"
     # What is typed afterwards goes before it.
     assert shown(get(pages, given=name, near="a red circle")) == shown(get(pages, near="a red circle"))
     # After others it is forgotten.
@@ -125,6 +136,17 @@ def test_a_picture_of_ones_own_finds_those_like_it(import_folder: Path, browse: 
     assert near.given(first) is None
     with pytest.raises(InputError, match="send it again"):
         near.find(given=first)
+
+
+def test_a_large_picture_stays_in_memory(import_folder: Path, browse: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("it went to the disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3), dtype=np.uint8)
+    sent = as_png(Image.fromarray(noise))
+    assert len(sent) > 1.5 * 2**20
+    assert browse(import_folder).post("/given", files={"picture": ("mine.png", sent)}).status_code == 303
 
 
 def test_what_is_sent_must_be_a_picture(import_folder: Path, browse: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +163,10 @@ def test_what_is_sent_must_be_a_picture(import_folder: Path, browse: Open, monke
         assert "Traceback" not in answer.text
     assert pages.post("/given", data={"picture": "text"}).status_code == 400
     assert pages.post("/given", content=b"--x", headers={"content-type": "multipart/form-data"}).status_code == 400
-    assert pages.get("/given").status_code == 405
+    assert pages.get("/given").headers["location"] == "/"
+    forgotten = pages.get("/", params={"given": "nothing"}).text
+    assert "send it again" in forgotten
+    assert "Nearest to" not in forgotten
     assert pages.get("/given/nothing").status_code == 404
     assert pages.get("/", params={"given": "nothing"}).status_code == 400
     monkeypatch.setattr(app, "MAX_PICTURE", 100)

@@ -90,7 +90,7 @@ def test_broken_and_huge_images_become_failed_rows(tmp_path):
     _, images = everything(folder)
     assert [row["status"] for row in images] == ["ok", "ok", "failed", "failed", "failed", "ok", "failed"]
     assert images[2]["reason"] == "not a JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF image: 13 bytes"
-    assert "too large to open safely" in images[3]["reason"]
+    assert "too many pixels to open safely" in images[3]["reason"]
     assert "cannot decode" in images[4]["reason"]
     assert images[5]["image"].startswith(b"\x89PNG")  # other forms are stored as PNG
     assert images[2]["image"] is None
