@@ -65,7 +65,7 @@ def cluster(actors: int = 1, gpus_per_actor: float = 0.0, address: str = "") -> 
         # As many "CPUs" as actors ask for: Ray counts them and does not measure.
         how |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": actors * cores}
     with nullcontext() if address else _for_us_alone():
-        _look_at_token()
+        _look_at_token(ray)
         try:
             with warnings.catch_warnings():
                 # Ray forks to become another program at once, which asks nothing of Lance.
@@ -120,12 +120,13 @@ def _too_few(actors: int, gpus_per_actor: float, there: float) -> str:
     )
 
 
-def _look_at_token() -> None:
+def _look_at_token(ray: Any) -> None:
     """Have Ray read its token again: it did when it was imported, or for a Ray that this process had before."""
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    inside = ray._raylet
+    if not hasattr(inside, "AuthenticationTokenLoader"):
+        raise InputError(f"Ray {ray.__version__} knows no tokens; install 2.52 or later: pip install 'reverie[ray]'")
+    inside.Config.initialize("")
+    inside.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_answers(address: str) -> None:
