@@ -185,6 +185,10 @@ def _foresee(plan: Plan, flags: dict[str, Any]) -> int:
     check_min(0, trial=flags["trial"], price_per_hour=flags["price_per_hour"], max_minutes=flags["max_minutes"])
     if flags["price_per_hour"] == float("inf"):
         raise InputError("--price-per-hour inf: give what an hour costs")
+    if flags["preview"] is not None:
+        raise InputError(
+            "--preview belongs to the run, and reverie plan shows no page; leave it out, or give reverie run"
+        )
     folder = _check_flags(plan, flags)
     found = estimate(
         plan, find_device(flags["device"]), flags["trial"], flags["max_minutes"], flags["until"],
@@ -225,7 +229,7 @@ def _flags_of_runs(usual: Path, at_once: int = 1) -> Callable[..., None]:
         actors: int = 1,
         gpus_per_actor: float = 0.0,
         ray_address: str = "",
-        preview: int = 0,
+        preview: int | None = None,
     ) -> None:
         """Flags that every recipe has.
 
@@ -242,7 +246,7 @@ def _flags_of_runs(usual: Path, at_once: int = 1) -> Callable[..., None]:
             gpus_per_actor: with --on ray, GPUs of each actor; 0.5 for two actors on one GPU.
             ray_address: with --on ray, HOST:PORT of a Ray cluster; that of RAY_ADDRESS, or a Ray on this machine alone, when empty.
             preview: captions to look at in place of the run: they go as far as the selection, and a page shows them; the run folder stays
-                as it is; 0 = the run.
+                as it is. The run itself, when absent.
         """
 
     return work
@@ -255,7 +259,7 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
     plan, flags = _resolve(name, words, work, prog, usual)
     shown = flags["preview"]
     _check_flags(plan, flags)
-    if shown:
+    if shown is not None:
         return _preview(plan, shown, find_device(flags["device"]), flags["until"])
     del flags["preview"]
     return _work(plan, **flags)
@@ -263,7 +267,8 @@ def _recipe(command: str, name: str, words: list[str], out: Path | None = None, 
 
 def _check_flags(plan: Plan, flags: dict[str, Any]) -> Path:
     """The folder of a run on this machine. Raises InputError for flags of a run that cannot be, or do not go together."""
-    check_min(0, preview=flags["preview"])
+    if flags["preview"] is not None:
+        check_min(1, preview=flags["preview"])
     check_min(1, jobs=flags["jobs"], actors=flags["actors"])
     _part(flags["part"])
     if flags["until"] is not None:

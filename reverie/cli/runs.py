@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from rich.console import Group
 from rich.live import Live
 from rich.table import Column, Table
+from rich.text import Text
 
 from reverie.cli.common import Folder, counting, open_console, say
 from reverie.errors import InputError
@@ -33,18 +35,29 @@ def status(folder: Folder, watch: bool = False) -> None:
         watch: show it anew every few seconds until all is done; Ctrl-C ends the looking, not the run.
     """
     from reverie.run.status import status as read
+    from reverie.store.locks import at_work
 
     console = open_console()
     if not watch:
         console.print(_status_table(read(folder)))
         return
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            steps = read(folder)
-            live.update(_status_table(steps), refresh=True)
-            if all(step.complete for step in steps):
-                return
-            time.sleep(WATCH_S)
+    try:
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                steps = read(folder)
+                over = all(step.complete for step in steps)
+                shown: list[Table | Text] = [_status_table(steps)]
+                if not over and at_work(folder) is False:
+                    shown.append(plain(f"nobody is at work in {folder}; the command that began the run goes on"))
+                live.update(Group(*shown), refresh=True)
+                if over:
+                    return
+                time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        if at_work(folder):
+            say(
+                "the run goes on" if console.is_terminal else "\nthe run goes on"
+            )  # the display ends its line there alone
 
 
 def _status_table(steps: Iterable[StepStatus]) -> Table:

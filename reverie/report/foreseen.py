@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Column, Table
 
 from reverie.report.facts import duration
@@ -39,15 +41,21 @@ def words(found: Estimate) -> list[str]:
     lines = [f"{found.recipe} on {found.device}: {made}"]
     if found.tokens:
         lines.append(f"tokens of the writer: {found.tokens['read']:,} read, {found.tokens['written']:,} written")
+    about, without = "about", ""
+    if missing := found.without:
+        about, without = "at least", f" without {_named(missing)}"
+    if not found.is_known:
+        what = ("disk", "time", *(("cost",) if found.price_per_hour is not None else ()))
+        lines += [f"{name}: not known{without}" for name in what]
     if found.disk_bytes is not None:
-        lines.append(f"disk: about {size(found.disk_bytes)}")
+        lines.append(f"disk: {about} {size(found.disk_bytes)}{without}")
     if found.seconds is not None:
         time = found.seconds
-        lines.append(f"time: about {duration(time.middle)} ({duration(time.low)} to {duration(time.high)}), one step after the other")  # fmt: skip
+        lines.append(f"time: {about} {duration(time.middle)} ({duration(time.low)} to {duration(time.high)}){without}, one step after the other")  # fmt: skip
     if found.cost is not None:
         cost = found.cost
         lines.append(
-            f"cost: about {cost.middle:,.2f} ({cost.low:,.2f} to {cost.high:,.2f}) at {found.price_per_hour:g} an hour"
+            f"cost: {about} {cost.middle:,.2f} ({cost.low:,.2f} to {cost.high:,.2f}){without} at {found.price_per_hour:g} an hour"
         )
     if found.trial_seconds >= 1:
         lines.append(f"the trial took {duration(found.trial_seconds)} and left nothing behind")
@@ -79,8 +87,9 @@ def _together(steps: tuple[StepEstimate, ...]) -> list[str]:
     for step in steps:
         if step.unknown:
             by_reason.setdefault(step.unknown, []).append(step.name)
-    lines = []
-    for reason, names in by_reason.items():
-        more = f" and {len(names) - SAME} more" if len(names) > SAME else ""
-        lines.append(f"{', '.join(names[:SAME])}{more}: {reason}")
-    return lines
+    return [f"{_named(names)}: {reason}" for reason, names in by_reason.items()]
+
+
+def _named(names: Sequence[str]) -> str:
+    """Some names of steps, and how many more there are."""
+    return ", ".join(names[:SAME]) + (f" and {len(names) - SAME} more" if len(names) > SAME else "")

@@ -32,6 +32,9 @@ ENCODED = "images encoded"  # what else tells its speed, see models/feature_cach
 GROWS = "took {:.2g} s on what the trial had; how it grows is not known"
 UNITS = 4  # of a trial; the first one does not count
 TRAINED = 8  # optimiser steps of a trial
+# Of what is not tried anywhere, and small beside the rest.
+NEVER = {"measure": "not tried: it measures what was trained", "page": "not tried: it writes the page at the end"}
+AFTER = "not tried: it reads "  # of what could be tried if a step before it were
 MAX_COPIED = 1 << 29  # bytes of images that a trial may copy to have enough for a batch of training
 
 
@@ -84,10 +87,26 @@ class Estimate:
     price_per_hour: float | None = None
 
     @property
+    def without(self) -> tuple[str, ...]:
+        """Steps that would take time and could not be tried here, without those that only wait for them: the sums are less than the whole."""
+        missing = [
+            step
+            for step in self.steps
+            if step.seconds is None and step.unknown.startswith("not tried: ") and step.unknown not in NEVER.values()
+        ]
+        first = [step for step in missing if not step.unknown.startswith(AFTER)]
+        return tuple(step.name for step in first or missing)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a sum says anything: one without the painter, of nothing but captions that are read, does not."""
+        return not self.without or sum(step.seconds.middle for step in self.steps if step.seconds is not None) >= 1
+
+    @property
     def seconds(self) -> Span | None:
         """Of all steps whose time is known, one after the other."""
         known = [step.seconds for step in self.steps if step.seconds is not None]
-        return _sum(known) if known else None
+        return _sum(known) if known and self.is_known else None
 
     @property
     def cost(self) -> Span | None:
@@ -99,7 +118,7 @@ class Estimate:
     def disk_bytes(self) -> int | None:
         """Of all steps whose results were weighed."""
         known = [step.disk_bytes for step in self.steps if step.disk_bytes is not None]
-        return sum(known) if known else None
+        return sum(known) if known and self.is_known else None
 
     def record(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
@@ -111,6 +130,7 @@ class Estimate:
             "recipe": self.recipe, "device": self.device, "captions": self.captions, "images": self.images, "units": self.units,
             "tokens": None if self.tokens is None else dict(self.tokens), "seconds": span(self.seconds), "disk_bytes": self.disk_bytes,
             "price_per_hour": self.price_per_hour, "cost": span(self.cost), "trial_seconds": round(self.trial_seconds, 1), "notes": list(self.notes),
+            "without": list(self.without),
             "unknown": {step.name: step.unknown for step in self.steps if step.unknown},
             "steps": [{**vars(step), "seconds": span(step.seconds)} for step in self.steps],
         }  # fmt: skip
@@ -495,8 +515,7 @@ def _explained(step: Step, known: StepEstimate, why: Mapping[str, str], is_trial
     if step.kind != "job" or cast(Job, step.stage).preview(1):
         reason = tried.stopped or "it reads what the run itself trains"
         return _with(known, unknown=f"not tried: {reason}")
-    what = {"measure": "it measures what was trained", "page": "it writes the page at the end"}
-    return _with(known, unknown=f"not tried: {what.get(step.stage.role, 'this kind of work is not cut short')}")
+    return _with(known, unknown=NEVER.get(step.stage.role, "not tried: this kind of work is not cut short"))
 
 
 def models_of(step: Step) -> Iterable[str]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import socket
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,23 +62,71 @@ def cluster(actors: int = 1, gpus_per_actor: float = 0.0, address: str = "") -> 
     cores = max(1, (os.cpu_count() or 1) // actors)
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if not address:
-        # Loopback only. As many "CPUs" as actors ask for: Ray counts them and does not measure.
+        # As many "CPUs" as actors ask for: Ray counts them and does not measure.
         how |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": actors * cores}
-    try:
-        ray.init(address or "local", **how)
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-        where = f"no Ray answers at {address}" if address else "Ray cannot be started here"
-        raise InputError(f"{where} ({_line(error)}); give --ray-address HOST:PORT, or leave it out") from error
-    try:
-        there = ray.cluster_resources().get("GPU", 0)
-        if not address and actors * gpus_per_actor > there:  # a cluster may grow; this machine does not
+    with nullcontext() if address else _for_us_alone():
+        _look_at_token(ray)
+        try:
+            with warnings.catch_warnings():
+                # Ray forks to become another program at once, which asks nothing of Lance.
+                warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
+                if ":" in address and not address.startswith("ray://"):
+                    ray._raylet.GcsClient(address=address)  # says at once that a token is missing; init says less, late
+                ray.init(address or "local", **how)
+        except ray.exceptions.AuthenticationError as error:
             raise InputError(
-                f"{actors} actors with --gpus-per-actor {gpus_per_actor:g} need {actors * gpus_per_actor:g} GPUs, and this machine has "
-                f"{there:g}; give fewer, or the --ray-address of a cluster"
-            )
-        yield Actors(ray, actors, gpus_per_actor, 1 if address else cores)
+                f"the Ray at {address or 'this machine'} wants another token than it was given; set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as that cluster has them"
+            ) from error
+        except (ConnectionError, TimeoutError, ValueError, RuntimeError, ray.exceptions.RpcError) as error:
+            where = f"no Ray answers at {address}" if address else "Ray cannot be started here"
+            raise InputError(f"{where} ({_line(error)}); give --ray-address HOST:PORT, or leave it out") from error
+        try:
+            there = ray.cluster_resources().get("GPU", 0)
+            if not address and actors * gpus_per_actor > there:  # a cluster may grow; this machine does not
+                raise InputError(_too_few(actors, gpus_per_actor, there))
+            yield Actors(ray, actors, gpus_per_actor, 1 if address else cores)
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _for_us_alone() -> Iterator[None]:
+    """A Ray that is started here listens on the loopback alone and answers only to a token that nobody else has; what was set stays."""
+    from ray._private import ray_constants
+
+    own = {} if os.environ.get("RAY_AUTH_MODE") else {"RAY_AUTH_MODE": "token"}
+    if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        own["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    before = {name: os.environ.get(name) for name in own}
+    # Ray takes 127.0.0.1 for the address that others reach this machine by, but where it serves one machine alone, as on macOS.
+    can_be_many = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(own)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = can_be_many
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _too_few(actors: int, gpus_per_actor: float, there: float) -> str:
+    wanted = actors * gpus_per_actor
+    return (
+        f"{actors} actor{'s' * (actors != 1)} with --gpus-per-actor {gpus_per_actor:g} need{'s' * (actors == 1)} {wanted:g} "
+        f"GPU{'s' * (wanted != 1)}, and this machine has {format(there, 'g') if there else 'none'}; give fewer, or the --ray-address of a "
+        "cluster"
+    )
+
+
+def _look_at_token(ray: Any) -> None:
+    """Have Ray read its token again: it did when it was imported, or for a Ray that this process had before."""
+    inside = ray._raylet
+    if not hasattr(inside, "AuthenticationTokenLoader"):
+        raise InputError(f"Ray {ray.__version__} knows no tokens; install 2.52 or later: pip install 'reverie[ray]'")
+    inside.Config.initialize("")
+    inside.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_answers(address: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +41,21 @@ def all_units_held(folder: Path) -> Iterator[None]:
     finally:
         with _guard:
             _own.discard(path)
+
+
+def at_work(folder: Path) -> bool | None:
+    """Whether another process works on units of a folder; None where its file system does not say. Asks, and holds nothing."""
+    is_mac = sys.platform == "darwin"  # the fields of its ``struct flock`` stand in another order
+    query = struct.pack("qqihh", 0, 0, 0, fcntl.F_WRLCK, 0) if is_mac else struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)  # fmt: skip
+    try:
+        with (folder / ".lock").open("rb") as file:
+            found = fcntl.fcntl(file, fcntl.F_GETLK, query)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    kind: int = struct.unpack("qqihh", found)[3] if is_mac else struct.unpack("hhqqi4x", found)[0]
+    return kind != fcntl.F_UNLCK
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def test_every_flag_of_the_command_line(command: str, say: Say) -> None:
         ("plan make --trial -1", "--trial -1: give 0 or more"),
         ("plan make --price-per-hour -2", "--price-per-hour -2.0: give 0 or more"),
         ("plan make --part 3/2", "--part 3/2: give k/n"),
-        ("make --preview -1", "--preview -1: give 0 or more"),
+        ("make --preview -1", "--preview -1: give 1 or more"),
         ("claims", "reverie claims: give a recipe: "),
         ("evaluate", "reverie evaluate: give a kind: captions, cost, diversity, generation, text-shift, transfer"),
         ("evaluate transfr x", "unknown kind of evaluation 'transfr'; did you mean transfer"),

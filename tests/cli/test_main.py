@@ -2,13 +2,16 @@
 
 import inspect
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,6 +241,40 @@ def test_status_can_be_watched_until_all_is_done(say: Say, monkeypatch: pytest.M
     rest.join()
     assert code == 0
     assert re.search(r"count +done ", out), out
+
+
+def test_who_stops_watching_stops_no_run(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reverie.cli import runs
+    from tests.run.fake_recipe import fake_recipe
+
+    def watched() -> tuple[int, str, str]:
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        return say("status", "at work", "--watch")
+
+    monkeypatch.setattr(runs, "WATCH_S", 0.05)
+    assert "does not exist" in refused(say("status", "at work", "--watch"))
+    Path("at work").mkdir()
+    fake_recipe().settle(Path("at work"))
+    code = """
+import sys
+from pathlib import Path
+from reverie.run.folder import units_held
+with units_held(Path("at work"), range(3, 5)):
+    print(flush=True)
+    sys.stdin.read()
+"""
+    ends: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **ends) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        status, out, err = watched()
+        assert (status, err) == (0, "")
+        assert out.endswith("\nthe run goes on\n")
+        assert "nobody" not in out
+        worker.kill()
+    status, out, err = watched()
+    assert (status, err) == (0, "")
+    assert out.rstrip().endswith("nobody is at work in at work; the command that began the run goes on")
 
 
 def test_status_needs_no_torch(tmp_path: Path) -> None:

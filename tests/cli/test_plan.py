@@ -87,7 +87,10 @@ def test_flags_that_a_run_refuses_are_refused(command: list[str], say: Say, scra
         (["--files", "here"], "--files is for tables in an object store"),
     ):
         assert told in refused(say(*command, *flags))
-    assert "--preview -1: give 0 or more" in refused(say(*command[:2], "--preview", "-1"))
+    for count in ("0", "-1"):
+        told = "--preview belongs to the run" if command[0] == "plan" else f"--preview {count}: give 1 or more"
+        assert told in refused(say(*command[:2], "--preview", count))
+    assert not list(Path().iterdir())
     assert not list(scratch.glob("reverie-*"))
 
 
@@ -109,6 +112,18 @@ def test_a_preview_goes_no_further_than_the_run(say: Say) -> None:
     assert code == 0, err
     assert "paint:" not in err
     assert Path(out.strip()).exists()
+
+
+def test_totals_without_the_painter_are_not_told_as_the_whole(say: Say) -> None:
+    Path("cap.txt").write_text("a red circle\na blue star\n")
+    words = ["plan", "make", "--captions", "cap.txt", "--painter", "nobody/nothing", "--price-per-hour", "3"]
+    code, out, err = say(*words, "--device", "cpu")
+    assert code == 0, err
+    for what in ("disk", "time", "cost"):
+        assert f"\n{what}: not known without paint\n" in out
+    assert "paint: not tried: the weights of nobody/nothing are not on this machine" in out
+    record = json.loads(say(*words, "--device", "cpu", "--json")[1])
+    assert (record["without"], record["seconds"], record["disk_bytes"], record["cost"]) == (["paint"], None, None, None)
 
 
 def test_a_server_is_not_asked(say: Say) -> None:

@@ -77,6 +77,102 @@ def test_nobody_at_the_address(tmp_path: Path, capsys: pytest.CaptureFixture[str
         )
 
 
+ASK = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).internal_kv_keys(b"", timeout=20)
+    print("let in")
+except AuthenticationError:
+    print("refused")
+"""
+
+
+def asked(address: str, **more: str) -> str:
+    """What a process is told that asks a Ray with this in its environment, and nothing else of a token."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [sys.executable, "-c", ASK, address]
+    return subprocess.run(
+        words, env=bare | more, capture_output=True, text=True, timeout=120, check=True
+    ).stdout.strip()
+
+
+@pytest.mark.slow
+def test_a_ray_of_ones_own_is_for_nobody_else(pool: Any) -> None:
+    """Nothing listens but on the loopback, and who has no token, or another one, is not let in."""
+    import psutil
+    import ray
+
+    pool.wait()
+    here = psutil.Process()
+    ports = {
+        (process.name(), at.laddr.ip)
+        for process in (here, *here.children(recursive=True))
+        for at in process.net_connections()
+        if at.status == psutil.CONN_LISTEN
+    }
+    assert {"gcs_server", "raylet"} <= {name for name, _ in ports}
+    assert {ip.removeprefix("::ffff:") for _, ip in ports} <= {"127.0.0.1", "::1"}
+    address = ray.get_runtime_context().gcs_address
+    assert asked(address) == "refused"
+    assert asked(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64) == "refused"
+    assert asked(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=os.environ["RAY_AUTH_TOKEN"]) == "let in"
+
+
+def test_a_token_is_made_for_each_ray_and_what_was_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'reverie[ray]'")
+    from reverie.run.on_ray import _for_us_alone
+
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    tokens = []
+    for _ in range(2):
+        with _for_us_alone():
+            assert os.environ["RAY_AUTH_MODE"] == "token"
+            tokens.append(os.environ["RAY_AUTH_TOKEN"])
+        assert not any(name in os.environ for name in names)
+    assert len(set(tokens)) == 2
+    assert min(map(len, tokens)) == 64
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "mine")
+    with _for_us_alone():
+        assert [os.environ.get(name) for name in names] == ["token", None, "mine"]
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with _for_us_alone():
+        assert os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+@pytest.mark.slow
+def test_a_cluster_that_wants_a_token_is_told_as_one(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'reverie[ray]'")
+    code = "import ray; ray.init('local', num_cpus=1, include_dashboard=False, logging_level='error')\n"
+    code += "print(ray.get_runtime_context().gcs_address, flush=True); input()"
+    locked = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "1" * 64}
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], env=locked, text=True, **ends) as other:
+        try:
+            words = [
+                sys.executable,
+                "-m",
+                "reverie.cli",
+                "run",
+                FAKE,
+                "--out",
+                str(tmp_path / "run"),
+                "--device",
+                "cpu",
+            ]
+            words += ["--on", "ray", "--ray-address", other.stdout.readline().strip()]
+            done = subprocess.run(words, env=bare, capture_output=True, text=True, timeout=120)
+        finally:
+            other.communicate("\n")
+    assert done.returncode == 2
+    assert "wants another token than it was given; set RAY_AUTH_MODE=token" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_the_same_tables_as_in_one_process(tmp_path: Path, pool: Any, rows: Rows) -> None:
     assert run(call_recipe(FAKE, SIZE), tmp_path / "ray", pool=pool)
@@ -183,9 +279,18 @@ def test_gpus_that_are_not_there_are_told(tmp_path: Path) -> None:
     words += ["--actors", "2", "--gpus-per-actor", "64"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
-    assert "2 actors with --gpus-per-actor 64 need 128 GPUs" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert "2 actors with --gpus-per-actor 64 need 128 GPUs" in done.stderr
+    assert len(done.stderr.splitlines()) == 1  # no warning of a library
     assert not (tmp_path / "run").exists()
+
+
+def test_one_gpu_is_not_several() -> None:
+    from reverie.run.on_ray import _too_few
+
+    assert _too_few(1, 1, 0).startswith("1 actor with --gpus-per-actor 1 needs 1 GPU, and this machine has none; give")
+    assert _too_few(4, 0.5, 1).startswith(
+        "4 actors with --gpus-per-actor 0.5 need 2 GPUs, and this machine has 1; give"
+    )
 
 
 def test_several_processes_of_one_training_are_no_place_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
