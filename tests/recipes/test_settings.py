@@ -175,8 +175,8 @@ def test_help_shows_the_real_default_of_every_flag(
         plain = re.sub(r"[ '\"]", "", said)
         assert re.sub(r"[ '\"]", "", f"{text} {ends}") in plain, f"--{item} of {name}"
         assert value is not None or item in ABSENT, f"--{item} of {name} has no default"
-    assert said.count("(default: None)") == sum(value is None for value in flat(base).values()) + 2 * (
-        not name.startswith("claims ")  # --until and --files
+    assert said.count("(default: None)") == sum(value is None for value in flat(base).values()) + 3 * (
+        not name.startswith("claims ")  # --until, --files and --preview
     )
 
 
