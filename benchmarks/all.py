@@ -34,7 +34,7 @@ OPTIONS = {
     "painting": ["--captions", "4", "--copies", "4", "--steps", "10", "--turns", "3", "--compile"],
     "reading": ["--num", "6000", "--read", "4500", "--rounds", "3"],
     "recap": ["--images", "256"],
-    "synth2": ["--warm-up", "3", "--timed", "15"],
+    "synth2": ["--warm-up", "20", "--timed", "100"],
 }
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
