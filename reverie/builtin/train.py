@@ -136,9 +136,8 @@ TOKEN_PAINTER = {"width": 192, "layers": 4, "heads": 6, "conv_width": 96, "conv_
 TOKEN_PAINTER_FIT = Fit(
     steps=20_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.99), clip=1.0, ema=0.999, speed=SPEED
 )
-THINGS_WEIGH = (
-    5.0  # places of things beside those of the background, of which no caption says which of many like codes it has
-)
+# Places of things beside those of the background, of which no caption says which of many like codes it has.
+THINGS_WEIGH = 5.0
 DESCRIBER = {"width": 128, "eye_layers": 3, "layers": 3, "heads": 4}
 DESCRIBER_FIT = Fit(
     steps=12_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.98), clip=1.0, ema=0.998, speed=SPEED
@@ -461,8 +460,8 @@ def _scenes(run: Work, learner: TextToImage, vae: Path) -> list[Scenes]:
 
 
 def _log_of(start: str) -> list[Any]:
-    """What is known of the training of a painter to begin from."""
-    log = (BUILTIN / "painter" if start.startswith("builtin:") else Path(start)) / "training.json"
+    """What is known of the training of a model to begin from."""
+    log = (BUILTIN / start.removeprefix("builtin:") if start.startswith("builtin:") else Path(start)) / "training.json"
     return [json.loads(log.read_text(encoding="utf-8"))] if start and log.exists() else []
 
 
@@ -579,13 +578,11 @@ def describer(run: Work) -> None:
     if run.further:
         settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
     learner = LearnToDescribe(str(words), **DESCRIBER, start="builtin:describer" if run.further else "")
-    log = BUILTIN / "describer" / "training.json"
-    before = [json.loads(log.read_text(encoding="utf-8"))] if run.further and log.exists() else []
 
     def ship(weights: Path) -> None:
         _ship(run, weights, _copy_half, "describer")
 
-    train(run, name, learner, settings, batches, before, ship)
+    train(run, name, learner, settings, batches, _log_of(learner.start), ship)
     if run.further and run.out is None:
         shutil.rmtree(run.folder / name)  # so that the same command trains on from here
 
@@ -629,14 +626,14 @@ def token_painter(run: Work) -> None:
     settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=run.minutes(name, "token-painter"))
     if run.further:
         settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
-    log = BUILTIN / "token-painter" / "training.json"
-    before = [json.loads(log.read_text(encoding="utf-8"))] if run.further and log.exists() else []
 
     def ship(weights: Path) -> None:
         pipe = load_pipeline(locate(str(weights)), torch.float16)
         _ship(run, weights, lambda _, target: pipe.save_pretrained(target), "token-painter")
 
-    train(run, name, TellShapesApart(learner), settings, ToTell(batches, forms_of(learner)), before, ship)
+    train(
+        run, name, TellShapesApart(learner), settings, ToTell(batches, forms_of(learner)), _log_of(learner.start), ship
+    )
     if run.further and run.out is None:
         shutil.rmtree(run.folder / name)  # so that the same command trains on from here
 

@@ -30,13 +30,10 @@ from reverie.store.sources import because, printable, what_is
 
 METADATA = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl, "metadata.parquet": read_parquet}
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
-TEXTS = (
-    ".txt",
-    ".caption",
-)  # endings of files with the caption of the picture beside them, in any case; the first that holds one
-NEARLY_ALL = (
-    0.9  # share of pictures with a text file, from which nobody knows whether it or the folder says what they show
-)
+# Endings of files with the caption of the picture beside them, in any case; the first that holds one counts.
+TEXTS = (".txt", ".caption")
+# Share of pictures with a text file from which nobody knows whether it or the folder says what they show.
+NEARLY_ALL = 0.9
 LONGEST_TEXT = 64_000  # bytes of one
 LITTER = ("__MACOSX",)  # what packers leave in a folder
 
