@@ -155,6 +155,7 @@ def test_rows_that_cannot_be_read_are_dropped_with_their_reason(tmp_path, contex
 def test_a_source_of_unknown_kind_names_no_flag_that_is_not_there(tmp_path):
     (tmp_path / "captions").write_text("a cat\n")
     with pytest.raises(
-        InputError, match="captions is from its name; import it with reverie import --kind first: folder"
+        InputError,
+        match=r"captions is from its name; give a kind: folder.*; here is no --kind, so import it with reverie import first",
     ):
         _ = ReadCorpus(tmp_path / "captions").count

@@ -196,7 +196,8 @@ def test_where_nearly_all_pictures_in_folders_have_a_text_file_it_is_asked_what_
     assert (stop.value.code, capsys.readouterr().err) == (2, f"reverie: {asked}\n")
     assert not (tmp_path / "out").exists()
     with pytest.raises(
-        InputError, match="import it with reverie import first, with --kind pictures if they are captions"
+        InputError,
+        match=r"give --kind pictures if they are captions.*; here is no --kind, so import it with reverie import first",
     ):
         imports.guess_kind_unasked(shards)  # where there is no such flag
     imports.import_into(shards, tmp_path / "captions", "pictures")

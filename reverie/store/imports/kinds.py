@@ -59,6 +59,10 @@ KINDS_BY_SUFFIX: dict[str, Kind] = {
 }
 
 
+class _Unclear(InputError):
+    """The user has to say which kind a source is."""
+
+
 def samples(source: str | Path, kind: Kind, **reading: Unpack[Reading]) -> Iterator[Sample]:
     """The captions of a source one by one, in an order that depends on nothing but the source. Raises InputError."""
     return (entry for entry in entries(source, kind, **reading) if isinstance(entry, Sample))
@@ -106,17 +110,15 @@ def guess_kind(source: str | Path) -> Kind:
             return kind
     if not there:
         raise InputError(f"{shown(source)} does not exist")
-    raise InputError(f"cannot tell what {source} is from its name; give a kind: {', '.join(get_args(Kind))}")
+    raise _Unclear(f"cannot tell what {source} is from its name; give a kind: {', '.join(get_args(Kind))}")
 
 
 def guess_kind_unasked(source: str | Path) -> Kind:
     """``guess_kind`` for a command that has no flag for it: where it asks, the source is to be imported first."""
     try:
         return guess_kind(source)
-    except InputError as error:
-        said = str(error).replace("say with --kind which one it is", "import it with reverie import --kind first")
-        said = said.replace("give a kind:", "import it with reverie import --kind first:")
-        raise InputError(said.replace(": give --kind", ": import it with reverie import first, with --kind")) from error
+    except _Unclear as error:
+        raise InputError(f"{error}; here is no --kind, so import it with reverie import first") from error
 
 
 def _kind_of_folder(path: Path) -> Kind:
@@ -129,7 +131,7 @@ def _kind_of_folder(path: Path) -> Kind:
     if shards and {file.stem for file in tables} <= {shard.name.partition(".")[0] for shard in shards}:
         tables = []  # img2dataset writes beside each shard a table of all that it asked for, also where nothing came
     if not shards and {file.stem for file in tables} <= {item.name for item in path.iterdir()} and captioned(path):
-        raise InputError(
+        raise _Unclear(
             f"text files of the same name lie beside the pictures of {printable(str(path))}: give --kind pictures if they are captions, "
             "or --kind folder if the names of folders are classes"
         )
@@ -137,9 +139,7 @@ def _kind_of_folder(path: Path) -> Kind:
     if found and _has_pictures(path):
         found.append("folder")
     if len(found) > 1:
-        raise InputError(
-            f"{path} could be several kinds of source: {', '.join(found)}; say with --kind which one it is"
-        )
+        raise _Unclear(f"{path} could be several kinds of source: {', '.join(found)}; say with --kind which one it is")
     return found[0] if found else "pictures" if _is_flat(path) else "folder"
 
 
