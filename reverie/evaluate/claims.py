@@ -140,6 +140,8 @@ def judge(claim: Claim, measured: Measured, answers: Answers | None = None, look
     for number, item in enumerate(each, 1):
         if item.low is None or item.high is None or item.by_seed is None or len(item.by_seed) < MIN_SEEDS:
             continue
+        if item.low == item.high:  # all seeds have the same number, so nothing is known of chance
+            continue
         low, high = max(low, item.low), min(high, item.high)
         if not decided and _verdict(claim, low, high)[0] != "inconclusive":
             decided = number
@@ -180,6 +182,8 @@ def _judge(claim: Claim, measured: Measured, answers: Answers, level: float) -> 
     judged = replace(judged, low=found.mean - half, high=found.mean + half)
     if len(seeds) < MIN_SEEDS:
         return judged
+    if not half:
+        return replace(judged, words=f"all {len(seeds)} seeds have the same number, so nothing is known of chance")
     verdict, words = _verdict(claim, found.mean - half, found.mean + half)
     return replace(judged, verdict=verdict, words=f"{words}, over {len(seeds)} seeds{_photos(judged)}")
 

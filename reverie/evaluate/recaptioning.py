@@ -4,7 +4,7 @@
     MeasureRanks         which of some arms is how good over all metrics
     MeasureSteps         after how many steps an arm scores as much as the least of all arms does in the end
     MeasureInformation   how much captions tell one reference painter about their pictures
-    MeasureTuning        a captioner before and after it was tuned
+    MeasureTuning        a captioner before and after it was tuned, on photos that neither saw
 
 The measures are those of train_inference.py and information.py; ``PROTOCOL`` marks their records, which report/recaption.py draws.
 
@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image
 
+from reverie import seeds
 from reverie.arms import Arm
+from reverie.captions.class_captions import without_stem
 from reverie.datasets.few_shot import shots_store
 from reverie.errors import InputError, StoreError
 from reverie.evaluate.generation import prompts
@@ -36,8 +39,13 @@ from reverie.evaluate.train_inference import (
     matrix,
     steps_to,
 )
+from reverie.learn.describe import LIKELIEST
+from reverie.models.describer import open_describer
 from reverie.ranges import check_min
+from reverie.recaption.checks import Things, quality, quality_of_each
 from reverie.recaption.mix import Mix
+from reverie.smallworld.render import render
+from reverie.smallworld.scene import class_names, sample
 from reverie.stage import Job, Role, StepContext
 from reverie.store import results, tables
 from reverie.store.json_files import read_json
@@ -45,8 +53,9 @@ from reverie.store.results import Result
 
 PROTOCOL = "recaptioning"
 OK = "status = 'ok'"
-TUNED = {"before": {...: object}, "after": {...: object}, "held_out": int}  # of describer.json
-NUMBERS = ("loss", "words", "recall", "hallucinated", "repetition", "variety", "over_limit")
+TUNED = {"prompts": {"long": str, ...: object}, "captioner": str, ...: object}  # of describer.json
+EACH = ("words", "recall", "hallucinated")  # numbers of captions that every photo has one of
+NUMBERS = (*EACH, "repetition", "variety", "over_limit")
 
 
 @dataclass(frozen=True)
@@ -320,12 +329,17 @@ class MeasureInformation(Job):
 
 @dataclass(frozen=True)
 class MeasureTuning(Job):
-    """Tuned captioners, one a seed -> their numbers on held-out images before and after, as two arms."""
+    """Tuned captioners, one a seed -> their numbers before and after, as two arms, on photos of the small world that none of them has seen.
+
+    What is there is known, so that nothing a person left out counts as hallucinated; and each photo has a number of its own, so that an
+    interval can say what other photos would give. Both are asked with the prompt that the captioner was tuned for.
+    """
 
     role: ClassVar[Role] = "measure"
     grows: ClassVar[tuple[str, ...]] = ("tuned",)
 
     tuned: tuple[Arm, ...]  # captioners, by the steps that tuned them
+    photos: ClassVar[int] = 200
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -334,16 +348,35 @@ class MeasureTuning(Job):
         return tuple(Arm(name, label, each.seed, each.step) for each in self.tuned for name, label in when.items())
 
     def run(self, context: StepContext) -> None:
-        """Read what the tuning told. Raises StoreError for weights that say nothing of it."""
-        found = []
+        """Describe all photos. Raises StoreError for weights that say nothing of their captioner; as ``open_describer``."""
+        true, pictures, things = [], [], Things(class_names())
+        for number in range(self.photos):
+            seed = seeds.derive("photo for tuned captioners", context.seed, number)
+            scene = sample(np.random.default_rng(seed))
+            true.append({thing.name for thing in scene.things})
+            pictures.append(Image.fromarray(render(scene, "studio", seeds.derive("camera", seed)).image))
+        found, asked = [], 0
         for arm in self.arms:
             assert arm.step is not None
-            told = read_json(
-                context.weights(arm.step) / "describer.json", TUNED, StoreError, "tune the captioner again"
+            weights = context.weights(arm.step)
+            told = read_json(weights / "describer.json", TUNED, StoreError, "tune the captioner again")
+            name = weights if arm.id == "after" else told["captioner"].rpartition("@")[0]
+            describer = open_describer(name, context.device, prompts={"long": told["prompts"]["long"]})
+            said = describer.describe(pictures, [0] * len(pictures), "long", LIKELIEST)
+            said = [without_stem(text) for text in said]
+            asked += len(said)
+            context.report("progress", done=asked, total=len(self.arms) * self.photos)
+            numbers = quality(said, true, things, describer.num_tokens(said), describer.limit)
+            each = quality_of_each(said, true, things)
+            record = results.about(
+                context, self, arm, PROTOCOL, num_test=self.photos, photos=f"smallworld:studio:{self.photos}"
             )
-            record = results.about(context, self, arm, PROTOCOL, num_test=told["held_out"])
-            own = told[arm.id]
-            found += [record(metric=name, value=own[name]) for name in NUMBERS if own.get(name) is not None]
+            found += [
+                record(metric=name, value=float(np.mean(each[name])), each=each[name])
+                if name in each
+                else record(metric=name, value=numbers[name])
+                for name in NUMBERS
+            ]
         results.append(context.results, *found)
 
 

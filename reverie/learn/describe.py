@@ -1,7 +1,8 @@
 """About a hundred captions that people wrote -> a captioner that captions as they do: an image-text-to-text model, tuned.
 
-Images are held out, 20 by default, and of what was tried now and then the weights are taken that give their captions the lowest loss. Before and
-after, the captioner describes them, and numbers say what it learned: length, variety, repetition, hallucinated things and recall.
+Images are held out, 20 by default, and of what was tried now and then the weights are taken that give their captions the lowest loss; those before
+the first step are tried too, so that tuning never makes a captioner worse by this measure. Before and after, the captioner describes these images, and
+numbers say what it learned: length, variety, repetition, hallucinated things and recall.
 
     weights/STEP/    the model, which transformers opens, its tokenizer and processor, and describer.json: prompts, settings, numbers
 
@@ -188,8 +189,9 @@ class TuneDescriber(Job):
         before_file = work / "before.json"
         if not before_file.exists():
             net = learner.build().to(context.device).eval()
-            numbers = {"loss": look.loss(net)} | self._numbers(net, processor, asking, held, pictures, context)
-            _write(before_file, numbers)
+            look(0, net)
+            numbers = {"loss": look.known["steps"]["0"]}
+            _write(before_file, numbers | self._numbers(net, processor, asking, held, pictures, context))
             del net
         before = read_json(before_file, {...: object}, TrainingError, "delete it, then run the same command again")
 
@@ -396,14 +398,17 @@ def tuned(folder: Path, job: TuneDescriber, device: str, report: EventSink, name
     context = StepContext(folder, name, device=device, report=report)
     file = context.checkpoints() / "settings.json"
     now = json.loads(json.dumps(stage.settings(job)))
-    if file.exists():
+    # What stopped before its first look, at captions that could not be used, binds nobody.
+    if file.exists() and (context.weights().exists() or (file.parent / "before.json").exists()):
         before = stage.settings_now(read_json(file, {...: object}, TrainingError, "delete it to begin anew"), job)
         if changed := {
             key: (before.get(key), now.get(key))
             for key in before.keys() | now.keys()
             if before.get(key) != now.get(key)
         }:
-            other = f"the folder as it is with --captioner {context.weights()}, delete {file.parent} and {context.weights()},"
+            other = f"the folder without {file.parent}"
+            if context.weights().exists():
+                other = f"the folder as it is with --captioner {context.weights()}, or without {context.weights()} and {file.parent},"
             raise SettingsChanged(f"the captioner of {folder}", changed, other)
     else:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -93,3 +93,16 @@ def quality(
         "hallucinating": fmean(bool(each) for each in wrong) if wrong else None,
         "recall": right / there_are if there_are else None,
     }
+
+
+def quality_of_each(
+    said: Sequence[str], true: Sequence[Collection[str]], things: Things
+) -> dict[str, tuple[float, ...]]:
+    """Words, recall and hallucinated of each image; where a caption names nothing nothing is hallucinated, and where nothing is there all is named."""
+    found: dict[str, list[float]] = {"words": [], "recall": [], "hallucinated": []}
+    for text, there in zip(said, true, strict=True):
+        named = things.named(text)
+        found["words"].append(len(WORD.findall(text.casefold())))
+        found["recall"].append(len(named & set(there)) / len(there) if there else 1.0)
+        found["hallucinated"].append(len(named - set(there)) / len(named) if named else 0.0)
+    return {name: tuple(values) for name, values in found.items()}

@@ -42,6 +42,15 @@ def test_it_can_say_no():
     assert judge(claim(), {"r/s/a": same[0], "r/s/b": same[1]}).verdict == "inconclusive"
 
 
+@pytest.mark.parametrize("looks", [None, Looks((3,), 5)])
+def test_seeds_that_have_the_same_number_say_nothing_of_chance(looks):
+    found = judge(claim((("r/s/a", 1.0),), above=2.5), {"r/s/a": dict.fromkeys(range(3), 1.0)}, looks=looks)
+    assert (found.verdict, found.low, found.high) == ("inconclusive", 1, 1)
+    assert found.words == "all 3 seeds have the same number, so nothing is known of chance"
+    each = {"r/s/a": {seed: ("photos", np.array([0.9, 1.1, 1.0])) for seed in range(3)}}
+    assert judge(claim((("r/s/a", 1.0),), above=2.5), {"r/s/a": dict.fromkeys(range(3), 1.0)}, each).verdict == "fails"
+
+
 @pytest.mark.parametrize("num", [1, 2])
 def test_few_seeds_say_nothing(num):
     few = [{seed: values[seed] for seed in range(num)} for values in (A, B)]
@@ -105,7 +114,8 @@ def test_the_interval_allows_for_other_photos():
     base = np.arange(400) < 200
     gains = base.copy()
     gains[[200, 201, 202]] = True  # three photos of 400 more, and none less
-    values = {"r/s/a": dict.fromkeys(range(3), 203 / 400), "r/s/b": dict.fromkeys(range(3), 200 / 400)}
+    agreeing = {seed: 203 / 400 + seed * 1e-9 for seed in range(3)}
+    values = {"r/s/a": agreeing, "r/s/b": dict.fromkeys(range(3), 200 / 400)}
     answers = {
         "r/s/a": dict.fromkeys(range(3), ("photos", gains)),
         "r/s/b": dict.fromkeys(range(3), ("photos", base)),

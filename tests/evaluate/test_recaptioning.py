@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from reverie.evaluate.recaptioning import (
     MeasureTuning,
     captions_of,
 )
+from reverie.models.names import builtin_folder
+from reverie.recaption.checks import Things, quality_of_each
 from reverie.recaption.mix import Mix
 from reverie.report.plots import prompt_matrix
 from reverie.stage import StepContext
@@ -129,18 +132,39 @@ def test_steps_are_those_after_which_an_arm_has_what_the_least_has_in_the_end(tm
         MeasureSteps(curves, "asked", seeds=(7,)).run(StepContext(tmp_path, "steps"))
 
 
-def test_tuning_is_told_before_and_after(tmp_path: Path) -> None:
+def test_tuning_is_told_before_and_after_on_photos_that_nobody_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MeasureTuning, "photos", 6)
     job = MeasureTuning((Arm("tuned", "tuned", step="tuned-0"),))
     with pytest.raises(StoreError):
         job.run(StepContext(tmp_path, "tuning"))
     weights = tmp_path / "weights" / "tuned-0"
-    weights.mkdir(parents=True)
-    numbers = {"before": {"words": 4.0, "recall": 0.5, "hallucinated": None}, "after": {"words": 9.0, "recall": 0.75}}
-    (weights / "describer.json").write_text(json.dumps({"held_out": 20, **numbers}))
+    shutil.copytree(builtin_folder("describer"), weights)
+    # What was "tuned" is the captioner itself, and both are asked for what it says when it is asked for short captions.
+    about = {"prompts": {"short": "short", "long": "short"}, "captioner": "builtin:describer@0"}
+    (weights / "describer.json").write_text(json.dumps(about))
     job.run(StepContext(tmp_path, "tuning"))
-    told = found(tmp_path, "tuning")
-    assert (told["before", "recall", 0], told["after", "recall", 0], told["after", "words", 0]) == (0.5, 0.75, 9.0)
-    assert ("before", "hallucinated", 0) not in told  # nothing was named, so nothing can be false
+    told = {(record.arm, record.metric): record for record in results.read(tmp_path / "results.jsonl")}
+    for name in ("words", "recall", "hallucinated"):
+        before, after = told["before", name], told["after", name]
+        assert before.each == after.each
+        assert before.each is not None
+        assert len(before.each) == 6
+        assert before.value == pytest.approx(sum(before.each) / 6)
+    words = told["before", "words"].value
+    assert words is not None
+    assert 2 < words < 11  # a short caption
+
+
+def test_numbers_of_each_image_are_those_of_all_where_images_are_alike() -> None:
+    things = Things(("red circle", "blue star", "pink heart"))
+    said, true = (
+        ["a red circle", "a red circle and a blue star", ""],
+        [{"red circle"}, {"red circle", "pink heart"}, {"pink heart"}],
+    )
+    each = quality_of_each(said, true, things)
+    assert each == {"words": (3, 7, 0), "recall": (1, 0.5, 0), "hallucinated": (0, 0.5, 0)}
 
 
 def test_captions_of_a_mix_are_one_of_every_pair(tmp_path: Path) -> None:

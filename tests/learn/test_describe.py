@@ -88,7 +88,7 @@ def test_the_best_of_what_was_looked_at_is_kept_and_numbers_tell_before_from_aft
     (tmp_path / "things.txt").write_text("circle\nsquare\n")
     job(tmp_path, steps=40, every=10, objects=tmp_path / "things.txt", prompt_short="red").run(context)
     about = json.loads((context.weights() / ABOUT).read_text())
-    assert list(about["held_out_loss"]) == ["10", "20", "30", "40"]
+    assert list(about["held_out_loss"]) == ["0", "10", "20", "30", "40"]
     assert about["best_step"] == int(min(about["held_out_loss"], key=lambda step: about["held_out_loss"][step]))
     assert about["after"]["loss"] == min(about["held_out_loss"].values()) < about["before"]["loss"]
     assert (about["images"], about["captions"], about["held_out"]) == (8, 8, 4)
@@ -120,11 +120,41 @@ def test_killed_and_run_again_it_is_as_if_it_had_not_been(tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         job(tmp_path).run(StepContext(tmp_path / "killed", "describer"))
     job(tmp_path).run(StepContext(tmp_path / "killed", "describer"))
-    assert looks == [3, 6, 3, 6, 8]
+    assert looks == [0, 3, 3, 6, 8]
     one, other = (
         json.loads((tmp_path / name / "weights" / "describer" / ABOUT).read_text()) for name in ("whole", "killed")
     )
     assert one == other
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_captioner_that_tuning_made_worse_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: int
+) -> None:
+    from reverie.learn import describe
+
+    losses = iter((1.0, 2.0, 3.0))
+    monkeypatch.setattr(describe._Look, "loss", lambda self, net: next(losses))
+    context = StepContext(tmp_path / "run", "describer")
+    if lora:
+        pytest.importorskip("peft")
+    job(tmp_path, steps=4, every=2, lora=lora).run(context)
+    about = json.loads((context.weights() / ABOUT).read_text())
+    assert about["best_step"] == 0
+    assert about["after"] == about["before"]
+    asked, before = ([0] * 4, "long", Decoding(8)), open_describer(tmp_path / "model")
+    assert open_describer(context.weights()).describe(pictures(4), *asked) == before.describe(pictures(4), *asked)
+
+
+def test_captions_that_could_not_be_used_bind_nobody(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    whole = job(tmp_path)
+    assert isinstance(whole.human, Path)
+    gone = tmp_path / "human" / "gone.jsonl"
+    gone.write_text(whole.human.read_text().replace("0.png", "gone.png"))
+    with pytest.raises(InputError, match=r"gone\.png"):
+        tuned(tmp_path / "store", job(tmp_path, human=gone), "cpu", lambda *_, **__: None)
+    assert tuned(tmp_path / "store", whole, "cpu", lambda *_, **__: None).exists()
 
 
 def test_adapters_are_in_the_weights_that_are_saved(tmp_path: Path) -> None:
