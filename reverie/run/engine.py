@@ -96,7 +96,9 @@ def run(
         if at := at or tables_of(folder):
             join_run(folder, at)
     with ExitStack() as held:
-        held.enter_context(units_held(folder, part_of(plan.num_units, part)))
+        # A run of jobs alone has no unit, and is still the work of one process.
+        own = part_of(plan.num_units, part) if part != (1, 1) else range(max(1, plan.num_units))
+        held.enter_context(units_held(folder, own))
         events = held.enter_context(Events(folder))
         with alone(folder):
             plan.settle(folder, change=part == (1, 1))  # nobody else is at work then

@@ -1,11 +1,16 @@
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from reverie.errors import FolderInUse, InputError
+from reverie.run.engine import run
 from reverie.run.folder import alone, claim, units_held
+from tests.run.side_jobs import plan_of
+
+ROOT = Path(__file__).parents[2]
 
 HOLD = """
 import sys
@@ -53,3 +58,17 @@ def test_two_processes_share_a_folder_but_no_unit(tmp_path: Path) -> None:
     other.wait()
     with units_held(tmp_path, range(9)):
         pass
+
+
+def test_a_run_of_jobs_alone_is_the_work_of_one_process(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-m", "tests.run.side_jobs", str(tmp_path), "20"], stderr=subprocess.DEVNULL, cwd=ROOT
+    )
+    while not list(tmp_path.glob("*.alive")):
+        assert other.poll() is None
+        time.sleep(0.05)
+    with pytest.raises(FolderInUse, match="another process"):
+        run(plan_of(20), tmp_path)
+    assert not (tmp_path / "all.txt").exists()
+    other.kill()
+    other.wait()
