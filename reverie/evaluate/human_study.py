@@ -12,6 +12,7 @@ these are ours.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from reverie import seeds
 from reverie.errors import InputError
@@ -30,7 +32,8 @@ from reverie.stage import fingerprint
 from reverie.store.files import atomic_file
 from reverie.store.json_files import read_json
 
-KEY = {"study": str, "seed": int, "arms": [str], "items": [{"pair_id": str, "text": str, "order": [int]}]}
+ITEM = {"pair_id": str, "text": str, "order": [int], "pictures": [str]}
+KEY = {"study": str, "seed": int, "arms": [str], "items": [ITEM]}
 VOTES = {"study": str, "rater": str, "shows": {...: bool}, "best": {...: int}}
 SAME = -1  # of two or more pictures none is best
 MIN_RATERS = 3
@@ -43,13 +46,14 @@ class Item:
     pair_id: str
     text: str
     order: tuple[int, ...]  # which arm's picture stands at each place
+    pictures: tuple[str, ...]  # digest of each arm's picture; empty where there is none
 
 
 @dataclass(frozen=True)
 class Study:
     """What is shown, and whose it is."""
 
-    study: str  # 16 hex digits of all that is shown and in which order
+    study: str  # 16 hex digits of all below: texts, pictures, their order and whose they are
     seed: int
     arms: tuple[str, ...]
     items: tuple[Item, ...]
@@ -105,9 +109,23 @@ def pick(sets: Mapping[str, Painted], num: int, seed: int = 0) -> Study:
             )
     names = list(first.values())
     chosen = np.random.default_rng(seeds.derive("study", seed)).permutation(len(names))[:num].tolist()
-    items = tuple(Item(names[at], texts[0][names[at]], tuple(_order(len(sets), seed, names[at]))) for at in chosen)
-    shown = {"arms": list(sets), "items": [asdict(item) | {"order": list(item.order)} for item in items], "seed": seed}
-    return Study(fingerprint(shown), seed, tuple(sets), items)
+    places = [{name: number for number, name in enumerate(made.pair_ids)} for made in sets.values()]
+    items = []
+    for name in (names[at] for at in chosen):
+        shown = [made.read([place[name]])[0] for made, place in zip(sets.values(), places, strict=True)]
+        order = tuple(_order(len(sets), seed, name))
+        items.append(Item(name, texts[0][name], order, tuple(_digest(picture) for picture in shown)))
+    return Study(_id(seed, tuple(sets), items), seed, tuple(sets), tuple(items))
+
+
+def _id(seed: int, arms: Sequence[str], items: Sequence[Item]) -> str:
+    return fingerprint({"arms": list(arms), "items": [asdict(item) for item in items], "seed": seed})
+
+
+def _digest(picture: Image.Image | None) -> str:
+    if picture is None:
+        return ""
+    return hashlib.blake2b(f"{picture.size}".encode() + picture.convert("RGB").tobytes(), digest_size=8).hexdigest()
 
 
 def _order(num: int, seed: int, name: str) -> list[int]:
@@ -122,12 +140,16 @@ def write_key(study: Study, file: Path) -> None:
 
 
 def read_key(file: Path) -> Study:
-    """What ``write_key`` wrote. Raises InputError."""
+    """What ``write_key`` wrote. Raises InputError for a file that is none, or was changed since."""
     known = read_json(file, KEY, InputError, "give the .key.json file that was written beside the page")
     arms = tuple(known["arms"])
-    items = tuple(Item(each["pair_id"], each["text"], tuple(each["order"])) for each in known["items"])
+    items = tuple(
+        Item(each["pair_id"], each["text"], tuple(each["order"]), tuple(each["pictures"])) for each in known["items"]
+    )
     if len(arms) < 2 or not items or any(sorted(item.order) != list(range(len(arms))) for item in items):
         raise InputError(f"{file} is damaged (an item does not order all arms); write the page again")
+    if known["study"] != _id(known["seed"], arms, items):
+        raise InputError(f"{file} was changed after it was written; take the file that was written beside the page")
     return Study(known["study"], known["seed"], arms, items)
 
 

@@ -42,7 +42,8 @@ def say(capsys, *words):
     return ended.value.code, out, " ".join(err.split())
 
 
-STUDY = Study("s", 0, ("base", "mix"), tuple(Item(f"p{n}", f"text {n}", (0, 1) if n % 2 else (1, 0)) for n in range(4)))
+ITEMS = tuple(Item(f"p{n}", f"text {n}", (0, 1) if n % 2 else (1, 0), ("a", "b")) for n in range(4))
+STUDY = Study("s", 0, ("base", "mix"), ITEMS)
 
 
 def voted(file, rater, shows, best, study="s"):
@@ -98,6 +99,29 @@ def test_pictures_pair_and_their_order_is_drawn(tmp_path):
     assert len(pick(sets, 99).items) == 12
     write_key(study, tmp_path / "k.json")
     assert read_key(tmp_path / "k.json") == study
+
+
+def test_votes_are_of_the_pictures_that_were_shown(tmp_path, capsys):
+    base, mix = runs(tmp_path, 3, ("base", "mix"))
+    shown, swapped = tmp_path / "shown.html", tmp_path / "swapped.html"
+    for page, folders in ((shown, (base, mix)), (swapped, (mix, base))):
+        assert say(capsys, *folders, "--names", "b", "m", "--out", page)[0] == 0
+    study = read_key(shown.with_suffix(".key.json"))
+    votes = tmp_path / "votes.json"
+    votes.write_text(json.dumps({"study": study.study, "rater": "a", "shows": {"0.0": True, "0.1": True}, "best": {}}))
+    code, _, err = say(capsys, "--votes", votes, "--key", swapped.with_suffix(".key.json"))
+    assert (code, "holds votes on another page" in err) == (2, True), err
+    # A key that was changed by hand is none.
+    known = json.loads(shown.with_suffix(".key.json").read_text())
+    changed = tmp_path / "changed.key.json"
+    for other in (
+        {"arms": ["m", "b"]},
+        {"items": [item | {"pictures": item["pictures"][::-1]} for item in known["items"]]},
+        {"items": [item | {"order": item["order"][::-1]} for item in known["items"]]},
+    ):
+        changed.write_text(json.dumps(known | other))
+        code, _, err = say(capsys, "--votes", votes, "--key", changed)
+        assert (code, "was changed after it was written" in err) == (2, True), err
 
 
 def test_page_is_blind_whole_and_escaped(tmp_path, capsys):
