@@ -46,7 +46,7 @@ class HumanCaption:
 def read_human_captions(file: Path) -> list[HumanCaption]:
     """All captions of a file. Raises InputError that names the line of what is none."""
     found = []
-    for number, line in enumerate(read_text(file, "the human captions").splitlines(), 1):
+    for number, line in enumerate(read_text(file, "the human captions").split("\n"), 1):  # a text may hold U+2028
         if not line.strip():
             continue
         where = f"{file}, line {number}"

@@ -197,6 +197,14 @@ def test_no_image_is_on_both_sides_and_the_split_is_the_same_every_time(tmp_path
     assert hold_out(reversed(captions), 4, tmp_path)[1] == held[::-1]
 
 
+def test_what_unicode_takes_for_an_end_of_line_is_none_in_json(tmp_path: Path) -> None:
+    file = tmp_path / "captions.jsonl"
+    texts = ["a red\u2028circle", "a red\u2029circle", "a red\x85circle"]
+    lines = [json.dumps({"image": "0.png", "text": text}, ensure_ascii=False) for text in texts]
+    file.write_bytes("\r\n".join([*lines, ""]).encode())
+    assert [each.text for each in read_human_captions(file)] == ["a red circle"] * 3
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
