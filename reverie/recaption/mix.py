@@ -31,6 +31,7 @@ CHANNELS = {"alt": "text", "short": "caption_short", "long": "caption_long"}
 WEIGHT = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<weight>.+)")
 FINE = 1 << 53  # numbers that a draw has
 NO_CAPTIONS = {*PAIRS.names, *CAPTIONS.names}  # columns that every table has; those of text say other things
+READ = {"text", "label"}  # but for these
 
 
 def has_words(text: str) -> str:
@@ -131,18 +132,22 @@ class Mix:
         from reverie.store import tables
 
         there = {field.name: field.type for field in tables.open_table(pairs).schema}
+        captions = {name for name, kind in there.items() if _is_texts(kind) and not _is_about(name, there)}
+        known = f"columns of texts are {', '.join(sorted(captions - NO_CAPTIONS)) or 'none'}, and alt"
         filled = []
         for (name, _), column in zip(self.weights, self.columns, strict=True):
             if column not in there:
-                known = {name for name, kind in there.items() if _is_texts(kind)} - NO_CAPTIONS
                 make = "; make it with: reverie recaption" if name in CHANNELS else ""
                 raise InputError(
-                    f"{pairs.parent} has no column {column!r} for {name} of the mix ({self}){make}; columns of texts are "
-                    f"{', '.join(sorted(known)) or 'none'}, and alt"
+                    f"{pairs.parent} has no column {column!r} for {name} of the mix ({self}){make}; {known}"
                 )
             if not _is_texts(there[column]):
                 raise InputError(
                     f"the column {column!r} of {pairs.parent}, for the mix ({self}), is not text but {there[column]}"
+                )
+            if column not in captions - NO_CAPTIONS | READ:
+                raise InputError(
+                    f"the column {column!r} of {pairs.parent}, for the mix ({self}), holds no captions; {known}"
                 )
             text = f"array_to_string({column}, ' ')" if _is_list(there[column]) else column
             holds = has_words(text)
@@ -161,6 +166,12 @@ class Mix:
         number = tables.count(pairs, where) - tables.count(pairs, usable)
         has, are = ("pair has", "is") if number == 1 else ("pairs have", "are")
         return f"{number:,} {has} no caption of the mix ({self}) and {are} left out" if number else ""
+
+
+def _is_about(name: str, there: Mapping[str, pa.DataType]) -> bool:
+    """Whether a column tells of captions in the column beside it: who wrote them, or what is wrong with them."""
+    stem = next((name.removesuffix(end) for end in ("_by", "_flags") if name.endswith(end)), "")
+    return stem in there and _is_texts(there[stem])
 
 
 def _is_list(kind: pa.DataType) -> bool:

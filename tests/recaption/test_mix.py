@@ -128,6 +128,24 @@ def test_columns_that_are_not_there_or_hold_nothing_are_one_line(tmp_path: Path)
         HALVES.usable(bare / "pairs.lance")
 
 
+def test_columns_about_captions_are_none(tmp_path: Path) -> None:
+    folder = fill(tmp_path)
+    rows = tables.read_unit(folder / "pairs.lance", 0, ["pair_id", "unit"])
+    for name in ("caption_short_by", "seen_by"):
+        rows = rows.append_column(name, pa.array(["someone"] * len(rows), pa.string()))
+    rows = rows.append_column("caption_short_flags", pa.array([["too_long"]] * len(rows), pa.list_(pa.string())))
+    tables.append_unit(folder / "about.lance", 0, rows)
+    tables.add_columns(folder / "pairs.lance", folder / "about.lance")
+    for name in ("caption_short_by", "caption_short_flags", "status"):
+        with pytest.raises(
+            InputError,
+            match=rf"'{name}' .* holds no captions; columns of texts are caption_long, caption_short, seen_by, ",
+        ):
+            Mix.read([name]).usable(folder / "pairs.lance")
+    for name in ("seen_by", "label"):  # nothing called "seen" stands beside it
+        Mix.read([name]).usable(folder / "pairs.lance")
+
+
 def test_pairs_that_fit_are_those_of_which_a_caption_can_be_drawn(tmp_path: Path) -> None:
     texts = ["a", "", "  ", "\n\t", None]
     lists = [["b"], [], [" ", "\n"], [None], None, [None, "c"]]
