@@ -125,8 +125,15 @@ class Mix:
         return found
 
     def usable(self, pairs: Path, where: str = "status = 'ok'") -> str:
-        """The filter of pairs that fit another one and have a caption of the mix.
+        """The filter of pairs that fit another one and have a caption of the mix. Raises what ``check_columns`` does."""
+        from reverie.store import tables
 
+        return f"{tables.whole_filter(where)} and ({' or '.join(self.check_columns(pairs, where))})"
+
+    def check_columns(self, pairs: Path, where: str = "status = 'ok'", coming: Collection[str] = ()) -> list[str]:
+        """Filters of pairs that have a caption, one for each column.
+
+        Args: coming: columns that are written before the mix is read, and are not looked at.
         Raises: InputError for a table that lacks a column of the mix, or whose pairs have nothing in it.
         """
         from reverie.store import tables
@@ -136,6 +143,8 @@ class Mix:
         known = f"columns of texts are {', '.join(sorted(captions - NO_CAPTIONS)) or 'none'}, and alt"
         filled = []
         for (name, _), column in zip(self.weights, self.columns, strict=True):
+            if column in coming:
+                continue
             if column not in there:
                 make = "; make it with: reverie recaption" if name in CHANNELS else ""
                 raise InputError(
@@ -157,7 +166,7 @@ class Mix:
                     f"the mix ({self}), or write captions with: reverie recaption"
                 )
             filled.append(holds)
-        return f"{tables.whole_filter(where)} and ({' or '.join(filled)})"
+        return filled
 
     def bare(self, pairs: Path, where: str, usable: str) -> str:
         """A line about pairs that have none of the captions; empty where there are none."""

@@ -210,6 +210,19 @@ class RecapConfig:
             raise InputError("--scale paper needs images of your own: --images FOLDER, made by reverie import")
         if not own.is_smallworld:
             self._check_texts(Path(own.images))
+        if "mix" in self.arms:
+            self._check_mix()
+
+    def _check_mix(self) -> None:
+        """That the mix reads what the images have, or get from the captioner."""
+        own, mix = self.recaption, self.mix_of("mix")
+        coming = [f"caption_{style}" for style in own.styles]
+        if not own.is_smallworld:
+            mix.check_columns(Path(own.images) / "pairs.lance", coming=coming)
+        elif lacking := sorted({*mix.columns} - {*coming, "text"}):
+            raise InputError(
+                f"--mix {mix}: images of the small world have no column {lacking[0]!r}; it may read alt, {' and '.join(own.styles)}"
+            )
 
     def _check_texts(self, store: Path) -> None:
         """That what arms read is there, as far as it is known before the run."""

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -240,6 +241,25 @@ def test_captions_whose_tokens_were_counted_by_another_are_taken(describer: Path
 def test_a_slip_is_one_line_before_any_work(describer: Path, flags: dict[str, Any], told: str) -> None:
     with pytest.raises((InputError, ModelError), match=told):
         plan(describer, **flags)
+
+
+def test_columns_of_the_mix_that_nobody_writes_are_told_before_any_work(describer: Path, tmp_path: Path) -> None:
+    folder = bare(tmp_path / "store")
+    flags = {"arms": ("base", "mix"), "base_steps": 0, "images": str(folder)}
+    for words in (("short=0.5", "tags=0.5"), ("tags",), ("caption_short_by",)):
+        with pytest.raises(
+            InputError, match=rf"has no column '{words[-1].split('=')[0]}' .*columns of texts are none, and alt"
+        ):
+            plan(describer, mix=words, **flags)
+    rows = tables.read_unit(folder / "pairs.lance", 0, ["pair_id", "unit"])
+    tables.append_unit(tmp_path / "tags.lance", 0, rows.append_column("tags", pa.array(["a"] + [""] * (len(rows) - 1))))
+    tables.add_columns(folder / "pairs.lance", tmp_path / "tags.lance")
+    plan(describer, mix=("short=0.3", "caption_long=0.3", "tags=0.2", "alt=0.2"), **flags)
+    plan(describer, mix=("else",), **flags | {"arms": ("base", "short")})  # no arm reads it
+    with pytest.raises(
+        InputError, match=r"images of the small world have no column 'tags'; it may read alt, short and long"
+    ):
+        plan(describer, mix=("short=0.5", "tags=0.5"))
 
 
 def test_too_few_human_captions_are_told_before_any_work(describer: Path, tmp_path: Path) -> None:
