@@ -127,7 +127,7 @@ class RecapConfig:
     base_steps: int = 0
     # what of a pipeline learns: its U-Net (or transformer), its text encoders, or both
     train_parts: Literal["unet", "text", "both"] = "both"
-    # rank of LoRA, which learns beside the weights of --start and is added to them; 0 = the weights learn
+    # rank of LoRA, which learns beside the painter's weights and is added to them; 0 = the weights learn
     lora: int = 0
     train_steps: int = 200  # optimiser steps of training
     batch_size: int = 16  # examples in a step of training

@@ -45,7 +45,7 @@ class TextToImageConfig:
     start: str | None = None
     # what of a pipeline learns: its U-Net (or transformer), its text encoders, or both
     train_parts: Literal["unet", "text", "both"] = "both"
-    # rank of LoRA, which learns beside the weights of --start and is added to them; 0 = the weights learn
+    # rank of LoRA, which learns beside the painter's weights and is added to them; 0 = the weights learn
     lora: int = 0
     paint_px: int | None = None  # side of painted images in pixels; what --start was made for, or 32, when absent
     # channels of the autoencoder, one number a resolution, finest first; each but the first halves the side

@@ -312,6 +312,15 @@ def test_help_is_a_phrase_that_stands_alone() -> None:
             assert not text.endswith(".")
 
 
+def test_help_names_flags_that_the_recipe_has() -> None:
+    for name, recipe in KINDS.items():
+        kind = config_type(recipe)
+        assert kind is not None
+        known = {options.flag(item) for item in helps(kind)} | {"--out", "--device"}
+        for item, text in helps(kind).items():
+            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known, f"{name}, {item}: {text}"
+
+
 def test_the_page_of_flags_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "flags.md"
     assert page.read_text(encoding="utf-8") == options.page(), "run: make flags"
