@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,13 @@ from reverie.ranges import check_min
 from reverie.recaption.describe import NAME, Describe, DescribeSpeed
 from reverie.recaption.mix import CHANNELS
 from reverie.run.columns import add_columns, begun_with, check_columns
-from reverie.stage import Job, Role, StepContext, Trial, of_step
+from reverie.run.plan import read_plan
+from reverie.stage import Job, Role, StepContext, Trial, of_step, settings, settings_now
 from reverie.store import tables
 from reverie.store.files import atomic_file
+
+if TYPE_CHECKING:
+    from reverie.learn.describe import TuneDescriber
 
 Style = Literal["short", "long"]
 TRIED = 64  # captions that are drawn in a trial
@@ -60,33 +64,44 @@ class RecaptionPairs(Job):
 
     def stages_in(self, folder: Path, captioner: str) -> Mapping[Style, Describe]:
         """The same, with tokens counted as in what the folder has of them."""
-        found: dict[Style, Describe] = {}
-        for style, stage in self.stages(captioner).items():
-            counted = begun_with(folder, _work(stage)).get("count_tokens_by", stage.count_tokens_by)
-            found[style] = dataclasses.replace(stage, count_tokens_by=str(counted))
-        return found
+        return {style: counted_as_begun(folder, stage) for style, stage in self.stages(captioner).items()}
 
     def check(self) -> None:
         """Raises InputError for a store that is not there, or has others' captions; ModelError for a captioner that cannot see; UnknownName."""
         check_store(self.store)
         for stage in self.stages(self.captioner).values():
             stage.check()
-        # Of one that the run tunes itself, nobody can say before whether it is the one that began here.
         if isinstance(self.store, Path) and not of_step(self.captioner):
             self._check_columns(self.store, self.captioner)
 
-    def _check_columns(self, folder: Path, captioner: str) -> None:
-        """That this captioner wrote the captions that are there. Raises InputError."""
+    def check_tuned(self, tune: TuneDescriber, seed: int) -> None:
+        """That captions that are there may be those of the captioner that a run of this seed tunes so. Raises InputError.
+
+        They may where that run wrote them, or another one that was told the same; whether they are, the weights tell once they are there.
+        """
+        if isinstance(self.store, Path):
+            self._check_columns(self.store, self.captioner, lambda by: _may_be_tuned_so(by, tune, seed))
+
+    def _check_columns(self, folder: Path, captioner: str, may_be: Callable[[str], bool] | None = None) -> None:
+        """That this captioner wrote the captions that are there, or one that it may be. Raises InputError."""
+        names = tables.column_names(folder / "pairs.lance")
         for style, stage in self.stages_in(folder, captioner).items():
+            by = begun_with(folder, _work(stage)).get("captioner")
+            learn = f"learn from these (reverie run text_to_image --store {folder} --mix {style})"
+            if not by and (taken := next((item.name for item in stage.adds if item.name in names), None)):
+                raise InputError(
+                    f"{folder} has a column {taken!r} already, which is not overwritten; {learn}, or import the images once more"
+                )
             try:
                 check_columns(folder, stage, _work(stage))
             except SettingsChanged as error:
-                what = (
-                    ", ".join(sorted({key.rpartition(".")[2] for key in error.difference} - {"content"})) or "weights"
-                )
+                other = {key.rpartition(".")[2] for key in error.difference} - {"content"}
+                if other == {"captioner"} and may_be and may_be(by):
+                    continue
+                what = ", ".join(sorted(other)) or "weights"
                 raise InputError(
-                    f"{folder} has captions in {stage.column} that were written before with another {what}; learn from these (reverie run "
-                    f"text_to_image --store {folder} --mix {style}), name the captioner that wrote them, or import the images once more"
+                    f"{folder} has captions in {stage.column} that were written before with another {what}; {learn}, name the captioner that "
+                    f"wrote them (--captioner {by}{', without --human' if may_be else ''}), or import the images once more"
                 ) from error
 
     def preview(self, count: int) -> Job | None:
@@ -104,9 +119,34 @@ class RecaptionPairs(Job):
             )
 
 
+def counted_as_begun(folder: Path, stage: Describe) -> Describe:
+    """The same, with tokens counted as in what the folder has of it: the captions do not depend on that, and who learns from them counts anew."""
+    counted = begun_with(folder, _work(stage)).get("count_tokens_by", stage.count_tokens_by)
+    return dataclasses.replace(stage, count_tokens_by=str(counted))
+
+
 def _work(stage: Describe) -> str:
     """What ``reverie recaption`` calls the work too."""
     return f"recaption-{stage.column}"
+
+
+def _may_be_tuned_so(by: str, tune: TuneDescriber, seed: int) -> bool:
+    """Whether the captioner of this name may be what a run of this seed makes of such a step. It may where nothing is known of it: runs are moved."""
+    weights = Path(by)
+    if weights.parent.name != "weights":
+        return False
+    run = weights.parent.parent
+    if not run.exists():
+        return True
+    if not (run / "plan.json").exists():
+        return False
+    plan = read_plan(run)
+    step = next((each for each in plan["steps"] if each["name"] == weights.name), None)
+    return (
+        step is not None
+        and plan["seed"] == seed
+        and settings_now(step["settings"], tune) == json.loads(json.dumps(settings(tune)))
+    )
 
 
 @dataclass(frozen=True)

@@ -360,6 +360,8 @@ def recaptioned(config: RecapConfig) -> tuple[Step, ...]:
     counted = config.paint.painter if config.paint.is_builtin or Path(config.paint.painter).is_dir() else ""
     describe = RecaptionPairs(captioner, own.store, own.styles, count_tokens_by=counted)
     describe.check()  # what cannot see, or has no pictures to look at, is told before any work
+    if own.is_tuned:
+        describe.check_tuned(tune, config.seed)
     return (*steps, Step("recaption", describe, inputs=tuple(step.name for step in steps)))
 
 

@@ -19,9 +19,11 @@ from reverie.learn.recaption import RecaptionPairs
 from reverie.learn.train_painter import TrainPainter
 from reverie.nets.words import split_words
 from reverie.pairs import PAIRS
+from reverie.recaption.describe import Describe
 from reverie.recaption.mix import Mix
 from reverie.recipes.recap import SCALES
 from reverie.report.page import write
+from reverie.run.columns import add_columns
 from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
 from reverie.run.preview import preview_of
@@ -195,10 +197,37 @@ def test_captions_that_another_captioner_wrote_are_told_before_any_work(describe
         plan(Path("builtin:describer"), **flags)
 
 
-def test_captions_whose_tokens_were_counted_by_another_are_taken(describer: Path, tmp_path: Path) -> None:
-    from reverie.recaption.describe import Describe
-    from reverie.run.columns import add_columns
+def test_captions_that_the_tuned_captioner_cannot_have_written_are_told_before_it_is_tuned(
+    describer: Path, tmp_path: Path
+) -> None:
+    human = tmp_path / "captions.jsonl"
+    human.write_text("".join(json.dumps({"pair_id": f"p{n}", "text": "a red circle"}) + "\n" for n in range(9)))
+    flags = {"arms": ("base", "short"), "base_steps": 0, "human_": human, "prompts": None}
+    with pytest.raises(
+        InputError, match=r"has a column 'caption_short' already.*; learn from these .*or import the images"
+    ):
+        plan(describer, images=str(fill(tmp_path / "taken")), **flags)
+    other = bare(tmp_path / "other")
+    add_columns(other, Describe(str(describer), "caption_short"), "recaption-caption_short")
+    with pytest.raises(InputError, match=rf"another captioner; .*\(--captioner {describer}, without --human\)"):
+        plan(describer, images=str(other), **flags)
+    # A run that was told the same may be this one; one that was told something else is not.
+    images, earlier = str(bare(tmp_path / "store")), tmp_path / "earlier"
+    earlier.mkdir()
+    plan(describer, images=images, **flags).settle(earlier)
+    weights = shutil.copytree(describer, earlier / "weights" / "captioner")
+    (weights / "describer.json").write_text(json.dumps({"prompts": {"short": "short", "long": "long"}}))
+    counted = {"count_tokens_by": "builtin:painter-alt"}
+    add_columns(Path(images), Describe(str(weights), "caption_short", **counted), "recaption-caption_short")
+    plan(describer, images=images, **flags)
+    for change in ({"tune_steps": 5}, {"seed": 1}):
+        with pytest.raises(InputError, match=r"written before with another captioner; learn from these"):
+            plan(describer, images=images, **flags | change)
+    earlier.rename(tmp_path / "moved")  # whose it is, its weights tell
+    plan(describer, images=images, **flags | {"tune_steps": 5})
 
+
+def test_captions_whose_tokens_were_counted_by_another_are_taken(describer: Path, tmp_path: Path) -> None:
     flags = {"arms": ("base", "short"), "base_steps": 0, "images": str(bare(tmp_path / "store")), "prompts": None}
     for style in ("short", "long"):  # as reverie recaption does where nothing more is said
         add_columns(
