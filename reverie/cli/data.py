@@ -415,10 +415,14 @@ def _tuned(
 
 def _described(folder: Path, stage: Any, device: str) -> None:
     """One column more, and what became of it."""
+    from reverie.learn.recaption import counted_as_begun
     from reverie.recaption.flags import EMPTY
     from reverie.run.columns import add_columns
     from reverie.store import tables
 
+    if not stage.count_tokens_by and (counter := counted_as_begun(folder, stage).count_tokens_by):
+        stage = counted_as_begun(folder, stage)
+        say(f"{stage.column}: tokens are counted by {counter}, as was begun")
     column, step = stage.column, f"recaption-{stage.column}"
     with counting("units described:") as progress:
 

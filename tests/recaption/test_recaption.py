@@ -64,6 +64,19 @@ def test_both_kinds_come_beside_the_text_which_stays_as_it_is(
     assert "max_tokens: 6 -> 7" in capsys.readouterr().err
 
 
+def test_captions_whose_tokens_another_counted_are_gone_on_with(
+    store: Path, paligemma: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (store, "--captioner", paligemma, "--styles", "short", "--max-tokens", 6)
+    assert say(*words, "--count-tokens-by", "builtin:painter-alt") == 0
+    assert say(*words) == 0
+    out = capsys.readouterr().out
+    assert "caption_short: tokens are counted by builtin:painter-alt, as was begun" in out
+    assert "described in caption_short, 0 now" in out
+    assert say(*words, "--count-tokens-by", "builtin:clip") == 2  # asked for, and not what is there
+    assert "count_tokens_by: 'builtin:painter-alt' -> 'builtin:clip'" in capsys.readouterr().err
+
+
 def test_killed_and_run_again_long_captions_are_as_if_it_had_not_been(
     store: Path, describer: Path, tmp_path: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
