@@ -9,7 +9,10 @@ list what is in the image, for the rate of hallucinated things. Several people m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,7 +37,7 @@ SHAPE = {
 class HumanCaption:
     """One caption of one image."""
 
-    image_id: str  # file as it is written, or pair_id
+    image_id: str  # file, from the folder of the captions, or pair_id
     text: str
     style: Literal["short", "long"] = "long"
     annotator: str = ""
@@ -64,13 +67,34 @@ def read_human_captions(file: Path) -> list[HumanCaption]:
             raise InputError(f"{where} has the style {row['style']!r}; a caption is short or long")
         found.append(
             HumanCaption(
-                image or pair, text, row.get("style", "long"), row.get("annotator") or "", row.get("guideline_version") or "",
+                _file_id(file.parent, image) if image else pair, text, row.get("style", "long"), row.get("annotator") or "", row.get("guideline_version") or "",
                 tuple(row.get("objects", ())), None if not image else file.parent / image,
             )
         )  # fmt: skip
     if not found:
         raise InputError(f"{file} holds no captions; give one JSON object a line, with image and text")
     return found
+
+
+def _file_id(folder: Path, image: str) -> str:
+    """The same of a file however it is written: ./1.png, the whole path, or a link."""
+    try:
+        return os.path.relpath(os.path.realpath(folder / image), os.path.realpath(folder))
+    except ValueError:  # a zero byte in the name, which is told where the file is read
+        return image
+
+
+def one_id_each(
+    captions: Sequence[HumanCaption], pictures: Mapping[str, Image.Image]
+) -> tuple[list[HumanCaption], dict[str, Image.Image]]:
+    """Captions and pictures, where images that are equal to the last pixel are one: a file and the pair that was imported from it."""
+    first: dict[bytes, str] = {}
+    same = {}
+    for name, picture in pictures.items():
+        digest = hashlib.blake2b(f"{picture.size}".encode() + picture.tobytes()).digest()
+        same[name] = first.setdefault(digest, name)
+    one = [dataclasses.replace(each, image_id=same[each.image_id]) for each in captions]
+    return one, {name: pictures[name] for name in first.values()}
 
 
 def hold_out(

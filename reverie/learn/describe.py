@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from reverie import seeds, stage
 from reverie.captions.class_captions import without_stem
 from reverie.captions.classes import read_list
-from reverie.datasets.human_captions import HumanCaption, hold_out, pictures_of, read_human_captions
+from reverie.datasets.human_captions import HumanCaption, hold_out, one_id_each, pictures_of, read_human_captions
 from reverie.errors import InputError, SettingsChanged, TrainingError
 from reverie.learn.fit import Fit, FitSpeed, fit
 from reverie.learn.lora import add_lora, check_lora, merge_lora
@@ -173,8 +173,8 @@ class TuneDescriber(Job):
             raise InputError("a captioner is tuned by one process; start reverie without accelerate launch")
         file = self.human if isinstance(self.human, Path) else context.shots(self.human) / "captions.jsonl"
         captions = read_human_captions(file)
+        captions, pictures = one_id_each(captions, pictures_of(captions, self._pairs(context)))
         train, held = hold_out(captions, self.held_out, file)
-        pictures = pictures_of(captions, self._pairs(context))
         place, work = place_of(self.captioner), context.checkpoints()
         processor, asking = load_processor(place), asking_of(place, self._prompts())
 

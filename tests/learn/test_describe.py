@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from reverie.datasets.human_captions import hold_out, read_human_captions
+from reverie import pairs
+from reverie.datasets.human_captions import hold_out, one_id_each, pictures_of, read_human_captions
 from reverie.errors import InputError, ModelError, SettingsChanged
 from reverie.learn.describe import Describing, TuneDescriber, examples, tuned
 from reverie.models.describer import ABOUT, Decoding, asking_of, open_describer, place_of
 from reverie.models.pretrained import load_processor
 from reverie.stage import StepContext
+from reverie.store import tables
 from tests.models.describers import DESCRIBERS, save_paligemma
 from tests.models.test_describer import pictures
 
@@ -195,6 +197,38 @@ def test_no_image_is_on_both_sides_and_the_split_is_the_same_every_time(tmp_path
     assert (len(train), len(held)) == (16, 8)
     assert not {each.image_id for each in train} & {each.image_id for each in held}
     assert hold_out(reversed(captions), 4, tmp_path)[1] == held[::-1]
+
+
+def test_one_image_is_one_however_it_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "human"
+    human_file(folder, 4)
+    (folder / "linked.png").symlink_to("1.png")
+    (folder / "copy.png").write_bytes((folder / "2.png").read_bytes())
+    names = ["0.png", "./0.png", "../human/0.png", str(folder / "0.png"), "1.png", "linked.png", "2.png", "copy.png"]
+    rows = [{"image": name, "text": "a"} for name in names] + [
+        {"pair_id": "p3", "text": "a"},
+        {"image": "3.png", "text": "a"},
+    ]
+    file = folder / "captions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    captions = read_human_captions(file)
+    assert [each.image_id for each in captions[:7]] == ["0.png"] * 4 + ["1.png"] * 2 + ["2.png"]
+    row = {
+        "pair_id": "p3",
+        "caption_id": "c",
+        "copy": 0,
+        "unit": 0,
+        "image": (folder / "3.png").read_bytes(),
+        "status": "ok",
+    }
+    tables.append_unit(tmp_path / "pairs.lance", 0, pairs.table([row], pairs.PAIRS))
+    one, found = one_id_each(captions, pictures_of(captions, tmp_path / "pairs.lance"))
+    assert len(found) == 4
+    train, held = hold_out(one, 2, file)
+    assert {each.image_id for each in [*train, *held]} == found.keys()
+    assert not {each.image_id for each in train} & {each.image_id for each in held}
+    file.write_text('{"image": "a\\u0000.png", "text": "a"}\n')
+    assert read_human_captions(file)[0].image_id == "a\0.png"  # that there is none, who reads it says
 
 
 def test_what_unicode_takes_for_an_end_of_line_is_none_in_json(tmp_path: Path) -> None:
