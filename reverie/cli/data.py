@@ -95,6 +95,8 @@ def import_(
             f", {counts[f'images {why}']:,} {why}" for why in ("dropped", "failed") if counts[f"images {why}"]
         )
     say("\n".join([said, str(account), *account.not_asked]))
+    if not ok and captions == counts["dropped captions"]:
+        raise InputError(f"nothing of {source} is usable; mend it, then import it into another folder")
 
 
 def export(
@@ -379,10 +381,14 @@ def _tuned(
     folder: Path, captioner: str, human: Path, prompts: Mapping[str, str], how: Mapping[str, int], device: str
 ) -> Path:
     """The captioner tuned on human captions, in the folder's weights; what it learned is printed."""
+    from reverie.datasets.few_shot import check_store
     from reverie.learn.describe import TuneDescriber, tuned
+    from reverie.run.columns import check_images
 
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; give a run folder, or one that reverie import made")
+    check_store(folder)
+    check_images(folder)
     job = TuneDescriber(
         captioner, human, prompt_short=prompts["short"], prompt_long=prompts["long"], steps=how["tune_steps"],
         held_out=how["held_out"], lora=how["lora"],

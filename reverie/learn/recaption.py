@@ -21,7 +21,7 @@ from reverie.errors import InputError, SettingsChanged
 from reverie.ranges import check_min
 from reverie.recaption.describe import NAME, Describe, DescribeSpeed
 from reverie.recaption.mix import CHANNELS
-from reverie.run.columns import add_columns, begun_with, check_columns
+from reverie.run.columns import add_columns, begun_with, check_columns, check_images
 from reverie.run.plan import read_plan
 from reverie.stage import Job, Role, StepContext, Trial, of_step, settings, settings_now
 from reverie.store import tables
@@ -67,8 +67,10 @@ class RecaptionPairs(Job):
         return {style: counted_as_begun(folder, stage) for style, stage in self.stages(captioner).items()}
 
     def check(self) -> None:
-        """Raises InputError for a store that is not there, or has others' captions; ModelError for a captioner that cannot see; UnknownName."""
+        """Raises InputError for a store that is not there, has no image, or others' captions; ModelError for a captioner that cannot see; UnknownName."""
         check_store(self.store)
+        if isinstance(self.store, Path):
+            check_images(self.store)
         for stage in self.stages(self.captioner).values():
             stage.check()
         if isinstance(self.store, Path) and not of_step(self.captioner):
@@ -163,11 +165,9 @@ class DescribeSome(Job):
         self.recaption.check()
 
     def run(self, context: StepContext) -> None:
-        """Describe them. Raises InputError for a store without images, and what the captioner raises."""
+        """Describe them. Raises what the captioner raises."""
         store = shots_store(context, self.recaption.store)
         names = [name for part in tables.scan(store, ["pair_id"], USABLE) for name in part["pair_id"].to_pylist()]
-        if not names:
-            raise InputError(f"no image of {store.parent} is usable, so there is nothing to look at")
         count = min(self.count, len(names))
         chosen = [names[place * len(names) // count] for place in range(count)]
         known = [name for name in tables.column_names(store) if name in pairs.PAIRS.names]

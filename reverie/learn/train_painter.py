@@ -35,6 +35,7 @@ from reverie.models.pretrained import check_networks
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.pairs import CLASS_SLOT
 from reverie.recaption.mix import Mix
+from reverie.run.columns import check_images
 from reverie.stage import Job, StepContext, Trial, of_step
 from reverie.store.files import atomic_folder
 
@@ -242,6 +243,18 @@ class TrainPainter(Job):
         else:
             self._fits(2 ** (len(self.autoencoder.channels) - 1))
 
+    def check_pairs(self) -> None:
+        """Raises InputError for a store that has no images, or none of the captions, where no earlier step is to write them."""
+        from reverie.store import tables
+
+        if isinstance(self.store, Path) and tables.exists(self.store / "pairs.lance"):
+            check_images(self.store, self.where)
+            self._captions.usable(self.store / "pairs.lance", self.where)
+
+    @property
+    def _captions(self) -> PairCaptions | Mix:
+        return self.mix or PairCaptions(self.templates)
+
     def run(self, context: StepContext) -> None:
         """Train what is not trained yet; the pipeline lands in ``context.weights()`` last."""
         from reverie.store import tables
@@ -254,7 +267,7 @@ class TrainPainter(Job):
             return
         self.check()
         store = shots_store(context, self.store) if self.store else context.pairs
-        captions = self.mix or PairCaptions(self.templates)
+        captions = self._captions
         where = captions.usable(store, self.where)
         if self.mix and (bare := self.mix.bare(store, self.where, where)):
             context.report("warning", text=bare)

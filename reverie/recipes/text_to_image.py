@@ -159,4 +159,5 @@ def text_to_image(config: TextToImageConfig) -> Plan:
         over_limit=config.over_limit,
         lora=config.lora,
     )
+    painter.check_pairs()
     return Plan(recipe="text_to_image", seed=config.seed, arguments=flat(config), steps=(Step("painter", painter),))

@@ -57,7 +57,7 @@ def add_columns(
         pairs, own = context.pairs, context.columns()
         rows = _keys(pairs, f"status = '{OK}'")
         if not len(rows):
-            raise InputError(f"no image of {folder} is usable, so there is nothing to look at")
+            raise nothing_usable(folder)
         if tables.exists(own):
             known = _keys(own)["pair_id"].combine_chunks()
             rows, total = rows.filter(pc.invert(pc.is_in(rows["pair_id"], known))), len(rows)
@@ -75,6 +75,23 @@ def add_columns(
             tables.add_columns(pairs, own, replace=True)
             _write(context, about | {"complete": True})
         return Added(total, len(rows))
+
+
+def check_images(folder: Path, where: str = f"status = '{OK}' and image is not null") -> None:
+    """Raises InputError for a folder with pairs none of which fits."""
+    if not tables.count(folder / "pairs.lance", where):
+        raise nothing_usable(folder)
+
+
+def nothing_usable(folder: Path) -> InputError:
+    """That a folder has no image to look at, and what to do."""
+    is_run = (folder / "plan.json").exists()
+    do = (
+        f"make failed ones again: reverie retry {folder}"
+        if is_run
+        else "import pictures that can be read into a new folder"
+    )
+    return InputError(f"no image of {folder} is usable, so there is nothing to look at; {do}")
 
 
 def _check_run(folder: Path, name: str) -> int:

@@ -482,6 +482,19 @@ def test_an_import_ends_with_the_sum_of_all_that_was_there(say: Say) -> None:
     assert not Path("other").exists()
 
 
+def test_an_import_of_which_nothing_is_usable_is_an_error_after_its_sum(say: Say) -> None:
+    Path("f").mkdir()
+    Path("f/a.png").write_bytes(b"no picture")
+    Path("e.jsonl").write_text('{"text": " "}\n')
+    for source, out, told in (
+        ("f", "broken", "broken: 0 images ok, 1 failed"),
+        ("e.jsonl", "empty", "empty: 1 caption (1 dropped)"),
+    ):
+        code, said, err = say("import", source, "--out", out)
+        assert (code, said.splitlines()[0]) == (2, told)
+        assert err.endswith(f"reverie: nothing of {source} is usable; mend it, then import it into another folder\n")
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "file/inside", "file"])
 def test_out_that_cannot_be(say: Say, name: str) -> None:
     image(Path("f/cat/a.png"))

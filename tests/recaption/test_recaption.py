@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reverie import pairs
 from reverie.cli.main import main
 from reverie.errors import InputError, SettingsChanged
 from reverie.models.describer import LocalDescriber
@@ -135,6 +136,19 @@ def test_tuned_on_human_captions_first(store: Path, describer: Path, capsys: pyt
     assert "tuned on" not in capsys.readouterr().out
     assert say(*words[:-4], "--lora", 2) == 2
     assert "lora: 0 -> 2" in capsys.readouterr().err
+
+
+def test_a_store_without_a_picture_is_told_before_anything_is_tuned(
+    tmp_path: Path, describer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"pair_id": "p", "caption_id": "c", "copy": 0, "unit": 0, "status": "failed"}
+    folder = tmp_path / "failed"
+    tables.append_unit(folder / "pairs.lance", 0, pairs.table([row], pairs.PAIRS))
+    (tmp_path / "captions.jsonl").touch()
+    for more in ((), ("--human", tmp_path / "captions.jsonl")):
+        assert say(folder, "--captioner", describer, *more) == 2
+        assert "nothing to look at; import pictures that can be read into a new folder" in capsys.readouterr().err
+    assert not (folder / "checkpoints").exists()
 
 
 def test_slips_are_one_line_before_any_work(

@@ -272,6 +272,18 @@ def test_a_slip_is_one_line_before_any_work(describer: Path, flags: dict[str, An
         plan(describer, **flags)
 
 
+def test_a_store_without_a_picture_is_told_before_any_work(describer: Path, tmp_path: Path) -> None:
+    folder = bare(tmp_path / "store", status=dict.fromkeys(range(12), "failed"))
+    flags = {"arms": ("base", "short"), "base_steps": 0, "images": str(folder)}
+    with pytest.raises(
+        InputError, match=r"is usable, so there is nothing to look at; import pictures that can be read"
+    ):
+        plan(describer, **flags)
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match=rf"; make failed ones again: reverie retry {folder}$"):
+        plan(describer, **flags)
+
+
 def test_columns_of_the_mix_that_nobody_writes_are_told_before_any_work(describer: Path, tmp_path: Path) -> None:
     folder = bare(tmp_path / "store")
     flags = {"arms": ("base", "mix"), "base_steps": 0, "images": str(folder)}

@@ -13,6 +13,7 @@ from reverie.learn.train_painter import TrainPainter
 from reverie.recaption.mix import Mix
 from reverie.recipes.text_to_image import TextToImageConfig, text_to_image
 from reverie.settings import resolve, resolved
+from tests.recaption.test_mix import fill
 
 CONFIG = TextToImageConfig(store=Path("store"))
 
@@ -88,3 +89,22 @@ def test_a_mix_a_rank_and_an_average_reach_the_stage() -> None:
     assert made.mix == Mix.read(["short=0.5", "long=0.5"])
     assert (made.lora, made.fit.ema, made.over_limit) == (8, None, "cut")
     assert (stage().mix, stage().lora, stage().fit.ema, stage().over_limit) == (None, 0, 0.999, "drop")
+
+
+def test_images_without_captions_are_told_before_any_work(tmp_path: Path) -> None:
+    some = fill(tmp_path / "some", text={1: None})
+    with pytest.raises(
+        InputError, match=r"every pair needs a caption, .* has 1 without a text; learn from captions that"
+    ):
+        stage(store=some)
+    bare = fill(tmp_path / "bare", text=dict.fromkeys(range(12)))
+    with pytest.raises(
+        InputError, match=r"'text' of .* holds no text in any pair .*, or write captions with: reverie recaption"
+    ):
+        stage(store=bare, mix=("alt",))
+    with pytest.raises(InputError, match="no column 'tags' for tags of the mix"):
+        stage(store=bare, mix=("tags",))
+    assert stage(store=some, mix=("alt",)).mix == Mix.read(["alt"])
+    broken = fill(tmp_path / "broken", status=dict.fromkeys(range(12), "failed"))
+    with pytest.raises(InputError, match=r"no image of .*broken is usable, .*; import pictures that can be read"):
+        stage(store=broken)
