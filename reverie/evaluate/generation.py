@@ -107,7 +107,10 @@ class Number:
 
 
 class Measuring:
-    """Opened instruments; the features of the pictures that painted ones are held against are taken once."""
+    """Opened instruments; the features of the pictures that painted ones are held against are taken once.
+
+    Raises: what the instruments raise; ModelError for one that is to answer questions and does not.
+    """
 
     def __init__(
         self, how: Instruments, device: str = "cpu", batch_size: int = 32, answerer: Answerer | None = None
@@ -122,6 +125,8 @@ class Measuring:
         )
         self.places: Places | None = open_places(how.places, device) if how.places else None
         self.answerer = answerer or (open_asked(how.answerer, device, batch_size) if how.answerer else None)
+        if self.answerer is not None and how.answerer != JUDGE:
+            _ask_first(self.answerer, how.answerer)
         self._real: dict[str, dict[str, _Features]] = {}
 
     def measure(
@@ -251,13 +256,27 @@ class Measuring:
             name = self.how.answerer or "answerer"
             unclear = {"unclear_answers": sum(each[2] for each in answers)}
             if answers and unclear["unclear_answers"] == sum(each[3] for each in answers) > 0:
-                raise ModelError(
-                    f"{name} answered none of {unclear['unclear_answers']:,} questions with yes or no; give a model that answers questions, or none"
-                )
+                raise _no_answer(name, unclear["unclear_answers"])
             for metric, score in confirmed([each[0] for each in answers], captions, draws).items():
                 yield _number(f"{metric}:{name}", score, unclear)
             if (denied := confirmed([each[1] for each in answers], captions, draws).get("qa")) is not None:
                 yield _number(f"qa_no:{name}", denied, unclear)
+
+
+def _ask_first(answerer: Answerer, name: str) -> None:
+    """Two questions about a plain picture, before many are painted and asked about. Raises ModelError where none is answered."""
+    from PIL import Image
+
+    picture = Image.new("RGB", (64, 64), (200, 0, 0))
+    questions = [f"Is the picture {colour} all over?" for colour in ("red", "blue")]
+    if all(says_yes(answer) is None for answer in answerer([picture, picture], questions)):
+        raise _no_answer(name, len(questions))
+
+
+def _no_answer(name: str, count: int) -> ModelError:
+    return ModelError(
+        f"{name} answered none of {count:,} questions with yes or no; give a model that answers questions, or none"
+    )
 
 
 def _number(metric: str, score: Score, details: Mapping[str, Any]) -> Number:
@@ -399,8 +418,9 @@ class MeasureGeneration(Job):
             ours = results.arm_fingerprint(context, mine, (arm.step,))
             if (own.id, own.seed, ours) in before:
                 continue
-            folder = self._paint(context, arm, scale, texts)
+            # Before anything is painted: one that is to answer questions may turn out not to.
             measuring = measuring or Measuring(self.instruments, context.device, self.speed.batch_size)
+            folder = self._paint(context, arm, scale, texts)
             found = measuring.measure(painted(folder), real)
             record = results.about(
                 context, self, own, PROTOCOL, split=self.captions, photos=self.real or None, arm_fingerprint=ours,

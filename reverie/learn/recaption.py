@@ -88,7 +88,7 @@ class RecaptionPairs(Job):
         """That this captioner wrote the captions that are there, or one that it may be. Raises InputError."""
         names = tables.column_names(folder / "pairs.lance")
         for style, stage in self.stages_in(folder, captioner).items():
-            by = begun_with(folder, _work(stage)).get("captioner")
+            by = str(begun_with(folder, _work(stage)).get("captioner", ""))
             learn = f"learn from these (reverie run text_to_image --store {folder} --mix {style})"
             if not by and (taken := next((item.name for item in stage.adds if item.name in names), None)):
                 raise InputError(

@@ -86,18 +86,36 @@ def test_numbers_by_hand(tmp_path):
     assert "qa:judge" not in compat
 
 
+def test_who_cannot_answer_is_told_before_anything_is_painted(tmp_path, monkeypatch):
+    def says(answer):
+        monkeypatch.setattr(
+            "reverie.evaluate.observers.open_asked", lambda *how: lambda pictures, questions: [answer] * len(questions)
+        )
+        arm = Arm("one", "one", factors={"painter": "builtin:painter"})
+        how = Instruments((), "", "", answerer="builtin:describer")
+        paint = PaintPixels(per_caption=1, steps=1)
+        step = MeasureGeneration((arm,), "smallworld:human:1", "", paint, instruments=how)
+        return engine.run(Plan(recipe="test", seed=0, steps=(Step("generation", step),)), tmp_path / "run")
+
+    with pytest.raises(ModelError, match="builtin:describer answered none of 2 questions with yes or no"):
+        says("a red circle")
+    assert not pictures_folder(tmp_path / "run", "generation").exists()
+    assert says("no, it is not")
+    assert pictures_folder(tmp_path / "run", "generation").exists()
+
+
 def test_who_answers_no_question_gives_no_number(tmp_path):
     folder = store(tmp_path / "run", [("a red circle", picture(RED), "ok"), ("a blue star", None, "failed")])
 
     def says(answer):
         how = Instruments((), "", "", answerer="builtin:describer")
-        return Measuring(how, answerer=lambda pictures, questions: [answer] * len(questions)).measure(
+        return Measuring(how, answerer=lambda pictures, questions: [answer(each) for each in questions]).measure(
             painted(folder), None
         )
 
     with pytest.raises(ModelError, match=r"builtin:describer answered none of \d+ questions with yes or no"):
-        says("a red circle")
-    found = by_metric(says("yes"))
+        says(lambda question: "yes" if "all over" in question else "a red circle")  # of a plain picture alone
+    found = by_metric(says(lambda question: "yes"))
     assert found["qa:builtin:describer"].value == 0.5  # of the picture that is not there nothing is confirmed
     assert found["qa:builtin:describer"].details["unclear_answers"] == 0
 
