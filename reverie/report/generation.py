@@ -87,7 +87,7 @@ def _intervals(found: Measured) -> list[tuple[str, str, list[str]]]:
 
 
 def _parts(found: Measured) -> dict[str, dict[str, dict[str, float]]]:
-    """Metric -> word or class -> label of an arm -> its value, for metrics of few parts."""
+    """Metric -> word or class -> label of an arm -> its value, for metrics of few parts; what two metrics share once."""
     parts: dict[str, dict[str, dict[str, float]]] = {}
     for arm in _shown(found):
         for record in arm.records:
@@ -95,7 +95,8 @@ def _parts(found: Measured) -> dict[str, dict[str, dict[str, float]]]:
             if record.seed == arm.records[0].seed and 1 < len(own) <= 12:
                 for name, value in own.items():
                     parts.setdefault(called(record.metric), {}).setdefault(str(name), {})[arm.label] = float(value)
-    return parts
+    tables = list(parts.items())
+    return {name: rows for place, (name, rows) in enumerate(tables) if rows not in [own for _, own in tables[:place]]}
 
 
 def _sweep(found: Measured) -> list[Any]:

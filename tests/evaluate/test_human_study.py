@@ -134,6 +134,8 @@ def test_page_is_blind_whole_and_escaped(tmp_path, capsys):
     for name in ("base", "mix", "long", tmp_path.name):
         assert not re.search(rf"\b{name}\b", html.split("</style>")[1].replace("data:image/png;base64", "")), name
     assert html.count("<script>") == 1
+    assert 'class="asked"' in html  # a caption of thousands of words is scrolled, and does not push its pictures away
+    assert re.search(r"\.asked \{[^}]*max-height: [^}]*overflow-y: auto", html)
     assert "&lt;script&gt;alert(0)&lt;/script&gt; &amp; a cat" in html
     assert not re.search(r"(?:src|href)=\"(?!data:)", html)
     script = html.split("<script>")[1].split("</script>")[0]
