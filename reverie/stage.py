@@ -6,7 +6,8 @@ There are two kinds, by base class:
     Job         one long piece of work with its own checkpoints (training, measuring, a page)
 
 A field called ``speed`` holds what may change without changing the result (batch size, workers), one called ``label`` what people
-call a thing; both are left out of the fingerprint. ``run`` sees only this file; stages never import ``run``.
+call a thing, ``subject`` and ``control`` which arm pages tell of and hold against which; all are left out of the fingerprint. ``run``
+sees only this file; stages never import ``run``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class TwoPartWorker:
 Role = Literal["source", "paint", "score", "select", "learn", "measure", "page"]
 """What a stage is for in a plan; who asks what a run does goes by this, never by the class of a stage."""
 
-NO_SETTINGS = ("speed", "label")  # fields that change no result, at any depth
+NO_SETTINGS = ("speed", "label", "subject", "control")  # fields that change no result, at any depth
 OF_STEP = "step:"  # begins what stands in place of a model's name: the learning step of this run that makes the model
 
 EventSink = Callable[..., None]
@@ -243,7 +244,7 @@ def options(stage: object) -> dict[str, Any]:
 
 
 def settings(stage: object) -> dict[str, Any]:
-    """The fields that change the result: everything but ``speed`` and ``label``, at any depth. Starts with the stage's class name."""
+    """The fields that change the result: everything but ``NO_SETTINGS``, at any depth. Starts with the stage's class name."""
     return {"stage": type(stage).__name__, **decisive(options(stage))}
 
 

@@ -374,6 +374,10 @@ class MeasureGeneration(Job):
     guidance: tuple[float, ...] = ()  # that are tried; that of ``paint`` when empty
     instruments: Instruments = field(default_factory=Instruments)
     speed: GenerationSpeed = field(default_factory=GenerationSpeed)
+    subject: str = ""  # id of the arm that pages tell of; the first that was trained when empty
+    control: str = (
+        ""  # id of the arm that pages hold every other one against; they hold the subject against all when empty
+    )
 
     def __post_init__(self) -> None:
         if not self.arms:

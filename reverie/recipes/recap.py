@@ -43,6 +43,11 @@ Kind = Literal["base", "alt", "short", "long", "mix"]
 LABELS: Mapping[Kind, str] = {
     "base": "no further training", "alt": "alt-text", "short": "short captions", "long": "long captions", "mix": "mix of captions",
 }  # fmt: skip
+TOLD: tuple[Kind, ...] = ("mix", "long", "short", "alt")  # the first of these that is there is what the page tells of,
+CONTROLS: tuple[Kind, ...] = (
+    "alt",
+    "base",
+)  # against the first of these: what is trained as long, so that captions alone differ
 SMALLWORLD = "smallworld:"
 WITH_TEXT = f"status = 'ok' and {has_words('text')}"
 ALT_PAINTER = "builtin:painter-alt"
@@ -420,6 +425,10 @@ def measure(config: RecapConfig, measured: list[Arm]) -> MeasureGeneration:
 
     assert config.prompts
     instruments = Instruments(config.features if config.real else (), config.observer, config.places)
+    there = {arm.id for arm in measured}
+    subject = next((kind for kind in TOLD if kind in there), "")
+    control = next((kind for kind in CONTROLS if kind in there and kind != subject), "")
     return MeasureGeneration(
-        tuple(measured), config.prompts, config.real or "", config.paint.stage(), config.guidances, instruments
-    )
+        tuple(measured), config.prompts, config.real or "", config.paint.stage(), config.guidances, instruments,
+        subject=subject, control=control,
+    )  # fmt: skip

@@ -181,6 +181,8 @@ class Measured:
     arms: tuple[ArmFacts, ...]
     comparisons: tuple[Comparison, ...]
     about: Mapping[str, Any]  # what all records say alike: photos, num_test, ..., and their details
+    subject: str = ""  # id of the arm that is told of, where the measuring step names one
+    control: str = ""  # id of the arm that all others are held against, the same
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ class Facts:
     device: str
     missing: tuple[str, ...] = field(default=())  # what a whole run would have and this one has not yet
     aside: tuple[Measured, ...] = field(default=())  # of the protocols of ``ASIDE``
+    trained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # learning step -> what it told in the end
 
     @property
     def seconds(self) -> float:
@@ -235,7 +238,7 @@ def gather(folder: Path) -> Facts:
     events = list(read_events(folder))
     # The step that writes the page cannot be done while it writes, and has nothing to tell.
     steps = tuple(_step(step, folder, events) for step in plan["steps"] if step["role"] != "page")
-    every = tuple(_measured(results.read(folder / "results.jsonl")))
+    every = tuple(_measured(results.read(folder / "results.jsonl"), plan))
     measured = tuple(found for found in every if found.protocol not in ASIDE)
     counts = tuple(_counts(folder, plan))
     curves = {
@@ -245,7 +248,8 @@ def gather(folder: Path) -> Facts:
     device = next((str(event.get("device", "")) for event in reversed(events) if event.get("kind") == "run"), "")
     missing = tuple(_missing(plan, steps, counts, measured))
     aside = tuple(found for found in every if found.protocol in ASIDE)
-    return Facts(folder, plan, steps, counts, measured, curves, _warnings(events), device, missing, aside)
+    trained = {str(event.get("step", "")): event for event in events if event.get("kind") == "trained"}
+    return Facts(folder, plan, steps, counts, measured, curves, _warnings(events), device, missing, aside, trained)
 
 
 def _warnings(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -296,7 +300,7 @@ def headline(facts: Facts) -> str:
         )
     metric = main_metric(found)
     asked = [arm for arm in found.arms if metric in arm.values]
-    first = next((arm for arm in asked if arm.trained), asked[0])
+    first = subject(found, metric) or asked[0]
     if first.factors.get("rho"):
         return _mixture(found, first, asked, metric)
     if metric in CAPTION_SCORES:
@@ -304,7 +308,9 @@ def headline(facts: Facts) -> str:
         say = f"The captions of {first.label} for {found.about.get('num_test', 0):,} unseen photos have {called(metric)} {number(metric, first.mean(metric))}"
         return f"{say}; {_and(others[:5])}." if others else f"{say}."
     if metric not in SCORES:
-        return f"{first.label}: {called(metric)} {number(metric, first.mean(metric))}."
+        control = _control(found, first)
+        others = [f"{number(metric, arm.mean(metric))} {_with(arm)}" for arm in asked if arm is control]
+        return "; ".join([f"{first.label}: {called(metric)} {number(metric, first.mean(metric))}", *others]) + "."
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
     on = f"{first.label} features" if first.trained else first.label
     what = f"The classifier {first.label}"
@@ -376,6 +382,26 @@ def read_classifier_classes(about: Path) -> tuple[str, ...]:
 def main_metric(found: Measured) -> str:
     """The metric that stands for the whole: how often the shape is told where photos have shapes, else top-1 where it was measured."""
     return metrics(found)[0]
+
+
+def subject(found: Measured, metric: str) -> ArmFacts | None:
+    """The arm that is told of: that which the measuring step names, else the first trained one."""
+    asked = [arm for arm in found.arms if metric in arm.values]
+    named = [arm for arm in asked if _plain_id(arm) == found.subject]
+    return next(iter([*named, *(arm for arm in asked if arm.trained)]), None)
+
+
+def _control(found: Measured, arm: ArmFacts) -> ArmFacts | None:
+    """What an arm is held against where the measuring step names that: under the same guidance."""
+    guidance = arm.factors.get("guidance")
+    alike = (other for other in found.arms if other.factors.get("guidance") == guidance)
+    return next((other for other in alike if _plain_id(other) == found.control and other is not arm), None)
+
+
+def _plain_id(arm: ArmFacts) -> str:
+    """The id of an arm without the guidance, which stands in it where several are tried."""
+    guidance = arm.factors.get("guidance")
+    return arm.id.removesuffix(f"-g{guidance:g}") if isinstance(guidance, (int, float)) else arm.id
 
 
 def aspects(found: Measured) -> tuple[str, ...]:
@@ -558,7 +584,8 @@ def kind_of(reason: str) -> str:
     return f"{status}: {rest.partition(': ')[0]}" if status in (DROPPED, FAILED) else status
 
 
-def _measured(records: list[Result]) -> Iterable[Measured]:
+def _measured(records: list[Result], plan: Mapping[str, Any]) -> Iterable[Measured]:
+    settings = {step["name"]: step["settings"] for step in plan["steps"]}
     for step in dict.fromkeys(record.step for record in records):
         of_step = [record for record in records if record.step == step and record.value is not None]
         arms = []
@@ -576,20 +603,24 @@ def _measured(records: list[Result]) -> Iterable[Measured]:
             {key: value for key, value in line.items() if key != "details"} | line.get("details", {}) for line in lines
         ]
         alike = {key: value for key, value in lines[0].items() if all(line.get(key) == value for line in lines)}
-        found = Measured(step, of_step[0].protocol, tuple(arms), (), alike)
+        named = {name: str(settings.get(step, {}).get(name, "")) for name in ("subject", "control")}
+        found = Measured(step, of_step[0].protocol, tuple(arms), (), alike, **named)
         yield replace(found, comparisons=tuple(_comparisons(found)))
 
 
 def _comparisons(found: Measured) -> Iterable[Comparison]:
-    """The first trained arm against each other one, by the main metric."""
+    """The subject against each other arm, or each arm against the control, the subject first; by the main metric."""
     metric = main_metric(found)
-    first = next((arm for arm in found.arms if arm.trained and metric in arm.values), None)
-    if first is None or plain_metric(metric) not in HUNDREDS:
+    told = subject(found, metric)
+    if told is None or plain_metric(metric) not in HUNDREDS:
         return
-    ours = first.values[metric]
-    for other in found.arms:
-        if other is first or metric not in other.values:
+    rest = [arm for arm in found.arms if arm is not told and metric in arm.values]
+    for first, other in (
+        [(arm, _control(found, arm)) for arm in (told, *rest)] if found.control else [(told, arm) for arm in rest]
+    ):
+        if other is None or metric not in other.values:
             continue
+        ours = first.values[metric]
         if other.factors.get("exposures_of", first.factors.get("rho")) != first.factors.get("rho"):
             continue  # the rival of another share
         theirs = dict(other.values[metric])

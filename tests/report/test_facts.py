@@ -6,8 +6,12 @@ from rich.console import Console
 from scipy import stats
 
 from reverie import pairs
+from reverie.arms import Arm
+from reverie.evaluate.generation import MeasureGeneration
 from reverie.report.facts import called, columns, duration, gather, guessing, headline, main_metric
 from reverie.report.terminal import table
+from reverie.run.plan import Plan, Step
+from reverie.stage import settings
 from reverie.store import results, tables
 
 from ..records import result
@@ -108,6 +112,31 @@ def test_raw_pixels_are_compared_with_every_seed(run_folder):
     assert all(item.over_photos is not None for item in found.comparisons)
     for item in found.comparisons:
         assert item.over_photos.mean == pytest.approx(item.over_seeds.mean)
+
+
+def test_each_arm_is_held_against_the_control_at_its_guidance_where_the_step_names_one(tmp_path):
+    shared = {"step": "generation", "protocol": "generation", "metric": "soa_c:judge", "weights": "w"}
+    values = {"base": 0.1, "alt": 0.2, "long": 0.3, "mix": 0.4}
+    records = [
+        result(
+            **shared, arm=f"{name}-g{guidance}", label=f"{name} {guidance}", value=value + guidance / 100, seed=seed,
+            factors={"guidance": float(guidance)},
+        )
+        for guidance in (2, 5) for name, value in values.items() for seed in (0, 1, 2)
+    ]  # fmt: skip
+    arms = tuple(Arm(name, name, factors={"painter": "builtin:painter"}) for name in values)
+    stage = MeasureGeneration(arms, guidance=(2.0, 5.0), subject="mix", control="alt")
+    assert settings(stage) == settings(
+        MeasureGeneration(arms, guidance=(2.0, 5.0))
+    )  # what pages tell changes no result
+    Plan("recap", (Step("generation", stage),)).settle(tmp_path)
+    results.append(tmp_path / "results.jsonl", *records)
+    facts = gather(tmp_path)
+    assert headline(facts) == "mix 2: SOA-C, judge 42.0%; 22.0% with alt 2."
+    assert [(item.first.label, item.second.label) for item in facts.measured[0].comparisons] == [
+        ("mix 2", "alt 2"), ("base 2", "alt 2"), ("long 2", "alt 2"), ("base 5", "alt 5"), ("long 5", "alt 5"), ("mix 5", "alt 5"),
+    ]  # fmt: skip
+    assert all(round(item.over_seeds.mean, 6) in (0.2, 0.1, -0.1) for item in facts.measured[0].comparisons)
 
 
 def test_other_metrics_are_shown_as_they_are(tmp_path):
