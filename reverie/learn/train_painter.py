@@ -310,7 +310,13 @@ class TrainPainter(Job):
         if rank == 0:
             with atomic_folder(context.weights()) as temporary:
                 learner.save(net, temporary)
-            facts = {"images": batches.num_pairs, "captions": long.total, OVER[self.over_limit]: long.cut}
+            facts = {
+                "images": batches.num_pairs,
+                "without_caption": tables.count(store, self.where) - tables.count(store, where),
+                "pairs_too_long": len(left_out),
+                "captions": long.total,
+                OVER[self.over_limit]: long.cut,
+            }
             context.report("trained", steps=self.fit.steps, **facts, **losses)
 
     def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:

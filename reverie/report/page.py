@@ -20,7 +20,7 @@ import pyarrow as pa
 from reverie import seeds
 from reverie.errors import ReverieError
 from reverie.pairs import OK, TOKEN_COLUMNS
-from reverie.report import captioning, duplicates, generation, plots, recaption, synth2
+from reverie.report import captioning, described, duplicates, generation, plots, recaption, synth2
 from reverie.report import classes as by_class
 from reverie.report.facts import (
     Facts,
@@ -120,6 +120,7 @@ def _render(facts: Facts) -> str:
             columns=columns,
             called=called,
             captioning=captioning.gather(facts, thumbnails),
+            described=described.gather(facts, thumbnails),
             generation=generation.gather(facts, thumbnails),
             recaptioning=recaption.gather(facts),
             mixture=synth2.gather(facts),

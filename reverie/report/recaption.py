@@ -16,6 +16,13 @@ from reverie.report import plots
 from reverie.report.facts import HUNDREDS, Facts, called, number, plain_metric
 from reverie.store.results import Result
 
+WORDS = {  # number of captions -> what the page calls it
+    "loss": "loss of human captions",
+    "words": "words of a caption",
+    "repetition": "captions that repeat themselves",
+    "variety": "different words, of all words",
+    "over_limit": "captions over the captioner's own limit",
+}
 SHARES = ("recall", "hallucinated", "repetition", "variety", "over_limit")  # numbers of captions that are shares
 Point = tuple[float, float, tuple[float, float] | None]
 
@@ -147,13 +154,14 @@ def _tuning(by_metric: Mapping[str, Sequence[Result]]) -> dict[str, Any] | None:
     if not when:
         return None
     rows = {
-        called(name).replace("_", " "): [_told(name, own[label][0]) if label in own else "" for label in when]
+        WORDS.get(name, called(name)): [as_text(name, own[label][0]) if label in own else "" for label in when]
         for name, own in means.items() if own
     }  # fmt: skip
     return {"when": when, "rows": rows, "seeds": max(seeds for own in means.values() for _, seeds in own.values())}
 
 
-def _told(name: str, value: float) -> str:
+def as_text(name: str, value: float) -> str:
+    """A number of captions as text."""
     return f"{value:.1%}" if name in SHARES else f"{value:.3g}"
 
 

@@ -294,6 +294,7 @@ def test_no_caption_beyond_the_limit_reaches_the_painter_and_all_of_them_are_cou
     ]
     trained = next(facts for kind, facts in told if kind == "trained")
     assert (trained["images"], trained["captions"], trained["dropped"]) == (9, 21, 4)
+    assert (trained["without_caption"], trained["pairs_too_long"]) == (1, 2)
     assert LONG not in shown
     assert {text.split()[1] for text in shown} == {str(i) for i in range(12) if i not in (4, 5, 6)}
     assert {text for text in shown if text.endswith(" 3")} == {"short 3"}
