@@ -197,7 +197,8 @@ class RecapConfig:
         """Raises InputError for settings that do not go together, or say nothing."""
         refuse_twins("--seeds", self.seeds)
         refuse_twins("--arms", self.arms)
-        refuse_twins("--more-arms", self.more_arms)
+        if self.more_arms:
+            refuse_twins("--more-arms", self.more_arms)
         own = self.recaption
         check_min(
             1,

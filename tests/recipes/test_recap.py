@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from reverie.builtin.describer import LearnToDescribe, write_words
-from reverie.errors import InputError, ModelError, SettingsChanged
 from reverie.datasets.human_captions import HumanCaption
+from reverie.errors import InputError, ModelError, SettingsChanged
 from reverie.learn.describe import TuneAgain, TuneDescriber
 from reverie.learn.recaption import RecaptionPairs
 from reverie.learn.train_painter import TrainAnew, TrainPainter
@@ -35,6 +35,7 @@ from reverie.stage import StepContext
 from reverie.store import results, tables
 from reverie.store.imports import import_into
 from tests.models import tiny
+from tests.recaption.conftest import save_captioner
 from tests.recaption.test_mix import fill
 
 SMALL: dict[str, Any] = {
@@ -168,8 +169,9 @@ def test_further_arms_read_what_they_are_about_and_leave_the_others_as_they_are(
     assert (lora.lora, lora.parts) == (0, "both")  # type: ignore[union-attr]
 
 
-def test_captions_that_nobody_tells_apart_keep_their_shares(describer: Path, captioner: Path) -> None:
-    config = change(SCALES["tiny"], captioner=str(describer), second_captioner=str(captioner))
+def test_captions_that_nobody_tells_apart_keep_their_shares(describer: Path, tmp_path: Path) -> None:
+    one = save_captioner(tmp_path / "captioner")
+    config = change(SCALES["tiny"], captioner=str(describer), second_captioner=str(one))
     mixes = {
         mix: {kind: str(change(config, mix=mix).mix_of(kind)) for kind in ("two", "again")}  # type: ignore[arg-type]
         for mix in (("alt=0.2", "short=0.4", "long=0.4"), ("short",))
@@ -190,7 +192,9 @@ def test_a_run_of_before_gets_further_arms_and_keeps_what_it_did(describer: Path
 
 def test_a_second_round_learns_as_many_of_its_own_captions_without_flags(tmp_path: Path) -> None:
     good = bare(tmp_path / "store")
-    more = tables.read_unit(fill(tmp_path / "full") / "pairs.lance", 0, ["pair_id", "unit", "caption_short", "caption_long"])
+    more = tables.read_unit(
+        fill(tmp_path / "full") / "pairs.lance", 0, ["pair_id", "unit", "caption_short", "caption_long"]
+    )
     names = more["pair_id"].to_pylist()
     flags = pa.array([["repetition"] if number == 5 else [] for number in range(12)], pa.list_(pa.string()))
     for style in ("short", "long"):
@@ -209,7 +213,9 @@ def test_a_second_round_learns_as_many_of_its_own_captions_without_flags(tmp_pat
     assert not told
     many = job._own_captions(context, captions, [*captions, *captions, *captions])
     assert sorted(names.index(each.image_id) for each in many) == [4, 6, 7, 8, 9, 10, 11]  # nobody's, and not flagged
-    assert told == ["the captioner has 7 captions of its own without flags for the 12 of people that it is tuned on again"]
+    assert told == [
+        "the captioner has 7 captions of its own without flags for the 12 of people that it is tuned on again"
+    ]
 
 
 def test_a_public_captioner_learns_beside_its_weights(describer: Path) -> None:
@@ -368,14 +374,26 @@ def test_captions_whose_tokens_were_counted_by_another_are_taken(describer: Path
         ({"scale": "paper", "images": "smallworld:studio:10"}, "--scale paper needs images of your own"),
         ({"captioner": None}, "name a captioner"),
         ({"more_arms": ("two",)}, "mixes the captions of two captioners; name the other: --second-captioner NAME"),
-        ({"second_captioner": "builtin:describer"}, "--second-captioner says nothing here: it belongs to --more-arms two"),
+        (
+            {"second_captioner": "builtin:describer"},
+            "--second-captioner says nothing here: it belongs to --more-arms two",
+        ),
         ({"more_arms": ("two",), "second_captioner": "builtin:writer"}, "builtin:writer is a language model"),
-        ({"more_arms": ("two",), "captioner": "builtin:describer", "second_captioner": "builtin:describer"}, "is --captioner too; name another"),
-        ({"more_arms": ("two", "again"), "second_captioner": "builtin:describer", "mix": ("alt",)}, "--more-arms two again: --mix alt has neither short"),
+        (
+            {"more_arms": ("two",), "captioner": "builtin:describer", "second_captioner": "builtin:describer"},
+            "is --captioner too; name another",
+        ),
+        (
+            {"more_arms": ("two", "again"), "second_captioner": "builtin:describer", "mix": ("alt",)},
+            "--more-arms two again: --mix alt has neither short",
+        ),
         ({"per_image": 2}, "--per-image says nothing here: it belongs to --more-arms several"),
         ({"more_arms": ("several",), "per_image": 0}, "--per-image 0: give 1 or more"),
-        ({"more_arms": ("again",), "captioner": "openai:m@http://localhost:1"}, "--more-arms again tunes the captioner a second time, and openai:"),
-        ({"more_arms": ("again", "again")}, "--more-arms names again twice"),
+        (
+            {"more_arms": ("again",), "captioner": "openai:m@http://localhost:1"},
+            "--more-arms again tunes the captioner a second time, and openai:",
+        ),
+        ({"more_arms": ("again", "again")}, "--more-arms again again names one twice"),
     ],
 )
 def test_a_slip_is_one_line_before_any_work(describer: Path, flags: dict[str, Any], told: str) -> None:
