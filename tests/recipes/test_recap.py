@@ -18,8 +18,10 @@ from reverie.datasets.human_captions import HumanCaption
 from reverie.errors import InputError, ModelError, SettingsChanged
 from reverie.learn.describe import TuneAgain, TuneDescriber
 from reverie.learn.recaption import RecaptionPairs
+from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train_painter import TrainAnew, TrainPainter
 from reverie.models.artifacts import find_artifact
+from reverie.models.pretrained import load_tensors
 from reverie.nets.words import split_words
 from reverie.pairs import PAIRS
 from reverie.recaption.mix import Mix
@@ -216,6 +218,60 @@ def test_a_second_round_learns_as_many_of_its_own_captions_without_flags(tmp_pat
     assert told == [
         "the captioner has 7 captions of its own without flags for the 12 of people that it is tuned on again"
     ]
+
+
+def test_a_painter_begins_anew_from_random_weights_and_keeps_what_its_latents_and_words_come_of(tmp_path: Path) -> None:
+    from tests.images.pipelines import save
+
+    start = save("sd", tmp_path / "sd")
+    learner = TrainAnew(start=str(start))._further()
+    learner.check()
+    net, like = learner.build(), TextToImage(start=str(start)).build()
+    weights, old = dict(net.named_parameters()), dict(like.named_parameters())
+    assert {name: each.shape for name, each in weights.items()} == {name: each.shape for name, each in old.items()}
+    assert all(each.requires_grad for each in weights.values())
+    drawn = [name for name in weights if name.endswith("q_proj.weight") or name.endswith("to_q.weight")]
+    assert {name.split(".")[0] for name in drawn} == {"unet", "text_encoder"}
+    assert not any(torch.equal(weights[name], old[name]) for name in drawn)
+    learner.save(net, tmp_path / "made")
+    for part in (
+        "vae/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer.json",
+    ):
+        assert (tmp_path / "made" / part).exists(), part
+    kept = [
+        load_tensors(folder / "vae" / "diffusion_pytorch_model.safetensors") for folder in (start, tmp_path / "made")
+    ]
+    assert all(torch.equal(each, kept[1][name]) for name, each in kept[0].items())
+    with pytest.raises(InputError, match="all of a network learns"):
+        TrainAnew(start=str(start), lora=4)
+
+
+def test_a_network_that_cannot_be_begun_anew_is_told_before_any_work(describer: Path, tmp_path: Path) -> None:
+    from tests.images.pipelines import save
+
+    painter = save("sdxl", tmp_path / "sdxl")
+    flags = {"painter": str(painter), "prompts": None, "base_steps": 0}
+    plan(describer, **flags)
+    with pytest.raises(
+        ModelError,
+        match="is a StableDiffusionXLPipeline, which is not trained from random weights here; leave scratch out",
+    ):
+        plan(describer, more_arms=("scratch",), **flags)
+
+
+def test_several_captions_are_asked_of_who_can_say_several(describer: Path, tmp_path: Path) -> None:
+    one = str(save_captioner(tmp_path / "captioner"))
+    with pytest.raises(InputError, match="says one sentence of an image, and not 4; name another"):
+        plan(Path(one), arms=("short",), more_arms=("several",), base_steps=0)
+    with pytest.raises(
+        InputError,
+        match="says one sentence and no long one, which scratch would read; give --arms short and another --mix",
+    ):
+        plan(Path(one), arms=("short",), more_arms=("scratch",), base_steps=0)
+    with pytest.raises(InputError, match="says one sentence and no long one, which two would read"):
+        plan(describer, more_arms=("two",), second_captioner=one, mix=("long",))
 
 
 def test_a_public_captioner_learns_beside_its_weights(describer: Path) -> None:

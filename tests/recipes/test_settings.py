@@ -36,7 +36,7 @@ KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
 EVERY = [(name, scale) for name, recipe in KINDS.items() for scale in (recipe_scales(recipe) or {"": None})]
 ABSENT = {  # what a person may truly do without; everything else has a default that is a value
     "around", "ask_templates", "glosses", "captioner", "captions", "captions_split", "captions_where", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
-    "human_", "limit", "more_classes", "max_kept", "objects", "paint_px", "painter_decoder_dtype", "prompt", "prompts", "real", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px",
+    "human_", "second_captioner", "limit", "more_classes", "max_kept", "objects", "paint_px", "painter_decoder_dtype", "prompt", "prompts", "real", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px",
     "support_split", "synonyms", "templates", "text_column", "text_lr", "transfer_shots", "until", "words", "writer",
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
@@ -57,6 +57,7 @@ FOLLOWS = {  # setting -> defaults that follow from it
         "places",
     },
     "lora": {"lr"},
+    "captioner": {"tune_steps", "tune_lora"},
     "clip": {"keep_best"},
     "classes": {"eval_data", "shots_from", "words", "per_class"},
     "domain": {"eval_data", "shots_from", "words"},
