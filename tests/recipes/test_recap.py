@@ -17,7 +17,7 @@ from reverie.builtin.describer import LearnToDescribe, write_words
 from reverie.datasets.human_captions import HumanCaption
 from reverie.errors import InputError, ModelError, SettingsChanged
 from reverie.learn.describe import TuneAgain, TuneDescriber
-from reverie.learn.recaption import RecaptionPairs
+from reverie.learn.recaption import RecaptionPairs, RecaptionSeveral
 from reverie.learn.text_to_image import TextToImage
 from reverie.learn.train_painter import TrainAnew, TrainPainter
 from reverie.models.artifacts import find_artifact
@@ -132,8 +132,6 @@ def test_further_arms_are_trained_on_captions_in_columns_of_their_own(
         by = [pairs[f"caption_{style}{end}_by"][0] for end in ("", "_second", "_again")]
         assert len({*by}) == 3
     assert all(len({*texts}) == 3 for texts in pairs["captions_short"])
-    # the captioner that others take of the run is that of the first round
-    assert find_artifact("describer", folder) == folder / "weights" / "captioner"
 
 
 def test_further_arms_read_what_they_are_about_and_leave_the_others_as_they_are(describer: Path, other: Path) -> None:
@@ -190,6 +188,31 @@ def test_captions_that_nobody_tells_apart_keep_their_shares(describer: Path, tmp
 def test_a_run_of_before_gets_further_arms_and_keeps_what_it_did(describer: Path, tmp_path: Path) -> None:
     before, now = plan(describer), plan(describer, more_arms=("scratch", "several"))
     assert now.goes_on_from(before)
+
+
+def test_several_short_captions_of_an_image_stand_in_a_list(describer: Path, tmp_path: Path) -> None:
+    folder = bare(tmp_path / "store", image={3: b"no picture"})
+    job = RecaptionSeveral(str(describer), folder, count=3)
+    job.check()
+    job.run(StepContext(tmp_path / "run", "recaption-several"))
+    rows = tables.read_unit(folder / "pairs.lance", 0).sort_by("text").to_pylist()
+    for row in rows:
+        said, by, flags = (row[f"captions_short{end}"] for end in ("", "_by", "_flags"))
+        if row["text"] == "IMG_3.JPG":
+            assert (said, by, flags) == (None, None, None)
+        else:
+            assert len({*said}) == 3  # each from a seed of its own
+            assert by.endswith(", short")
+            assert flags == sorted({*flags})
+    drawn = {Mix.read(["captions_short"]).draw(rows[0], seed) for seed in range(50)}
+    assert drawn == {*rows[0]["captions_short"]}
+
+
+def test_of_the_captioners_of_a_run_the_first_is_meant(tmp_path: Path) -> None:
+    for name in ("captioner-again", "captioner-second", "captioner"):
+        (tmp_path / "weights" / name).mkdir(parents=True)
+        (tmp_path / "weights" / name / "describer.json").write_text("{}")
+    assert find_artifact("describer", tmp_path) == tmp_path / "weights" / "captioner"
 
 
 def test_a_second_round_learns_as_many_of_its_own_captions_without_flags(tmp_path: Path) -> None:

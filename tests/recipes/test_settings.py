@@ -15,7 +15,7 @@ from tyro._docstrings import get_field_docstring
 
 from reverie.cli import main as cli
 from reverie.cli import recipes as recipe_commands
-from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.errors import InputError, ModelError, SettingsChanged, UnknownName
 from reverie.ranges import RANGES, Range, check_ranges
 from reverie.recipes import options, stablerep
 from reverie.run.plan import (
@@ -260,7 +260,10 @@ def test_each_setting_reaches_the_plan(name: str, recipe: Any, files: dict[str, 
     def facts(config: Any) -> str:
         try:
             record = recipe(config).record()
-        except InputError as error:  # two settings that do not go together are not silent either
+        except (
+            InputError,
+            ModelError,
+        ) as error:  # two settings that do not go together, and a model that is not there, are not silent either
             return str(error)
         return json.dumps([record["seed"], record["unit_size"], record["steps"]], sort_keys=True)
 
