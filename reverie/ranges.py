@@ -56,7 +56,7 @@ RANGES: dict[str, Range] = {
             "crops decoder_heads decoder_layers decoder_width downscale_px episodes epochs eval_px guidance guidances guided_steps head_hidden held_out head_out image_px in_flight "
             "language_layers language_steps language_width latents layers limit look_heads look_layers look_width max_kept max_tags "
             "max_tokens max_words min_words mixed_per_class num_images num_shots paint_px painted_per_class painter_batch "
-            "painter_layers painter_steps painter_width per_batch per_caption per_class probe_epochs queries queue real_batch "
+            "painter_layers painter_steps painter_width per_batch per_caption per_class per_image probe_epochs queries queue real_batch "
             "real_per_class sampler_steps step_cache store_px tag_heads text_context text_heads text_layers text_out text_width token_px "
             "tokenizer_batch tokenizer_channels tokenizer_steps train_steps transfer_batch transfer_shots transfer_steps tune_batch tune_captions tune_steps "
             "unit_size view_px width",

@@ -13,6 +13,7 @@ by LoRA, how long, and what it is chosen by are ours: the paper's own numbers ar
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ from reverie.models.describer import (
 from reverie.models.pretrained import copy_small_files, load_model, load_processor, load_tensors
 from reverie.nets.saving import save_pretrained
 from reverie.recaption.checks import COCO, Things, quality
+from reverie.recaption.mix import CHANNELS, has_words
 from reverie.stage import EventSink, Job, StepContext, Trial
 from reverie.store.files import atomic_file, atomic_folder
 from reverie.store.json_files import read_json
@@ -175,7 +177,11 @@ class TuneDescriber(Job):
         captions = read_human_captions(file)
         captions, pictures = one_id_each(captions, pictures_of(captions, self._pairs(context)))
         train, held = hold_out(captions, self.held_out, file)
-        place, work = place_of(self.captioner), context.checkpoints()
+        own = self._own_captions(context, captions, train)
+        train += own
+        pictures |= pictures_of(own, self._pairs(context))
+        begin, work = self._begin(context), context.checkpoints()
+        place = place_of(begin)
         processor, asking = load_processor(place), asking_of(place, self._prompts())
 
         def encoded(some: Sequence[HumanCaption]) -> dict[str, Any]:
@@ -183,7 +189,7 @@ class TuneDescriber(Job):
                 processor, asking, [pictures[each.image_id] for each in some], [each.style for each in some], [each.text for each in some]
             )  # fmt: skip
 
-        learner = Describing(self.captioner, self.lora, self.dropout)
+        learner = Describing(begin, self.lora, self.dropout)
         look = _Look(held, encoded, self.batch, work / "best")
         work.mkdir(parents=True, exist_ok=True)
         before_file = work / "before.json"
@@ -212,6 +218,7 @@ class TuneDescriber(Job):
             "prompts": {style: asking.prompts[style] for style in STYLES},
             "captioner": str(place),
             "captions": len(train),
+            **({"own_captions": len(own)} if own else {}),
             "images": len({each.image_id for each in train}),
             "held_out": self.held_out,
             "best_step": best,
@@ -233,6 +240,16 @@ class TuneDescriber(Job):
         """So few steps with one look at the held-out captions, and what is written before and after."""
         few = min(steps, self.steps)
         return Trial(dataclasses.replace(self, steps=few, every=few), self.steps)
+
+    def _begin(self, context: StepContext) -> str:
+        """The captioner whose weights the tuning begins at."""
+        return self.captioner
+
+    def _own_captions(
+        self, context: StepContext, captions: Sequence[HumanCaption], train: Sequence[HumanCaption]
+    ) -> list[HumanCaption]:
+        """Captions that nobody wrote, to learn from beside those that people did."""
+        return []
 
     def _fit(self) -> Fit:
         lr = self.lr or (LORA_LR if self.lora else FULL_LR)
@@ -283,6 +300,45 @@ class TuneDescriber(Job):
         said = describer.describe([pictures[name] for name in names], [0] * len(names), style, how)
         said = [without_stem(text) for text in said]
         return quality(said, true, things, describer.num_tokens(said), describer.limit)
+
+
+@dataclass(frozen=True)
+class TuneAgain(TuneDescriber):
+    """A second round: the captioner of the first, tuned once more, on people's captions and its own.
+
+    Beside each caption of people that is learned from stands one of its own, of the same style and of an image that nobody captioned, whose checks
+    found nothing (flags empty). Which weights are kept, the same held-out captions of people decide. The round is ours, not the paper's.
+    """
+
+    first: str = (
+        f"{stage.OF_STEP}captioner"  # what the first round left, in place of ``captioner``, which that began at
+    )
+
+    def _begin(self, context: StepContext) -> str:
+        return context.model(self.first)
+
+    def _own_captions(
+        self, context: StepContext, captions: Sequence[HumanCaption], train: Sequence[HumanCaption]
+    ) -> list[HumanCaption]:
+        from reverie.store import tables
+
+        store, taken = self._pairs(context), {each.image_id for each in captions}
+        assert store is not None
+        own: list[HumanCaption] = []
+        for style in STYLES:
+            column = CHANNELS[style]
+            good = f"status = 'ok' and {has_words(column)} and cardinality({column}_flags) = 0"
+            rows = (row for part in tables.scan(store, ["pair_id", column], good) for row in part.to_pylist())
+            drawn = (
+                (seeds.derive("own captions", context.seed, self.seed, style, row["pair_id"]), row["pair_id"], row[column])
+                for row in rows if row["pair_id"] not in taken
+            )  # fmt: skip
+            wanted = sum(each.style == style for each in train)
+            own += [HumanCaption(name, text, style) for _, name, text in heapq.nsmallest(wanted, drawn)]
+        if len(own) < len(train):
+            text = f"the captioner has {len(own):,} captions of its own without flags for the {len(train):,} of people that it is tuned on again"
+            context.report("warning", text=text)
+        return own
 
 
 class _Look:

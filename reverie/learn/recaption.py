@@ -19,7 +19,7 @@ from reverie import pairs, seeds
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError, SettingsChanged
 from reverie.ranges import check_min
-from reverie.recaption.describe import NAME, Describe, DescribeSpeed
+from reverie.recaption.describe import NAME, Describe, DescribeSeveral, DescribeSpeed
 from reverie.recaption.mix import CHANNELS
 from reverie.run.columns import add_columns, begun_with, check_columns, check_images
 from reverie.run.plan import read_plan
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Style = Literal["short", "long"]
 TRIED = 64  # captions that are drawn in a trial
+SEVERAL = "captions_short"  # column of lists of short captions
+CHANNEL_OF = {column: name for name, column in CHANNELS.items()}
 USABLE = "status = 'ok' and image is not null"
 How = Literal["lengths", "words", "clause", "false"]
 CAPTIONS = "captions.jsonl"  # in the folder of a step that makes human captions
@@ -53,11 +55,15 @@ class RecaptionPairs(Job):
     count_tokens_by: str = ""  # model whose text encoder is to read the captions
     speed: DescribeSpeed = field(default_factory=lambda: DescribeSpeed(16))
 
+    def column_of(self, style: Style) -> str:
+        """Where captions of a style are written."""
+        return CHANNELS[style]
+
     def stages(self, captioner: str) -> Mapping[Style, Describe]:
         """What describes, by style."""
         return {
             style: Describe(
-                captioner, f"caption_{style}", style=style, count_tokens_by=self.count_tokens_by, speed=self.speed
+                captioner, self.column_of(style), style=style, count_tokens_by=self.count_tokens_by, speed=self.speed
             )
             for style in self.styles
         }
@@ -87,9 +93,9 @@ class RecaptionPairs(Job):
     def _check_columns(self, folder: Path, captioner: str, may_be: Callable[[str], bool] | None = None) -> None:
         """That this captioner wrote the captions that are there, or one that it may be. Raises InputError."""
         names = tables.column_names(folder / "pairs.lance")
-        for style, stage in self.stages_in(folder, captioner).items():
+        for stage in self.stages_in(folder, captioner).values():
             by = str(begun_with(folder, _work(stage)).get("captioner", ""))
-            learn = f"learn from these (reverie run text_to_image --store {folder} --mix {style})"
+            learn = f"learn from these (reverie run text_to_image --store {folder} --mix {CHANNEL_OF.get(stage.column, stage.column)})"
             if not by and (taken := next((item.name for item in stage.adds if item.name in names), None)):
                 raise InputError(
                     f"{folder} has a column {taken!r} already, which is not overwritten; {learn}, or import the images once more"
@@ -125,6 +131,50 @@ def counted_as_begun(folder: Path, stage: Describe) -> Describe:
     """The same, with tokens counted as in what the folder has of it: the captions do not depend on that, and who learns from them counts anew."""
     counted = begun_with(folder, _work(stage)).get("count_tokens_by", stage.count_tokens_by)
     return dataclasses.replace(stage, count_tokens_by=str(counted))
+
+
+@dataclass(frozen=True)
+class RecaptionBeside(RecaptionPairs):
+    """The same in columns of their own, beside those of another captioner: ``caption_short_NAME`` and ``caption_long_NAME``."""
+
+    name: str = "second"
+
+    def column_of(self, style: Style) -> str:
+        """Where captions of a style are written."""
+        return beside(style, self.name)
+
+    def preview(self, count: int) -> Job | None:
+        """Nothing: what the first captioner says is looked at."""
+        return None
+
+
+@dataclass(frozen=True)
+class RecaptionSeveral(RecaptionPairs):
+    """Every ok image of a store -> ``captions_short``: ``count`` short captions of it, sampled as long ones are, so that they differ."""
+
+    styles: tuple[Style, ...] = ("short",)
+    count: int = 4
+
+    def stages(self, captioner: str) -> Mapping[Style, Describe]:
+        """What describes."""
+        from reverie.models.describer import DECODING
+
+        usual = DECODING["long"]
+        return {
+            "short": DescribeSeveral(
+                captioner, SEVERAL, temperature=usual.temperature, top_p=usual.top_p, count_tokens_by=self.count_tokens_by, speed=self.speed,
+                count=self.count,
+            )
+        }  # fmt: skip
+
+    def preview(self, count: int) -> Job | None:
+        """Nothing: what the captioner says once is looked at."""
+        return None
+
+
+def beside(style: str, name: str) -> str:
+    """The column of captions of a style that stands beside the usual one."""
+    return f"{CHANNELS[style]}_{name}"
 
 
 def _work(stage: Describe) -> str:

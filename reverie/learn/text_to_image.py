@@ -24,15 +24,15 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from reverie.errors import InputError
+from reverie.errors import InputError, ModelError
 from reverie.learn.autoencoder import encode
 from reverie.learn.lora import add_lora, check_lora, merge_lora
 from reverie.learn.noising import Noising
 from reverie.learn.pipelines import Parts, PipelineDenoiser, choose, start_of, train_chosen
 from reverie.models.names import locate
-from reverie.models.pretrained import load_model, load_tokenizer_of, part_of
+from reverie.models.pretrained import load_model, load_part_config, load_tokenizer_of, part_of
 from reverie.nets.autocast import exact_on_cpu
 from reverie.nets.text import text_config
 from reverie.nets.widen import TEXT_HEADS, widen
@@ -293,6 +293,29 @@ class TextToImage:
 
     def _tokenizer(self) -> Any:
         return _opened_tokenizer(self.tokenizer) if self.tokenizer else _opened_tokenizers(self.start)[0][0]
+
+
+@dataclass(frozen=True)
+class Untrained(TextToImage):
+    """The same network as that of ``start``, from random weights: U-Net and text encoder begin untrained.
+
+    Autoencoder, tokenizer, and scheduler, which says what is predicted, are those of ``start``.
+    """
+
+    def check(self) -> None:
+        """Raises what ``TextToImage`` does, and ModelError for a pipeline whose network cannot be begun from nothing."""
+        super().check()
+        # The others want weights that are drawn in ways of their own, and read texts with encoders too large to begin anew.
+        if start_of(self.start).driver.predict:
+            raise ModelError(
+                f"{self.start} is a {start_of(self.start).family}, which is not trained from random weights here; leave scratch out, or give "
+                "a Stable Diffusion"
+            )
+
+    def _build(self) -> Denoiser:
+        start = locate(self.start)
+        unet = UNet2DConditionModel.from_config(load_part_config(start, "unet"))
+        return _denoiser(unet, CLIPTextModel(CLIPTextConfig.from_dict(load_part_config(start, "text_encoder"))))
 
 
 def _denoiser(unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> Denoiser:

@@ -28,7 +28,7 @@ from reverie.learn.autoencoder import Autoencoder, encode
 from reverie.learn.fit import Fit, fit
 from reverie.learn.lora import check_lora
 from reverie.learn.pipelines import Parts, start_of
-from reverie.learn.text_to_image import TextToImage
+from reverie.learn.text_to_image import TextToImage, Untrained
 from reverie.learn.train import Train
 from reverie.models.names import locate
 from reverie.models.pretrained import check_networks
@@ -427,6 +427,22 @@ class TrainPainter(Job):
             total, cut = (sum(part[place] for part in parts) for place in (0, 1))
             found, pairs = ({each for part in parts for each in part[place]} for place in (2, 3))
         return LongCaptions(total, cut, frozenset(found), frozenset(pairs))
+
+
+@dataclass(frozen=True)
+class TrainAnew(TrainPainter):
+    """The same network as that of ``start``, from random weights: its U-Net and text encoder begin untrained, all else of it is taken as it is.
+
+    All of its weights learn, with the latents, captions and noise that one sees which goes on from ``start``.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.start or self.parts != "both" or self.lora:
+            raise InputError("from random weights all of a network learns; name the pipeline that it is the network of")
+
+    def _further(self) -> Untrained:
+        return Untrained(start=self.start, text_rate=self.text_rate, caption_drop=self.caption_drop)
 
 
 def _dropped(long: LongCaptions) -> str:

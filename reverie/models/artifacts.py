@@ -9,6 +9,9 @@ from reverie.errors import InputError
 
 WEIGHTS = (".safetensors", ".json", ".jsonl", ".txt")  # what decides the answers; a card beside them does not
 
+MAIN = {
+    "describer": "captioner"
+}  # step whose weights are meant where a run has several; else the one that is called as they are
 MADE_BY = {"captioner": "syntic or synth2", "describer": "recap", "classifier": "zero_shot or few_shot"}  # recipes
 
 
@@ -51,4 +54,4 @@ def _candidates(what: str, path: Path) -> list[Path]:
     if (path / about).is_file():
         return [path]
     found = sorted(file.parent for file in path.glob(f"weights/*/{about}"))
-    return [folder for folder in found if folder.name == what] or found
+    return [folder for folder in found if folder.name == MAIN.get(what, what)] or found

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
+from PIL import Image
 
 from reverie import seeds
 from reverie.errors import InputError, ReverieError
@@ -19,6 +20,8 @@ from reverie.recaption.flags import EMPTY, flags_of
 from reverie.stage import StepContext, UnitStage, Worker, of_step
 from reverie.store.pictures import Speed, decoded
 
+Told = tuple[str | list[str] | None, str, list[str]]  # caption or captions, who said so, flags
+Sayer = Callable[[Sequence[Image.Image], Sequence[int]], list[tuple[str | None, list[str]]]]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -108,6 +111,30 @@ class Describe(UnitStage):
 
     def open(self, context: StepContext) -> Worker:
         """Load the captioner. Raises InputError, ModelError."""
+        say, by = self._sayer(context)
+
+        def describe(rows: pa.Table) -> pa.Table:
+            told: list[Told | None] = [None] * len(rows)
+            names = rows["pair_id"].to_pylist()
+            for numbers, pictures in decoded(rows, self.speed.batch_size):
+                drawn = [
+                    seeds.derive("describe", context.seed, names[number], self.style, context.retry)
+                    for number in numbers
+                ]
+                for number, (text, flags) in zip(numbers, say(pictures, drawn), strict=True):
+                    told[number] = (text, by, flags)
+            return self._columns(rows, told)
+
+        return describe
+
+    def _columns(self, rows: pa.Table, told: Sequence[Told | None]) -> pa.Table:
+        made: dict[str, Any] = {"pair_id": rows["pair_id"], "unit": rows["unit"]}
+        for place, item in enumerate(self.adds):
+            made[item.name] = pa.array([each and each[place] for each in told], item.type)
+        return pa.table(made)
+
+    def _sayer(self, context: StepContext) -> tuple[Sayer, str]:
+        """What says of pictures, under a seed each, a caption with its flags, None where it has no word; and who says so."""
         from reverie.captions.class_captions import without_stem
         from reverie.models.describer import DECODING, Decoding, open_describer
 
@@ -135,22 +162,52 @@ class Describe(UnitStage):
         asked = "" if len(describer.styles) == 1 else f", {self.style}"
         by = describer.revision + asked + f", beam {self.beams}" * (self.beams > 1)
 
+        def say(pictures: Sequence[Image.Image], drawn: Sequence[int]) -> list[tuple[str | None, list[str]]]:
+            texts = [without_stem(text) for text in describer.describe(pictures, drawn, self.style, how)]
+            flags = [flags_of(text, length, limit) for text, length in zip(texts, count(texts), strict=True)]
+            return [(None if EMPTY in own else text, own) for text, own in zip(texts, flags, strict=True)]
+
+        return say, by
+
+
+@dataclass(frozen=True)
+class DescribeSeveral(Describe):
+    """The same with ``count`` captions of an image in a list, each sampled from a seed of its own; flags are those of any of them."""
+
+    count: int = 4
+
+    @property
+    def adds(self) -> tuple[pa.Field, ...]:
+        """The columns, the first of lists."""
+        _, *about = super().adds
+        return (pa.field(self.column, pa.list_(pa.string())), *about)
+
+    def check(self) -> None:
+        """That there is one that can say several, before any work. Raises what ``Describe`` does."""
+        super().check()
+        from reverie.models.describer import styles_of
+
+        if not of_step(str(self.captioner)) and len(styles_of(self.captioner)) == 1:
+            raise InputError(
+                f"{self.captioner} is a captioner that says one sentence of an image, and not {self.count}; name another, or ask for one"
+            )
+
+    def open(self, context: StepContext) -> Worker:
+        """Load the captioner. Raises InputError, ModelError."""
+        say, by = self._sayer(context)
+
         def describe(rows: pa.Table) -> pa.Table:
-            told: list[tuple[str | None, str, list[str]] | None] = [None] * len(rows)
+            told: list[Told | None] = [None] * len(rows)
             names = rows["pair_id"].to_pylist()
             for numbers, pictures in decoded(rows, self.speed.batch_size):
-                drawn = [
-                    seeds.derive("describe", context.seed, names[number], self.style, context.retry)
-                    for number in numbers
-                ]
-                texts = [without_stem(text) for text in describer.describe(pictures, drawn, self.style, how)]
-                for number, text, length in zip(numbers, texts, count(texts), strict=True):
-                    flags = flags_of(text, length, limit)
-                    told[number] = (None if EMPTY in flags else text, by, flags)
-            made: dict[str, Any] = {"pair_id": rows["pair_id"], "unit": rows["unit"]}
-            for place, item in enumerate(self.adds):
-                made[item.name] = pa.array([each and each[place] for each in told], item.type)
-            return pa.table(made)
+                turns = [
+                    say(pictures, [seeds.derive("describe", context.seed, names[number], self.style, context.retry, turn) for number in numbers])
+                    for turn in range(self.count)
+                ]  # fmt: skip
+                for number, said in zip(numbers, zip(*turns, strict=True), strict=True):
+                    texts = [text for text, _ in said if text is not None]
+                    told[number] = (texts or None, by, sorted({flag for _, flags in said for flag in flags}))
+            return self._columns(rows, told)
 
         return describe
 

@@ -15,8 +15,8 @@ In the small world the painter is one that learned from alt-text alone, so that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ from reverie.arms import Arm
 from reverie.errors import InputError
 from reverie.ranges import check_min
 from reverie.recaption.mix import Mix, has_words
-from reverie.recipes.options import PUBLIC_PAINTER, Painting, Precision, Scale, refuse_twins
+from reverie.recipes.options import BUILTIN, PUBLIC_PAINTER, Painting, Precision, Scale, refuse_twins
 from reverie.recipes.text_to_image import FURTHER_LR, LORA_LR
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from reverie.models.describer import Style
 
 Kind = Literal["base", "alt", "short", "long", "mix"]
-LABELS: Mapping[Kind, str] = {
+MoreKind = Literal["scratch", "two", "again", "several"]
+LABELS: Mapping[Kind | MoreKind, str] = {
     "base": "no further training", "alt": "alt-text", "short": "short captions", "long": "long captions", "mix": "mix of captions",
+    "scratch": "mix of captions, from random weights", "two": "mix of captions of two captioners", "again": "mix of captions of a second round",
+    "several": "several short captions",
 }  # fmt: skip
 TOLD: tuple[Kind, ...] = ("mix", "long", "short", "alt")  # the first of these that is there is what the page tells of,
 CONTROLS: tuple[Kind, ...] = (
@@ -52,6 +55,8 @@ SMALLWORLD = "smallworld:"
 WITH_TEXT = f"status = 'ok' and {has_words('text')}"
 ALT_PAINTER = "builtin:painter-alt"
 PUBLIC_CAPTIONER = "Qwen/Qwen2-VL-2B-Instruct"
+TUNE_STEPS, TUNE_LORA = 300, 16  # of a public captioner
+OTHER, AGAIN = "second", "again"  # ends of the names of steps and columns of another captioner, and of a second round
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,9 @@ class Recaptioning:
     tune_lora: int = 0  # rank of LoRA of the captioner; 0 = the weights of its language part learn
     # file of names of things, one a line, whose hallucination is counted; those of COCO, or of the small world, when absent
     objects: Path | None = None
+    # captioner beside --captioner, whose captions the arm two reads as well; tuned as that one is, where it can be
+    second_captioner: str | None = None
+    per_image: int = 4  # short captions of an image for the arm several, which draws one at a visit
 
     @property
     def is_smallworld(self) -> bool:
@@ -96,14 +104,12 @@ class Recaptioning:
     @property
     def is_tuned(self) -> bool:
         """Whether the captioner learns from people first. One that is not tuned here is taken as it is where nobody gave captions."""
-        return self.human_ is not None or (self.is_smallworld and self._can_be_tuned)
+        return self.human_ is not None or (self.is_smallworld and _can_be_tuned(self.captioner or ""))
 
     @property
-    def _can_be_tuned(self) -> bool:
-        from reverie.models.artifacts import has_artifact
-
-        name = self.captioner or ""
-        return not (name.startswith("openai:") or has_artifact("captioner", Path(name)))
+    def is_second_tuned(self) -> bool:
+        """Whether the second captioner learns from people as the first does."""
+        return self.is_tuned and _can_be_tuned(self.second_captioner or "")
 
     @property
     def styles(self) -> tuple[Style, ...]:
@@ -113,6 +119,19 @@ class Recaptioning:
         if not self.captioner:
             raise InputError("name a captioner: --captioner builtin:describer, or any image-text-to-text model")
         return styles_of(self.captioner)
+
+    @property
+    def second_styles(self) -> tuple[Style, ...]:
+        """What the second captioner can be asked for."""
+        from reverie.models.describer import styles_of
+
+        return styles_of(self.second_captioner or "")
+
+
+def _can_be_tuned(captioner: str) -> bool:
+    from reverie.models.artifacts import has_artifact
+
+    return not (captioner.startswith("openai:") or has_artifact("captioner", Path(captioner)))
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,9 @@ class RecapConfig:
     # what is trained beside each other; on alt (the stored text), short or long captions, a mix of them (as --mix says), or base, no further
     # training; all, or all but alt where no image has a text, when absent
     arms: tuple[Kind, ...] = ("base", "alt", "short", "long", "mix")
+    # what is trained beside --arms on the same images: the mix from random weights (scratch), the mix of two captioners (two), of a second round
+    # of tuning and recaptioning (again), or several short captions of an image (several)
+    more_arms: tuple[MoreKind, ...] = ()
     # captions that are read, with their shares: alt (the stored text), short and long (as reverie recaption writes them), or columns, such
     # as short=0.5 long=0.5; at each visit of a pair one is drawn
     mix: tuple[str, ...] = ("short=0.5", "long=0.5")
@@ -158,10 +180,16 @@ class RecapConfig:
     seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: RecapConfig) -> dict[str, Any]:
-        """A public painter learns slowly and is not asked about the small world; of images without text none learns alt-text."""
+        """A public captioner learns beside its weights, longer; a public painter learns slowly and is not asked about the small world; of images
+        without text none learns alt-text.
+        """
         own, has_texts = self.paint.is_builtin, self.recaption.has_texts
         further = LORA_LR if self.lora else FURTHER_LR
+        tuned = usual.recaption
+        is_public = not (self.recaption.captioner or BUILTIN).startswith(BUILTIN)
         return {
+            "tune_steps": max(TUNE_STEPS, tuned.tune_steps) if is_public else tuned.tune_steps,
+            "tune_lora": TUNE_LORA if is_public else tuned.tune_lora,
             "arms": usual.arms if has_texts else tuple(kind for kind in usual.arms if kind != "alt"),
             "lr": usual.lr if own else further,
             "prompts": usual.prompts if own else None,
@@ -174,6 +202,8 @@ class RecapConfig:
         """Raises InputError for settings that do not go together, or say nothing."""
         refuse_twins("--seeds", self.seeds)
         refuse_twins("--arms", self.arms)
+        if self.more_arms:
+            refuse_twins("--more-arms", self.more_arms)
         own = self.recaption
         check_min(
             1,
@@ -199,17 +229,16 @@ class RecapConfig:
             raise InputError(
                 "--text-lr says how fast the text encoders learn, which they do not with --train-parts unet"
             )
+        Mix.read(self.mix)
         unsaid = [style for style in ("short", "long") if style not in own.styles]
-        if lacking := [
-            kind for kind in self.arms if kind != "base" and {name for name, _ in self.mix_of(kind).weights} & {*unsaid}
-        ]:
+        self._check_more()
+        if lacking := [kind for kind in self.trained if {name for name, _ in self.mix_of(kind).weights} & {*unsaid}]:
             some = " ".join(kind for kind in self.arms if kind not in lacking)
             raise InputError(
                 f"{own.captioner} says one sentence and no {unsaid[0]} one, which {' and '.join(lacking)} would read; give --arms {some}"
-                + " and another --mix" * ("mix" in lacking)
+                + " and another --mix" * bool({"mix", *self.more_arms} & {*lacking})
             )
-        Mix.read(self.mix)
-        if self.arms == ("base",):
+        if not self.trained:
             raise InputError("--arms base alone trains nothing; name what to train beside it, such as alt and mix")
         if self.scale == "paper" and own.is_smallworld:
             raise InputError("--scale paper needs images of your own: --images FOLDER, made by reverie import")
@@ -234,18 +263,71 @@ class RecapConfig:
         from reverie.datasets.few_shot import check_store
 
         check_store(store)
-        learn = [kind for kind in self.arms if kind != "base" and "alt" in dict(self.mix_of(kind).weights)]
+        learn = [kind for kind in self.trained if "alt" in dict(self.mix_of(kind).weights)]
         if (learn or self.base_steps) and not self.recaption.has_texts:
-            flags = ["--arms"] * ("alt" in learn) + ["--mix"] * ("mix" in learn)
+            flags = ["--arms"] * ("alt" in learn) + ["--mix"] * bool({*learn} - {"alt"})
             leave = [f"leave alt out of {' and '.join(flags)}"] * bool(flags)
             leave += ["give --base-steps 0"] * bool(self.base_steps)
             raise InputError(
                 f"no image of {store} has a text, so nothing can be learned from alt-text; {' and '.join(leave)}"
             )
 
-    def mix_of(self, kind: Kind) -> Mix:
-        """What an arm reads."""
-        return Mix.read(self.mix if kind == "mix" else (kind,))
+    def _check_more(self) -> None:
+        """That further arms have what they are about, and nothing else was given."""
+        own = self.recaption
+        if "two" in self.more_arms and not own.second_captioner:
+            raise InputError(
+                "--more-arms two mixes the captions of two captioners; name the other: --second-captioner NAME"
+            )
+        if own.second_captioner and "two" not in self.more_arms:
+            raise InputError("--second-captioner says nothing here: it belongs to --more-arms two")
+        if own.second_captioner and own.second_captioner == own.captioner:
+            raise InputError(f"--second-captioner {own.second_captioner} is --captioner too; name another")
+        if own.per_image != Recaptioning.per_image and "several" not in self.more_arms:
+            raise InputError("--per-image says nothing here: it belongs to --more-arms several")
+        if "again" in self.more_arms and not own.is_tuned:
+            raise InputError(
+                f"--more-arms again tunes the captioner a second time, and {own.captioner} is not tuned a first time; give captions "
+                "of people (--human) for an image-text-to-text model, or leave again out"
+            )
+        told = self.told_by_captioners
+        if silent := [kind for kind in ("two", "again") if kind in self.more_arms and not told]:
+            raise InputError(
+                f"--more-arms {' '.join(silent)}: --mix {' '.join(self.mix)} has neither short nor long captions; give another --mix"
+            )
+        if "two" in self.more_arms and not told.keys() & {*own.second_styles}:
+            raise InputError(
+                f"{own.second_captioner} says one sentence and no long one, which two would read; give another --mix, or another "
+                "--second-captioner"
+            )
+
+    @property
+    def trained(self) -> tuple[Kind | MoreKind, ...]:
+        """Arms that learn."""
+        return (*(kind for kind in self.arms if kind != "base"), *self.more_arms)
+
+    @property
+    def told_by_captioners(self) -> dict[str, float]:
+        """Weights of the mix's short and long captions."""
+        return {name: weight for name, weight in Mix.read(self.mix).weights if name in ("short", "long")}
+
+    def mix_of(self, kind: Kind | MoreKind) -> Mix:
+        """What an arm reads. Of two captioners each has half of what one has in the mix."""
+        from reverie.learn.recaption import SEVERAL, beside
+
+        if kind == "several":
+            return Mix.read((SEVERAL,))
+        if kind in ("alt", "short", "long"):
+            return Mix.read((kind,))
+        mix, told = dict(Mix.read(self.mix).weights), self.told_by_captioners
+        if kind == "again":
+            mix = {beside(name, AGAIN) if name in told else name: weight for name, weight in mix.items()}
+        elif kind == "two":
+            others = {name: weight for name, weight in told.items() if name in self.recaption.second_styles}
+            half = sum(told.values()) / 2
+            mix |= {name: weight / 2 for name, weight in told.items()}
+            mix |= {beside(name, OTHER): half * weight / sum(others.values()) for name, weight in others.items()}
+        return Mix(tuple(mix.items()))
 
 
 TINY = RecapConfig()
@@ -265,7 +347,7 @@ SCALES = {
     "paper": replace(  # from memory and secondary sources, see docs/recipes/recap.md
         TINY,
         scale="paper",
-        recaption=Recaptioning("", captioner=PUBLIC_CAPTIONER, tune_steps=300, tune_lora=16),
+        recaption=Recaptioning("", captioner=PUBLIC_CAPTIONER, tune_steps=TUNE_STEPS, tune_lora=TUNE_LORA),
         paint=Painting(PUBLIC_PAINTER, per_caption=1, guidance=7.5, sampler_steps=50, painter_dtype="fp16"),
         train_steps=250_000,
         batch_size=512,
@@ -283,12 +365,15 @@ SCALES = {
 def arms(config: RecapConfig = TINY) -> dict[Arm, TrainPainter | None]:
     """What is trained beside what, under the first seed; None for the painter that all begin at."""
     found: dict[Arm, TrainPainter | None] = {}
-    for kind in config.arms:
+    for kind in (*config.arms, *config.more_arms):
         reads = "" if kind == "base" else str(config.mix_of(kind))
         arm = Arm(kind, LABELS[kind], factors={"captions": kind, "mix": reads})
-        found[arm] = (
-            None if kind == "base" else _painter(config, config.mix_of(kind), config.train_steps, start_of_arms(config))
-        )
+        if kind == "base":
+            found[arm] = None
+        elif kind == "scratch":
+            found[arm] = _from_scratch(config)
+        else:
+            found[arm] = _painter(config, config.mix_of(kind), config.train_steps, start_of_arms(config))
     return found
 
 
@@ -305,14 +390,18 @@ def recap(config: RecapConfig = TINY, arms_: Mapping[Arm, TrainPainter | None] |
     Args:
         arms_: what is trained, in place of ``arms(config)``.
     """
+    from reverie.learn.train_painter import TrainAnew
     from reverie.models.painter import check_painter
     from reverie.report.page import WritePage
 
     config.check()
-    if config.paint.is_builtin or Path(config.paint.painter).is_dir():
+    is_local = config.paint.is_builtin or Path(config.paint.painter).is_dir()
+    if is_local:
         check_painter(config.paint.painter, config.paint.sampler_steps, config.paint.paint_px, config.paint.scheduler)
     steps = list(recaptioned(config))
     last = steps[-1].name
+    more = recaptioned_more(config, steps)
+    steps += [step for some in more.values() for step in some]
     if config.base_steps:
         base = _painter(config, Mix.read(("alt",)), config.base_steps, config.paint.painter)
         steps.append(
@@ -322,7 +411,7 @@ def recap(config: RecapConfig = TINY, arms_: Mapping[Arm, TrainPainter | None] |
                 inputs=("photos",) if config.recaption.is_smallworld else (),
             )
         )
-    inputs = (last, *(("base",) if config.base_steps else ()))
+    inputs: tuple[str, ...] = (last, *(("base",) if config.base_steps else ()))
     measured: list[Arm] = []
     for arm, train in (arms(config) if arms_ is None else arms_).items():
         if train is None:
@@ -333,9 +422,12 @@ def recap(config: RecapConfig = TINY, arms_: Mapping[Arm, TrainPainter | None] |
             )
             measured.append(known)
             continue
+        if isinstance(train, TrainAnew) and is_local:
+            train.check()  # a network that cannot be begun anew is told before any work
+        read = tuple(step.name for step in more.get(arm.id, ())[-1:])
         for number in config.seeds:
             measured.append(arm.under(number))
-            steps.append(Step(arm.under(number).key, replace(train, seed=number), inputs=inputs))
+            steps.append(Step(arm.under(number).key, replace(train, seed=number), inputs=(*inputs, *read)))
     last_ones = tuple(step.name for step in steps if step.name not in ("photos", "human"))
     if config.prompts:
         steps.append(Step("generation", measure(config, measured), inputs=last_ones))
@@ -368,6 +460,45 @@ def recaptioned(config: RecapConfig) -> tuple[Step, ...]:
     if own.is_tuned:
         describe.check_tuned(tune, config.seed)
     return (*steps, Step("recaption", describe, inputs=tuple(step.name for step in steps)))
+
+
+def recaptioned_more(config: RecapConfig, first: Sequence[Step]) -> dict[str, list[Step]]:
+    """What further arms read, by arm: a captioner where one is tuned, and its captions. Raises InputError for settings that cannot be used.
+
+    Args:
+        first: the steps of ``recaptioned``.
+    """
+    from reverie.learn.describe import TuneAgain
+    from reverie.learn.recaption import RecaptionBeside, RecaptionPairs, RecaptionSeveral
+
+    own, names, found = config.recaption, tuple(step.name for step in first), dict[str, list[Step]]()
+    describe = first[-1].stage
+    assert isinstance(describe, RecaptionPairs)
+    told: dict[str, RecaptionPairs] = {}
+    counted = describe.count_tokens_by
+    if "two" in config.more_arms:
+        name, found["two"] = own.second_captioner or "", []
+        if own.is_second_tuned:
+            tune = replace(captioner_tuning(config), captioner=name)
+            tune.check()
+            name = f"captioner-{OTHER}"
+            found["two"] = [Step(name, tune, inputs=tuple(each for each in names if each in ("photos", "human")))]
+            name = f"{OF_STEP}{name}"
+        told["two"] = RecaptionBeside(name, own.store, own.second_styles, counted, name=OTHER)
+    if "again" in config.more_arms:
+        once = captioner_tuning(config)
+        tune = TuneAgain(**{item.name: getattr(once, item.name) for item in fields(once)} | {"seed": once.seed + 1})
+        found["again"] = [Step(f"captioner-{AGAIN}", tune, inputs=names)]
+        told["again"] = RecaptionBeside(f"{OF_STEP}captioner-{AGAIN}", own.store, own.styles, counted, name=AGAIN)
+    if "several" in config.more_arms:
+        found["several"] = []
+        told["several"] = RecaptionSeveral(describe.captioner, own.store, count_tokens_by=counted, count=own.per_image)
+    for kind, stage in told.items():
+        stage.check()
+        end = {"two": OTHER}.get(kind, kind)
+        inputs = tuple(dict.fromkeys((*names, *(step.name for step in found[kind]))))
+        found[kind].append(Step(f"recaption-{end}", stage, inputs=inputs))
+    return found
 
 
 def captioner_tuning(config: RecapConfig) -> TuneDescriber:
@@ -408,6 +539,15 @@ def _painter(config: RecapConfig, mix: Mix, steps: int, start: str) -> TrainPain
         over_limit=config.over_limit,
         lora=config.lora,
     )
+
+
+def _from_scratch(config: RecapConfig) -> TrainPainter:
+    """The painter's network, all of which begins untrained and learns, on the mix with as many steps."""
+    from reverie.learn.train_painter import TrainAnew
+
+    whole = replace(config, train_parts="both", lora=0)
+    like = _painter(whole, config.mix_of("scratch"), config.train_steps, config.paint.painter)
+    return TrainAnew(**{item.name: getattr(like, item.name) for item in fields(like)})
 
 
 def _fit(config: RecapConfig, steps: int, lr: float) -> Fit:

@@ -15,7 +15,7 @@ from tyro._docstrings import get_field_docstring
 
 from reverie.cli import main as cli
 from reverie.cli import recipes as recipe_commands
-from reverie.errors import InputError, SettingsChanged, UnknownName
+from reverie.errors import InputError, ModelError, SettingsChanged, UnknownName
 from reverie.ranges import RANGES, Range, check_ranges
 from reverie.recipes import options, stablerep
 from reverie.run.plan import (
@@ -36,7 +36,7 @@ KINDS |= {f"claims {name}": find_study(name) for name in known_studies()}
 EVERY = [(name, scale) for name, recipe in KINDS.items() for scale in (recipe_scales(recipe) or {"": None})]
 ABSENT = {  # what a person may truly do without; everything else has a default that is a value
     "around", "ask_templates", "glosses", "captioner", "captions", "captions_split", "captions_where", "classes", "clip", "context", "domain", "eval_data", "eval_images", "images_from", "label_column",
-    "human_", "limit", "more_classes", "max_kept", "objects", "paint_px", "painter_decoder_dtype", "prompt", "prompts", "real", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px",
+    "human_", "second_captioner", "limit", "more_classes", "max_kept", "objects", "paint_px", "painter_decoder_dtype", "prompt", "prompts", "real", "real_store", "refine_target", "scheduler", "shots_from", "start", "store_px",
     "support_split", "synonyms", "templates", "text_column", "text_lr", "transfer_shots", "until", "words", "writer",
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
@@ -57,6 +57,7 @@ FOLLOWS = {  # setting -> defaults that follow from it
         "places",
     },
     "lora": {"lr"},
+    "captioner": {"tune_steps", "tune_lora"},
     "clip": {"keep_best"},
     "classes": {"eval_data", "shots_from", "words", "per_class"},
     "domain": {"eval_data", "shots_from", "words"},
@@ -259,7 +260,10 @@ def test_each_setting_reaches_the_plan(name: str, recipe: Any, files: dict[str, 
     def facts(config: Any) -> str:
         try:
             record = recipe(config).record()
-        except InputError as error:  # two settings that do not go together are not silent either
+        except (
+            InputError,
+            ModelError,
+        ) as error:  # two settings that do not go together, and a model that is not there, are not silent either
             return str(error)
         return json.dumps([record["seed"], record["unit_size"], record["steps"]], sort_keys=True)
 
