@@ -339,7 +339,7 @@ class MeasureTuning(Job):
     grows: ClassVar[tuple[str, ...]] = ("tuned",)
 
     tuned: tuple[Arm, ...]  # captioners, by the steps that tuned them
-    photos: ClassVar[int] = 200
+    photos: ClassVar[int] = 1000
 
     @property
     def arms(self) -> tuple[Arm, ...]:
