@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reverie.errors import InputError
-from reverie.pairs import CAPTIONS, OK
+from reverie.pairs import CAPTIONS, OK, PAIRS
 from reverie.store import tables
 from reverie.store.imports.samples import Sample, label_of, text_of
 from reverie.store.json_files import read_json
@@ -83,6 +83,9 @@ def samples(texts: Texts, column: str) -> Iterator[Sample]:
 def _table_of(path: Path, column: str) -> Path:
     """The table of a store that has this column. Raises InputError for a run whose step that makes it is not finished."""
     folder, kind = path, "captions" if column in CAPTIONS.names else "pairs"
+    # Pairs that a step took, such as those of the small world, have no captions beside them; their text is the same.
+    if column in PAIRS.names and not tables.exists(path / "captions.lance") and tables.exists(path / "pairs.lance"):
+        kind = "pairs"
     if path.suffix == ".lance":
         folder, kind = path.parent, path.stem
     table = folder / f"{kind}.lance"

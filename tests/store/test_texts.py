@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,13 @@ def test_a_run_that_is_not_finished_is_told_with_the_step_that_lacks(tmp_path: P
     with pytest.raises(InputError, match="step 'captions'"):
         ReadCorpus(folder)
     assert {"captions", "paint", "brightness"} <= set(names)
+
+
+def test_pairs_without_captions_beside_them_are_read_by_their_text(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder / "pairs.lance", tmp_path / "photos" / "pairs.lance")
+    texts = read_texts(tmp_path / "photos", "text").rows["text"].to_pylist()
+    assert texts == read_texts(run_folder / "pairs.lance", "text").rows["text"].to_pylist()
+    assert any(texts)
 
 
 def test_what_is_and_is_not_a_store(run_folder: Path, tmp_path: Path) -> None:
