@@ -29,6 +29,7 @@ from reverie.store import tables
 from reverie.store.files import passing_folder
 
 ENCODED = "images encoded"  # what else tells its speed, see models/feature_cache.py
+READ = frozenset({"ReadCorpus"})  # stages whose captions are there already
 GROWS = "took {:.2g} s on what the trial had; how it grows is not known"
 UNITS = 4  # of a trial; the first one does not count
 TRAINED = 8  # optimiser steps of a trial
@@ -100,7 +101,7 @@ class Estimate:
     @property
     def is_known(self) -> bool:
         """Whether a sum says anything: one without the painter, of nothing but captions that are read, does not."""
-        return not self.without or sum(step.seconds.middle for step in self.steps if step.seconds is not None) >= 1
+        return not self.without or any(step.seconds is not None and step.stage not in READ for step in self.steps)
 
     @property
     def seconds(self) -> Span | None:
