@@ -25,7 +25,7 @@ import tyro
 from reverie.arms import Arm
 from reverie.errors import InputError
 from reverie.ranges import check_min
-from reverie.recaption.mix import Mix, has_words
+from reverie.recaption.mix import CHANNELS, Mix, has_words
 from reverie.recipes.options import BUILTIN, PUBLIC_PAINTER, Painting, Precision, Scale, refuse_twins
 from reverie.recipes.text_to_image import FURTHER_LR, LORA_LR
 from reverie.run.plan import Plan, Step
@@ -250,7 +250,7 @@ class RecapConfig:
     def _check_mix(self) -> None:
         """That the mix reads what the images have, or get from the captioner."""
         own, mix = self.recaption, self.mix_of("mix")
-        coming = [f"caption_{style}" for style in own.styles]
+        coming = [CHANNELS[style] for style in own.styles]
         if not own.is_smallworld:
             mix.check_columns(Path(own.images) / "pairs.lance", coming=coming)
         elif lacking := sorted({*mix.columns} - {*coming, "text"}):
