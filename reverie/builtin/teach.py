@@ -43,12 +43,14 @@ class Kept:
     def __init__(self, most: int) -> None:
         self.most, self.seen = most, 0
         self.latents, self.targets = torch.zeros(0), torch.zeros(0)
+        self.right = torch.zeros(0)  # of the newest (n,): whether the judge read all shapes as they were asked
 
-    def add(self, latents: Tensor, targets: Tensor) -> None:
+    def add(self, latents: Tensor, targets: Tensor, asked: Tensor) -> None:
         """New ones go where the oldest are."""
         if not self.seen:
             self.latents = latents.new_zeros(self.most, *latents.shape[1:], dtype=torch.half)
             self.targets = targets.new_zeros(self.most, *targets.shape[1:])
+        self.right = (targets[:, :4] == asked[:, :4]).all(1).float()
         rows = torch.arange(self.seen, self.seen + len(latents), device=latents.device)[-self.most :] % self.most
         self.latents[rows], self.targets[rows] = latents[-self.most :].half(), targets[-self.most :]
         self.seen += len(latents)
@@ -130,7 +132,7 @@ class PaintAsRead:
             device=asked.device,
         )  # fmt: skip
 
-        net.kept.add(painted, targets)
+        net.kept.add(painted, targets, asked)
         again, again_targets = net.kept.draw(self.again)
         latents = torch.cat([batch["known"].float(), again])
         known = torch.cat([batch["known_targets"], again_targets])
@@ -170,7 +172,7 @@ class PaintAsRead:
             "read": as_read,
             "binding": binding,
             "reader": reader,
-            "right": (targets[:, :4] == asked[:, :4]).all(1).float().mean(),
+            "right": net.kept.right.mean(),
         }
 
     @torch.no_grad()

@@ -5,6 +5,7 @@
     python -m reverie.builtin.train --only painter --further 5000    the painter that ships, trained on
     accelerate launch --cpu --num_processes 2 -m reverie.builtin.train --only painter    by two processes
     python -m reverie.builtin.train --only reader bound taught    the painter that ships, taught by a reader of its latents (by several processes too)
+    python -m reverie.builtin.train --only token-reader token-painter --further 5000    the token painter that ships, trained on
     python -m reverie.builtin.train --device cuda --minutes 8    what a GPU makes of it in that time, in WORK/out
 
 Killed at any moment it goes on where it stopped: finished parts have a folder of their own under ``--work``, the part
@@ -41,9 +42,9 @@ from reverie import seeds, stage
 from reverie.builtin import command, pieces, pool
 from reverie.builtin.bind import LearnToBind, ToBind
 from reverie.builtin.describer import LearnToDescribe, ToDescribe, write_words
-from reverie.builtin.reader import LearnToRead, Scenes, ToRead, targets_of
+from reverie.builtin.guess import GuessAsRead, LearnToReadTokens, ToGuess
+from reverie.builtin.reader import OPEN, LearnToRead, Scenes, ToRead, targets_of
 from reverie.builtin.teach import PaintAsRead, ToTeach
-from reverie.builtin.told import TellShapesApart, ToTell, forms_of
 from reverie.errors import InputError
 from reverie.learn.autoencoder import Autoencoder, Decoder, encode
 from reverie.learn.clip import CLIP
@@ -79,6 +80,7 @@ Part = Literal[
     "words",
     "detector",
     "tokenizer",
+    "token-reader",
     "token-painter",
     "describer",
 ]
@@ -92,13 +94,23 @@ PARTS: tuple[Part, ...] = (
         "words",
         "detector",
         "tokenizer",
+        "token-reader",
         "token-painter",
         "describer",
     ),
 )
 IN_MINUTES: tuple[Part, ...] = ("decoder", "painter")  # what is trained where there is an end in time
 # What several processes train together.
-SHARED: tuple[Part, ...] = ("decoder", "painter", "reader", "bound", "taught", "painter-alt")
+SHARED: tuple[Part, ...] = (
+    "decoder",
+    "painter",
+    "reader",
+    "bound",
+    "taught",
+    "painter-alt",
+    "token-reader",
+    "token-painter",
+)
 SHARE_OF_TIME = {  # of what is trained in minutes; 1 for all others
     **{"painter": 6.0, "taught": 6.0, "painter-alt": 6.0, "token-painter": 3.0},
 }
@@ -143,6 +155,7 @@ DESCRIBER_FIT = Fit(
     steps=12_000, lr=1e-3, warmup_steps=300, weight_decay=0.03, betas=(0.9, 0.98), clip=1.0, ema=0.998, speed=SPEED
 )
 DESCRIBER_BATCH = 32  # captions in a step
+TOKEN_READER_FIT = Fit(steps=4000, lr=1e-3, warmup_steps=100, weight_decay=0.05, clip=1.0, ema=0.998, speed=SPEED)
 READER_FIT = Fit(steps=2500, lr=2e-3, warmup_steps=100, weight_decay=0.05, clip=1.0, ema=0.998, speed=SPEED)
 BOUND_FIT = Fit(steps=600, lr=1e-3, warmup_steps=50, weight_decay=0.01, clip=1.0, speed=SPEED)
 TAUGHT_FIT = Fit(
@@ -268,6 +281,10 @@ def main(
     parts: tuple[Part, ...] = tuple(part for part in get_args(Part) if part in chosen)
     if "taught" in parts and "reader" not in parts and not (work / "reader" / "weights").exists():
         raise InputError(f"taught wants a reader to teach it, and {work} has none: --only reader bound taught")
+    if "token-painter" in parts and "token-reader" not in parts and not (work / "token-reader" / "weights").exists():
+        raise InputError(
+            f"token-painter wants a reader to teach it, and {work} has none: --only token-reader token-painter"
+        )
     seconds = None if minutes is None else 60 * minutes * (1 - MARGIN) - MARGIN_S
     run = Work(
         work,
@@ -293,7 +310,7 @@ def main(
         if not run.rank:
             write_tokenizer(work / "tokenizer", words, LONGEST)
             write_tokenizer(work / "writer-tokenizer", words, LONGEST, end=False)
-    if set(parts) & {*SHARED, "tokenizer", "token-painter", "describer"}:
+    if set(parts) & {*SHARED, "tokenizer", "describer"}:
         with run.first():
             _make_painted(run)
     for part in parts:
@@ -604,9 +621,44 @@ def tokenizer(run: Work) -> None:
     train(run, IMAGE_TOKENIZER, learner, settings, batches, ship=ship)
 
 
+def token_reader(run: Work) -> None:
+    """What reads a scene from ids of the finished tokenizer or of the one that ships."""
+    learner, codes = _token_network(run)
+    sets = []
+    for name in ("one", "two"):
+        pooled = _ids_and_scenes(run, name, learner, codes)
+        assert isinstance(pooled.captions, torch.Tensor)
+        sets.append(Scenes(pooled.latents, pooled.captions, pooled.more["targets"]))
+    with run.first():
+        minutes = run.minutes("token-reader", "token-reader")
+    settings = dataclasses.replace(run.fit(TOKEN_READER_FIT), minutes=minutes)
+    train(run, "token-reader", LearnToReadTokens(learner), settings, ToRead(sets, 64, SEED, run.rank))
+
+
 def token_painter(run: Work) -> None:
-    """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships."""
+    """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships, taught by the finished reader."""
     name = "token-painter-further" if run.further else "token-painter"
+    learner, codes = _token_network(run)
+    sets = [_ids_and_scenes(run, pooled, learner, codes) for pooled in PAINTED]
+    batches = Curriculum(sets, TOKEN_SHARES, run.batch_size(), SEED, run.rank, run.processes)
+    with run.first():
+        minutes = run.minutes(name, "token-painter")
+    settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=minutes)
+    if run.further:
+        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+
+    def ship(weights: Path) -> None:
+        pipe = load_pipeline(locate(str(weights)), torch.float16)
+        _ship(run, weights, lambda _, target: pipe.save_pretrained(target), "token-painter")
+
+    taught = GuessAsRead(learner, str(run.folder / "token-reader" / "weights"))
+    train(run, name, taught, settings, ToGuess(batches), _log_of(learner.start), ship)
+    if run.further and not run.rank and run.out is None:
+        shutil.rmtree(run.folder / name)  # so that the same command trains on from here
+
+
+def _token_network(run: Work) -> tuple[TextToTokens, Path]:
+    """What paints tokens, and where the codes are that they are of."""
     trained = run.folder / IMAGE_TOKENIZER / "weights"
     codes = trained if trained.exists() else builtin_folder("tokenizer")
     learner = TextToTokens(
@@ -616,26 +668,19 @@ def token_painter(run: Work) -> None:
         start="builtin:token-painter" if run.further else "",
         **TOKEN_PAINTER,
     )
-    sets = []
-    for pooled, (_, things, seed) in PAINTED.items():
-        texts = pool.Pool.open([run.folder / pooled], 1, 0).captions
-        ids = _image_ids(run, pooled, codes)
-        scenes = [scene for _, scene in pool.scenes(run.folder / pooled, seed, things)]
-        sets.append(LatentBatches(ids, _token_ids(learner, texts), 0, 0, weights=_weights(scenes, ids.shape[-1])))
-    batches = Curriculum(sets, TOKEN_SHARES, run.batch_size(), SEED, run.rank, run.processes)
-    settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=run.minutes(name, "token-painter"))
-    if run.further:
-        settings = dataclasses.replace(settings, lr=settings.lr * FURTHER_LR / PAINTER_FIT.lr)
+    return learner, codes
 
-    def ship(weights: Path) -> None:
-        pipe = load_pipeline(locate(str(weights)), torch.float16)
-        _ship(run, weights, lambda _, target: pipe.save_pretrained(target), "token-painter")
 
-    train(
-        run, name, TellShapesApart(learner), settings, ToTell(batches, forms_of(learner)), _log_of(learner.start), ship
-    )
-    if run.further and run.out is None:
-        shutil.rmtree(run.folder / name)  # so that the same command trains on from here
+def _ids_and_scenes(run: Work, name: str, learner: TextToTokens, codes: Path) -> LatentBatches:
+    """A pool as ids with token ids of its captions, and beside them how much each place counts and what a reader should read."""
+    _, things, seed = PAINTED[name]
+    texts = pool.Pool.open([run.folder / name], 1, 0).captions
+    with run.first():
+        ids = _image_ids(run, name, codes)
+    scenes = [scene for _, scene in pool.scenes(run.folder / name, seed, things)]
+    targets = [targets_of(scene) if len(scene.things) <= 2 else [OPEN] * 9 for scene in scenes]
+    more = {"weights": _weights(scenes, ids.shape[-1]), "targets": torch.tensor(targets)}
+    return LatentBatches(ids, _token_ids(learner, texts), 0, 0, more=more)
 
 
 def _weights(scenes: Sequence[Scene], side: int) -> torch.Tensor:
@@ -833,6 +878,7 @@ MAKERS: dict[Part, Callable[[Work], None]] = {
     "words": sentences,
     "detector": detector,
     "tokenizer": tokenizer,
+    "token-reader": token_reader,
     "token-painter": token_painter,
     "describer": describer,
 }

@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,16 @@ class TokenPredictor(nn.Module):
         told = micro_conditions(len(ids), self.size_px, states)
         logits: Tensor = self.net(ids, encoder_hidden_states=states, pooled_text_emb=pooled, micro_conds=told)
         return logits
+
+
+class Shown(NamedTuple):
+    """A batch as the network sees it: n grids of h x w ids."""
+
+    ids: Tensor  # (n, h, w)
+    hidden: Tensor  # bool (n, h, w): what is masked
+    visible: Tensor  # (n, h, w), the ids with masks
+    words: Tensor  # (n, tokens)
+    told: Tensor  # bool (n,): which captions were not dropped
 
 
 @dataclass(frozen=True)
@@ -146,8 +156,18 @@ class TextToTokens:
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Cross-entropy at masked places, and how often the likeliest id is the right one there."""
+        shown = self.shown(batch)
+        return self.said(net(shown.visible, shown.words), shown, batch.get("weights"))
+
+    def shown(self, batch: dict[str, Any], hidden: Tensor | None = None) -> Shown:
+        """What the network is shown of a batch: ids under masks, captions of which some are dropped.
+
+        Args: hidden: bool (n, h, w), places that are masked whatever the law of masks says.
+        """
         ids = batch["latents"].long()
-        hidden = masked(len(ids), ids[0].numel(), ids.device).view(ids.shape)
+        masks = masked(len(ids), ids[0].numel(), ids.device).view(ids.shape)
+        if hidden is not None:
+            masks = masks | hidden
         dropped = torch.rand(len(ids)) < self.caption_drop
         if "token_ids" in batch:
             words = batch["token_ids"].long()
@@ -156,13 +176,17 @@ class TextToTokens:
             words = self.tokens(
                 ["" if drop else text for text, drop in zip(batch["text"], dropped.tolist(), strict=True)]
             )
-        logits = net(ids.masked_fill(hidden, self.mask_id), words.to(ids.device))
-        asked = logits.permute(0, 2, 3, 1)[hidden].float()
-        each = F.cross_entropy(asked, ids[hidden], reduction="none")
-        weights = batch["weights"].to(each.device)[hidden] if "weights" in batch else torch.ones_like(each)
+        visible = ids.masked_fill(masks, self.mask_id)
+        return Shown(ids, masks, visible, words.to(ids.device), ~dropped.to(ids.device))
+
+    def said(self, logits: Tensor, shown: Shown, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """The losses of logits (n, K, h, w)."""
+        asked, right = logits.permute(0, 2, 3, 1)[shown.hidden].float(), shown.ids[shown.hidden]
+        each = F.cross_entropy(asked, right, reduction="none")
+        counts = torch.ones_like(each) if weights is None else weights.to(each.device)[shown.hidden]
         return {
-            "loss": (weights * each).sum() / weights.sum(),
-            "accuracy": (asked.detach().argmax(1) == ids[hidden]).float().mean(),
+            "loss": (counts * each).sum() / counts.sum(),
+            "accuracy": (asked.detach().argmax(1) == right).float().mean(),
         }
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
@@ -175,15 +199,24 @@ class TextToTokens:
     def save(self, net: nn.Module, folder: Path) -> None:
         """An ``AmusedPipeline`` folder with everything in it."""
         assert isinstance(net, TokenPredictor)
-        vq = self._vq().cpu()
+        self.pipeline(net.cpu()).save_pretrained(folder)
+
+    def pipeline(self, net: TokenPredictor) -> AmusedPipeline:
+        """The network as it is now, with all that it paints with."""
         logging.set_verbosity_error()  # the pipeline is deprecated, its network and its scheduler are not
-        AmusedPipeline(
-            vqvae=vq,
+        return AmusedPipeline(
+            vqvae=self._vq().to(net.net.device),
             tokenizer=self._tokenizer(),
-            text_encoder=net.text_encoder.cpu(),
-            transformer=net.net.cpu(),
-            scheduler=AmusedScheduler(mask_token_id=vq.config.num_vq_embeddings),
-        ).save_pretrained(folder)
+            text_encoder=net.text_encoder,
+            transformer=net.net,
+            scheduler=AmusedScheduler(mask_token_id=self.mask_id),
+        )
+
+    @property
+    def codes(self) -> Tensor:
+        """The codebook (K, c), each of its numbers spread by 1 around 0."""
+        book: Tensor = self._vq().quantize.embedding.weight.detach().float()
+        return (book - book.mean()) / book.std()
 
     def _vq(self) -> VQModel:
         return _opened_vq(self.image_tokenizer)

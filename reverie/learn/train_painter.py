@@ -53,10 +53,10 @@ class LatentBatches:
     batch: int
     seed: int
     rank: int = 0  # of this process
-    weights: Tensor | None = None  # of every place of the latents in the loss, (N, h, w)
+    more: Mapping[str, Tensor] = field(default_factory=dict)  # that batches hold under these names, N rows each
 
     def iterate(self, start: int) -> Iterator[dict[str, Any]]:
-        """Batches without end, from position ``start``: ``latents`` (batch, c, h, w) and ``text`` or ``token_ids``; ``weights`` where given."""
+        """Batches without end, from position ``start``: ``latents`` (batch, c, h, w) and ``text`` or ``token_ids``; and ``more``."""
         while True:
             yield self.draw(np.random.default_rng(seeds.derive("latents", self.seed, start, self.rank)), self.batch)
             start += 1
@@ -65,8 +65,7 @@ class LatentBatches:
         """A batch of ``count``."""
         rows = rng.integers(len(self.captions), size=count)
         drawn: dict[str, Any] = {"latents": self.latents[torch.from_numpy(rows)].float()}
-        if self.weights is not None:
-            drawn["weights"] = self.weights[torch.from_numpy(rows)]
+        drawn |= {name: values[torch.from_numpy(rows)] for name, values in self.more.items()}
         if isinstance(self.captions, Tensor):
             which = rng.integers(self.captions.shape[1], size=count)
             return {

@@ -112,9 +112,8 @@ class TokenPainter:
             self.num_cut += count_cut(self.pipe.tokenizer, self.text_limit, texts)
             return self._encode(texts)
 
-    @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Embeddings:
-        states, pooled = [], []
+        parts = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             ids = self.pipe.tokenizer(
                 list(texts[start : start + TEXTS_AT_ONCE]),
@@ -122,11 +121,15 @@ class TokenPainter:
                 padding="max_length",
                 truncation=True,
                 max_length=self.text_limit,
-            ).input_ids.to(self.net.device)
-            out = self.pipe.text_encoder(ids, return_dict=True, output_hidden_states=True)
-            states.append(out.hidden_states[-2])
-            pooled.append(out.text_embeds)
-        return {"states": torch.cat(states), "pooled": torch.cat(pooled)}
+            ).input_ids
+            parts.append(self.embed(ids))
+        return {key: torch.cat([part[key] for part in parts]) for key in ("states", "pooled")}
+
+    @torch.no_grad()
+    def embed(self, token_ids: Tensor) -> Embeddings:
+        """What the text encoder makes of token ids (n, tokens)."""
+        out = self.pipe.text_encoder(token_ids.to(self.net.device), return_dict=True, output_hidden_states=True)
+        return {"states": out.hidden_states[-2], "pooled": out.text_embeds}
 
     @functools.cached_property
     def _empty(self) -> Embeddings:

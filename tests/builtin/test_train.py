@@ -97,7 +97,7 @@ def test_further_begins_at_the_package_and_widens_what_is_smaller(tmp_path, monk
 
 
 def test_a_tokenizer_and_a_painter_of_its_ids_come_out(tmp_path):
-    train.main(tmp_path, ("token-painter", "tokenizer"), out=tmp_path / "out", **SETTINGS)
+    train.main(tmp_path, ("token-painter", "tokenizer", "token-reader"), out=tmp_path / "out", **SETTINGS)
     pieces.unpack(tmp_path / "out", tmp_path / "models")
     tokenizer = open_tokenizer(str(tmp_path / "models" / "tokenizer"))
     assert (tokenizer.size_px, tokenizer.factor, tokenizer.num_codes) == (64, 8, 32)
@@ -114,7 +114,7 @@ def test_a_tokenizer_and_a_painter_of_its_ids_come_out(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [("tokenizer",), ("decoder",), ("painter", "token-painter")])
+@pytest.mark.parametrize("parts", [("tokenizer",), ("decoder",), ("painter", "token-reader", "token-painter")])
 def test_a_training_goes_on_where_the_package_lies_elsewhere(parts, tmp_path, monkeypatch):
     """What it begins from is that of the package, and no path of it is a setting."""
     train.main(tmp_path / "work", parts, out=tmp_path / "out", **SETTINGS)
@@ -178,6 +178,8 @@ def test_two_processes_train_one_painter(tmp_path):
         "reader",
         "bound",
         "taught",
+        "token-reader",
+        "token-painter",
     ]
     processes = [
         subprocess.Popen(
@@ -195,6 +197,8 @@ def test_two_processes_train_one_painter(tmp_path):
     assert log["batches"]["processes"] == 2
     log = json.loads((tmp_path / "taught" / "weights" / "training.json").read_text())
     assert (log["steps"], log["batches"]["processes"], log["before"][0]["steps"]) == (2, 2, 3)
+    log = json.loads((tmp_path / "token-painter" / "weights" / "training.json").read_text())
+    assert (log["steps"], log["batches"]["processes"]) == (3, 2)
     pieces.unpack(tmp_path / "out", tmp_path / "models")
     StableDiffusionPipeline.from_pretrained(tmp_path / "models" / "painter")
 

@@ -22,6 +22,7 @@ def make_tiny(setattr=setattr):
     setattr(train, "TOKEN_PAINTER_FIT", dataclasses.replace(train.TOKEN_PAINTER_FIT, steps=3))
     setattr(train, "DESCRIBER", {"width": 16, "eye_layers": 1, "layers": 1, "heads": 2})
     setattr(train, "DESCRIBER_FIT", dataclasses.replace(train.DESCRIBER_FIT, steps=3))
+    setattr(train, "TOKEN_READER_FIT", dataclasses.replace(train.TOKEN_READER_FIT, steps=2))
     setattr(train, "READER_FIT", dataclasses.replace(train.READER_FIT, steps=2))
     setattr(train, "BOUND_FIT", dataclasses.replace(train.BOUND_FIT, steps=2))
     setattr(train, "TAUGHT_FIT", dataclasses.replace(train.TAUGHT_FIT, steps=2))
