@@ -9,8 +9,7 @@ The second asks for as many captions without a class: what `reverie evaluate div
 from pathlib import Path
 
 import reverie
-from reverie.captions.class_captions import AskAboutClasses
-from reverie.captions.llm import AskWriter
+from reverie.captions.class_captions import AskAboutClasses, AskFreely
 from reverie.filters.captions import CleanCaptions
 
 ASKED = "Describe a photo in one plain sentence."
@@ -46,7 +45,7 @@ def class_captions(
     """
     given = {"max_tries": tries, "temperature": temperature, "max_tokens": max_tokens, "max_words": 50, "dtype": dtype}
     if no_classes:
-        captions = AskWriter(writer, per_class=no_classes, prompt=ASKED, **given)
+        captions = AskFreely(writer, per_class=no_classes, prompt=ASKED, **given)
     else:
         captions = AskAboutClasses(writer, classes, per_class, glosses=glosses, **given)
     return reverie.Plan(

@@ -3,8 +3,8 @@
     class -> template, gloss, perhaps a second class and a scene -> language model -> refusals and stems out, 5 to 50 words, class named
 
 Source: Synth², arXiv:2403.07750, which asks for one caption of a class at a time and says that diversity and balance of the set
-matter. Its templates are not public; these are ours. The control, captions asked without a class, is ``AskWriter`` with a prompt
-alone. What repeats or is near to it is looked for over the whole run, see filters/captions.py.
+matter. Its templates are not public; these are ours. The control, captions asked without a class, is ``AskFreely``, whose answers are
+cleaned alike. What repeats or is near to it is looked for over the whole run, see filters/captions.py.
 """
 
 from __future__ import annotations
@@ -70,6 +70,26 @@ STEM = re.compile(
 
 
 @dataclass(frozen=True)
+class AskFreely(AskWriter):
+    """As many captions from one prompt that names no class: what captions about classes are held against, and cleaned as these are."""
+
+    min_words: int = 5
+    max_words: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_words(self)
+
+    def _judged(self, text: str, label: str | None, taken: set[str]) -> tuple[str, str | None]:
+        caption, reason = cleaned(self, text, label)
+        if reason is None and same(caption) in taken:
+            reason = "duplicate within its unit"
+        if reason is None:
+            taken.add(same(caption))
+        return caption, reason
+
+
+@dataclass(frozen=True)
 class AskAboutClasses(AskWriter):
     """Captions about classes, as ``AskWriter`` makes them, asked in many ways.
 
@@ -95,10 +115,7 @@ class AskAboutClasses(AskWriter):
         super().__post_init__()
         if self.prompt not in ("", OWN):
             raise InputError("captions about classes are asked by templates, not by one prompt; give --templates")
-        if not 1 <= self.min_words <= self.max_words:
-            raise InputError(
-                f"captions of {self.min_words} to {self.max_words} words cannot be; give at least 1, and no less at most"
-            )
+        check_words(self)
         for name, share in (("second", self.second), ("scene", self.scene)):
             if not 0 <= share <= 1:
                 raise InputError(f"{name} {share} is a share of captions, from 0 to 1")
@@ -155,16 +172,13 @@ class AskAboutClasses(AskWriter):
         }
 
     def _judged(self, text: str, label: str | None, taken: set[str]) -> tuple[str, str | None]:
-        if REFUSAL.search(text.strip()):
-            return clean(text)[: self.max_chars], "a refusal, or talk about the task"
-        caption, reason = tidy(text, self.max_chars, self.max_words, label)
-        caption = without_stem(caption)
-        if reason is None and caption.count(" ") + 1 < self.min_words:
-            reason = f"fewer than {self.min_words} words"
+        caption, reason = cleaned(self, text, label)
         if reason is None and label and self.names_class:
             reason = unnamed(caption, (label, *self._same.get(label, ())))
         if reason is None and same(caption) in taken:
             reason = "duplicate within its unit"
+        if reason is None:
+            taken.add(same(caption))
         return caption, reason
 
     @cached_property
@@ -197,6 +211,25 @@ class AskAboutClasses(AskWriter):
     @cached_property
     def _glosses(self) -> dict[str, str]:
         return read_glosses(self.glosses, self._classes)
+
+
+def check_words(asked: AskFreely | AskAboutClasses) -> None:
+    """Raises InputError for numbers of words that no caption can have."""
+    if not 1 <= asked.min_words <= asked.max_words:
+        raise InputError(
+            f"captions of {asked.min_words} to {asked.max_words} words cannot be; give at least 1, and no less at most"
+        )
+
+
+def cleaned(asked: AskFreely | AskAboutClasses, text: str, label: str | None) -> tuple[str, str | None]:
+    """A caption without stem, and why it is not usable: a refusal, too short or too long, or what ``tidy`` finds."""
+    if REFUSAL.search(text.strip()):
+        return clean(text)[: asked.max_chars], "a refusal, or talk about the task"
+    caption, reason = tidy(text, asked.max_chars, asked.max_words, label)
+    caption = without_stem(caption)
+    if reason is None and caption.count(" ") + 1 < asked.min_words:
+        reason = f"fewer than {asked.min_words} words"
+    return caption, reason
 
 
 def _plain(text: str) -> str:

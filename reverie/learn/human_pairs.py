@@ -23,7 +23,7 @@ from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.manifest import (
     control_of,
-    manifest_of,
+    manifest_of_pairs,
     read_manifest,
     refuse_test_photos,
     refuse_test_pictures,
@@ -173,9 +173,7 @@ class TokenizePairs(Job):
             photos = load_captioned(self.test_photos, self.test_images, self.test_split)
             refuse_test_photos(found, photos, tokenizer, side, source)
         if self.painter:  # before anything is painted
-            require_control(
-                control_of(Path(self.painter).name, read_manifest(self.painter), manifest_of(found.ids, found.texts))
-            )
+            require_control(control_of(Path(self.painter).name, read_manifest(self.painter), manifest_of_pairs(found)))
         context.report("told", text=f"{len(found):,} human pairs as image tokens of {tokenizer.revision}")
 
     def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
@@ -256,8 +254,12 @@ class CheckUnseen(Job):
 
 
 def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[str]:
-    """Ids of the pairs that are taken, see ``TokenizePairs``. Raises InputError for fewer than two, or one without caption."""
+    """Ids of the pairs that are taken, see ``TokenizePairs``. Raises InputError for fewer than two, painted ones, or one without caption."""
     fits = f"status = '{pairs.OK}'" + (f" and ({where})" if where else "")
+    if painted := tables.count(source, f"{fits} and origin = 'painted'"):
+        raise InputError(
+            f"{painted:,} pairs of {source} are painted, and human ones are wanted; leave them out with --pairs-where \"origin = 'real'\""
+        )
     if mix is not None:
         fits = mix.usable(source, fits)
     names: list[str] = []

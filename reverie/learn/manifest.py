@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from reverie.datasets.captioned import CaptionedImages
@@ -42,7 +44,7 @@ class Manifest:
     """Pairs that were learned from."""
 
     pairs: int
-    name: str  # 16 hex digits of their ids and captions, in any order
+    name: str  # 16 hex digits of their ids, captions and image tokens, in any order
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,43 @@ class Control:
     reason: str
 
 
-def manifest_of(ids: Sequence[str], texts: Sequence[str]) -> Manifest:
-    """The manifest of pairs with these ids and captions."""
-    digest = hashlib.blake2b(digest_size=8)
-    for line in sorted(f"{name}\t{text.strip()}" for name, text in zip(ids, texts, strict=True)):
-        digest.update(line.encode() + b"\n")
-    return Manifest(len(ids), digest.hexdigest())
+def manifest_of(ids: Sequence[str], texts: Sequence[str], tokens: Sequence[np.ndarray | None]) -> Manifest:
+    """The manifest of pairs with these ids, captions and image tokens; an image without tokens is not told from another."""
+    lines = [
+        f"{name}\t{text.strip()}\t{'' if grid is None else _digest(np.asarray(grid).astype('<i4').tobytes())}"
+        for name, text, grid in zip(ids, texts, tokens, strict=True)
+    ]
+    return Manifest(len(ids), _digest("".join(line + "\n" for line in sorted(lines)).encode()))
+
+
+def manifest_of_pairs(pairs: TokenPairs, taken: Collection[str] | None = None) -> Manifest:
+    """The same of pairs of a store, whether their tokens were read or their pictures; of those with the ids ``taken`` alone where given."""
+    chosen = [at for at, name in enumerate(pairs.ids) if taken is None or name in taken]
+    ids = [pairs.ids[at] for at in chosen]
+    grids: list[np.ndarray | None]
+    if pairs.tokens is not None:
+        grids = [pairs.tokens[at] for at in chosen]
+    else:
+        known = _tokens_of(pairs.path, ids)
+        grids = [known.get(name) for name in ids]
+    return manifest_of(ids, [pairs.texts[at] for at in chosen], grids)
+
+
+def real_among(pairs: TokenPairs) -> set[str]:
+    """Ids of those of a store's pairs that were not painted."""
+    known = set(pairs.ids)
+    parts = tables.scan(pairs.path, ["pair_id"], "origin = 'real'")
+    return {name for part in parts for name in part["pair_id"].to_pylist()} & known
+
+
+def joined(*manifests: Manifest) -> Manifest:
+    """The manifest of several sets of pairs together, none of which has a pair of another."""
+    names = "".join(sorted(manifest.name for manifest in manifests))
+    return Manifest(sum(manifest.pairs for manifest in manifests), _digest(names.encode()))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -195,6 +228,16 @@ def _pictures_of(table: Path, ids: list[str]) -> dict[str, Image.Image]:
         for row in tables.rows_of(table, "pair_id", ids[start : start + BATCH], ["pair_id", "image"]):
             if row["image"] is not None:
                 found[row["pair_id"]] = open_picture(row["image"], f"pair {row['pair_id']}")
+    return found
+
+
+def _tokens_of(table: Path, ids: list[str]) -> dict[str, np.ndarray]:
+    """The image tokens of some pairs, as far as there are any."""
+    wanted = pa.array(ids, pa.string())
+    found: dict[str, np.ndarray] = {}
+    for part in tables.scan(table, ["pair_id", "tokens"], "tokens is not null"):
+        rows = part.filter(pc.is_in(part["pair_id"], wanted))
+        found |= {row["pair_id"]: np.array(row["tokens"]) for row in rows.to_pylist()}
     return found
 
 

@@ -22,8 +22,10 @@ from reverie.errors import InputError, ModelError
 from reverie.learn.fit import Fit, FitSpeed, fit, refuse_several
 from reverie.learn.manifest import (
     control_of,
-    manifest_of,
+    joined,
+    manifest_of_pairs,
     read_manifest,
+    real_among,
     refuse_test_photos,
     require_control,
     write_manifest,
@@ -145,7 +147,11 @@ class TrainTokenCaptioner(Job):
         if self.rho > 0:
             table = shots_store(context, self.painted) if self.painted else context.pairs
             painted = read_token_pairs(table, *book, self.where_painted or None, images).some(self.num_painted)
-        learned = manifest_of(beside.ids, beside.texts) if beside else None
+        learned = manifest_of_pairs(beside) if beside else None
+        # Photos may stand in the place of paintings; those that are not among the human pairs are more of them.
+        if painted and (photos_in := real_among(painted) - set(beside.ids if beside else ())):
+            more = manifest_of_pairs(painted, photos_in)
+            learned = joined(learned, more) if learned else more
         painter = context.model(self.painter)
         named = Path(painter).name if Path(painter).is_dir() else painter  # no path reaches a record
         control = control_of(named, read_manifest(painter) if painter else None, learned, real is None)

@@ -101,7 +101,8 @@ class TrainTokenPainter(Job):
         net, losses = fit(learner, batches, self.fit, work, seed=seed, device=context.device, report=context.report)
         with atomic_folder(context.weights()) as temporary:
             learner.save(net, temporary)
-            write_manifest(manifest_of(names, captions), temporary)
+            if not self.text_encoder:  # which has learned from pairs that no manifest here names
+                write_manifest(manifest_of(names, captions, list(ids.numpy())), temporary)
         context.report("trained", steps=self.fit.steps, images=len(ids), **losses)
 
     def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.arms import Arm, Factor, under_seeds
 from reverie.errors import InputError
@@ -100,9 +100,8 @@ class Asking:
 
     def stage(self) -> AskWriter:
         """The stage that asks. Raises InputError for a list of classes, or a writer, that cannot be used."""
-        from reverie.captions.class_captions import AskAboutClasses
+        from reverie.captions.class_captions import AskAboutClasses, AskFreely
         from reverie.captions.classes import read_classes
-        from reverie.captions.llm import AskWriter
         from reverie.smallworld.scene import class_names
 
         check_min(1, per_class=self.per_class)
@@ -114,8 +113,9 @@ class Asking:
                 f"{self.writer} writes about the small world only and does not know {strange!r}; name a language model that knows your classes: "
                 "--writer NAME"
             )
-        shared = {
+        shared: dict[str, Any] = {
             "temperature": self.temperature,
+            "min_words": self.min_words,
             "max_words": self.max_words,
         }
         if self.ask_about == "nothing":
@@ -123,19 +123,18 @@ class Asking:
                 raise InputError(
                     f"{self.writer} only writes about a class it is given; name another --writer, or leave out --ask-about"
                 )
-            return AskWriter(self.writer, (), per_class=self.per_class * len(names), prompt=FREELY, **shared)  # type: ignore[arg-type]
+            return AskFreely(self.writer, (), self.per_class * len(names), FREELY, **shared)
         about = AskAboutClasses(
             self.writer,
             self.classes or names,
             self.per_class,
-            min_words=self.min_words,
             templates=self.ask_templates or (),
             glosses=self.glosses if self.glosses == "wordnet" else Path(self.glosses) if self.glosses else "",
             synonyms=self.synonyms,
             second=self.second_class,
             scene=self.scene,
             balance=self.balance,
-            **shared,  # type: ignore[arg-type]
+            **shared,
         )
         if about.count < 1:  # reads the files: what is wrong with them is said before any work
             raise InputError(f"{self.classes} gives no captions")
@@ -349,7 +348,7 @@ class Synth2Config:
             (("language_width", "language_layers", "language_steps"), "language" in self.models, "--language-model train"),
             (("human_first",), self.mode == "finetune", "--mode finetune"),
             (
-                ("min_words", "ask_templates", "glosses", "synonyms", "second_class", "scene", "balance"),
+                ("ask_templates", "glosses", "synonyms", "second_class", "scene", "balance"),
                 self.ask.ask_about == "classes",
                 "--ask-about classes",
             ),

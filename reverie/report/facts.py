@@ -246,8 +246,8 @@ def gather(folder: Path) -> Facts:
         for path in sorted((folder / "checkpoints").glob("*/curve.jsonl"))
     }
     device = next((str(event.get("device", "")) for event in reversed(events) if event.get("kind") == "run"), "")
-    missing = tuple(_missing(plan, steps, counts, measured))
     aside = tuple(found for found in every if found.protocol in ASIDE)
+    missing = tuple(_missing(plan, steps, counts, measured, aside))
     trained = {str(event.get("step", "")): event for event in events if event.get("kind") == "trained"}
     return Facts(folder, plan, steps, counts, measured, curves, _warnings(events), device, missing, aside, trained)
 
@@ -646,7 +646,11 @@ def over_photos(first: ArmFacts, other: ArmFacts, metric: str) -> Difference | N
 
 
 def _missing(
-    plan: Mapping[str, Any], steps: tuple[StepFacts, ...], counts: tuple[Count, ...], measured: tuple[Measured, ...]
+    plan: Mapping[str, Any],
+    steps: tuple[StepFacts, ...],
+    counts: tuple[Count, ...],
+    measured: tuple[Measured, ...],
+    aside: tuple[Measured, ...],
 ) -> Iterable[str]:
     known = {count.what for count in counts}
     for step in steps:
@@ -659,6 +663,7 @@ def _missing(
         yield "there are no captions yet"
     if "pairs" in kinds and "images" not in known:
         yield "there are no images yet"
-    roles = {step["role"] for step in plan["steps"]}
+    beside = {record.step for found in aside for arm in found.arms for record in arm.records}
+    roles = {step["role"] for step in plan["steps"] if step["name"] not in beside}
     if not measured and ("measure" in roles or "learn" not in roles):
         yield "no result has been measured yet"

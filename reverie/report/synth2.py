@@ -19,10 +19,15 @@ METRICS = ("cider_d", "slot_f1")  # shown, the first as the curve
 
 
 def gather(facts: Facts) -> dict[str, Any] | None:
-    """What synth2.html needs; None for a run that measured no share of painted pairs."""
+    """What synth2.html needs; None for a run without captioners from painted pairs. Where no photos were given to measure them on, there are no rows."""
     found = next((each for each in facts.measured if any("rho" in arm.factors for arm in each.arms)), None)
+    beside = {
+        "diversity": _diversity(facts),
+        "cost": next((each for each in facts.aside if each.protocol == "cost"), None),
+    }
     if found is None:
-        return None
+        known = _controls_of_weights(facts)
+        return {"rows": [], "controls": known, "round_trip": None, **beside} if known else None
     metric = main_metric(found)
     mixtures = sorted(
         (arm for arm in found.arms if arm.factors.get("rho") and "exposures_of" not in arm.factors), key=_share
@@ -49,9 +54,8 @@ def gather(facts: Facts) -> dict[str, Any] | None:
         "round_trip": next(
             (told["round_trip"] for told in seen.values() if told and told.get("round_trip") is not None), None
         ),
-        "diversity": _diversity(facts),
         "seeds": max(len(arm.values[metric]) for arm in mixtures) if mixtures else 0,
-        "cost": next((each for each in facts.aside if each.protocol == "cost"), None),
+        **beside,
     }
 
 
@@ -63,6 +67,24 @@ def controls(found: Measured) -> dict[str, list[str]]:
         if said:
             told.setdefault(said, []).append(arm.label)
     return dict(sorted(told.items(), key=lambda each: -len(each[1])))
+
+
+def _controls_of_weights(facts: Facts) -> dict[str, list[str]]:
+    """The same of a run that measured no captioner, by its steps."""
+    told: dict[str, list[str]] = {}
+    for step in facts.trained:
+        file = facts.folder / "weights" / step / ABOUT
+        if not file.is_file():
+            continue
+        control = read_json(file, {"control?": {...: object}}, StoreError, "train the captioner again").get("control")
+        if control:
+            told.setdefault(f"{control['label']}: {control['reason']}", []).append(step)
+    return dict(sorted(told.items(), key=lambda each: -len(each[1])))
+
+
+def told_controls(facts: Facts) -> list[str]:
+    """What the page says of control, a line each."""
+    return [said for found in facts.measured for said in controls(found)] or list(_controls_of_weights(facts))
 
 
 def _share(arm: ArmFacts) -> float:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from reverie.report.facts import aspects, called, columns, gather, headline, number
 from reverie.report.plain import plain
-from reverie.report.synth2 import controls
+from reverie.report.synth2 import told_controls
 
 KINDS = {"captions": "captioner", "generation": "painter"}  # what is measured by a protocol; else features
 
@@ -59,7 +59,7 @@ def table(folder: Path) -> Table:
                 str(gain.num_seeds),
                 gain.verdict,
             )
-    told = [told for found in facts.measured for told in controls(found)]
-    if told:
+    rows.show_header = bool(facts.measured)
+    if told := told_controls(facts):
         rows.caption, rows.caption_justify = plain("\n".join(told)), "left"
     return rows

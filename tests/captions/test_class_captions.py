@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reverie.captions.class_captions import ASKED, AskAboutClasses, read_glosses, shared_out, without_stem
+from reverie.captions.class_captions import (
+    ASKED,
+    AskAboutClasses,
+    AskFreely,
+    read_glosses,
+    shared_out,
+    without_stem,
+)
 from reverie.errors import InputError
 from tests.captions.test_llm import Scripted, rows_of
 
@@ -84,6 +91,30 @@ def test_what_is_a_caption(context, text, kept, reason):
     caption, why = asks._judged(text, "cat", set())
     assert why == reason
     assert kept is None or caption == kept
+
+
+def test_a_repeated_caption_is_asked_for_again(context):
+    texts = iter(["a cat sits on a mat", "a cat sits on a mat", "a dog sits on a mat", "a cat stands near a tree"])
+    asks = stage(classes=("cat", "dog"), per_class=2, names_class=False)
+    rows = rows_of(asks, Chat(lambda prompt, time: next(texts, "a bird flies over the sea")), context).to_pylist()
+    kept = [row["text"] for row in rows if row["status"] == "ok"]
+    assert len(kept) == len(set(kept)) == 4
+    assert [row["reason"] for row in rows if row["status"] == "dropped"] == ["duplicate within its unit"]
+
+
+def test_captions_asked_without_a_class_are_cleaned_alike():
+    asks = AskFreely("some-model", prompt="Write the caption of a photo.")
+    taken = set()
+    assert asks._judged("This is an image of a red cat on a mat.", None, taken) == ("a red cat on a mat.", None)
+    for text, why in [
+        ("I'm sorry, but I cannot describe that", "a refusal, or talk about the task"),
+        ("a cat sleeps", "fewer than 5 words"),
+        ("a cat " + "and more " * 30, "more than 50 words"),
+        ("A red cat on a mat.", "duplicate within its unit"),
+    ]:
+        assert asks._judged(text, None, taken)[1] == why
+    with pytest.raises(InputError, match="captions of 9 to 3 words cannot be"):
+        AskFreely("some-model", prompt="Write.", min_words=9, max_words=3)
 
 
 def test_a_stem_alone_stays():

@@ -28,6 +28,7 @@ from reverie.nets.token_captioner import LookShape, lookup
 from reverie.stage import StepContext
 from reverie.store import tables
 from reverie.store.pictures import as_png
+from reverie.store.token_batches import read_token_pairs
 from tests.models import tiny
 
 SIDE = 16
@@ -221,6 +222,32 @@ def test_comparisons_are_controlled_only_where_pairs_are_the_same(tmp_path, mode
         trained(tmp_path / "d", dataclasses.replace(fewer, controlled=True))
     with pytest.raises(InputError, match="some-model does not say which pairs"):
         trained(tmp_path / "e", job(models, stores, painter="some-model", controlled=True))
+
+
+def test_other_pictures_under_the_same_names_are_other_pairs(tmp_path, models, stores):
+    known = manifest.read_manifest(trained(tmp_path / "a", job(models, stores)))
+    table = stores[0] / "pairs.lance"
+    tokenizer = open_tokenizer(models[1])
+    pairs_ = read_token_pairs(table, tokenizer.codebook_name, tokenizer.num_codes, tokenizer.grid(SIDE))
+    assert manifest.manifest_of_pairs(pairs_) == known
+    other = dataclasses.replace(pairs_, tokens=pairs_.tokens[::-1])
+    assert manifest.manifest_of_pairs(other).name != known.name
+    # Who reads pictures in the place of tokens names the same pairs alike.
+    assert manifest.manifest_of_pairs(dataclasses.replace(pairs_, tokens=None)) == known
+
+
+def test_photos_in_the_place_of_paintings_are_more_pairs(tmp_path, models, stores):
+    painter = tmp_path / "painter"
+    painter.mkdir()
+    manifest.write_manifest(manifest.read_manifest(trained(tmp_path / "a", job(models, stores))), painter)
+    more = fill(tmp_path / "more", models, 5, seed=2)
+    gold = job(models, (stores[0], more), painter=str(painter), where_painted="")
+    told = reverie.load_captioner(trained(tmp_path / "b", gold))
+    assert told.control.startswith("uncontrolled: the painter learned from 30 pairs")
+    assert "another set, of 35" in told.control
+    # The same photos again are no more pairs.
+    again = job(models, (stores[0], stores[0]), painter=str(painter), where_painted="", controlled=True)
+    assert reverie.load_captioner(trained(tmp_path / "c", again)).control.startswith("controlled")
 
 
 @pytest.mark.parametrize("path", ["tokens", "pixels"])

@@ -313,6 +313,38 @@ def test_a_painter_of_other_pairs_is_refused_before_it_paints(
         assert not (trial.job.painter if step == "human" else trial.job.controlled)
 
 
+def test_painted_pairs_are_no_human_ones(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pairs", models["amused"], 3)
+    fill(folder, models["amused"], 1, unit=1, pair_id="painted", origin="painted")
+    with pytest.raises(InputError, match=r"1 pairs of .* are painted, and human ones are wanted; .*--pairs-where"):
+        TokenizePairs(folder, str(models["amused"])).check()
+    TokenizePairs(folder, str(models["amused"]), where="origin = 'real'").check()
+
+
+def test_a_run_that_measures_no_captioner_is_complete_and_tells_of_control(
+    models: dict[str, Path], classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reverie.evaluate.cost.peak_memory", lambda *_: None)  # two processes of ten seconds each
+    folder = fill(tmp_path / "pairs", models["amused"], 24)
+    flags = small(
+        classes=classes, pairs=str(folder), tokenizer=str(models["amused"]), eval_data=None, rho=(0.5,), exposures=False, cost_steps=1
+    )  # fmt: skip
+    assert run(call_recipe("synth2", flags), tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "not complete" not in page
+    assert "A captioner is ready; it was not measured, as no photos were given." in page
+    assert "reverie caption" in page
+    for text in (
+        "<b>CONTROLLED</b>: painter and captioner learned from the same 24 pairs",
+        "effective clusters",
+        "What it costs",
+    ):
+        assert text in page
+    shown = table(tmp_path / "run")
+    assert not shown.show_header
+    assert str(shown.caption).startswith("controlled: painter and captioner learned from the same 24 pairs")
+
+
 def test_pairs_whose_pictures_cannot_be_read_are_told(models: dict[str, Path], tmp_path: Path) -> None:
     folder = fill(tmp_path / "pairs", models["amused"], 3)
     fill(folder, models["amused"], 1, unit=1, pair_id="broken", image=b"junk", tokens=None)
