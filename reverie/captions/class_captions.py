@@ -53,18 +53,33 @@ WORDNET = "wordnet"
 
 Balance = Literal["uniform", "one-in-ten", "frequency"]
 
+NOT = r"(?:can ?not|can['’]t|could(?:n['’]t| not)|will not|won['’]t|do not|don['’]t|(?:am |['’]m )?(?:unable|not able) to)"
+TASK = r"(?:create|describe|provide|write|generate|fulfil|produce|assist|comply|caption|help)"
+ABOUT = r"(?:image|photo|photograph|picture|caption|description|sentence|request|prompt|content|details?|information|context)s?"
+# Said at the beginning, where somebody in a photo would not speak, or anywhere by words about the task: a sign may say "I can't see".
 REFUSAL = re.compile(
-    r"\bas an? (?:ai|language model)\b|\b(?:ai|large language) (?:model|assistant)\b|\bi(?:'m| am)? (?:sorry|unable|not able)\b"
-    r"|\bi (?:can ?not|can't|won't|will not|would need|apologi[sz]e)\b|^(?:i'm |i am )?sorry\b|\bunable to (?:create|describe|provide|write|generate)\b"
-    r"|\bcan ?not (?:create|describe|provide|write|generate|fulfil)|\bhere(?:'s| is| are) (?:an?|the|your|some) (?:\w+ )?(?:caption|description|sentence)"
-    r"|\blet me know\b|\bi'd be happy\b|\bplease (?:provide|specify)\b",
-    re.IGNORECASE,
+    r"(?:^|</\w+>)\W*(?:(?:caption|answer|response|sure|well|oh|no|unfortunately|however|but)\b\W+)*"
+    r"(?:i(?:['’]m| am) (?:\w+ )?sorry\b|sorry(?=\s*[,.!;:–—-]|\s+(?:but|i|for|that)\b)|(?:i|my) apolog|i would need\b"
+    rf"|i ?{NOT} (?:\w+ )?(?:{TASK}|see|view|access|answer|continue|have (?:an?y?|the|access)|do (?:that|this|so))\b)"
+    r"|\b(?:as|i am|i['’]m|being) (?:just |only )?an? (?:ai|(?:large )?language model)\b"
+    rf"|\bi ?{NOT} (?:\w+ )?{TASK}\b|\b{NOT} (?:\w+ )?{TASK} (?:[\w-]+ ){{0,3}}{ABOUT}\b"
+    r"|\bhere(?:['’]s| is| are) (?:an?|the|your|some) (?:\w+ )?(?:caption|description|sentence)"
+    r"|\blet me know (?:if|what|when|whether|which|how)\b|\bi['’]d be happy to\b|\bi would be happy to\b"
+    rf"|(?:^|[.!?])\s*please (?:provide|specify)\b|\bplease (?:provide|specify) (?:[\w-]+ ){{0,3}}{ABOUT}\b",
+    re.IGNORECASE | re.MULTILINE,
 )
 PICTURE = r"(?:image|photo|photograph|picture|snapshot|scene)"
+# What is said of a picture as a picture, and not of a thing that hangs on a wall: a framed one is what the caption is about.
+KIND = (
+    r"(?:aerial|amazing|beautiful|black[- ]and[- ]white|blurry|bright|candid|charming|clear|close[- ]?up|colou?r|colou?rful|cropped|detailed"
+    r"|dramatic|high[- ](?:quality|resolution)|lovely|nice|panoramic|peaceful|scenic|serene|sharp|simple|single|stock|striking|stunning|vivid"
+    r"|vibrant|wide[- ]angle|wonderful)"
+)
+SHOWS = r"(?:showing|that shows|depicting|depicts|features|captures|displays|contains|shows)"
 STEM = re.compile(
-    rf"^(?:(?:this|here|it) is (?:an?|the) (?:\w+ )?{PICTURE}(?: (?:of|showing|that shows|depicting|with))?+"
-    rf"|(?:this|the|an?) {PICTURE}(?: here)? (?:is of|of|shows|showing|depicts|depicting|features|captures|displays|contains)"
-    rf"|in (?:this|the) {PICTURE},?(?: (?:there (?:is|are)|(?:we|you)(?: can)? see))?+)\s+(?=\S)",
+    rf"^(?:(?:this|here|it) is (?:an?|the) (?:[\w-]+ ){{0,2}}{PICTURE}(?: (?:of|taken of|showing|that shows|depicting|with))?+"
+    rf"|(?:this|the|an?) (?:{KIND},? ){{0,3}}{PICTURE}(?: here)?(?: (?:taken|shot|captured))? (?:is of|of|{SHOWS})"
+    rf"|in (?:this|the) (?:{KIND},? ){{0,3}}{PICTURE},?(?: (?:there (?:is|are)|(?:we|you)(?: can)? see))?+)\s+(?=\S)",
     re.IGNORECASE,
 )
 
