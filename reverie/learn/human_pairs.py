@@ -22,6 +22,8 @@ from reverie.datasets.captioned import check_captioned, held_classes, load_capti
 from reverie.datasets.few_shot import check_store, shots_store
 from reverie.errors import InputError
 from reverie.learn.manifest import (
+    LeavingOut,
+    both,
     control_of,
     manifest_of_pairs,
     read_manifest,
@@ -39,6 +41,7 @@ from reverie.store.token_batches import read_token_pairs
 
 TRIED = 64  # pairs of a trial
 UNIT = 100  # drawn pairs in one commit
+FLAG = "--pairs-where"  # of the recipe, for who is told to leave pairs out
 COLUMNS = ("pair_id", "caption_id", "copy", "unit", "text", "label", "image", "width", "height", *pairs.TOKEN_COLUMNS)
 Which = Literal["all", "known", "held"]
 
@@ -153,6 +156,12 @@ class TokenizePairs(Job):
         side = self.size_px or tokenizer.size_px
         grid = tokenizer.grid(side)
         chosen = pa.array(self._chosen(source), pa.string())
+        if len(chosen) < self.limit:
+            fit = " that --pairs-where takes" if self.where else ""
+            context.report(
+                "warning",
+                text=f"--human-pairs {self.limit:,} is more than the {len(chosen):,} pairs{fit}; all of them are taken",
+            )
         wanted = dict.fromkeys([*COLUMNS, *(self.mix.columns if self.mix else ())])
         columns = [name for name in wanted if name in tables.column_names(source)]
         units, done = sorted(tables.done_units(source)), tables.done_units(own) if tables.exists(own) else set()
@@ -171,7 +180,8 @@ class TokenizePairs(Job):
         found = read_token_pairs(own, tokenizer.codebook_name, tokenizer.num_codes, grid, captions=self.mix)
         if self.test_photos:
             photos = load_captioned(self.test_photos, self.test_images, self.test_split)
-            refuse_test_photos(found, photos, tokenizer, side, source)
+            leaving = leaving_out(context, self.where)
+            refuse_test_photos(found, photos, tokenizer, side, source, leaving)
         if self.painter:  # before anything is painted
             require_control(control_of(Path(self.painter).name, read_manifest(self.painter), manifest_of_pairs(found)))
         context.report("told", text=f"{len(found):,} human pairs as image tokens of {tokenizer.revision}")
@@ -237,7 +247,8 @@ class CheckUnseen(Job):
         def tell(done: int) -> None:
             context.report("progress", done=done, total=len(photos) + len(chosen), what="pictures")
 
-        refuse_test_pictures(self._pictures(source, chosen), photos, len(chosen), source, tell)
+        leaving = leaving_out(context, self.where)
+        refuse_test_pictures(self._pictures(source, chosen), photos, len(chosen), source, tell, leaving)
 
     def trial(self, steps: int, images: Callable[[str], int]) -> Trial | None:
         """Some of the pairs, beside all photos."""
@@ -251,6 +262,11 @@ class CheckUnseen(Job):
             names = rows["pair_id"].to_pylist()
             for numbers, pictures in decoded(rows, self.speed.batch_size):
                 yield from zip((names[number] for number in numbers), pictures, strict=True)
+
+
+def leaving_out(context: StepContext, where: str) -> LeavingOut:
+    """How whoever runs the recipe leaves pairs out."""
+    return LeavingOut(FLAG, where, context.folder / "leave-out.sql")
 
 
 def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[str]:
@@ -269,9 +285,11 @@ def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[
         texts = zip(part["pair_id"].to_pylist(), part["text"].to_pylist(), strict=True)
         bare += [name for name, text in texts if not (mix or (text or "").strip())]
     if bare:
-        raise InputError(
-            f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}; caption them, or leave them out with a filter: text <> ''"
-        )
+        told = f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}"
+        if len(names) - len(bare) < 2:
+            raise InputError(f"{told}; caption them, or name columns that hold captions: --mix")
+        others = both(where, r"regexp_like(text, '\S')")
+        raise InputError(f'{told}; caption them, or leave them out: {FLAG} "{others}"')
     if len(names) < 2:
         raise InputError(f"{source} has {len(names)} pairs to learn from; import 2 or more")
     names.sort()

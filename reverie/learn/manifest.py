@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ BATCH = 64  # pictures at once
 NEAR, NEAR_AT_MOST = 3.0, 12.0
 SMALL = (8, 8, 3)  # parts of a picture that are looked at, and colours
 NAMED = 10  # of the pairs that show test photos
+LONGEST = 100_000  # characters of a filter that a shell takes as one word
 FILE = "manifest.json"  # in the folder of a model
 
 
@@ -53,6 +55,15 @@ class Control:
 
     label: Literal["controlled", "uncontrolled"]
     reason: str
+
+
+@dataclass(frozen=True)
+class LeavingOut:
+    """How a person leaves pairs out."""
+
+    flag: str = ""  # that takes a filter; none where a filter is no flag
+    where: str = ""  # filter that was given
+    file: Path | None = None  # where a filter is written that is too long for a message
 
 
 def manifest_of(ids: Sequence[str], texts: Sequence[str], tokens: Sequence[np.ndarray | None]) -> Manifest:
@@ -148,13 +159,19 @@ def require_control(control: Control) -> None:
 
 
 def refuse_test_photos(
-    pairs: TokenPairs, photos: CaptionedImages, tokenizer: Tokenizer, size_px: int, pictures: Path | None = None
+    pairs: TokenPairs,
+    photos: CaptionedImages,
+    tokenizer: Tokenizer,
+    size_px: int,
+    pictures: Path | None = None,
+    leaving: LeavingOut = LeavingOut(),
 ) -> None:
     """Raises InputError for a pair whose image is a test photo: one with the same ids at every place of the grid.
 
     Args:
         pictures: table that has the pictures of the pairs, which are then looked at too: a tokenizer that has learned little gives
             different pictures the same ids.
+        leaving: what the message says to do.
     """
     seen = _ids_of(photos.batches(BATCH), tokenizer, size_px)
     known: dict[bytes, list[int]] = {}
@@ -173,7 +190,7 @@ def refuse_test_photos(
             if mine is None or _same(_small(mine)[None], _small(photos.picture(number)))[0]:
                 taken.append((own, photos.names[number]))
                 break
-    _refuse(taken, len(pairs), pictures or pairs.path)
+    _refuse(taken, len(pairs), pictures or pairs.path, leaving)
 
 
 def refuse_test_pictures(
@@ -182,6 +199,7 @@ def refuse_test_pictures(
     total: int,
     table: Path,
     tell: Callable[[int], None] = lambda done: None,
+    leaving: LeavingOut = LeavingOut(),
 ) -> None:
     """The same by pictures alone, for when there is no tokenizer yet: it finds all whose pictures ``refuse_test_photos`` looks at.
 
@@ -189,6 +207,7 @@ def refuse_test_pictures(
         pictures: ids of pairs, and their pictures.
         total: pairs of ``table`` that they are of, with those that have no picture.
         tell: called with the number of photos and pictures that were looked at so far.
+        leaving: what the message says to do.
     """
     known = np.empty((len(photos), *SMALL), np.float32)
     done = 0
@@ -207,18 +226,33 @@ def refuse_test_pictures(
         done += 1
         if not done % BATCH:
             tell(done)
-    _refuse(sorted(taken), total, table)
+    _refuse(sorted(taken), total, table, leaving)
 
 
-def _refuse(taken: Sequence[tuple[str, str]], total: int, table: Path) -> None:
+def both(where: str, more: str) -> str:
+    """A filter that a person gave, if any, and another."""
+    return f"({where}) and {more}" if where else more
+
+
+def _refuse(taken: Sequence[tuple[str, str]], total: int, table: Path, leaving: LeavingOut) -> None:
     """Raises InputError for pairs, with the photos that they show, if there are any."""
-    if taken:
-        pair, photo = taken[0]
-        some = ", ".join(f"'{own}'" for own, _ in taken[:NAMED]) + ", ..." * (len(taken) > NAMED)
+    if not taken:
+        return
+    pair, photo = taken[0]
+    told = f"{len(taken):,} of {total:,} pairs of {table} show test photos, first {pair} the photo {photo}"
+    if total - len(taken) < 2:
+        raise InputError(f"{told}; that leaves too few to learn from: give other pairs, or other test photos")
+    names = ", ".join("'" + own.replace("'", "''") + "'" for own, _ in taken)
+    others = both(leaving.where, f"pair_id not in ({names})")
+    if len(taken) <= NAMED:
+        raise InputError(f"{told}; leave them out: " + (f'{leaving.flag} "{others}"' if leaving.flag else others))
+    if not leaving.flag or leaving.file is None or len(others) > LONGEST:
         raise InputError(
-            f"{len(taken):,} of {total:,} pairs of {table} show test photos, first {pair} the photo {photo}; leave them out: "
-            f"pair_id not in ({some})"
+            f"{told}; take the test photos out of the folder or file that reverie import reads, and import it anew"
         )
+    with atomic_file(leaving.file) as partial:
+        partial.write_text(others, encoding="utf-8")
+    raise InputError(f'{told}; leave them out: {leaving.flag} "$(cat {shlex.quote(str(leaving.file))})"')
 
 
 def _pictures_of(table: Path, ids: list[str]) -> dict[str, Image.Image]:

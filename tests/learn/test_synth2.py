@@ -259,6 +259,16 @@ def test_test_photos_among_the_pairs_are_found(tmp_path, models, stores, monkeyp
         trained(tmp_path, stage)
 
 
+def test_many_pairs_with_test_photos_are_never_told_by_a_list_that_cannot_be_pasted(
+    tmp_path, models, stores, monkeypatch
+):
+    photos = CaptionedImages([f"{number}.png" for number in range(11)], list(map(picture, range(11))), [["one"]] * 11)
+    monkeypatch.setattr("reverie.learn.train_token_captioner.load_captioned", lambda *_: photos)
+    told = r"; take the test photos out of the folder or file that reverie import reads, and import it anew$"
+    with pytest.raises(InputError, match=told):
+        trained(tmp_path, job(models, stores, test_photos="smallworld:street:2"))
+
+
 def test_what_cannot_be_trained_is_said(tmp_path, models, stores):
     for rho in (-0.5, 2.0):
         with pytest.raises(InputError, match="from 0 to 1"):
