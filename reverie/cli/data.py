@@ -229,7 +229,10 @@ def _decoder(folder: Path, tokenizer: str | None) -> Callable[[Sequence[Mapping[
     from reverie.models.token_pictures import TokenPictures, models_named
     from reverie.run.plan import read_plan
 
-    made = models_named(read_plan(folder), folder) if (folder / "plan.json").exists() else []
+    run = folder
+    if not (run / "plan.json").exists() and folder.resolve().parent.name == "shots":
+        run = folder.resolve().parents[1]  # the pairs that a run took stand within its folder
+    made = models_named(read_plan(run), run) if (run / "plan.json").exists() else []
     return TokenPictures([tokenizer] if tokenizer else made).pngs
 
 

@@ -167,12 +167,10 @@ def repaint(
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} to")
     folder = _where_it_was_made(folder)
-    image, stored = paint(plan_again(folder), folder, pair_id, find_device(device))
+    found = paint(plan_again(folder), folder, pair_id, find_device(device))
     with atomic_file(path) as partial:
-        partial.write_bytes(image)
-    say(
-        f"{path}: {'the same bytes as the stored image' if image == stored else 'not the same bytes as the stored image'}"
-    )
+        partial.write_bytes(found.image)
+    say(f"{path}: {'' if found.same else 'not '}the same {found.by} as the stored image")
 
 
 def report(folder: Folder) -> None:

@@ -83,7 +83,7 @@ class PaintTokens(UnitStage):
         if self.size_px not in (None, known.size_px):
             raise InputError(
                 f"{known.revision} paints pictures of {known.size_px} px, which is another grid than that of {self.size_px} px; give "
-                f"--size-px {known.size_px}, or another painter"
+                f"{known.size_px}, or another painter"
             )
         if self.tokenizer and not of_step(self.tokenizer) and locate(self.tokenizer).kind != "hub":
             check_same_codes(open_tokenizer(self.tokenizer), known.codebook_name, known.revision)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pyarrow.compute as pc
 
@@ -20,10 +20,19 @@ from reverie.store import tables
 MAX_RETRIES = 1000  # that repaint looks through
 
 
-def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tuple[bytes, bytes | None]:
+@dataclass(frozen=True)
+class Repainted:
+    """An image that was made again."""
+
+    image: bytes  # encoded; of image tokens what they show
+    same: bool  # whether it is the stored one
+    by: Literal["bytes", "ids"]  # what was compared
+
+
+def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> Repainted:
     """Make one image again, from its caption and seed, without its neighbours.
 
-    Returns: the image as encoded bytes, and the stored one, of image tokens what they show. On the machine and dtype that made it, they show the same picture;
+    Returns: the image, beside the stored one: by their bytes, or by their ids where no picture is stored. On the machine and dtype that made it, they show the same picture;
         to the last bit only if the batch was as large.
     Raises: InputError if there is no such pair, or it is not an image that a step of this plan made.
     """
@@ -48,10 +57,10 @@ def repaint(plan: Plan, folder: Path, pair_id: str, device: str = "cpu") -> tupl
     image: bytes | None = row["image"]
     if image is None:
         raise InputError(f"pair {pair_id} has no image; it could not be painted")
-    stored = found[0]["image"]
-    if stored is None and row["tokens"] is not None and found[0]["tokens"] == row["tokens"]:
-        stored = image  # what the stored ids show, as equal ids are decoded to equal pictures
-    return image, stored
+    stored = found[0]
+    if stored["image"] is None and stored["tokens"] is not None:
+        return Repainted(image, stored["tokens"] == row["tokens"], "ids")
+    return Repainted(image, stored["image"] == image, "bytes")
 
 
 def _retry_of(row: dict[str, Any], run_seed: int) -> int:

@@ -175,8 +175,9 @@ def test_make_as_tokens_from_captions_to_pictures_and_ids(tmp_path: Path) -> Non
     assert len({row["pixels"] for row in rows}) == 4
     assert write(folder).read_text().count("data:image/png") == 4
 
-    image, stored = repaint(plan, folder, rows[1]["pair_id"])
-    assert image == stored
+    again = repaint(plan, folder, rows[1]["pair_id"])
+    assert (again.same, again.by) == (True, "ids")
+    image = again.image
     from reverie.models.token_pictures import TokenPictures
 
     pictures = TokenPictures([str(tmp_path / "clip"), str(tmp_path / "painter")])

@@ -414,9 +414,9 @@ def test_without_images_the_features_stay_and_a_picture_can_be_seen_again(tmp_pa
     rows = [row for part in tables.scan(tmp_path / "run" / "pairs.lance") for row in part.to_pylist()]
     assert all(row["image"] is None and len(row["embedding"]) == 128 and row["tags"] is None for row in rows)
     assert tables.verify(tmp_path / "run") == []
-    image, stored = repaint(plan, tmp_path / "run", rows[0]["pair_id"])
-    assert stored is None
-    picture = Image.open(io.BytesIO(image))
+    again = repaint(plan, tmp_path / "run", rows[0]["pair_id"])
+    assert not again.same
+    picture = Image.open(io.BytesIO(again.image))
     feature = open_encoder("builtin:clip").images([picture])[0]
     torch.testing.assert_close(torch.tensor(rows[0]["embedding"]), feature, atol=1e-2, rtol=0)
 

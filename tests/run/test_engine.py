@@ -267,8 +267,8 @@ def test_a_retry_cut_short_is_mended_by_the_next_run(
 def test_repaint_gives_the_stored_bytes(tmp_path: Path, rows: Rows) -> None:
     run(fake_recipe(), tmp_path)
     row = rows(tmp_path)["pairs"][3]
-    image, stored = repaint(fake_recipe(), tmp_path, row["pair_id"])
-    assert image == stored == row["image"]
+    again = repaint(fake_recipe(), tmp_path, row["pair_id"])
+    assert (again.image, again.same, again.by) == (row["image"], True, "bytes")
     with pytest.raises(InputError, match="no pair 'x'"):
         repaint(fake_recipe(), tmp_path, "x")
     with pytest.raises(InputError, match="no pair"):
