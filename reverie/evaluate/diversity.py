@@ -3,7 +3,7 @@
 All sets are brought to one size first, because every number here depends on it. Sentences become unit vectors, k-means finds clusters
 of the sets together, and each set is told by how it falls into them:
 
-    coverage top 5, top 20   share of a set in its 5 or 20 largest clusters; low = balanced
+    coverage top 5, top 20   share of a set in its 5 or 20 largest clusters, where there are more; low = balanced
     entropy                  H = -sum p ln p of its shares; effective = exp(H) clusters; balance = H / ln k
     empty                    share of clusters in which it has nothing
     distance                 mean cosine distance of two of its captions
@@ -44,7 +44,8 @@ DIMENSIONS = 50  # of vectors that are clustered
 NUM_DRAWS = 200  # of the bootstrap
 MAX_SIZE = 20_000  # captions of a set that are compared
 NO_LIMIT = 1_000_000  # characters and words of a caption: a description may be long
-SHARES = ("coverage top 5", "coverage top 20", "balance", "empty", "distinct-1", "distinct-2", "unique")
+COVERAGE = {"coverage top 5": 5, "coverage top 20": 20}  # metric -> clusters that it is about
+SHARES = (*COVERAGE, "balance", "empty", "distinct-1", "distinct-2", "unique")
 
 
 @dataclass(frozen=True)
@@ -297,8 +298,7 @@ def _measured(texts: list[str], rows: Floats, labels: npt.NDArray[np.int64], clu
     sums, squares = weights @ rows, weights.sum(1)
     own = (weights**2).sum(1)  # a caption that comes twice is compared with itself
     numbers: dict[str, Floats] = {
-        "coverage top 5": ranked[:, :5].sum(1),
-        "coverage top 20": ranked[:, :20].sum(1),
+        **{name: ranked[:, :top].sum(1) for name, top in COVERAGE.items() if covers(name, clusters)},
         "entropy": entropy,
         "effective": np.exp(entropy),
         "balance": entropy / np.log(clusters),
@@ -331,6 +331,11 @@ def _measured(texts: list[str], rows: Floats, labels: npt.NDArray[np.int64], clu
     numbers["unique"] = np.array([len(np.unique(forms[row > 0])) / (row > 0).sum() for row in weights])
     numbers["length"] = weights @ lengths / size
     return _Once({name: (float(value[0]), value[1:]) for name, value in numbers.items()}, shares[0])
+
+
+def covers(metric: str, clusters: int) -> bool:
+    """Whether a metric says anything with so many clusters: the 20 largest of 10 hold everything."""
+    return clusters > COVERAGE.get(metric, 0)
 
 
 def _clustered(rows: Floats, clusters: int, seed: int) -> npt.NDArray[np.int64]:

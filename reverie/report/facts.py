@@ -19,6 +19,7 @@ import numpy as np
 from scipy import stats
 
 from reverie.arms import UNTRAINED, WITHOUT_CHANCE, Factor
+from reverie.captions.prompts import OWN
 from reverie.errors import StoreError
 from reverie.evaluate.significance import Difference, bootstrap, is_packed, paired, unpack
 from reverie.pairs import DROPPED, FAILED, OK
@@ -283,6 +284,15 @@ def command(facts: Facts) -> str:
     return " \\\n  ".join(shlex.join(words) for words in lines)
 
 
+def unnamed(facts: Facts) -> float | None:
+    """The share of written captions that did not name the class that they were asked for; None where none had to."""
+    asked = (step["settings"] for step in facts.plan["steps"] if step["kind"] == "captions")
+    if not any(settings.get("classes") and settings.get("names_class") for settings in asked):
+        return None
+    events = (event for event in read_events(facts.folder) if event.get("kind") == "cleaned")
+    return next((event.get("miss_rate") for event in reversed(list(events))), None)
+
+
 def headline(facts: Facts) -> str:
     """The result in one sentence, or how far the run is."""
     if not facts.measured and not facts.missing and (made := artifact(facts)):
@@ -494,12 +504,20 @@ def _step(step: Mapping[str, Any], folder: Path, events: list[dict[str, Any]]) -
     last: dict[str, Any] = next((event for event in reversed(own) if "done" in event and "total" in event), {})
     state = "done" if (folder / "done" / f"{step['name']}.json").exists() else "begun" if own else "waiting"
     spans = _spans(own)
-    settings = tuple(_flat("", {key: value for key, value in step["settings"].items() if key != "stage"}))
+    unsaid = {"stage", *_idle(step["settings"])}
+    settings = tuple(_flat("", {key: value for key, value in step["settings"].items() if key not in unsaid}))
     done, total = (last.get("done"), last.get("total")) if state == "begun" else (None, None)
     return StepFacts(
         step["name"], step["settings"]["stage"], step["role"], tuple(step["inputs"]), state, done, total, _seconds(spans) if own else None,
         step["fingerprint"], settings, tuple(spans)
     )  # fmt: skip
+
+
+def _idle(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings of a step that say nothing: the prompt that a builtin writer learned has no place for what others are asked as well."""
+    if settings["stage"] == "AskAboutClasses" and settings.get("prompt") == OWN and not settings.get("templates"):
+        return "second", "scene", "scenes", "glosses"
+    return ()
 
 
 def _spans(events: list[dict[str, Any]]) -> list[tuple[float, float]]:

@@ -36,6 +36,7 @@ from reverie.report.facts import (
     kind_of,
     metrics,
     number,
+    unnamed,
 )
 from reverie.report.thumbs import THUMB_PX, Thumbs
 from reverie.run.plan import read_plan
@@ -133,6 +134,7 @@ def _render(facts: Facts) -> str:
             grid=list(_grid(facts.folder / "pairs.lance", thumbnails)),
             lost=list(_lost(facts.folder / "pairs.lance", thumbnails)),
             refused=list(_refused(facts.folder / "captions.lance")),
+            unnamed=unnamed(facts),
             num_warnings=NUM_WARNINGS,
             **_duplicates(facts.folder, thumbnails),
             **_classes(facts, thumbnails),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import StoreError
-from reverie.evaluate.diversity import Value
+from reverie.evaluate.diversity import Value, covers
 from reverie.evaluate.significance import paired
 from reverie.models.captioner import ABOUT
 from reverie.report import plots
@@ -39,6 +39,7 @@ def gather(facts: Facts) -> dict[str, Any] | None:
         {
             "arm": arm, "share": _share(arm), "scores": {name: arm.mean(name) for name in METRICS if name in arm.values},
             "seen": seen[arm.id], "steps": _against(arm, human, metric), "exposures": _against(arm, rivals.get(_share(arm)), metric),
+            "rival_seen": seen[rivals[_share(arm)].id] if _share(arm) in rivals else None,
         }
         for arm in mixtures
     ]  # fmt: skip
@@ -137,6 +138,8 @@ def _diversity(facts: Facts) -> dict[str, Any] | None:
     rows: dict[str, dict[str, tuple[str, str]]] = {}
     for arm in found.arms:
         for record in arm.records:
+            if not covers(record.metric, int(record.details.get("clusters") or 0)):  # of an earlier version
+                continue
             value = float(record.value or 0.0)
             low, high = (float(record.details.get(end, value)) for end in ("low", "high"))
             shown = told(record.metric, Value(value, low, high))

@@ -45,8 +45,6 @@ def test_numbers_are_those_of_a_slow_loop():
     entropy = -sum(share * math.log(share) for share in shares)
     cosines = [float(rows[a] @ rows[b]) for a in range(4) for b in range(4) if a != b]
     assert found == {
-        "coverage top 5": 1.0,
-        "coverage top 20": 1.0,
         "entropy": pytest.approx(entropy),
         "effective": pytest.approx(math.exp(entropy)),
         "balance": pytest.approx(entropy / math.log(5)),
@@ -58,6 +56,15 @@ def test_numbers_are_those_of_a_slow_loop():
         "unique": 0.75,
         "length": 3.5,
     }
+
+
+def test_the_largest_clusters_are_told_of_only_where_there_are_more():
+    texts, rows = captions(30, 20), np.eye(30)
+    for clusters, known in ((5, []), (6, ["top 5"]), (20, ["top 5"]), (21, ["top 5", "top 20"])):
+        labels = np.arange(30) % clusters
+        found = _measured(texts, rows, labels, clusters, np.ones((2, 30))).numbers
+        assert [name for name in found if name.startswith("coverage")] == [f"coverage {each}" for each in known]
+        assert all(found[f"coverage {each}"][0] < 1 for each in known)
 
 
 def test_the_more_varied_set_has_the_higher_numbers():
