@@ -215,9 +215,9 @@ class Painting:
 
     # text-to-image model: builtin:painter, a folder, or the Hub id of any diffusers pipeline
     painter: str = "builtin:painter"
-    per_caption: int = 4  # images painted of each caption (l)
-    guidance: float = 2.0  # classifier-free guidance w in eps_u + w (eps_c - eps_u); 1 = none
-    sampler_steps: int = 10  # denoising steps of an image from noise
+    per_caption: int = 4  # images painted of each caption
+    guidance: float = 2.0  # classifier-free guidance, 1 = none; w in eps_u + w (eps_c - eps_u)
+    sampler_steps: int = 10  # sampling steps of an image; of pixels, denoising steps from noise
     scheduler: str | None = "ddim"  # sampler: ddim, dpm-solver++, euler, ...; the painter's own when absent
     paint_px: int | None = None  # side of painted images in pixels; what the painter was made for when absent
     store_px: int | None = None  # side of stored images in pixels; as painted when absent

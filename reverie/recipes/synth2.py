@@ -168,9 +168,9 @@ class TokenPainting:
     painter_steps: int = 400  # optimiser steps of a token painter that is trained
     painter_batch: int = 16  # examples in a step of training a token painter
     caption_drop: float = 0.1  # share of captions that are replaced by the empty one, for guidance
-    per_caption: int = 1  # images painted of each caption (l)
-    guidance: float = 3.0  # classifier-free guidance w in eps_u + w (eps_c - eps_u); 1 = none
-    sampler_steps: int = 8  # denoising steps of an image from noise
+    per_caption: int = 1  # images painted of each caption
+    guidance: float = 3.0  # classifier-free guidance, 1 = none; s in l_u + s (l_c - l_u) over the logits of ids
+    sampler_steps: int = 8  # sampling steps of an image; from all places masked, each fills some
     painter_dtype: Precision = "fp32"  # number format that the painter computes in; fp16 needs a GPU
     paint_batch: int = 64  # images painted together; changes the speed only
 
@@ -351,6 +351,12 @@ class Synth2Config:
                 ("ask_templates", "glosses", "synonyms", "second_class", "scene", "balance"),
                 self.ask.ask_about == "classes",
                 "--ask-about classes",
+            ),
+            # The one template of a builtin writer, which it learned, has no place for these.
+            (
+                ("glosses", "second_class", "scene"),
+                not self.ask.writer.startswith(BUILTIN) or self.ask.ask_templates is not None,
+                "a --writer that is not builtin",
             ),
         )  # fmt: skip
         each = 2 ** (len(self.images.tokenizer_channels) - 1)

@@ -25,13 +25,14 @@ from reverie import pairs
 from reverie.cli.main import main
 from reverie.datasets.captioned import load_captioned
 from reverie.errors import InputError
-from reverie.learn.human_pairs import TokenizePairs
+from reverie.learn.human_pairs import TokenizePairs, chosen_pairs
 from reverie.learn.manifest import Manifest, write_manifest
 from reverie.models.tokenizer import open_tokenizer
-from reverie.recipes.synth2 import SCALES
+from reverie.recipes.synth2 import SCALES, Synth2Config
 from reverie.report.terminal import table
 from reverie.run.engine import run
 from reverie.run.plan import call_recipe
+from reverie.settings import helps
 from reverie.stage import StepContext
 from reverie.store import results, tables
 from reverie.store.pictures import as_png
@@ -133,6 +134,10 @@ def test_no_pixel_is_stored_and_the_page_decodes_tokens_and_tells_both_compariso
         "as many of them seen.",
     ):
         assert text in first
+    assert "rival saw 8 human pairs, this 8" in page
+    assert re.search(r"\d\.\d% of what was written did not name its class", page)
+    assert "<td>names_class</td>" in page
+    assert not re.search("<td>(second|scene|scenes|glosses)</td>", page)  # the builtin writer knows none of them
     assert "tags that were seen" not in page  # no captioner of this run sees tags
     assert table(finished).columns[0].header == "captioner"
     part = page[page.index("Painted pairs beside human ones") : page.index("Photos and what is said of them")]
@@ -380,14 +385,14 @@ SLIPS: list[tuple[str, dict[str, Any], str]] = [
     ("one class", {"classes": "one.txt"}, "a list of one class, 'red circle'"),
     ("a class that the writer does not know", {"classes": "strange.txt"}, "builtin:writer writes about the small world only and does not know 'crane'"),
     ("a language model that is none", {"language_model": "vit"}, "no causal language model"),
-    ("pairs without captions", {"pairs": "bare"}, "2 of 2 pairs of .* have no caption, first real000"),
+    ("pairs without captions", {"pairs": "bare"}, "2 of 2 pairs of .* have no caption, first real000; caption them, or name columns that hold captions: --mix$"),
     ("no pairs", {"pairs": "nowhere"}, "holds no pairs.lance; make it with: reverie import"),
     ("other codes", {"token_painter": "amused", "tokenizer": "vq"}, "the codebook of .*vq.* is not the one of"),
     ("a tokenizer of its own beside a painter", {"token_painter": "amused", "tokenizer": "train"}, "leave out --tokenizer, or --token-painter"),
-    ("another grid", {"token_painter": "amused", "token_px": 32}, "paints pictures of 16 px, which is another grid than that of 32 px"),
+    ("another grid", {"token_painter": "amused", "token_px": 32}, "paints pictures of 16 px, which is another grid than that of 32 px; give 16, or another painter$"),
     ("ids out of range", {"pairs": "wild", "token_painter": "amused"}, "pair real000 has the id 99, and codes are 0 to"),
-    ("test photos", {"pairs": "tested", "token_painter": "amused"}, r"2 of 2 pairs of .*tested.pairs\.lance show test photos, first real000 the photo all-00000; leave them out: pair_id not in \('real000', 'real001'\)"),
-    ("test photos, before a tokenizer is trained", {"pairs": "tested"}, r"2 of 2 pairs of .*tested.pairs\.lance show test photos, first real000 the photo all-00000; leave them out: pair_id not in \('real000', 'real001'\)"),
+    ("test photos", {"pairs": "tested", "token_painter": "amused"}, r"2 of 2 pairs of .*tested.pairs\.lance show test photos, first real000 the photo all-00000; that leaves too few to learn from: give other pairs"),
+    ("test photos, before a tokenizer is trained", {"pairs": "tested"}, r"2 of 2 pairs of .*tested.pairs\.lance show test photos, first real000 the photo all-00000; that leaves too few to learn from: give other pairs"),
     ("tokens without their tokenizer", {"pairs": "wild"}, "has no pictures to train a tokenizer on"),
     ("ids that do not fill a picture", {"token_px": 18}, "does not divide into ids of 4 px"),
     ("a file of captions as pairs", {"pairs": "one.txt"}, r"one\.txt holds no pairs\.lance; make it with: reverie import PHOTOS --out FOLDER"),
@@ -404,6 +409,9 @@ SLIPS: list[tuple[str, dict[str, Any], str]] = [
     ("words that are not trained", {"language_model": "vit", "language_steps": 3}, "--language-steps says nothing here"),
     ("no fine-tuning", {"human_first": 0.3}, "--human-first says nothing here: it belongs to --mode finetune"),
     ("asked about nothing", {"ask_about": "nothing", "writer": "owner/model", "second_class": 0.5}, "--second-class says nothing here"),
+    ("a second class, asked of a builtin writer", {"second_class": 0.5}, "--second-class says nothing here: it belongs to a --writer that is not builtin"),
+    ("a scene, asked of a builtin writer", {"scene": 0.5}, "--scene says nothing here: it belongs to a --writer that is not builtin"),
+    ("glosses, given to a builtin writer", {"glosses": "wordnet"}, "--glosses says nothing here: it belongs to a --writer that is not builtin"),
     ("ids of a tokenizer that do not fill a picture", {"tokenizer": "vq", "token_px": 18}, "each id is 4 px wide; use a multiple of that"),
     ("no room for a sentence", {"language_model": "gpt", "max_tokens": 70}, "sentences of 70 tokens after 1 others do not fit into the 64"),
 ]  # fmt: skip
@@ -484,13 +492,93 @@ def test_copies_of_test_photos_are_found_by_their_pictures_and_no_others_are(
     look = TokenizePairs(folder, "step:tokenizer", where=where, test_photos="smallworld:street:3").look()
     with pytest.raises(
         InputError,
-        match=r"2 of 3 pairs of .* show test photos, first copy1 the photo all-00001; leave .*'copy1', 'copy2'",
+        match=r"2 of 3 pairs of .* show test photos, first copy1 the photo all-00001; that leaves too few to learn from: give other pairs",
     ):
         look.run(context)
     assert told == [(3, 6)]
     replace(look, where="pair_id = 'real000' or pair_id = 'broken'", test_photos="smallworld:street:40:held").run(
         context
     )
+
+
+def shown_test_photos(folder: Path, painter: Path, where: str, out: Path) -> str:
+    """What is said of pairs that show test photos, as a person reads it."""
+    context = StepContext(out, "unseen", report=lambda kind, **facts: None)
+    look = TokenizePairs(folder, str(painter), where=where, test_photos="smallworld:street:11").look()
+    with pytest.raises(InputError) as said:
+        look.run(context)
+    return str(said.value)
+
+
+def test_pairs_are_left_out_by_what_the_message_says(models: dict[str, Path], classes: Path, tmp_path: Path) -> None:
+    """Few in the message; many in a file, as a list that ends in dots is of no use to anybody."""
+    folder = fill(tmp_path / "pairs", models["amused"], 11)
+    fill(folder, models["amused"], 1, unit=1, pair_id="other0", image=as_png(Image.new("RGB", (16, 16), "red")))
+    fill(folder, models["amused"], 1, unit=2, pair_id="other1", image=as_png(Image.new("RGB", (16, 16), "blue")))
+    few = shown_test_photos(folder, models["amused"], "pair_id in ('real003', 'other0', 'other1')", tmp_path)
+    assert few.endswith(
+        "leave them out: --pairs-where \"(pair_id in ('real003', 'other0', 'other1')) and pair_id not in ('real003')\""
+    )
+    many = shown_test_photos(folder, models["amused"], "", tmp_path)
+    assert many.startswith("11 of ")
+    assert many.endswith(f'leave them out: --pairs-where "$(cat {tmp_path / "leave-out.sql"})"')
+    flags = small(classes=classes, pairs=str(folder), eval_data="smallworld:street:11")
+    where = (tmp_path / "leave-out.sql").read_text()
+    assert "real" not in "".join(chosen_pairs(folder / "pairs.lance", where, 0, None))
+    stage: Any = call_recipe("synth2", flags | {"pairs_where": where}).step("unseen").stage
+    stage.run(StepContext(tmp_path, "unseen", report=lambda kind, **facts: None))
+
+
+def test_pairs_without_caption_are_left_out_by_what_the_message_says(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = fill(tmp_path, models["amused"], 3)
+    fill(folder, models["amused"], 1, unit=1, pair_id="bare", text=" ")
+    with pytest.raises(InputError, match=r"1 of 4 pairs of .* have no caption, first bare;") as said:
+        chosen_pairs(folder / "pairs.lance", "unit < 5", 0, None)
+    flag, where = str(said.value).rpartition("leave them out: ")[2].split(" ", 1)
+    assert (flag, where) == ("--pairs-where", "\"(unit < 5) and regexp_like(text, '\\S')\"")
+    assert len(chosen_pairs(folder / "pairs.lance", where.strip('"'), 0, None)) == 3
+
+
+@pytest.mark.parametrize(("limit", "where", "told"), [
+    (100, "", ["--human-pairs 100 is more than the 3 pairs; all of them are taken"]),
+    (3, "pair_id <> 'real001'", ["--human-pairs 3 is more than the 2 pairs that --pairs-where takes; all of them are taken"]),
+    (3, "", []),
+    (0, "", []),
+])  # fmt: skip
+def test_fewer_pairs_than_were_asked_for_are_told(
+    limit: int, where: str, told: list[str], models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, said = fill(tmp_path / "pairs", models["amused"], 3), list[str]()
+    context = StepContext(
+        tmp_path, "human", report=lambda kind, **facts: said.append(facts["text"]) if kind == "warning" else None
+    )
+    TokenizePairs(folder, str(models["amused"]), where=where, limit=limit).run(context)
+    assert said == told
+
+
+def test_the_help_speaks_of_tokens() -> None:
+    said = helps(Synth2Config)
+    assert said["guidance"].endswith("s in l_u + s (l_c - l_u) over the logits of ids")
+    assert "masked" in said["sampler_steps"]
+    assert not re.search(r"\beps|denois|noise|\(l\)", said["guidance"] + said["sampler_steps"] + said["per_caption"])
+
+
+def test_pairs_of_a_run_that_are_tokens_are_exported_without_a_word_about_the_tokenizer(
+    finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "shown"
+    assert say("export", finished / "shots" / "human", "--to", "folder", "--out", out) == 0
+    assert len([*out.rglob("*.png")]) == 24
+
+
+def test_tokens_that_are_painted_again_are_compared_as_ids(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    row = next(tables.scan(folder / "pairs.lance", ["pair_id"])).to_pylist()[0]
+    assert say("repaint", folder, row["pair_id"], "--out", tmp_path / "again.png", "--device", "cpu") == 0
+    assert "again.png: the same ids as the stored image" in capsys.readouterr().out
 
 
 def test_cost_is_measured_with_the_models_of_the_run(classes: Path) -> None:
