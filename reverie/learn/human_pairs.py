@@ -273,8 +273,9 @@ def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[
     """Ids of the pairs that are taken, see ``TokenizePairs``. Raises InputError for fewer than two, painted ones, or one without caption."""
     fits = f"status = '{pairs.OK}'" + (f" and ({where})" if where else "")
     if painted := tables.count(source, f"{fits} and origin = 'painted'"):
+        human = both(where, "origin = 'real'")
         raise InputError(
-            f"{painted:,} pairs of {source} are painted, and human ones are wanted; leave them out with --pairs-where \"origin = 'real'\""
+            f'{painted:,} pairs of {source} are painted, and human ones are wanted; leave them out: {FLAG} "{human}"'
         )
     if mix is not None:
         fits = mix.usable(source, fits)
