@@ -70,6 +70,7 @@ OTHERS = {
     "centroid_distance": "distance of centroids",
     "mmd": "MMD",
     "worth_real_photos": "worth in real photos",
+    "worth_human_pairs": "worth in human pairs alone",
     "gradient_norm": "norm of the gradient",
     "images_per_s": "images a second",
     "steps_per_s": "steps a second, painting for each",
@@ -111,6 +112,7 @@ ASIDE = (
     "diversity",
     "cost",
     "recaptioning",
+    "human-equivalence",
 )  # protocols of what is not how good a model is; shown where a recipe's own part of the page tells of it
 OWN_COMMANDS = {  # of what is made by no recipe
     "make": ["reverie", "make"],

@@ -251,6 +251,13 @@ def over_guidance(
     return _lines_over("guidance", lines, {}, metric, f"guidance {metric}")
 
 
+def over_human_pairs(
+    lines: Mapping[str, Sequence[tuple[float, float, tuple[float, float] | None]]], metric: str
+) -> Markup:
+    """A score over the number of human pairs, on a logarithmic axis; ``lines`` as in ``over_shares``."""
+    return _lines_over("human pairs", lines, {}, metric, f"human pairs {metric}", log=True)
+
+
 def _lines_over(
     what: str,
     lines: Mapping[str, Sequence[tuple[float, float, tuple[float, float] | None]]],
@@ -258,6 +265,7 @@ def _lines_over(
     metric: str,
     name_of_drawing: str,
     limits: tuple[float, float] | None = None,
+    log: bool = False,
 ) -> Markup:
     with _figure(2.9) as (figure, axes):
         for place, (name, points) in enumerate(lines.items()):
@@ -273,6 +281,11 @@ def _lines_over(
         axes.set_title(metric, loc="left", fontsize=11, color=SOFT)
         if limits:
             axes.set_xlim(*limits)
+        if log:
+            ticks = sorted({x for points in lines.values() for x, _, _ in points})
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+            axes.set_xticks([], minor=True)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         figure.legend(labelcolor=INK, handlelength=1.6, fontsize=10, loc="outside lower center", ncols=1)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from reverie.errors import StoreError
+from reverie.evaluate.data_equivalence import OF_PAIRS, PAIRS_ALONE, learned_only_from_pairs
 from reverie.evaluate.diversity import Value, covers
 from reverie.evaluate.significance import paired
 from reverie.models.captioner import ABOUT
 from reverie.report import plots
 from reverie.report.diversity import CALLED, told
 from reverie.report.facts import HUNDREDS, ArmFacts, Facts, Measured, called, main_metric, over_photos
+from reverie.store import results
 from reverie.store.json_files import read_json
 
 TRAINED = {"trained": {"real_seen": int, "painted_seen": int, "steps": int, "round_trip?": (float, None)}}
@@ -22,6 +24,7 @@ def gather(facts: Facts) -> dict[str, Any] | None:
     """What synth2.html needs; None for a run without captioners from painted pairs. Where no photos were given to measure them on, there are no rows."""
     found = next((each for each in facts.measured if any("rho" in arm.factors for arm in each.arms)), None)
     beside = {
+        "worth": _worth(facts),
         "diversity": _diversity(facts),
         "cost": next((each for each in facts.aside if each.protocol == "cost"), None),
     }
@@ -116,18 +119,77 @@ def _trained(facts: Facts, arm: ArmFacts) -> Mapping[str, Any] | None:
 def _curve(
     found: Measured, metric: str, mixtures: list[ArmFacts], human: ArmFacts | None, rivals: Mapping[Any, ArmFacts]
 ) -> Any:
-    scale = 100 if metric in HUNDREDS else 1
-
-    def point(share: float, arm: ArmFacts) -> tuple[float, float, tuple[float, float] | None]:
-        span = arm.interval(metric)
-        return share, scale * arm.mean(metric), (scale * span[0], scale * span[1]) if span else None
-
-    start = [point(0.0, human)] if human else []
-    lines = {"with painted pairs": [*start, *(point(_share(arm), arm) for arm in mixtures)]}
+    start = [_point(0.0, human, metric)] if human else []
+    lines = {"with painted pairs": [*start, *(_point(_share(arm), arm, metric) for arm in mixtures)]}
     if own := sorted((float(share), arm) for share, arm in rivals.items() if metric in arm.values):
-        lines["human pairs alone, as many seen as beside the painted ones"] = [*start, *(point(*each) for each in own)]
-    levels = {"human pairs alone, at equal steps": scale * human.mean(metric)} if human else {}
+        lines["human pairs alone, as many seen as beside the painted ones"] = [
+            *start,
+            *(_point(*each, metric) for each in own),
+        ]
+    levels = {"human pairs alone, at equal steps": _scale(metric) * human.mean(metric)} if human else {}
     return plots.over_shares(lines, levels, called(metric, found))
+
+
+def _scale(metric: str) -> int:
+    return 100 if metric in HUNDREDS else 1
+
+
+def _point(at: float, arm: ArmFacts, metric: str) -> tuple[float, float, tuple[float, float] | None]:
+    """Where an arm stands in a drawing: the place given, its mean over seeds, and the interval of that."""
+    scale, span = _scale(metric), arm.interval(metric)
+    return at, scale * arm.mean(metric), (scale * span[0], scale * span[1]) if span else None
+
+
+def _worth(facts: Facts) -> dict[str, Any] | None:
+    """Scores over the number of human pairs, and how many alone each share of painted ones is worth; None where that was not found.
+
+    Arms that differ in more than pairs are left to results.jsonl.
+    """
+    records = results.select(results.read(facts.folder / "results.jsonl"), protocol=OF_PAIRS)
+    told = records[0].details if records else {}
+    found = next((each for each in facts.measured if told and each.step == told.get("measured")), None)
+    if found is None:
+        return None
+    metric = str(told.get("of"))
+    lines: dict[float, dict[int, ArmFacts]] = {}
+    for arm in found.arms:
+        number = arm.factors.get("human_pairs")
+        if learned_only_from_pairs(arm.factors) and isinstance(number, int) and number > 0 and metric in arm.values:
+            lines.setdefault(_share(arm), {})[number] = arm
+    alone = lines.pop(0.0, {})
+    if not alone:
+        return None
+    rows = [
+        {
+            "share": share, "human": number, "alone": alone[number].mean(metric) if number in alone else None,
+            "score": arm.mean(metric), "worth": _over_seeds([record for record in records if record.arm == arm.id]),
+        }
+        for share, line in sorted(lines.items())
+        for number, arm in sorted(line.items())
+    ]  # fmt: skip
+    drawn = {PAIRS_ALONE: alone} | {
+        f"{100 * share:g} % of every batch painted": line for share, line in sorted(lines.items()) if len(line) > 1
+    }
+    points = {
+        name: [_point(number, arm, metric) for number, arm in sorted(line.items())] for name, line in drawn.items()
+    }
+    return {
+        "drawing": plots.over_human_pairs(points, called(metric, found)),
+        "rows": rows,
+        "metric": metric,
+        "called": called(metric, found),
+    }
+
+
+def _over_seeds(records: list[results.Result]) -> str:
+    """The worth of the middle seed, of two in the middle the smaller, and from where to where the seeds lie; also off the curve."""
+    order = {"below": (0, 0.0), "above": (2, 0.0)}
+    ranked = sorted(records, key=lambda record: order.get(str(record.details.get("side")), (1, record.value or 0.0)))
+    said = [str(record.details.get("words")).removesuffix(f" {PAIRS_ALONE}") for record in ranked]
+    if not said:
+        return "not found"
+    middle = said[(len(said) - 1) // 2]
+    return middle if len(set(said)) == 1 else f"{middle} ({said[0]} to {said[-1]})"
 
 
 def _diversity(facts: Facts) -> dict[str, Any] | None:

@@ -187,6 +187,7 @@ def balances() -> dict[str, str]:
 
 
 def _smallworld(config: Synth2Study) -> Plan:
+    from reverie.evaluate.data_equivalence import HumanPairEquivalent
     from reverie.report.page import WritePage
 
     own = settings(config)
@@ -205,6 +206,7 @@ def _smallworld(config: Synth2Study) -> Plan:
         )
         for name, some in measures.items()
     ]
+    steps.append(Step("worth", HumanPairEquivalent("measure", SCORE), inputs=("measure",)))
     steps += [Step(name, trend, inputs=("measure", "paint")) for name, trend in _trends(config).items()]
     steps.append(recipe.cost(own, REPEATS))
     page = Step("page", WritePage(), inputs=tuple(step.name for step in steps))

@@ -4,7 +4,7 @@ import warnings
 
 from reverie.arms import Factor
 from reverie.report.facts import ArmFacts, Measured
-from reverie.report.plots import by_class, growth
+from reverie.report.plots import by_class, growth, over_human_pairs
 
 
 def arm(name: str, *values: float, **factors: Factor) -> ArmFacts:
@@ -56,3 +56,11 @@ def test_emoji_and_other_scripts_are_letters_that_the_page_draws_in_its_own_font
     for name in (whole, "🐶 dog", "犬", "a" * 33 + "…", "b" * 34 + "…"):
         assert f">{name}</text>" in drawn
     assert "font-family" not in drawn
+
+
+def test_scores_over_human_pairs_have_a_tick_at_each_number() -> None:
+    drawn = over_human_pairs({"alone": [(200, 12.5, (12, 13)), (600, 20, None), (1800, 30, None)]}, "F1")
+    assert "alone: 12.5 at 200, 20.0 at 600, 30.0 at 1800" in drawn
+    for tick in ("200", "600", "1,800"):
+        assert f">{tick}</text>" in drawn
+    assert ">1000<" not in drawn

@@ -13,7 +13,9 @@ from reverie import pairs
 from reverie.arms import Arm, by_id
 from reverie.cli.main import main
 from reverie.errors import InputError
+from reverie.evaluate.data_equivalence import HumanPairEquivalent
 from reverie.evaluate.trends import MeasureTrend, Point, spearman
+from reverie.report.page import write
 from reverie.smallworld.scene import class_names
 from reverie.stage import StepContext
 from reverie.store import results, tables
@@ -118,6 +120,43 @@ def test_equal_scores_are_no_trend() -> None:
     assert spearman([1, 2, 3], [3, 5, 4]) == pytest.approx(0.5)
 
 
+def test_worth_in_human_pairs_is_found_after_the_captioners_were_measured_and_shown_on_the_page(tmp_path: Path) -> None:
+    """On records by hand: three seeds on one curve, of arms as the study has them."""
+    (plan,) = synth2(TINY).runs.values()
+    names = [step.name for step in plan.steps]
+    step = plan.step("worth")
+    assert step.stage == HumanPairEquivalent("measure", "slot_f1")
+    assert step.inputs == ("measure",)
+    assert names.index("measure") < names.index("worth")
+    assert "worth" in plan.step("page").inputs
+
+    plan.settle(tmp_path)
+    scores = {"human": 0.1, "human-some": 0.2, "human-many": 0.3, "painted-some": 0.25, "painted-many": 0.35}
+    by_seed = {"painted-0.5": (0.05, 0.15, 0.2)}
+    context = StepContext(tmp_path, "measure")
+    for arm in arms(TINY):
+        for seed in range(3):
+            own = replace(arm, seed=seed, step=f"{arm.id}-{seed}")
+            record = results.about(context, TINY, own, "captions", photos="smallworld:street:10", num_test=10)
+            value = by_seed[arm.id][seed] if arm.id in by_seed else scores.get(arm.id, 0.1)
+            results.append(tmp_path / "results.jsonl", record(metric="slot_f1", value=value))
+    step.stage.run(StepContext(tmp_path, "worth"))  # type: ignore[union-attr]
+    rows = results.select(results.read(tmp_path / "results.jsonl"), step="worth")
+    assert {row.arm for row in rows} == {arm.id for arm in arms(TINY) if arm.factors["rho"]}
+    worth = {row.seed: row.value for row in rows if row.arm == "painted-0.5"}
+    assert worth == {0: None, 1: pytest.approx((200 * 600) ** 0.5), 2: pytest.approx(600)}
+
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert "Captions of 10 unseen photos" in page[page.index("<h1>") : page.index("</h1>")]
+    part = page[page.index("What painted pairs are worth in human ones") :]
+    said = "human pairs alone: 10.0 at 200, 20.0 at 600, 30.0 at 1800; 50 % of every batch painted: 13.3 at 200, 25.0 at 600, 35.0 at 1800"
+    assert said in part
+    assert "<td>346 (fewer than 200 to 600)</td>" in part
+    assert "<td>1,039</td>" in part
+    assert "<td>more than 1,800</td>" in part
+    assert "human captions, painted" not in part[: part.index("</table>")]  # differs in more than its pairs
+
+
 @pytest.mark.slow
 def test_claims_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
@@ -136,6 +175,13 @@ def test_claims_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = results.select(
         results.read(tmp_path / "study" / "smallworld" / "results.jsonl"), step="measure", metric="slot_f1"
     )
+    worth = results.select(
+        results.read(tmp_path / "study" / "smallworld" / "results.jsonl"), metric="worth_human_pairs"
+    )
+    assert {row.arm for row in worth} == {row.arm for row in rows if row.factors["rho"]}
+    assert all(row.details["side"] in ("on", "below", "above") for row in worth)
+    page = (tmp_path / "study" / "smallworld" / "report.html").read_text(encoding="utf-8")
+    assert "What painted pairs are worth in human ones" in page
     control = {row.arm: row.details["control"].split(":")[0] for row in rows}
     assert [arm for arm, told in control.items() if told == "uncontrolled"] == ["uncontrolled"]
     assert "report.html" in capsys.readouterr().out
