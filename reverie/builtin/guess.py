@@ -39,7 +39,7 @@ from reverie.builtin.reader import (
 )
 from reverie.builtin.teach import Kept
 from reverie.learn.fit import Apart
-from reverie.learn.text_to_tokens import TextToTokens, TokenPredictor
+from reverie.learn.text_to_tokens import Shown, TextToTokens, TokenPredictor
 from reverie.learn.train_painter import Curriculum
 from reverie.models.pretrained import load_into
 from reverie.models.token_painter import TokenPainter
@@ -148,7 +148,7 @@ class GuessAsRead:
     asked: int = 24  # captions that are painted at a time
     apart_reader: Apart = field(default_factory=lambda: Apart(lr=5e-4, weight_decay=0.02, betas=(0.9, 0.98), clip=1.0))
     sampler_steps: int = 8
-    guidance: float = 3.0
+    guidance: float = 3.0  # of paintings; that of guesses lies between 1 and this
 
     @property
     def apart(self) -> dict[str, Apart]:
@@ -181,10 +181,14 @@ class GuessAsRead:
             self._paint(net, batch["token_ids"].long(), wanted)
         every_other = torch.arange(len(wanted), device=wanted.device) % 2 == 0
         shown = self.tokens.shown(batch, (batch["weights"] > 1) & every_other[:, None, None])
+        plain = self._without_caption(net.predictor, shown)
         logits = net.predictor(shown.visible, shown.words)
         said = self.tokens.said(logits, shown, batch["weights"])
         with torch.autocast(logits.device.type, enabled=False):
-            guess = self._guessed(logits.float(), shown.hidden, shown.ids, net.codes)
+            # Of any guidance up to the sampler's, so that what is taught holds for all of them.
+            scale = 1 + (self.guidance - 1) * torch.rand(len(plain), 1, 1, 1, device=plain.device)
+            guided = torch.lerp(plain.float(), logits.float(), scale)
+            guess = self._guessed(guided, shown.hidden, shown.ids, net.codes)
             fixed = {name: weight.detach() for name, weight in net.reader.named_parameters()}
             answers = functional_call(net.reader, fixed, (guess[shown.told],))
             as_read = reading_loss(answers, wanted[shown.told], number=self.number)
@@ -206,6 +210,14 @@ class GuessAsRead:
             "guessed": share_right(answers, wanted[shown.told]),
             "painted": painted,
         }
+
+    @torch.no_grad()
+    def _without_caption(self, predictor: TokenPredictor, shown: Shown) -> Tensor:
+        """Logits (n, K, h, w) under the empty caption."""
+        empty = self.tokens.tokens([""]).to(shown.words).expand_as(shown.words)
+        logits: Tensor = predictor(shown.visible, empty)
+        torch.clear_autocast_cache()  # it holds weights in half precision that were cast without a gradient
+        return logits
 
     def _guessed(self, logits: Tensor, hidden: Tensor, ids: Tensor, codes: Tensor) -> Tensor:
         """Codes (n, c, h, w) of ids drawn from logits (n, K, h, w) where hidden; their gradient is that of the mean code."""

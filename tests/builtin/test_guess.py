@@ -139,7 +139,8 @@ def test_all_places_of_things_are_hidden_in_every_other_picture(
     monkeypatch.setattr("reverie.learn.text_to_tokens.masked", lambda *_: few)
     batch = next(batches.iterate(1))  # without paintings
     learner.losses(net, batch)
-    masks = shown[0] == learner.tokens.mask_id
+    assert torch.equal(shown[0], shown[1])  # without the caption, and under it
+    masks = shown[1] == learner.tokens.mask_id
     assert torch.equal(masks[1::2].flatten(1), few[1::2])
     expected = few[::2].view(-1, SIDE, SIDE) | (batch["weights"][::2] > 1)
     assert torch.equal(masks[::2], expected)
@@ -220,3 +221,34 @@ def test_without_a_reader_there_is_no_teaching(tmp_path: Any) -> None:
     with pytest.raises(InputError, match="--only token-reader token-painter"):
         train.main(tmp_path, ("token-painter",), num_scenes=500)
     assert not (tmp_path / "token-painter").exists()
+
+
+def test_guesses_are_of_every_guidance_up_to_that_of_paintings(
+    learner: GuessAsRead, batches: ToGuess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = learner.build()
+    found: list[tuple[Tensor, Tensor]] = []
+    guessed = GuessAsRead._guessed
+
+    def seen(self: GuessAsRead, logits: Tensor, *rest: Tensor) -> Tensor:
+        found.append((logits, rest[1]))
+        return guessed(self, logits, *rest)
+
+    monkeypatch.setattr(GuessAsRead, "_guessed", seen)
+    batch = next(batches.iterate(1))
+    scales = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        learner.losses(net, batch)
+        torch.manual_seed(seed)
+        hidden = (batch["weights"] > 1) & (torch.arange(6) % 2 == 0)[:, None, None]
+        shown = learner.tokens.shown(batch, hidden)
+        with torch.no_grad():
+            told = net.predictor(shown.visible, shown.words)
+            plain = net.predictor(shown.visible, learner.tokens.tokens([""]).expand_as(shown.words))
+        for ours, own, without in zip(found[-1][0], told, plain, strict=True):
+            scale = ((ours - without) * (own - without)).sum() / (own - without).square().sum()
+            torch.testing.assert_close(ours, without + scale * (own - without), atol=1e-4, rtol=1e-3)
+            scales.append(scale.item())
+    assert min(scales) == pytest.approx(1, abs=0.1)
+    assert max(scales) == pytest.approx(learner.guidance, abs=0.1)
