@@ -63,6 +63,7 @@ from reverie.models.tokenizer import open_tokenizer
 from reverie.nets.autocast import quick_in_bf16
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld.describe import Style, vocabulary
+from reverie.smallworld.render import CameraName
 from reverie.smallworld.scene import Scene, class_names
 from reverie.store.files import atomic_file, atomic_folder
 
@@ -171,6 +172,8 @@ PAINTED: dict[str, tuple[float, int | None, int]] = {
     "two": (0.75, 2, 6),
     "studio": (1.0, None, 1),
 }
+# The same for painters of tokens, by the plain camera: of what an id says most would be textures and light, of which no caption speaks.
+TOKENS_PAINTED = {f"plain-{name}": how for name, how in PAINTED.items()}
 # Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
 SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
 TOKEN_SHARES = {0: (0.8, 0.1, 0.1), 150_000: (0.6, 0.25, 0.15), 400_000: (0.4, 0.4, 0.2)}
@@ -310,9 +313,13 @@ def main(
         if not run.rank:
             write_tokenizer(work / "tokenizer", words, LONGEST)
             write_tokenizer(work / "writer-tokenizer", words, LONGEST, end=False)
-    if set(parts) & {*SHARED, "tokenizer", "describer"}:
+    of_tokens = {"token-reader", "token-painter"} & set(parts)
+    if set(parts) & {*SHARED, "tokenizer", "describer"} - {"token-reader", "token-painter"}:
         with run.first():
-            _make_painted(run)
+            _make_painted(run, PAINTED, "studio")
+    if of_tokens:
+        with run.first():
+            _make_painted(run, TOKENS_PAINTED, "plain")
     for part in parts:
         MAKERS[part](run)
 
@@ -488,12 +495,12 @@ def _ship_painter(run: Work, part: str, weights: Path) -> None:
     _ship(run, weights, lambda _, target: pipe.save_pretrained(target), part)
 
 
-def _make_painted(run: Work) -> None:
-    """Renders for the painter; where time is short, fewer of each kind."""
+def _make_painted(run: Work, kinds: dict[str, tuple[float, int | None, int]], camera: CameraName) -> None:
+    """Renders for a painter; where time is short, fewer of each kind."""
     begun = time.monotonic()
-    for done, (name, (share, things, seed)) in enumerate(PAINTED.items(), start=1):
-        until = None if run.ends is None else begun + RENDERING * (run.ends - begun) * done / len(PAINTED)
-        _make_pool(run, name, int(run.num_scenes * share), things, seed, until)
+    for done, (name, (share, things, seed)) in enumerate(kinds.items(), start=1):
+        until = None if run.ends is None else begun + RENDERING * (run.ends - begun) * done / len(kinds)
+        _make_pool(run, name, int(run.num_scenes * share), things, seed, until, camera)
 
 
 def _make_street(run: Work, until: float | None = None) -> None:
@@ -502,10 +509,18 @@ def _make_street(run: Work, until: float | None = None) -> None:
     pool.make(run.folder / "street", num, "street", CAPTIONS, 2, _say, workers=workers, until=until)
 
 
-def _make_pool(run: Work, name: str, num: int, things: int | None, seed: int, until: float | None = None) -> None:
+def _make_pool(
+    run: Work,
+    name: str,
+    num: int,
+    things: int | None,
+    seed: int,
+    until: float | None = None,
+    camera: CameraName = "studio",
+) -> None:
     tell = functools.partial(_say, pool=name)
     workers = os.cpu_count() or 1
-    pool.make(run.folder / name, num, "studio", CAPTIONS, seed, tell, things=things, workers=workers, until=until)
+    pool.make(run.folder / name, num, camera, CAPTIONS, seed, tell, things=things, workers=workers, until=until)
 
 
 def _trained(run: Work, part: str, otherwise: Path) -> Path:
@@ -625,7 +640,7 @@ def token_reader(run: Work) -> None:
     """What reads a scene from ids of the finished tokenizer or of the one that ships."""
     learner, codes = _token_network(run)
     sets = []
-    for name in ("one", "two"):
+    for name in ("plain-one", "plain-two"):
         pooled = _ids_and_scenes(run, name, learner, codes)
         assert isinstance(pooled.captions, torch.Tensor)
         sets.append(Scenes(pooled.latents, pooled.captions, pooled.more["targets"]))
@@ -639,7 +654,7 @@ def token_painter(run: Work) -> None:
     """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships, taught by the finished reader."""
     name = "token-painter-further" if run.further else "token-painter"
     learner, codes = _token_network(run)
-    sets = [_ids_and_scenes(run, pooled, learner, codes) for pooled in PAINTED]
+    sets = [_ids_and_scenes(run, pooled, learner, codes) for pooled in TOKENS_PAINTED]
     batches = Curriculum(sets, TOKEN_SHARES, run.batch_size(), SEED, run.rank, run.processes)
     with run.first():
         minutes = run.minutes(name, "token-painter")
@@ -673,7 +688,7 @@ def _token_network(run: Work) -> tuple[TextToTokens, Path]:
 
 def _ids_and_scenes(run: Work, name: str, learner: TextToTokens, codes: Path) -> LatentBatches:
     """A pool as ids with token ids of its captions, and beside them how much each place counts and what a reader should read."""
-    _, things, seed = PAINTED[name]
+    _, things, seed = TOKENS_PAINTED[name]
     texts = pool.Pool.open([run.folder / name], 1, 0).captions
     with run.first():
         ids = _image_ids(run, name, codes)

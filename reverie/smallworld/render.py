@@ -2,7 +2,7 @@
 
 ``studio`` is what the painter learns to paint: clean, but with rotation, fill textures, outlines, background patterns
 and light that the usual augmentations cannot undo. ``street`` is our real-photo domain: the same nuisances, stronger,
-with clutter, uneven coloured light, blur and noise. Edges are anti-aliased by signed distance, in pixels.
+with clutter, uneven coloured light, blur and noise. ``plain`` shows nothing but what a caption may say, and outlines. Edges are anti-aliased by signed distance, in pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from reverie.smallworld.scene import BACKGROUNDS, COLOURS, Scene, Thing
 
-CameraName = Literal["studio", "street"]
+CameraName = Literal["studio", "street", "plain"]
 Plane = npt.NDArray[Any]  # floats, one value a pixel
 
 
@@ -36,6 +36,7 @@ class Camera:
 CAMERAS: dict[str, Camera] = {
     "studio": Camera(45, 0.35, 0.12, (0.86, 1.06), 0.0, (0, 0), (0, 0), 0),
     "street": Camera(45, 0.45, 0.30, (0.55, 1.15), 0.12, (4, 9), (0.3, 1.0), 9),
+    "plain": Camera(0, 0, 0, (1, 1), 0, (0, 0), (0, 0), 0),
 }
 
 
