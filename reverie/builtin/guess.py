@@ -4,7 +4,7 @@
     now and then captions -> paintings -> decoded, read by the judge -> kept, and the reader learns from those kept
 
 Of 4 nats that a masked token of the small world takes, its caption's shape decides some hundredths: which of many like codes a place has is mostly chance, and
-a cross-entropy learns shapes as slowly. A reader of the same ids learns them twenty times as fast. It has seen ids that were mixed up with those of other pictures, so that it
+a cross-entropy learns shapes as slowly. A reader of the same ids learns them in minutes. It has seen ids that were mixed up with those of other pictures, so that it
 can tell how little a bad guess shows; and it goes on learning from what the judge reads in paintings, as a painter soon finds ids that a fixed one takes for stars.
 
 Every other picture has all places masked that a thing reaches into: else what is visible would tell the shape, and a sampler begins with nothing visible.
@@ -24,16 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from reverie.builtin.reader import (
+    FILE,
     NONE,
     OPEN,
     SMOOTHING,
     Answers,
     reading_loss,
+    save_reader,
     share_right,
     targets_as_read,
 )
@@ -46,7 +47,6 @@ from reverie.models.token_painter import TokenPainter
 from reverie.smallworld.judge import read
 from reverie.smallworld.scene import COLOURS
 
-FILE = "reader.safetensors"
 WIDTH, LAYERS = 128, 4  # of the reader
 MIXED_UP, MOST_MIXED = 0.8, 0.9  # share of grids that a reader sees mixed up, and of the places of one, at most
 SOFT = 0.5  # most noise that is added to the codes, whose numbers are spread by 1
@@ -105,8 +105,7 @@ class LearnToReadTokens:
 
     def save(self, net: nn.Module, folder: Path) -> None:
         """``reader.safetensors``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / FILE)
+        save_reader(net, folder)
 
 
 def seen_softly(ids: Tensor, codes: Tensor) -> Tensor:
@@ -236,6 +235,7 @@ class GuessAsRead:
         painter = TokenPainter(self.tokens.pipeline(net.predictor))
         seeds = torch.randint(2**31, (len(rows),)).tolist()
         ids = painter.sample_ids(painter.embed(words[rows]), seeds, self.guidance, self.sampler_steps)
+        ids = ids.clamp(min=0)  # -1 is a painting that overflowed, of which the judge reads nothing
         with torch.autocast(ids.device.type, enabled=False):
             pictures = painter.tokenizer.pictures(ids)
         torch.clear_autocast_cache()  # it holds weights in half precision that were cast without a gradient

@@ -29,6 +29,7 @@ from reverie.smallworld.scene import COLOURS, SHAPES, Scene, Thing
 NONE = len(SHAPES)  # the answer for what is no shape of the small world
 OPEN = -1  # a target that does not count
 SIDE = 16  # of the latents
+FILE = "reader.safetensors"
 SOFT, BLURRED = 0.5, 0.6  # most noise, and most of a blur, that a reader has to see through
 SMOOTHING = 0.03  # of labels
 COLOUR, NUMBER = 0.5, 0.1  # weights of the losses of colour and number, beside 1 of shape
@@ -175,15 +176,20 @@ class LearnToRead:
 
     def save(self, net: nn.Module, folder: Path) -> None:
         """``reader.safetensors``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "reader.safetensors")
+        save_reader(net, folder)
+
+
+def save_reader(net: nn.Module, folder: Path) -> None:
+    """The weights of a reader of any kind, in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / FILE)
 
 
 def make_reader(channels: int, widths: tuple[int, int, int], folder: Path | None = None) -> Reader:
     """A reader, untrained or with the weights of a folder."""
     reader = Reader(channels, widths)
     if folder is not None:
-        load_into(reader, folder / "reader.safetensors")
+        load_into(reader, folder / FILE)
     exact_norms_on_cpu(reader)
     return reader
 

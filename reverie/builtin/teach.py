@@ -38,7 +38,7 @@ from reverie.smallworld.judge import read
 
 
 class Kept:
-    """The last paintings of this process, with what the judge read in them; in half precision, in a ring."""
+    """The last paintings of this process, with what the judge read in them, in a ring: latents in half precision, ids as they are."""
 
     def __init__(self, most: int) -> None:
         self.most, self.seen = most, 0
@@ -48,11 +48,12 @@ class Kept:
     def add(self, latents: Tensor, targets: Tensor, asked: Tensor) -> None:
         """New ones go where the oldest are."""
         if not self.seen:
-            self.latents = latents.new_zeros(self.most, *latents.shape[1:], dtype=torch.half)
+            kind = torch.half if latents.is_floating_point() else latents.dtype
+            self.latents = latents.new_zeros(self.most, *latents.shape[1:], dtype=kind)
             self.targets = targets.new_zeros(self.most, *targets.shape[1:])
         self.right = (targets[:, :4] == asked[:, :4]).all(1).float()
         rows = torch.arange(self.seen, self.seen + len(latents), device=latents.device)[-self.most :] % self.most
-        self.latents[rows], self.targets[rows] = latents[-self.most :].half(), targets[-self.most :]
+        self.latents[rows], self.targets[rows] = latents[-self.most :].to(self.latents), targets[-self.most :]
         self.seen += len(latents)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:

@@ -313,11 +313,11 @@ def main(
         if not run.rank:
             write_tokenizer(work / "tokenizer", words, LONGEST)
             write_tokenizer(work / "writer-tokenizer", words, LONGEST, end=False)
-    of_tokens = {"token-reader", "token-painter"} & set(parts)
-    if set(parts) & {*SHARED, "tokenizer", "describer"} - {"token-reader", "token-painter"}:
+    of_tokens = {"token-reader", "token-painter"}
+    if set(parts) & {*SHARED, "tokenizer", "describer"} - of_tokens:
         with run.first():
             _make_painted(run, PAINTED, "studio")
-    if of_tokens:
+    if set(parts) & of_tokens:
         with run.first():
             _make_painted(run, TOKENS_PAINTED, "plain")
     for part in parts:

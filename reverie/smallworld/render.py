@@ -2,7 +2,8 @@
 
 ``studio`` is what the painter learns to paint: clean, but with rotation, fill textures, outlines, background patterns
 and light that the usual augmentations cannot undo. ``street`` is our real-photo domain: the same nuisances, stronger,
-with clutter, uneven coloured light, blur and noise. ``plain`` shows nothing but what a caption may say, and outlines. Edges are anti-aliased by signed distance, in pixels.
+with clutter, uneven coloured light, blur and noise. ``plain`` shows what a caption may say, and outlines. Edges are
+anti-aliased by signed distance, in pixels.
 """
 
 from __future__ import annotations
