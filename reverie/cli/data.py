@@ -227,11 +227,9 @@ def _has_only_tokens(folder: Path, where: str) -> bool:
 
 def _decoder(folder: Path, tokenizer: str | None) -> Callable[[Sequence[Mapping[str, Any]]], list[bytes]]:
     from reverie.models.token_pictures import TokenPictures, models_named
-    from reverie.run.plan import read_plan
+    from reverie.run.plan import read_plan, run_of
 
-    run = folder
-    if not (run / "plan.json").exists() and folder.resolve().parent.name == "shots":
-        run = folder.resolve().parents[1]  # the pairs that a run took stand within its folder
+    run = run_of(folder)
     made = models_named(read_plan(run), run) if (run / "plan.json").exists() else []
     return TokenPictures([tokenizer] if tokenizer else made).pngs
 

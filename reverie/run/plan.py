@@ -321,6 +321,12 @@ def read_plan(folder: Path) -> dict[str, Any]:
     return record
 
 
+def run_of(folder: Path) -> Path:
+    """The run that a folder of pairs belongs to: itself, or the one that took them into its ``shots``."""
+    taken = not (folder / "plan.json").exists() and folder.resolve().parent.name == "shots"
+    return folder.resolve().parents[1] if taken else folder
+
+
 def _with_new_fields(record: dict[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
     """A plan record as it would have been had its stages had the fields that they have now.
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from reverie.errors import BrokenImage, InputError, ReverieError
 from reverie.pairs import OK, PAIRS, TOKEN_COLUMNS
-from reverie.run.plan import read_plan
+from reverie.run.plan import read_plan, run_of
 from reverie.show import query as queries
 from reverie.show.marks import COLUMN, Marks
 from reverie.show.near import Near, encoder_of
@@ -361,10 +361,11 @@ class Gallery:
         from reverie.models.token_pictures import TokenPictures, models_named
 
         with self._decoding:
-            if self._tokens is None:
-                made = models_named(self.record, self.folder) if self.record else []
-                self._tokens = TokenPictures([self._tokenizer] if self._tokenizer else made)
             try:
+                if self._tokens is None:
+                    run = run_of(self.folder)
+                    made = models_named(read_plan(run), run) if (run / "plan.json").exists() else []
+                    self._tokens = TokenPictures([self._tokenizer] if self._tokenizer else made)
                 return self._tokens.png(row)
             except ReverieError:
                 return None  # an empty frame, as for a broken picture

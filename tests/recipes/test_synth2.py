@@ -33,6 +33,7 @@ from reverie.report.terminal import table
 from reverie.run.engine import run
 from reverie.run.plan import call_recipe
 from reverie.settings import helps
+from reverie.show.gallery import Gallery
 from reverie.stage import StepContext
 from reverie.store import results, tables
 from reverie.store.pictures import as_png
@@ -569,6 +570,15 @@ def test_pairs_of_a_run_that_are_tokens_are_exported_without_a_word_about_the_to
     out = tmp_path / "shown"
     assert say("export", finished / "shots" / "human", "--to", "folder", "--out", out) == 0
     assert len([*out.rglob("*.png")]) == 24
+
+
+def test_pairs_of_a_run_that_are_tokens_are_shown_as_pictures(finished: Path) -> None:
+    gallery = Gallery(finished / "shots" / "human")
+    first = next(tables.scan(finished / "shots" / "human" / "pairs.lance", ["pair_id"])).to_pylist()[0]["pair_id"]
+    found = gallery.picture(first, 0, 160)
+    gallery.close()
+    assert found is not None
+    assert found[1] == "image/png"
 
 
 def test_tokens_that_are_painted_again_are_compared_as_ids(
