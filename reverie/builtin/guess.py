@@ -7,7 +7,7 @@ Of 4 nats that a masked token of the small world takes, its caption's shape deci
 a cross-entropy learns shapes as slowly. A reader of the same ids learns them in minutes. It has seen ids that were mixed up with those of other pictures, so that it
 can tell how little a bad guess shows; and it goes on learning from what the judge reads in paintings, as a painter soon finds ids that a fixed one takes for stars.
 
-Every other picture has all places masked that a thing reaches into: else what is visible would tell the shape, and a sampler begins with nothing visible.
+Every other picture has all places masked that a thing may reach into, whatever its shape: else what is visible would tell it, and a sampler begins with nothing visible.
 
 Source: reward feedback learning, arXiv:2304.05977, section 4, as in teach.py. Differences from both: the gradient goes through ids that are drawn, straight
 through (arXiv:1308.3432) to the mean of their codes; and through one guess at the tokens of a real picture, not along a painting.
@@ -17,32 +17,36 @@ The last paintings are in no checkpoint, so a training that was killed goes on, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from reverie import seeds
 from reverie.builtin.reader import (
     FILE,
     NONE,
-    OPEN,
     SMOOTHING,
     Answers,
+    Scenes,
+    draw_each,
     reading_loss,
     save_reader,
     share_right,
     targets_as_read,
 )
 from reverie.builtin.teach import Kept
+from reverie.errors import InputError
 from reverie.learn.fit import Apart
 from reverie.learn.text_to_tokens import Shown, TextToTokens, TokenPredictor
 from reverie.learn.train_painter import Curriculum
-from reverie.models.pretrained import load_into
+from reverie.models.pretrained import load_into, tensors_about
 from reverie.models.token_painter import TokenPainter
 from reverie.smallworld.judge import read
 from reverie.smallworld.scene import COLOURS
@@ -77,10 +81,15 @@ class TokenReader(nn.Module):
         return Answers(self.shapes(strongest), self.colours(strongest), self.number(seen.mean((2, 3))))
 
 
-def open_reader(codes: Tensor, folder: Path | None = None) -> TokenReader:
-    """A reader of these codes (K, c), untrained or with the weights of a folder."""
-    reader = TokenReader(codes.shape[1])
+def open_reader(tokens: TextToTokens, folder: Path | None = None) -> TokenReader:
+    """A reader of what a painter paints, untrained or with the weights of a folder. Raises InputError for one that was trained on other codes."""
+    reader = TokenReader(tokens.codes.shape[1])
     if folder is not None:
+        if tensors_about(folder / FILE).get("codebook") != tokens.codebook_name:
+            raise InputError(
+                f"{folder.parent} learnt to read ids of another tokenizer than {tokens.image_tokenizer}; remove that folder and train a "
+                "reader anew: --only token-reader token-painter"
+            )
         load_into(reader, folder / FILE)
     return reader
 
@@ -93,7 +102,7 @@ class LearnToReadTokens:
 
     def build(self) -> nn.Module:
         """An untrained reader."""
-        return open_reader(self.tokens.codes)
+        return open_reader(self.tokens)
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Its loss, and the share of grids that are read right."""
@@ -104,8 +113,8 @@ class LearnToReadTokens:
         }
 
     def save(self, net: nn.Module, folder: Path) -> None:
-        """``reader.safetensors``."""
-        save_reader(net, folder)
+        """``reader.safetensors``, which says of which codebook."""
+        save_reader(net, folder, {"codebook": self.tokens.codebook_name})
 
 
 def seen_softly(ids: Tensor, codes: Tensor) -> Tensor:
@@ -143,9 +152,8 @@ class GuessAsRead:
     weight: float = 0.3  # of what is read, beside the cross-entropy of 1
     number: float = 0.2  # of the number of things in what is read
     keep: int = 3000  # of the last paintings, for the reader
-    again: int = 16  # of them, and of the pictures as many, that it learns from in a step
-    asked: int = 24  # captions that are painted at a time
-    apart_reader: Apart = field(default_factory=lambda: Apart(lr=5e-4, weight_decay=0.02, betas=(0.9, 0.98), clip=1.0))
+    again: int = 16  # of them, that it learns from in a step
+    apart_reader: Apart = field(default_factory=lambda: Apart(lr=2e-4, weight_decay=0.02, betas=(0.9, 0.98), clip=1.0))
     sampler_steps: int = 8
     guidance: float = 3.0  # of paintings; that of guesses lies between 1 and this
 
@@ -158,12 +166,12 @@ class GuessAsRead:
         """What ``tokens`` builds, and the reader."""
         predictor = self.tokens.build()
         assert isinstance(predictor, TokenPredictor)
-        reader = open_reader(self.tokens.codes, Path(self.reader) if self.reader else None)
+        reader = open_reader(self.tokens, Path(self.reader) if self.reader else None)
         return Guessing(predictor, reader, self)
 
     def losses(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """``loss`` of all; ``said`` (cross-entropy), ``read`` and ``reader`` are its parts, ``guessed`` the share of guesses read right;
-        ``painted``, of the last paintings that are kept, the share of which the judge read all shapes as asked.
+        ``painted``, of the last paintings that are kept, the share of which the judge read all shapes as asked; 0 as long as there are none.
         """
         found: dict[str, Tensor] = net(batch)
         return found
@@ -177,7 +185,7 @@ class GuessAsRead:
         """The losses, inside the net's one call."""
         wanted = batch["targets"]
         if batch["paint"]:
-            self._paint(net, batch["token_ids"].long(), wanted)
+            self._paint(net, batch["asked_ids"], batch["asked"])
         every_other = torch.arange(len(wanted), device=wanted.device) % 2 == 0
         shown = self.tokens.shown(batch, (batch["weights"] > 1) & every_other[:, None, None])
         plain = self._without_caption(net.predictor, shown)
@@ -191,10 +199,9 @@ class GuessAsRead:
             fixed = {name: weight.detach() for name, weight in net.reader.named_parameters()}
             answers = functional_call(net.reader, fixed, (guess[shown.told],))
             as_read = reading_loss(answers, wanted[shown.told], number=self.number)
-            reader = reading_loss(
-                net.reader(seen_softly(shown.ids, net.codes)[: self.again]), wanted[: self.again], SMOOTHING
-            )
-            painted = torch.zeros(())
+            known = seen_softly(batch["known"].long(), net.codes)
+            reader = reading_loss(net.reader(known), batch["known_targets"], SMOOTHING)
+            painted = reader.new_zeros(())
             if net.kept.seen:
                 again, read_in = net.kept.draw(self.again)
                 reader = (
@@ -228,35 +235,42 @@ class GuessAsRead:
 
     @torch.no_grad()
     def _paint(self, net: Guessing, words: Tensor, wanted: Tensor) -> None:
-        """Paint the first captions of one thing or two, and keep what the judge reads in them."""
-        rows = (wanted[:, 8] != OPEN).nonzero()[: self.asked, 0]
-        if not len(rows):
-            return
+        """Paint captions, and keep what the judge reads in them."""
         painter = TokenPainter(self.tokens.pipeline(net.predictor))
-        seeds = torch.randint(2**31, (len(rows),)).tolist()
-        ids = painter.sample_ids(painter.embed(words[rows]), seeds, self.guidance, self.sampler_steps)
+        drawn = torch.randint(2**31, (len(words),)).tolist()
+        ids = painter.sample_ids(painter.embed(words), drawn, self.guidance, self.sampler_steps)
         ids = ids.clamp(min=0)  # -1 is a painting that overflowed, of which the judge reads nothing
         with torch.autocast(ids.device.type, enabled=False):
             pictures = painter.tokenizer.pictures(ids)
         torch.clear_autocast_cache()  # it holds weights in half precision that were cast without a gradient
-        told = [
-            targets_as_read(read(picture), row) for picture, row in zip(pictures, wanted[rows].tolist(), strict=True)
-        ]
-        net.kept.add(ids, torch.tensor(told, device=wanted.device), wanted[rows])
+        told = [targets_as_read(read(picture), row) for picture, row in zip(pictures, wanted.tolist(), strict=True)]
+        net.kept.add(ids, torch.tensor(told, device=wanted.device), wanted)
 
 
 @dataclass(frozen=True)
 class ToGuess:
     """Batches for ``GuessAsRead``: those of ``painted``, with ``weight`` (from 0 to 1) by which what is read counts, and ``paint``, whether there
-    are paintings in this step. A pure function of (seed, position, rank).
+    are paintings in this step; ``known``, ``known_targets`` for the reader; ``asked_ids``, ``asked`` to paint. A pure function of (seed, position, rank).
+
+    The reader sees as many scenes of each set, whatever the shares of the painter are by then: what it forgets, it teaches wrongly.
     """
 
     painted: Curriculum  # with token ids, weights and targets
+    sets: Sequence[Scenes]  # of one thing, and of two
+    known: int = 32  # scenes for the reader, as many of each set
+    asked: int = 24  # captions that are painted at a time, as many of each set
     every: int = 16  # steps, of which one has paintings
     ramp: int = 100  # steps until what is read has its full weight
 
     def iterate(self, start: int) -> Iterator[dict[str, Any]]:
         """Batches without end, from position ``start``."""
         for position, batch in enumerate(self.painted.iterate(start), start):
+            rng = np.random.default_rng(seeds.derive("to guess", self.painted.seed, position, self.painted.rank))
+            latents, _, targets = draw_each(self.sets, rng, self.known)
+            _, ids, wanted = draw_each(self.sets, rng, self.asked)
             weight = torch.tensor(min(1.0, (position + 1) / self.ramp))
-            yield {**batch, "weight": weight, "paint": torch.tensor(position % self.every == 0)}
+            yield {
+                **batch,
+                **{"known": latents, "known_targets": targets, "asked_ids": ids, "asked": wanted},
+                **{"weight": weight, "paint": torch.tensor(position % self.every == 0)},
+            }

@@ -142,9 +142,9 @@ def reading_loss(answers: Answers, targets: Tensor, smoothing: float = 0.0, numb
 
 
 def share_right(answers: Answers, targets: Tensor) -> Tensor:
-    """Share of images (B,) of which all shapes that count are answered."""
+    """Share of images (B,) of which all shapes that count are answered; 0 of none."""
     right = (answers.shapes.argmax(-1) == targets[:, :4]) | (targets[:, :4] == OPEN)
-    return right.all(1).float().mean()
+    return right.all(1).float().sum() / max(1, len(targets))
 
 
 def softened(latents: Tensor) -> Tensor:
@@ -179,10 +179,10 @@ class LearnToRead:
         save_reader(net, folder)
 
 
-def save_reader(net: nn.Module, folder: Path) -> None:
-    """The weights of a reader of any kind, in a folder."""
+def save_reader(net: nn.Module, folder: Path, about: dict[str, str] | None = None) -> None:
+    """The weights of a reader of any kind, in a folder, and notes about it."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / FILE)
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / FILE, about)
 
 
 def make_reader(channels: int, widths: tuple[int, int, int], folder: Path | None = None) -> Reader:
@@ -209,6 +209,14 @@ class Scenes:
         return self.latents[rows].float(), self.token_ids[rows, which].long(), self.targets[rows]
 
 
+def draw_each(sets: Sequence[Scenes], rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As many of each set, ``count`` in all at most: what ``Scenes.draw`` gives."""
+    latents, ids, targets = (
+        torch.cat(parts) for parts in zip(*(some.draw(rng, count // len(sets)) for some in sets), strict=True)
+    )
+    return latents, ids, targets
+
+
 @dataclass(frozen=True)
 class ToRead:
     """Batches for ``LearnToRead``, as many scenes of each set; a pure function of (seed, position, rank)."""
@@ -222,7 +230,6 @@ class ToRead:
         """Batches without end, from position ``start``."""
         while True:
             rng = np.random.default_rng(seeds.derive("to read", self.seed, start, self.rank))
-            drawn = [some.draw(rng, self.batch // len(self.sets)) for some in self.sets]
-            latents, _, targets = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+            latents, _, targets = draw_each(self.sets, rng, self.batch)
             yield {"latents": latents, "targets": targets}
             start += 1

@@ -29,7 +29,16 @@ from torch.func import functional_call
 
 from reverie import seeds
 from reverie.builtin.bind import Places, binding_loss, open_bound
-from reverie.builtin.reader import SMOOTHING, Reader, Scenes, make_reader, reading_loss, softened, targets_as_read
+from reverie.builtin.reader import (
+    SMOOTHING,
+    Reader,
+    Scenes,
+    draw_each,
+    make_reader,
+    reading_loss,
+    softened,
+    targets_as_read,
+)
 from reverie.errors import InputError
 from reverie.learn.fit import Apart
 from reverie.learn.text_to_image import SCHEDULER, Denoiser, TextToImage
@@ -231,7 +240,7 @@ class ToTeach:
         """Batches without end, from position ``start``."""
         for position, batch in enumerate(self.painted.iterate(start), start):
             rng = np.random.default_rng(seeds.derive("to teach", self.painted.seed, position, self.painted.rank))
-            latents, _, targets = _joined(some.draw(rng, self.known // len(self.sets)) for some in self.sets)
+            latents, _, targets = draw_each(self.sets, rng, self.known)
             ones = round(self.share_of_one * self.asked)
             _, ids, wanted = _joined(
                 some.draw(rng, count) for some, count in zip(self.sets, (ones, self.asked - ones), strict=True)

@@ -174,6 +174,8 @@ PAINTED: dict[str, tuple[float, int | None, int]] = {
 }
 # The same for painters of tokens, by the plain camera: of what an id says most would be textures and light, of which no caption speaks.
 TOKENS_PAINTED = {f"plain-{name}": how for name, how in PAINTED.items()}
+TOKENS_READ = ("plain-one", "plain-two")  # those of them that a reader reads
+REACH = 0.8 * 2**0.5  # of a thing in its radii, at most: the corner of a square
 # Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
 SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
 TOKEN_SHARES = {0: (0.8, 0.1, 0.1), 150_000: (0.6, 0.25, 0.15), 400_000: (0.4, 0.4, 0.2)}
@@ -639,11 +641,7 @@ def tokenizer(run: Work) -> None:
 def token_reader(run: Work) -> None:
     """What reads a scene from ids of the finished tokenizer or of the one that ships."""
     learner, codes = _token_network(run)
-    sets = []
-    for name in ("plain-one", "plain-two"):
-        pooled = _ids_and_scenes(run, name, learner, codes)
-        assert isinstance(pooled.captions, torch.Tensor)
-        sets.append(Scenes(pooled.latents, pooled.captions, pooled.more["targets"]))
+    sets = _token_scenes({name: _ids_and_scenes(run, name, learner, codes) for name in TOKENS_READ})
     with run.first():
         minutes = run.minutes("token-reader", "token-reader")
     settings = dataclasses.replace(run.fit(TOKEN_READER_FIT), minutes=minutes)
@@ -654,8 +652,8 @@ def token_painter(run: Work) -> None:
     """builtin:token-painter, of the codes of the finished tokenizer or of the one that ships, taught by the finished reader."""
     name = "token-painter-further" if run.further else "token-painter"
     learner, codes = _token_network(run)
-    sets = [_ids_and_scenes(run, pooled, learner, codes) for pooled in TOKENS_PAINTED]
-    batches = Curriculum(sets, TOKEN_SHARES, run.batch_size(), SEED, run.rank, run.processes)
+    sets = {pooled: _ids_and_scenes(run, pooled, learner, codes) for pooled in TOKENS_PAINTED}
+    painted = Curriculum([*sets.values()], TOKEN_SHARES, run.batch_size(), SEED, run.rank, run.processes)
     with run.first():
         minutes = run.minutes(name, "token-painter")
     settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=minutes)
@@ -667,7 +665,7 @@ def token_painter(run: Work) -> None:
         _ship(run, weights, lambda _, target: pipe.save_pretrained(target), "token-painter")
 
     taught = GuessAsRead(learner, str(run.folder / "token-reader" / "weights"))
-    train(run, name, taught, settings, ToGuess(batches), _log_of(learner.start), ship)
+    train(run, name, taught, settings, ToGuess(painted, _token_scenes(sets)), _log_of(learner.start), ship)
     if run.further and not run.rank and run.out is None:
         shutil.rmtree(run.folder / name)  # so that the same command trains on from here
 
@@ -698,14 +696,24 @@ def _ids_and_scenes(run: Work, name: str, learner: TextToTokens, codes: Path) ->
     return LatentBatches(ids, _token_ids(learner, texts), 0, 0, more=more)
 
 
+def _token_scenes(sets: dict[str, LatentBatches]) -> list[Scenes]:
+    """The pools that a reader of tokens reads."""
+    found = []
+    for name in TOKENS_READ:
+        captions = sets[name].captions
+        assert isinstance(captions, torch.Tensor)
+        found.append(Scenes(sets[name].latents, captions, sets[name].more["targets"]))
+    return found
+
+
 def _weights(scenes: Sequence[Scene], side: int) -> torch.Tensor:
-    """How much each place of a grid counts, (scenes, side, side): those that a thing reaches into more than others."""
-    middle = (torch.arange(side) + 0.5) / side
+    """How much each place of a grid counts, (scenes, side, side): those that a thing of any shape would reach into more than others."""
+    low = torch.arange(side) / side
     weights = torch.ones(len(scenes), side, side)
     for each, scene in zip(weights, scenes, strict=True):
         for thing in scene.things:
-            away = ((middle[:, None] - thing.y) ** 2 + (middle[None] - thing.x) ** 2).sqrt()
-            each[away < thing.radius + 0.5 / side] = THINGS_WEIGH
+            x, y = (torch.clamp(torch.tensor(middle), low, low + 1 / side) - middle for middle in (thing.x, thing.y))
+            each[(x[None] ** 2 + y[:, None] ** 2).sqrt() < REACH * thing.radius] = THINGS_WEIGH
     return weights
 
 

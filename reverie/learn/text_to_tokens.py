@@ -30,6 +30,7 @@ from reverie.errors import InputError
 from reverie.models.names import locate
 from reverie.models.pretrained import load_model, load_tokenizer_of, part_of
 from reverie.models.token_painter import micro_conditions
+from reverie.models.tokenizer import check_same_codes, open_tokenizer
 from reverie.nets.autocast import ExactAttention
 from reverie.nets.text import text_config
 
@@ -107,6 +108,7 @@ class TextToTokens:
                 raise InputError(
                     f"{self.start} paints ids of {known} codes, and the tokenizer has {vq.config.num_vq_embeddings}"
                 )
+            check_same_codes(open_tokenizer(self.start), self.codebook_name, self.image_tokenizer)
             return self._predictor(net, words)
         words = self._text_encoder()
         codes = vq.config.num_vq_embeddings
@@ -211,6 +213,11 @@ class TextToTokens:
             transformer=net.net,
             scheduler=AmusedScheduler(mask_token_id=self.mask_id),
         )
+
+    @property
+    def codebook_name(self) -> str:
+        """What the ids are of."""
+        return open_tokenizer(self.image_tokenizer).codebook_name
 
     @property
     def codes(self) -> Tensor:

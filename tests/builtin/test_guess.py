@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from reverie.builtin import guess, train
 from reverie.builtin.guess import GuessAsRead, LearnToReadTokens, ToGuess, seen_softly
-from reverie.builtin.reader import OPEN
+from reverie.builtin.reader import OPEN, Scenes
 from reverie.errors import InputError
 from reverie.learn.text_to_tokens import TextToTokens
 from reverie.learn.train_painter import Curriculum, LatentBatches
@@ -19,10 +22,13 @@ from reverie.models.token_painter import TokenPainter
 from reverie.nets.words import split_words, write_tokenizer
 from reverie.smallworld.describe import vocabulary
 from reverie.smallworld.judge import Reading
+from reverie.smallworld.render import distance
+from reverie.smallworld.scene import SHAPES, Scene, Thing
 from tests.models import tiny
 
 CODES, SIDE = 12, 4
 STAR = [3] * 4 + [0] * 4 + [0]
+TWO = [3, 1, OPEN, OPEN, 0, 2, OPEN, OPEN, 1]
 MANY = [OPEN] * 9  # a scene of three things, which no reader is asked about
 
 
@@ -35,7 +41,7 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> GuessAsRead:
         str(folder / "vq"), str(folder / "words"), grid=SIDE, width=32, layers=1, heads=2, conv_width=32, conv_blocks=1,
         conv_heads=2, text_width=16, text_layers=2, caption_drop=0.0,
     )  # fmt: skip
-    return GuessAsRead(tokens, keep=8, again=5, asked=3, sampler_steps=2)
+    return GuessAsRead(tokens, keep=8, again=5, sampler_steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +58,9 @@ def batches(learner: GuessAsRead) -> ToGuess:
     weights[:, 1:3, 1:3] = 5.0
     texts = learner.tokens.tokens(["a red star"] * count)[:, None]
     more = {"weights": weights, "targets": torch.tensor([STAR, MANY] * (count // 2))}
-    return ToGuess(Curriculum([LatentBatches(ids, texts, 0, 0, more=more)], {0: (1.0,)}, 6, 3), every=2, ramp=4)
+    sets = [Scenes(ids[:4], texts[:4], torch.tensor([wanted] * 4)) for wanted in (STAR, TWO)]
+    painted = Curriculum([LatentBatches(ids, texts, 0, 0, more=more)], {0: (1.0,)}, 6, 3)
+    return ToGuess(painted, sets, known=10, asked=4, every=2, ramp=4)
 
 
 def test_batches_are_the_same_wherever_they_begin(batches: ToGuess) -> None:
@@ -178,13 +186,12 @@ def test_paintings_are_kept_with_what_the_judge_reads(
     monkeypatch.setattr(guess, "targets_as_read", as_asked)
     net = learner.build().eval()
     batch = next(batches.iterate(0))
-    wanted = int((batch["targets"][:, 8] != OPEN).sum())
     torch.manual_seed(1)
     learner.losses(net, batch)
-    count = min(wanted, learner.asked)
-    assert told == [STAR] * count
+    count = batches.asked
+    assert told == [STAR, STAR, TWO, TWO]
     assert net.kept.seen == count
-    assert net.kept.right.tolist() == [1.0, 0.0, 1.0][:count]
+    assert net.kept.right[:count].tolist() == [1.0, 0.0, 1.0, 0.0]
     # The ids are those that the sampler gives for these captions and seeds.
     torch.manual_seed(1)
     seeds = torch.randint(2**31, (count,)).tolist()
@@ -192,6 +199,61 @@ def test_paintings_are_kept_with_what_the_judge_reads(
     ids = painter.sample_ids(painter.encode(["a red star"] * count), seeds, learner.guidance, learner.sampler_steps)
     assert torch.equal(net.kept.latents[:count].long(), ids)
     assert not [name for name in net.state_dict() if "kept" in name]
+
+
+def test_the_reader_sees_as_many_scenes_of_two_things_as_of_one(
+    learner: GuessAsRead, batches: ToGuess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = next(batches.iterate(1))
+    assert drawn["known_targets"].tolist() == [STAR] * 5 + [TWO] * 5
+    assert drawn["asked"].tolist() == [STAR] * 2 + [TWO] * 2
+    net, seen = learner.build(), []
+    monkeypatch.setattr(
+        guess, "reading_loss", lambda answers, targets, *_, **__: seen.append(targets) or answers.shapes.sum()
+    )
+    learner.losses(net, drawn)
+    assert [targets.tolist() for targets in seen[1:]] == [drawn["known_targets"].tolist()]
+
+
+def test_what_is_logged_lies_on_one_device_before_the_first_painting(learner: GuessAsRead, batches: ToGuess) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("wants a GPU")
+    batch = {name: value.cuda() for name, value in next(batches.iterate(1)).items()}
+    found = learner.losses(learner.build().cuda(), batch)
+    assert torch.stack(list(found.values())).isfinite().all()
+
+
+def test_nothing_was_told_of_a_batch_without_captions(learner: GuessAsRead, batches: ToGuess) -> None:
+    silent = replace(learner, tokens=replace(learner.tokens, caption_drop=1.0))
+    found = silent.losses(silent.build(), next(batches.iterate(1)))
+    assert found["guessed"] == 0
+    assert all(value.isfinite() for value in found.values())
+
+
+def test_a_reader_of_another_codebook_does_not_teach(learner: GuessAsRead, tmp_path: Path) -> None:
+    reading = LearnToReadTokens(learner.tokens)
+    reading.save(reading.build(), tmp_path / "token-reader" / "weights")
+    replace(learner, reader=str(tmp_path / "token-reader" / "weights")).build()
+    tiny.save_vq(tmp_path / "other", seed=5)
+    other = replace(learner.tokens, image_tokenizer=str(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"another tokenizer than .*other; remove that folder"):
+        replace(learner, tokens=other, reader=str(tmp_path / "token-reader" / "weights")).build()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_place_that_a_thing_reaches_into_counts_more(shape: str) -> None:
+    rng, side, px = np.random.default_rng(0), 8, 64
+    scenes = [
+        Scene((Thing(shape, "red", "small", *rng.uniform(0.3, 0.7, 2), rng.uniform(0.1, 0.25)),), "white")
+        for _ in range(40)
+    ]
+    for scene, weights in zip(scenes, train._weights(scenes, side), strict=True):
+        (thing,) = scene.things
+        v, u = (np.mgrid[:px, :px] + 0.5) / px
+        inside = distance(shape, (u - thing.x) / thing.radius, (v - thing.y) / thing.radius) < 0
+        reached = inside.reshape(side, px // side, side, px // side).any((1, 3))
+        assert (weights.numpy()[reached] == train.THINGS_WEIGH).all()
+        assert (weights == 1).any()
 
 
 def test_a_small_reader_learns_to_read_ids(learner: GuessAsRead, batches: ToGuess) -> None:

@@ -169,6 +169,10 @@ def test_what_cannot_be_is_refused(parts: Path, tmp_path: Path) -> None:
     learner = TextToTokens(str(tmp_path / "more"), str(parts / "words"), start=str(tmp_path / "amused"))
     with pytest.raises(InputError, match="paints ids of 12 codes, and the tokenizer has 13"):
         learner.build()
+    tiny.save_vq(tmp_path / "other", seed=5)
+    learner = TextToTokens(str(tmp_path / "other"), str(parts / "words"), start=str(tmp_path / "amused"))
+    with pytest.raises(InputError, match=r"is not the one of .*other, so its ids"):
+        learner.build()
 
 
 def row(number: int, **changes: object) -> dict[str, object]:
