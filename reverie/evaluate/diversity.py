@@ -36,6 +36,7 @@ from reverie.evaluate.metrics.frechet import about
 from reverie.recaption.mix import Mix
 from reverie.stage import Job, Role, StepContext
 from reverie.store import results, tables
+from reverie.store.sources import counted
 
 Floats = npt.NDArray[np.float64]
 Embed = Callable[[list[str]], Floats]
@@ -158,7 +159,7 @@ def compare(
     if clusters < 2 or num_seeds < 1 or draws < 2:
         raise InputError("clusters and draws must be at least 2, and seeds at least 1")
     if size < 4 * clusters:
-        few = f"--size {asked:,} takes" if 0 < asked <= size else f"{smallest} has {size:,} captions,"
+        few = f"--size {asked:,} takes" if 0 < asked <= size else f"{smallest} has {counted(size, 'captions')},"
         raise InputError(
             f"{few} too few for {clusters} clusters; give at least {4 * clusters:,}, or fewer clusters (--clusters)"
         )

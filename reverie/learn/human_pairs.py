@@ -37,6 +37,7 @@ from reverie.recaption.mix import Mix
 from reverie.stage import Job, StepContext, Trial, of_step
 from reverie.store import tables
 from reverie.store.pictures import Speed, as_png, decoded
+from reverie.store.sources import counted
 from reverie.store.token_batches import read_token_pairs
 
 TRIED = 64  # pairs of a trial
@@ -270,7 +271,7 @@ def leaving_out(context: StepContext, where: str) -> LeavingOut:
 
 
 def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[str]:
-    """Ids of the pairs that are taken, see ``TokenizePairs``. Raises InputError for fewer than two, painted ones, or one without caption."""
+    """Ids of the pairs that are taken, see ``TokenizePairs``. Raises InputError for fewer than two, painted ones, one without caption, or the same for all."""
     fits = f"status = '{pairs.OK}'" + (f" and ({where})" if where else "")
     if painted := tables.count(source, f"{fits} and origin = 'painted'"):
         human = both(where, "origin = 'real'")
@@ -281,10 +282,13 @@ def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[
         fits = mix.usable(source, fits)
     names: list[str] = []
     bare: list[str] = []
+    said: set[str] = set()
     for part in tables.scan(source, ["pair_id", "text"], fits):
         names += part["pair_id"].to_pylist()
         texts = zip(part["pair_id"].to_pylist(), part["text"].to_pylist(), strict=True)
         bare += [name for name, text in texts if not (mix or (text or "").strip())]
+        if len(said) < 2:
+            said |= set(part["text"].to_pylist())
     if bare:
         told = f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}"
         if len(names) - len(bare) < 2:
@@ -292,7 +296,11 @@ def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[
         others = both(where, r"regexp_like(text, '\S')")
         raise InputError(f'{told}; caption them, or leave them out: {FLAG} "{others}"')
     if len(names) < 2:
-        raise InputError(f"{source} has {len(names)} pairs to learn from; import 2 or more")
+        raise InputError(f"{source} has {counted(len(names), 'pairs')} to learn from; import 2 or more")
+    if mix is None and len(said) < 2:
+        raise InputError(
+            f"all {len(names):,} pairs of {source} say {next(iter(said))!r}; a captioner needs two different sentences or more to learn from"
+        )
     names.sort()
     if limit and limit < len(names):  # the pairs of a lower limit are among them
         order = np.random.default_rng(seeds.derive("limit")).permutation(len(names))[:limit]

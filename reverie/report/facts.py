@@ -357,13 +357,20 @@ def _mixture(found: Measured, first: ArmFacts, asked: list[ArmFacts], metric: st
     }
     others = [
         f"{number(metric, arm.mean(metric))} {beside[arm.factors.get('exposures_of')]}"
-        for arm in asked
+        for arm in of_same_pairs(asked, first)
         if arm.factors.get("rho") == 0 and arm.factors.get("exposures_of") in beside
     ]
     of = "from painted pairs alone" if share == 1 else f"with {percent:g} % of every batch painted"
     photos = f"{found.about['num_test']:,} unseen photos" if "num_test" in found.about else "unseen photos"
     say = f"Captions of {photos} have {called(metric)} {number(metric, first.mean(metric))} {of}"
     return f"{say}; {_and(others)}." if others else f"{say}."
+
+
+def of_same_pairs(arms: Iterable[ArmFacts], first: ArmFacts) -> list[ArmFacts]:
+    """Captioners that differ from this one in the share of painted pairs alone, and in how often they saw human ones."""
+    shares = {"rho", "human_pairs", "exposures_of"}
+    number = first.factors.get("human_pairs")
+    return [arm for arm in arms if arm.factors.keys() <= shares and arm.factors.get("human_pairs") == number]
 
 
 def _with(arm: ArmFacts) -> str:

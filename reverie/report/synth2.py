@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from reverie.evaluate.significance import paired
 from reverie.models.captioner import ABOUT
 from reverie.report import plots
 from reverie.report.diversity import CALLED, told
-from reverie.report.facts import HUNDREDS, ArmFacts, Facts, Measured, called, main_metric, over_photos
+from reverie.report.facts import HUNDREDS, ArmFacts, Facts, Measured, called, main_metric, of_same_pairs, over_photos
 from reverie.store import results
 from reverie.store.json_files import read_json
 
@@ -23,20 +24,23 @@ METRICS = ("cider_d", "slot_f1")  # shown, the first as the curve
 def gather(facts: Facts) -> dict[str, Any] | None:
     """What synth2.html needs; None for a run without captioners from painted pairs. Where no photos were given to measure them on, there are no rows."""
     found = next((each for each in facts.measured if any("rho" in arm.factors for arm in each.arms)), None)
+    cost = next((each for each in facts.aside if each.protocol == "cost"), None)
     beside = {
         "worth": _worth(facts),
         "diversity": _diversity(facts),
-        "cost": next((each for each in facts.aside if each.protocol == "cost"), None),
+        "cost": cost,
+        "ratios": _ratios(cost) if cost else {},
+        "timings": max(map(len, cost.arms[0].values.values())) if cost else 0,
     }
     if found is None:
         known = _controls_of_weights(facts)
-        return {"rows": [], "controls": known, "round_trip": None, **beside} if known else None
+        return {"rows": [], "controls": known, "round_trips": {}, **beside} if known else None
     metric = main_metric(found)
-    mixtures = sorted(
-        (arm for arm in found.arms if arm.factors.get("rho") and "exposures_of" not in arm.factors), key=_share
-    )
-    human = next((arm for arm in found.arms if arm.factors.get("rho") == 0 and "exposures_of" not in arm.factors), None)
-    rivals = {arm.factors["exposures_of"]: arm for arm in found.arms if "exposures_of" in arm.factors}
+    first = next((arm for arm in found.arms if arm.factors.get("rho")), found.arms[0])
+    same = of_same_pairs(found.arms, first)  # a study has others, which are in the table of its measurement
+    mixtures = sorted((arm for arm in same if arm.factors.get("rho") and "exposures_of" not in arm.factors), key=_share)
+    human = next((arm for arm in same if arm.factors.get("rho") == 0 and "exposures_of" not in arm.factors), None)
+    rivals = {arm.factors["exposures_of"]: arm for arm in same if "exposures_of" in arm.factors}
     seen = {arm.id: _trained(facts, arm) for arm in found.arms}
     rows: list[dict[str, Any]] = [
         {
@@ -55,9 +59,7 @@ def gather(facts: Facts) -> dict[str, Any] | None:
         "metric": called(metric, found),
         "curve": _curve(found, metric, mixtures, human, rivals),
         "controls": controls(found),
-        "round_trip": next(
-            (told["round_trip"] for told in seen.values() if told and told.get("round_trip") is not None), None
-        ),
+        "round_trips": _round_trips(found, seen),
         "seeds": max(len(arm.values[metric]) for arm in mixtures) if mixtures else 0,
         **beside,
     }
@@ -114,6 +116,26 @@ def _trained(facts: Facts, arm: ArmFacts) -> Mapping[str, Any] | None:
         return None
     told: Mapping[str, Any] = read_json(file, TRAINED, StoreError, "train the captioner again")["trained"]
     return told
+
+
+def _round_trips(found: Measured, seen: Mapping[str, Mapping[str, Any] | None]) -> dict[str, float]:
+    """Label of each captioner that was shown pixels -> share of ids that are the same after them; one without a label where all were."""
+    told = {
+        arm.label: float(known["round_trip"])
+        for arm in found.arms
+        if (known := seen[arm.id]) and known.get("round_trip") is not None
+    }
+    painted = [arm for arm in found.arms if arm.factors.get("rho")]
+    return {"": next(iter(told.values()))} if told and len(told) == len(painted) else told
+
+
+def _ratios(cost: Measured) -> dict[str, float]:
+    """Pixels by tokens, means over the measurements."""
+    records = cost.arms[0].records
+    return {
+        name: statistics.fmean(record.details[name] for record in records)
+        for name in ("generation_ratio", "training_ratio", "stored_ratio")
+    }
 
 
 def _curve(

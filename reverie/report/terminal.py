@@ -10,7 +10,11 @@ from reverie.report.facts import aspects, called, columns, gather, headline, num
 from reverie.report.plain import plain
 from reverie.report.synth2 import told_controls
 
-KINDS = {"captions": "captioner", "generation": "painter"}  # what is measured by a protocol; else features
+KINDS = {
+    "captions": "captioner",
+    "generation": "painter",
+    "trend": "trend",
+}  # what is measured by a protocol; else features
 
 
 def table(folder: Path) -> Table:

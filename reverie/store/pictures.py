@@ -112,18 +112,19 @@ def open_picture(data: bytes | None, name: str, *, min_px: int | None = None) ->
         raise _broken(name, "cannot decode the image", _short(error)) from error
 
 
-def read_square(data: bytes | None, name: str, out: Pixels) -> None:
+def read_square(data: bytes | None, name: str, out: Pixels, exact: bool = False) -> None:
     """Encoded bytes -> ``out``, uint8 (side, side, 3): upright, shorter side resized (bicubic), centre cropped.
 
+    Args: exact: decode a JPEG at its full size, as for a tokenizer or a model that is asked; else it may be decoded smaller, which is faster.
     Raises: BrokenImage as ``open_picture``; InputError for no bytes, where a picture was left out on purpose.
     """
     if data is None:
         raise InputError(f"{name} has no image; add 'image is not null' to the filter")
     side = len(out)
-    pixels = _plain_jpeg(data, out)
+    pixels = None if exact else _plain_jpeg(data, out)
     if pixels is out:
         return
-    picture = open_picture(data, name, min_px=side) if pixels is None else Image.fromarray(pixels)
+    picture = open_picture(data, name, min_px=None if exact else side) if pixels is None else Image.fromarray(pixels)
     if picture.size != (side, side):
         shorter = min(picture.size)
         left, top = (picture.width - shorter) / 2, (picture.height - shorter) / 2

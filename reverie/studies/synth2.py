@@ -78,6 +78,7 @@ def synth2(config: Synth2Study = TINY) -> Study:
             f"--human {few} {some} {many} are numbers of pairs, few to many: give three, each above the last"
         )
     check_min(1, photos=config.photos, cost_steps=config.cost_steps)
+    check_min(3, per_class=config.per_class)  # of fewer captions about some classes T7b could make no clusters
     kept = round(100 * held_share())
     about = (
         f"Small world: {few:,}, {some:,} and {many:,} human pairs, none of which shows one of the 16 held classes; captions by the builtin writer "

@@ -370,7 +370,7 @@ def test_a_tokenizer_is_trained_on_pairs_that_are_taken_alone(
     stage: Any = call_recipe("synth2", flags).step("tokenizer").stage
     assert tables.count(folder / "pairs.lance", stage.where) == 3
     fill(folder, models["amused"], 1, unit=1, pair_id="bare0", image=None)
-    fill(folder, models["amused"], 1, unit=2, pair_id="bare1", image=None)
+    fill(folder, models["amused"], 1, unit=2, pair_id="bare1", text="a blue one", image=None)
     with pytest.raises(InputError, match="has no pictures to train a tokenizer on"):
         call_recipe("synth2", flags | {"pairs_where": "unit >= 1"})
 
@@ -485,8 +485,9 @@ def test_copies_of_test_photos_are_found_by_their_pictures_and_no_others_are(
     for number, quality in enumerate((60, 90), 1):
         stored = io.BytesIO()
         photos.picture(number).resize((96, 96)).save(stored, "JPEG", quality=quality)
-        fill(folder, models["amused"], 1, unit=number, pair_id=f"copy{number}", image=stored.getvalue(), tokens=None)
-    fill(folder, models["amused"], 1, unit=3, pair_id="broken", image=b"junk")
+        own = {"pair_id": f"copy{number}", "text": f"copy {number}", "image": stored.getvalue(), "tokens": None}
+        fill(folder, models["amused"], 1, unit=number, **own)
+    fill(folder, models["amused"], 1, unit=3, pair_id="broken", text="a broken one", image=b"junk")
     where = "pair_id like 'copy%' or pair_id = 'broken'"
     told: list[tuple[int, int]] = []
     context = StepContext(tmp_path, "unseen", report=lambda kind, **facts: told.append((facts["done"], facts["total"])))
@@ -515,7 +516,15 @@ def test_pairs_are_left_out_by_what_the_message_says(models: dict[str, Path], cl
     """Few in the message; many in a file, as a list that ends in dots is of no use to anybody."""
     folder = fill(tmp_path / "pairs", models["amused"], 11)
     fill(folder, models["amused"], 1, unit=1, pair_id="other0", image=as_png(Image.new("RGB", (16, 16), "red")))
-    fill(folder, models["amused"], 1, unit=2, pair_id="other1", image=as_png(Image.new("RGB", (16, 16), "blue")))
+    fill(
+        folder,
+        models["amused"],
+        1,
+        unit=2,
+        pair_id="other1",
+        text="a blue one",
+        image=as_png(Image.new("RGB", (16, 16), "blue")),
+    )
     few = shown_test_photos(folder, models["amused"], "pair_id in ('real003', 'other0', 'other1')", tmp_path)
     assert few.endswith(
         "leave them out: --pairs-where \"(pair_id in ('real003', 'other0', 'other1')) and pair_id not in ('real003')\""
@@ -528,6 +537,16 @@ def test_pairs_are_left_out_by_what_the_message_says(models: dict[str, Path], cl
     assert "real" not in "".join(chosen_pairs(folder / "pairs.lance", where, 0, None))
     stage: Any = call_recipe("synth2", flags | {"pairs_where": where}).step("unseen").stage
     stage.run(StepContext(tmp_path, "unseen", report=lambda kind, **facts: None))
+
+
+def test_pairs_that_all_say_the_same_are_told_before_anything_is_trained(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    table = fill(tmp_path, models["amused"], 3, text="a dog on grass") / "pairs.lance"
+    with pytest.raises(InputError, match=r"all 3 pairs of .* say 'a dog on grass'; a captioner needs two different"):
+        chosen_pairs(table, "", 0, None)
+    with pytest.raises(InputError, match="has 1 pair to learn from"):
+        chosen_pairs(table, "pair_id = 'real001'", 0, None)
 
 
 def test_pairs_without_caption_are_left_out_by_what_the_message_says(models: dict[str, Path], tmp_path: Path) -> None:

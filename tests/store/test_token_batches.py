@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from PIL import Image
 
 from reverie import pairs
 from reverie.errors import InputError
+from reverie.models.tokenizer import square
 from reverie.store import tables
-from reverie.store.pictures import as_png
+from reverie.store.pictures import as_png, open_picture
 from reverie.store.token_batches import Mixed, TokenPairs, read_token_pairs
 
 GRID, CODES, BOOK = (2, 3), 12, "0123456789ab"
@@ -133,3 +135,13 @@ def test_shares_and_sources_that_cannot_be(tmp_path):
         Mixed(source("r", 3), None, 2, 0.5, 1)
     with pytest.raises(InputError, match="no pairs with image tokens"):
         read(store(tmp_path, row(0, tokens=None)))
+
+
+def test_pixels_are_those_that_ids_are_made_of(tmp_path):
+    """A JPEG that is much larger is decoded whole, as it is before it becomes ids, and not at the eighth that would do."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (640, 480, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    path = store(tmp_path, row(0, image=buffer.getvalue(), width=480, height=640))
+    (batch,) = islice(Mixed(read(path, images=True), None, 1, 0, 1, size_px=32).iterate(0), 1)
+    wanted = square(open_picture(buffer.getvalue(), "it"), 32)
+    assert (batch["images"][0].permute(1, 2, 0).numpy() == wanted).all()

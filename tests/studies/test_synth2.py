@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,22 @@ def test_worth_in_human_pairs_is_found_after_the_captioners_were_measured_and_sh
     assert "<td>1,039</td>" in part
     assert "<td>more than 1,800</td>" in part
     assert "human captions, painted" not in part[: part.index("</table>")]  # differs in more than its pairs
+    assert re.search(
+        r"<td class=\"num\">0<br><span class=\"note\">its painter: 200</span></td><td class=\"num\">1</td>", part
+    )
+
+    # Shares of painted pairs beside the same human ones; all other arms are in the table of the measurement.
+    part = page[
+        page.index("Painted pairs beside human ones") : page.index("What painted pairs are worth in human ones")
+    ]
+    assert re.findall(r"<tr><td>([\d.]+)</td>", part) == ["0", "0.25", "0.5", "0.75", "1"]
+    headline = "Captions of 10 unseen photos have facts said right, F1 13.3 with 50 % of every batch painted; 10.0 with human pairs alone in as many steps."
+    assert headline in page
+
+
+def test_too_few_captions_are_told_before_anything_is_trained() -> None:
+    with pytest.raises(InputError, match="--per-class 2: give 3 or more"):
+        synth2(replace(TINY, per_class=2))
 
 
 @pytest.mark.slow
@@ -182,6 +199,12 @@ def test_claims_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(row.details["side"] in ("on", "below", "above") for row in worth)
     page = (tmp_path / "study" / "smallworld" / "report.html").read_text(encoding="utf-8")
     assert "What painted pairs are worth in human ones" in page
+    assert "<th>trend</th>" in page
+    assert (
+        len(re.findall("Images went by pixels", page))
+        == page.count("Images went by pixels (by way of pixels): of the ids")
+        == 1
+    )
     control = {row.arm: row.details["control"].split(":")[0] for row in rows}
     assert [arm for arm, told in control.items() if told == "uncontrolled"] == ["uncontrolled"]
     assert "report.html" in capsys.readouterr().out
