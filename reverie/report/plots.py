@@ -120,7 +120,10 @@ def _bars(
     axes.set_yticks(range(len(arms)), [_short(arm.label) for arm in arms])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_ylim(len(arms) - 0.45, -0.75)
-    axes.set_xlim(0, (max(ends, default=0.0) or 1.0) * (1.22 if wide else 1.6))  # all may be 0
+    first, last = min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)
+    axes.set_xlim(1.05 * first, first + ((last - first) or 1.0) * (1.22 if wide else 1.6))  # all may be 0
+    if first < 0:
+        axes.axvline(0, color=SOFT, linewidth=1, zorder=1)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
@@ -130,8 +133,8 @@ def _bars(
         axes.xaxis.set_major_formatter("{x:g}%")
 
 
-def _bar(axes: Any, row: int, arm: ArmFacts, metric: str, scale: float, colour: str) -> float:
-    """Draw one arm and return where it ends on the axis."""
+def _bar(axes: Any, row: int, arm: ArmFacts, metric: str, scale: float, colour: str) -> tuple[float, float]:
+    """Draw one arm and return from where to where it reaches on the axis, 0 included."""
     mean, values, interval = arm.mean(metric), list(arm.values[metric].values()), arm.interval(metric)
     axes.barh(row, mean * scale, height=0.52, color=colour, alpha=0.28, zorder=2)
     axes.plot([mean * scale] * 2, [row - 0.26, row + 0.26], color=colour, linewidth=2, zorder=3)
@@ -142,9 +145,10 @@ def _bar(axes: Any, row: int, arm: ArmFacts, metric: str, scale: float, colour: 
         axes.scatter(
             np.array(values) * scale, row + shift, s=26, color=colour, edgecolor=PAPER, linewidth=0.8, zorder=4
         )
-    end = max(mean, max(values), interval[1] if interval else 0.0) * scale
+    reached = [0.0, mean, *values, *(interval or ())]
+    end = max(reached) * scale
     axes.annotate(number(metric, mean), (end, row), xytext=(8, 0), textcoords="offset points", va="center", color=INK)
-    return end
+    return min(reached) * scale, end
 
 
 def clouds(drawn: Sequence[tuple[str, Mapping[str, Sequence[Sequence[float]]]]]) -> Markup:

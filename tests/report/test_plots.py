@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import warnings
 
+import pytest
+from matplotlib.figure import Figure
+
 from reverie.arms import Factor
 from reverie.report.facts import ArmFacts, Measured
-from reverie.report.plots import by_class, growth, over_human_pairs
+from reverie.report.plots import _bars, by_class, growth, over_human_pairs
 
 
 def arm(name: str, *values: float, **factors: Factor) -> ArmFacts:
@@ -41,6 +44,18 @@ def test_growth_of_photos_and_painted_images() -> None:
     drawn = growth([measured(*arms, protocol="fine-tuning")])
     assert drawn is not None
     assert "real a class: 20.0% at 10, 20.0% at 50; painted a class: 20.0% at 10, 20.0% at 50" in drawn
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"), [((-1, -1, -1), -1, 0), ((-0.4, 0.2, -0.2), -0.6, 0.3), ((0.5, 0.5, 1), 0, 1)]
+)
+def test_bars_of_a_trend_are_whole_on_both_sides_of_zero(values: tuple[float, ...], low: float, high: float) -> None:
+    falls = ArmFacts("gain", "gain", True, {"spearman": dict(enumerate(values))}, (), {})
+    axes = Figure().add_subplot()
+    _bars(axes, measured(falls, protocol="trend"), [falls], "spearman", {"gain": "#000000"}, wide=True)
+    first, last = axes.get_xlim()
+    assert first <= low <= 0 <= high < last
+    assert (first == 0) == (low == 0)
 
 
 def test_no_growth_where_arms_have_no_number() -> None:
