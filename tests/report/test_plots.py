@@ -47,7 +47,7 @@ def test_growth_of_photos_and_painted_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "low", "high"), [((-1, -1, -1), -1, 0), ((-0.4, 0.2, -0.2), -0.6, 0.3), ((0.5, 0.5, 1), 0, 1)]
+    ("values", "low", "high"), [((-1, -1, -1), -1, 0), ((-0.4, 0.2, -0.2), -0.6, 0.3), ((0.5, 0.5, 0.6), 0, 0.6)]
 )
 def test_bars_of_a_trend_are_whole_on_both_sides_of_zero(values: tuple[float, ...], low: float, high: float) -> None:
     falls = ArmFacts("gain", "gain", True, {"spearman": dict(enumerate(values))}, (), {})
