@@ -155,7 +155,7 @@ class GuessAsRead:
     again: int = 16  # of them, that it learns from in a step
     apart_reader: Apart = field(default_factory=lambda: Apart(lr=2e-4, weight_decay=0.02, betas=(0.9, 0.98), clip=1.0))
     sampler_steps: int = 8
-    guidance: float = 3.0  # of paintings; that of guesses lies between 1 and this
+    guidance: float = 2.0  # of paintings; that of guesses lies between 1 and this
 
     @property
     def apart(self) -> dict[str, Apart]:

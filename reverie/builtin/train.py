@@ -179,6 +179,7 @@ REACH = 0.8 * 2**0.5  # of a thing in its radii, at most: the corner of a square
 # Shares of these in a batch by images seen. A single thing is learnt first; more things are much slower from nothing.
 SHARES = {0: (1.0, 0.0, 0.0), 300_000: (1.0, 0.0, 0.0), 900_000: (0.4, 0.4, 0.2)}
 TOKEN_SHARES = {0: (0.8, 0.1, 0.1), 150_000: (0.6, 0.25, 0.15), 400_000: (0.4, 0.4, 0.2)}
+TOKEN_FURTHER_SHARES = {0: (0.45, 0.4, 0.15)}  # a painter that is trained on knows a single thing
 # Of what the describer sees, the last by the street camera.
 DESCRIBED = ("one", "two", "studio", "street")
 DESCRIBED_SHARES = {0: (0.85, 0.0, 0.0, 0.15), 60_000: (0.85, 0.0, 0.0, 0.15), 160_000: (0.25, 0.3, 0.2, 0.25)}
@@ -653,7 +654,8 @@ def token_painter(run: Work) -> None:
     name = "token-painter-further" if run.further else "token-painter"
     learner, codes = _token_network(run)
     sets = {pooled: _ids_and_scenes(run, pooled, learner, codes) for pooled in TOKENS_PAINTED}
-    painted = Curriculum([*sets.values()], TOKEN_SHARES, run.batch_size(), SEED, run.rank, run.processes)
+    shares = TOKEN_FURTHER_SHARES if run.further else TOKEN_SHARES
+    painted = Curriculum([*sets.values()], shares, run.batch_size(), SEED, run.rank, run.processes)
     with run.first():
         minutes = run.minutes(name, "token-painter")
     settings = dataclasses.replace(run.fit(TOKEN_PAINTER_FIT, run.further), minutes=minutes)
