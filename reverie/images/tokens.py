@@ -40,8 +40,8 @@ class PaintTokens(UnitStage):
         "builtin:token-painter"  # builtin:NAME, an aMUSEd folder, a Hub id, or step:NAME of a step that trains one
     )
     per_caption: int = 4  # images of each caption
-    guidance: float = 3.0  # s in l_u + s (l_c - l_u); 1 = no guidance
-    steps: int = 8  # passes of the network; a few ids are fixed by each
+    guidance: float = 1.5  # s in l_u + s (l_c - l_u); 1 = no guidance
+    steps: int = 16  # passes of the network; a few ids are fixed by each
     ramp: bool = False  # guidance grows evenly from none at the first step to all of it at the last
     writing: Literal["scale", "muse"] = "scale"  # muse: guidance is g in (1 + g) l_c - g l_u, which is s - 1
     tokenizer: str | None = None  # whose ids are wanted; refused if the model paints another's

@@ -19,7 +19,8 @@ from reverie.settings import flat
 from reverie.stage import UnitStage
 
 PUBLIC_STEPS = 20  # of public painters; the builtin one was taught at fewer
-TOKEN_PAINTING = Painting("builtin:token-painter", guidance=3.0, sampler_steps=8)
+TOKEN_PAINTING = Painting("builtin:token-painter", guidance=1.5, sampler_steps=16)
+OTHER_TOKEN_PAINTING = Painting(guidance=3.0, sampler_steps=8)
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class MakeConfig:
         steps for a public one.
         """
         tokens, paint = self.as_ == "tokens", usual.paint
-        steps = (
-            TOKEN_PAINTING.sampler_steps if tokens else paint.sampler_steps if self.paint.is_builtin else PUBLIC_STEPS
-        )
+        builtin = self.paint.is_builtin
+        sampled = paint if not tokens else TOKEN_PAINTING if builtin else OTHER_TOKEN_PAINTING
+        steps = sampled.sampler_steps if tokens or builtin else PUBLIC_STEPS
         return {
             "painter": TOKEN_PAINTING.painter if tokens else paint.painter,
-            "guidance": TOKEN_PAINTING.guidance if tokens else paint.guidance,
+            "guidance": sampled.guidance,
             "sampler_steps": steps,
             "clip": clip_default(self.paint.painter, usual.clip),
             "keep": KEPT_TOKENS[self.duplicates] if tokens else usual.keep if self.duplicates else KEPT[False],

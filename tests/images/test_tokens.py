@@ -60,7 +60,7 @@ def test_each_caption_gets_its_copies_as_ids_and_no_image(tmp_path, folder):
 
 def test_ids_do_not_depend_on_the_batch_and_pictures_may_be_kept_beside(tmp_path, folder):
     texts = ["a red circle", "a blue square", "a cat"]
-    settings = {"per_caption": 2, "steps": 4}
+    settings = {"per_caption": 2, "guidance": 3.0, "steps": 4}
     one = paint(tmp_path, folder, *texts, **settings, speed=PaintSpeed(batch=1), keep_images=True)
     many = paint(tmp_path, folder, *texts, **settings)
     assert one["tokens"].to_pylist() == many["tokens"].to_pylist()

@@ -125,8 +125,8 @@ def test_tokens_are_painted_by_their_own_painter_and_looked_at_without_pixels_wh
     config = resolve(MakeConfig(), {"as_": "tokens"})
     assert (config.paint.painter, config.paint.guidance, config.paint.sampler_steps) == (
         "builtin:token-painter",
-        3.0,
-        8,
+        1.5,
+        16,
     )
     assert config.keep == "status = 'ok' and duplicate_of is null"
     plan = make(as_="tokens", painter="owner/painter", clip="owner/clip")
