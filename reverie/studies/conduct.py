@@ -127,9 +127,11 @@ def next_seeds(
         return 0, f"every claim is decided, with {seeds} seeds"
     if not open_:
         return 0, f"what is undecided ({', '.join(item.claim.name for item in undecided)}) does not depend on seeds"
-    state = f"{len(open_)} of {len(judged)} claims undecided with {seeds} seeds"
+    fixed = len(undecided) - len(open_)
+    aside = f" ({fixed} of them {'does' if fixed == 1 else 'do'} not depend on seeds)" if fixed else ""
+    state = f"{len(undecided)} of {len(judged)} claims undecided with {seeds} seeds{aside}"
     if seeds >= max_seeds:
-        return 0, f"{state}, which are all that the looks are planned for (--max-seeds)"
+        return 0, f"{state}; more are not planned for (--max-seeds)"
     wanted = min((seeds + 1) // 2, max_seeds - seeds)
     fits = int(seconds_left / seconds_each) if seconds_each > 0 else wanted
     if fits < 1:

@@ -175,6 +175,11 @@ def test_how_many_seeds_come_next():
     number, why = next_seeds(open_, frozenset({"2"}), looks, 10.0, 1e9)
     assert number == 0
     assert "does not depend on seeds" in why
+    both = [*open_, judge(replace(CLAIMS[1], name="once"), {arm: {0: 0.1, 1: 0.3} for arm, _ in CLAIMS[1].terms})]
+    _, why = next_seeds(both, frozenset({"once"}), Looks((3, 5), 5), 10.0, 1e9)
+    assert why.startswith(
+        "2 of 2 claims undecided with 5 seeds (1 of them does not depend on seeds); more are not planned"
+    )
 
 
 def test_looks_are_planned_once(tmp_path):
