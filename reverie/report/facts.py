@@ -107,6 +107,8 @@ FROM_OTHERS = {
     "kd": "kernel distance",
 }  # the same, and lower is better
 ASPECT_WORDS = {"top1_shape": "shape", "top1": "class", "top1_colour": "colour"}  # side by side, the shape first
+# What is measured by a protocol; else features.
+KINDS = {"captions": "captioner", "generation": "painter", "trend": "trend"}
 HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL | SHOWN  # metrics that are shown a hundred times over
 ASIDE = (
     "diversity",

@@ -23,6 +23,7 @@ from reverie.pairs import OK, TOKEN_COLUMNS
 from reverie.report import captioning, described, duplicates, generation, plots, recaption, synth2
 from reverie.report import classes as by_class
 from reverie.report.facts import (
+    KINDS,
     Facts,
     amount,
     artifact,
@@ -120,6 +121,7 @@ def _render(facts: Facts) -> str:
             metrics=metrics,
             columns=columns,
             called=called,
+            kinds=KINDS,
             captioning=captioning.gather(facts, thumbnails),
             described=described.gather(facts, thumbnails),
             generation=generation.gather(facts, thumbnails),

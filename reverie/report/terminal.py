@@ -6,15 +6,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from reverie.report.facts import aspects, called, columns, gather, headline, number
+from reverie.report.facts import KINDS, aspects, called, columns, gather, headline, number
 from reverie.report.plain import plain
 from reverie.report.synth2 import told_controls
-
-KINDS = {
-    "captions": "captioner",
-    "generation": "painter",
-    "trend": "trend",
-}  # what is measured by a protocol; else features
 
 
 def table(folder: Path) -> Table:
