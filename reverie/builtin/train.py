@@ -3,7 +3,7 @@
     make builtin                                    everything that is not finished yet
     python -m reverie.builtin.train --only clip     one model
     python -m reverie.builtin.train --only painter --further 5000    the painter that ships, trained on
-    accelerate launch --cpu --num_processes 2 -m reverie.builtin.train --only painter    by two processes
+    torchrun --nproc_per_node 2 -m reverie.builtin.train --only painter    by two processes
     python -m reverie.builtin.train --only reader bound taught    the painter that ships, taught by a reader of its latents (by several processes too)
     python -m reverie.builtin.train --only token-reader token-painter --further 5000    the token painter that ships, trained on
     python -m reverie.builtin.train --device cuda --minutes 8    what a GPU makes of it in that time, in WORK/out
