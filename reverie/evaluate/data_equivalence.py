@@ -118,6 +118,7 @@ class HumanPairEquivalent(Job):
                 "words": worth.words, "side": worth.side, "of": self.metric, "measured": self.measured,
                 "curve": [[number, round(score, 6)] for number, score in curve.items()],
             }  # fmt: skip
+            told |= {"control": record.details["control"]} if "control" in record.details else {}
             arm = Arm(record.arm, record.label, record.seed, record.weights, record.factors)
             about = results.about(context, self, arm, OF_PAIRS, record.split, photos=record.photos, details=told)
             found.append(about(metric="worth_human_pairs", value=worth.number))

@@ -138,12 +138,16 @@ def test_worth_in_human_pairs_is_found_after_the_captioners_were_measured_and_sh
     for arm in arms(TINY):
         for seed in range(3):
             own = replace(arm, seed=seed, step=f"{arm.id}-{seed}")
-            record = results.about(context, TINY, own, "captions", photos="smallworld:street:10", num_test=10)
+            about = {"control": "controlled: of one set"}
+            record = results.about(
+                context, TINY, own, "captions", photos="smallworld:street:10", num_test=10, details=about
+            )
             value = by_seed[arm.id][seed] if arm.id in by_seed else scores.get(arm.id, 0.1)
             results.append(tmp_path / "results.jsonl", record(metric="slot_f1", value=value))
     step.stage.run(StepContext(tmp_path, "worth"))  # type: ignore[union-attr]
     rows = results.select(results.read(tmp_path / "results.jsonl"), step="worth")
     assert {row.arm for row in rows} == {arm.id for arm in arms(TINY) if arm.factors["rho"]}
+    assert {row.details["control"] for row in rows} == {"controlled: of one set"}
     worth = {row.seed: row.value for row in rows if row.arm == "painted-0.5"}
     assert worth == {0: None, 1: pytest.approx((200 * 600) ** 0.5), 2: pytest.approx(600)}
 
