@@ -29,6 +29,7 @@ from reverie.stage import words_unknown
 from reverie.store import results, tables
 from reverie.store.json_files import log_lines, read_json
 from reverie.store.results import Result
+from reverie.store.sources import counted
 
 SCORES = {  # metric -> what the page calls it, best first
     "top1_shape": "shape of the named class",
@@ -107,6 +108,7 @@ FROM_OTHERS = {
     "kd": "kernel distance",
 }  # the same, and lower is better
 ASPECT_WORDS = {"top1_shape": "shape", "top1": "class", "top1_colour": "colour"}  # side by side, the shape first
+KEPT = "kept to learn from"  # what a count of selected images is of
 # What is measured by a protocol; else features.
 KINDS = {"captions": "captioner", "generation": "painter", "trend": "trend"}
 HUNDREDS = SCORES | CAPTION_SCORES | RETRIEVAL | SHOWN  # metrics that are shown a hundred times over
@@ -301,6 +303,8 @@ def headline(facts: Facts) -> str:
     """The result in one sentence, or how far the run is."""
     if not facts.measured and not facts.missing and (made := artifact(facts)):
         return f"{made.words} is ready; it was not measured, as no photos were given."
+    if not facts.measured and not facts.missing and facts.counts:
+        return _what_was_made(facts.counts)
     if not facts.measured:
         whole = sum(step.state == "done" for step in facts.steps)
         return f"Nothing is measured yet; {whole} of {len(facts.steps)} steps are done."
@@ -373,6 +377,16 @@ def of_same_pairs(arms: Iterable[ArmFacts], first: ArmFacts) -> list[ArmFacts]:
     shares = {"rho", "human_pairs", "exposures_of"}
     number = first.factors.get("human_pairs")
     return [arm for arm in arms if arm.factors.keys() <= shares and arm.factors.get("human_pairs") == number]
+
+
+def _what_was_made(counts: Iterable[Count]) -> str:
+    tables_, kept = [], ""
+    for count in counts:
+        if count.what == KEPT:
+            kept = f", {count.ok:,} of them {KEPT}"
+        else:
+            tables_.append(counted(count.ok, count.what))
+    return f"{_and(tables_)}{kept}."
 
 
 def _with(arm: ArmFacts) -> str:
@@ -594,7 +608,7 @@ def _counts(folder: Path, plan: Mapping[str, Any]) -> Iterable[Count]:
                 if not keep:
                     reasons[reason or "no reason given"] += 1
         made = tables.count(pairs, chosen_from)
-        yield Count("kept to learn from", made, kept[True], kept[False], 0, _commonest(reasons))
+        yield Count(KEPT, made, kept[True], kept[False], 0, _commonest(reasons))
 
 
 def _commonest(reasons: Counter[str]) -> tuple[tuple[str, int], ...]:
@@ -694,5 +708,5 @@ def _missing(
         yield "there are no images yet"
     beside = {record.step for found in aside for arm in found.arms for record in arm.records}
     roles = {step["role"] for step in plan["steps"] if step["name"] not in beside}
-    if not measured and ("measure" in roles or "learn" not in roles):
+    if not measured and "measure" in roles:
         yield "no result has been measured yet"

@@ -133,6 +133,7 @@ def _render(facts: Facts) -> str:
             # And does not only learn or measure.
             makes=any(step["kind"] != "job" for step in facts.plan["steps"])
             or tables.exists(facts.folder / "pairs.lance"),
+            learns=any(step["role"] == "learn" for step in facts.plan["steps"]),
             grid=list(_grid(facts.folder / "pairs.lance", thumbnails)),
             lost=list(_lost(facts.folder / "pairs.lance", thumbnails)),
             refused=list(_refused(facts.folder / "captions.lance")),

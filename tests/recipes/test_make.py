@@ -1,4 +1,5 @@
 import io
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,12 @@ def test_make_as_tokens_from_captions_to_pictures_and_ids(tmp_path: Path) -> Non
     assert [row["image"] for row in rows] == [None] * 4
     assert all(len(row["tokens"]) == 16 and row["clip_score"] is not None and row["kept"] for row in rows)
     assert len({row["pixels"] for row in rows}) == 4
-    assert write(folder).read_text().count("data:image/png") == 4
+    page = write(folder).read_text()
+    assert page.count("data:image/png") == 4
+    # Nothing is to be measured, so nothing is missing.
+    assert re.search(r"<h1>2 captions and 4 images, \d of them kept to learn from\.</h1>", page)
+    for told in ("not complete", "No number yet", "No training yet", "<h2>Result"):
+        assert told not in page
 
     again = repaint(plan, folder, rows[1]["pair_id"])
     assert (again.same, again.by) == (True, "ids")
