@@ -282,13 +282,10 @@ def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[
         fits = mix.usable(source, fits)
     names: list[str] = []
     bare: list[str] = []
-    said: set[str] = set()
     for part in tables.scan(source, ["pair_id", "text"], fits):
         names += part["pair_id"].to_pylist()
         texts = zip(part["pair_id"].to_pylist(), part["text"].to_pylist(), strict=True)
         bare += [name for name, text in texts if not (mix or (text or "").strip())]
-        if len(said) < 2:
-            said |= set(part["text"].to_pylist())
     if bare:
         told = f"{len(bare):,} of {len(names):,} pairs of {source} have no caption, first {min(bare)}"
         if len(names) - len(bare) < 2:
@@ -297,12 +294,24 @@ def chosen_pairs(source: Path, where: str, limit: int, mix: Mix | None) -> list[
         raise InputError(f'{told}; caption them, or leave them out: {FLAG} "{others}"')
     if len(names) < 2:
         raise InputError(f"{source} has {counted(len(names), 'pairs')} to learn from; import 2 or more")
-    if mix is None and len(said) < 2:
-        raise InputError(
-            f"all {len(names):,} pairs of {source} say {next(iter(said))!r}; a captioner needs two different sentences or more to learn from"
-        )
     names.sort()
     if limit and limit < len(names):  # the pairs of a lower limit are among them
         order = np.random.default_rng(seeds.derive("limit")).permutation(len(names))[:limit]
         names = [names[at] for at in np.sort(order).tolist()]
+    if mix is None and (said := _only_sentence(source, fits, set(names))) is not None:
+        raise InputError(
+            f"all {len(names):,} pairs that are taken of {source} say {said!r}; a captioner needs two different sentences or more to learn from"
+        )
     return names
+
+
+def _only_sentence(source: Path, fits: str, names: set[str]) -> str | None:
+    """The text of these pairs if it is the same for all."""
+    said: set[str] = set()
+    for part in tables.scan(source, ["pair_id", "text"], fits):
+        for name, text in zip(part["pair_id"].to_pylist(), part["text"].to_pylist(), strict=True):
+            if name in names:
+                said.add(text)
+        if len(said) > 1:
+            return None
+    return next(iter(said))

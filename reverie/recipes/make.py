@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from reverie.recipes.options import KEPT, KEPT_TOKENS, CaptionSource, Painting, clip_default, clip_for
+from reverie.recipes.options import BUILTIN_TOKENS, KEPT, KEPT_TOKENS, CaptionSource, Painting, clip_default, clip_for
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 from reverie.stage import UnitStage
 
 PUBLIC_STEPS = 20  # of public painters; the builtin one was taught at fewer
-TOKEN_PAINTING = Painting("builtin:token-painter", guidance=1.5, sampler_steps=16)
-OTHER_TOKEN_PAINTING = Painting(guidance=3.0, sampler_steps=8)
+OTHER_TOKENS = Painting(guidance=3.0, sampler_steps=8)
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,15 @@ class MakeConfig:
     seed: int = 0  # random seed of the run
 
     def following(self, usual: MakeConfig) -> dict[str, Any]:
-        """No CLIP model by default for a public painter; nothing is kept by what was not looked for; tokens by their painter; more
-        steps for a public one.
+        """No CLIP model by default for a public painter; nothing is kept by what was not looked for; more steps of a public painter of
+        pixels; tokens by their painter, in steps and under guidance of its own where it is the builtin one.
         """
         tokens, paint = self.as_ == "tokens", usual.paint
         builtin = self.paint.is_builtin
-        sampled = paint if not tokens else TOKEN_PAINTING if builtin else OTHER_TOKEN_PAINTING
+        sampled = paint if not tokens else BUILTIN_TOKENS if builtin else OTHER_TOKENS
         steps = sampled.sampler_steps if tokens or builtin else PUBLIC_STEPS
         return {
-            "painter": TOKEN_PAINTING.painter if tokens else paint.painter,
+            "painter": BUILTIN_TOKENS.painter if tokens else paint.painter,
             "guidance": sampled.guidance,
             "sampler_steps": steps,
             "clip": clip_default(self.paint.painter, usual.clip),

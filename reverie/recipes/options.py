@@ -296,6 +296,10 @@ class Painting:
         )
 
 
+# How the builtin painter of tokens paints well, the defaults of PaintTokens; more guidance makes it paint things that nobody asked for.
+BUILTIN_TOKENS = Painting("builtin:token-painter", guidance=1.5, sampler_steps=16)
+
+
 @dataclass(frozen=True)
 class ClassifierCaptions(ClassCaptions):
     """Class names, how a task says them, and the captions that are written from them."""

@@ -20,7 +20,15 @@ from reverie.arms import Arm, Factor, under_seeds
 from reverie.errors import InputError
 from reverie.ranges import check_min
 from reverie.recaption.mix import Mix
-from reverie.recipes.options import BUILTIN, CaptionedPhotos, Precision, Scale, refuse_idle, refuse_twins
+from reverie.recipes.options import (
+    BUILTIN,
+    BUILTIN_TOKENS,
+    CaptionedPhotos,
+    Precision,
+    Scale,
+    refuse_idle,
+    refuse_twins,
+)
 from reverie.run.plan import Plan, Step
 from reverie.settings import flat
 from reverie.stage import OF_STEP
@@ -246,8 +254,13 @@ class Synth2Config:
     seed: int = 0  # random seed of the run; each training has one of its own
 
     def following(self, usual: Synth2Config) -> dict[str, object]:
-        """The small world's photos are measured on only where the pairs are its own."""
-        return {"eval_data": usual.photos.eval_data if self.human.is_smallworld else None}
+        """The small world's photos are measured on only where the pairs are its own; the builtin painter paints as it does elsewhere."""
+        builtin = self.paint.token_painter == BUILTIN_TOKENS.painter
+        return {
+            "eval_data": usual.photos.eval_data if self.human.is_smallworld else None,
+            "guidance": BUILTIN_TOKENS.guidance if builtin else usual.paint.guidance,
+            "sampler_steps": BUILTIN_TOKENS.sampler_steps if builtin else usual.paint.sampler_steps,
+        }
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -226,7 +226,7 @@ class Mixed:
         pixels = np.empty((self.size_px, self.size_px, 3), np.uint8)
         read_square(
             data, f"pair {source.ids[row]}", pixels, exact=True
-        )  # else not by the pixels alone would the ids differ
+        )  # as the tokenizer reads it: decoded smaller, a JPEG would have other ids
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -125,11 +125,15 @@ def next_seeds(
     open_ = [item for item in undecided if item.claim.name not in once and item.mean is not None]
     if not undecided:
         return 0, f"every claim is decided, with {seeds} seeds"
-    if not open_:
-        return 0, f"what is undecided ({', '.join(item.claim.name for item in undecided)}) does not depend on seeds"
-    fixed = len(undecided) - len(open_)
-    aside = f" ({fixed} of them {'does' if fixed == 1 else 'do'} not depend on seeds)" if fixed else ""
+    fixed = [item.claim.name for item in undecided if item.claim.name in once]
+    unknown = [item.claim.name for item in undecided if item.claim.name not in once and item.mean is None]
+    told = [f"not dependent on seeds: {', '.join(fixed)}"] * bool(fixed) + [
+        f"not measured: {', '.join(unknown)}"
+    ] * bool(unknown)
+    aside = f" ({'; '.join(told)})" if told else ""
     state = f"{len(undecided)} of {len(judged)} claims undecided with {seeds} seeds{aside}"
+    if not open_:
+        return 0, f"{state}; no seed can decide them"
     if seeds >= max_seeds:
         return 0, f"{state}; more are not planned for (--max-seeds)"
     wanted = min((seeds + 1) // 2, max_seeds - seeds)

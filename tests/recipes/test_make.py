@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from reverie.errors import InputError
+from reverie.images.tokens import PaintTokens
 from reverie.recipes.make import MakeConfig
 from reverie.recipes.options import clip_default, clip_for
+from reverie.recipes.synth2 import Synth2Config
 from reverie.report.page import write
 from reverie.run.engine import run
 from reverie.run.plan import Plan, call_recipe
@@ -129,6 +131,13 @@ def test_tokens_are_painted_by_their_own_painter_and_looked_at_without_pixels_wh
         1.5,
         16,
     )
+    usual = PaintTokens()
+    assert (usual.model, usual.guidance, usual.steps) == ("builtin:token-painter", 1.5, 16)
+    synth2 = [
+        resolve(Synth2Config(), {"token_painter": name}).paint
+        for name in ("builtin:token-painter", "owner/painter", "train")
+    ]
+    assert [(paint.guidance, paint.sampler_steps) for paint in synth2] == [(1.5, 16), (3.0, 8), (3.0, 8)]
     assert config.keep == "status = 'ok' and duplicate_of is null"
     plan = make(as_="tokens", painter="owner/painter", clip="owner/clip")
     stages = {step.name: step.stage for step in plan.steps}

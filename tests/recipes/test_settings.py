@@ -41,6 +41,7 @@ ABSENT = {  # what a person may truly do without; everything else has a default 
 }  # fmt: skip
 FOLLOWS = {  # setting -> defaults that follow from it
     "as_": {"painter", "guidance", "sampler_steps", "keep"},
+    "token_painter": {"guidance", "sampler_steps"},
     "painter": {
         "clip",
         "keep_best",

@@ -543,8 +543,12 @@ def test_pairs_that_all_say_the_same_are_told_before_anything_is_trained(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
     table = fill(tmp_path, models["amused"], 3, text="a dog on grass") / "pairs.lance"
-    with pytest.raises(InputError, match=r"all 3 pairs of .* say 'a dog on grass'; a captioner needs two different"):
+    with pytest.raises(InputError, match=r"all 3 pairs .* say 'a dog on grass'; a captioner needs two different"):
         chosen_pairs(table, "", 0, None)
+    fill(tmp_path, models["amused"], 1, unit=1, pair_id="real0005", text="a cat on sand")
+    assert "real0005" in chosen_pairs(table, "", 0, None)
+    with pytest.raises(InputError, match="all 2 pairs that are taken"):  # as the limit leaves the other one out
+        chosen_pairs(table, "", 2, None)
     with pytest.raises(InputError, match="has 1 pair to learn from"):
         chosen_pairs(table, "pair_id = 'real001'", 0, None)
 

@@ -1,4 +1,4 @@
-"""Several processes of an ``accelerate launch`` on one recipe: one does the work, all of them train."""
+"""Several processes on one recipe, as ``torchrun`` or ``accelerate launch`` starts them: one does the work, all of them train."""
 
 import json
 import os

@@ -174,12 +174,15 @@ def test_how_many_seeds_come_next():
     assert next_seeds(open_, frozenset(), Looks((3, 5, 8, 12), 12), 10.0, 1e9)[0] == 0
     number, why = next_seeds(open_, frozenset({"2"}), looks, 10.0, 1e9)
     assert number == 0
-    assert "does not depend on seeds" in why
+    assert why == "1 of 1 claims undecided with 3 seeds (not dependent on seeds: 2); no seed can decide them"
+    missing = [*open_, judge(replace(CLAIMS[1], name="d"), {})]
+    assert (
+        "2 of 2 claims undecided with 3 seeds (not measured: d); 2 seeds more"
+        in next_seeds(missing, frozenset(), looks, 10.0, 1e9)[1]
+    )
     both = [*open_, judge(replace(CLAIMS[1], name="once"), {arm: {0: 0.1, 1: 0.3} for arm, _ in CLAIMS[1].terms})]
     _, why = next_seeds(both, frozenset({"once"}), Looks((3, 5), 5), 10.0, 1e9)
-    assert why.startswith(
-        "2 of 2 claims undecided with 5 seeds (1 of them does not depend on seeds); more are not planned"
-    )
+    assert why.startswith("2 of 2 claims undecided with 5 seeds (not dependent on seeds: once); more are not planned")
 
 
 def test_looks_are_planned_once(tmp_path):
